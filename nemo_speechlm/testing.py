@@ -1,0 +1,121 @@
+"""Tiny builders for tests, ours and those of users: an inventory, and a corpus of tones in which units can be learned."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from nemo_speechlm.data.manifest import Record, write_manifest
+from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory
+
+LETTERS = "abdeiklnost"
+"""What the tiny corpus is spelled with; each letter but the space is pronounced as the unit of its capital."""
+
+
+class TinyCorpus(NamedTuple):
+    """Where :func:`tiny_corpus` wrote what.
+
+    Attributes:
+        units: ``units.json``.
+        speech: speech manifest with ``units``, ``unit_durations`` and ``text``.
+        text: text manifest with ``units`` and no durations.
+    """
+
+    units: Path
+    speech: Path
+    text: Path
+
+
+def tiny_inventory(frame_rate: float = 100) -> UnitInventory:
+    """Twelve phoneme units: silence and one for each of ``LETTERS``, with duration statistics.
+
+    >>> len(tiny_inventory())
+    12
+    """
+    symbols = ("SIL", *LETTERS.upper())
+    scale = frame_rate / 100
+    durations = {symbol: DurationModel(7 * scale, 3 * scale) for symbol in symbols}
+    durations["SIL"] = DurationModel(14 * scale, 7 * scale)
+    return UnitInventory("phoneme", "en", frame_rate, symbols, "SIL", durations)
+
+
+def tiny_labels() -> list[str]:
+    """The characters of the tiny corpus: the space and ``LETTERS``."""
+    return [" ", *LETTERS]
+
+
+def tiny_corpus(
+    folder: str | Path,
+    n_speech: int = 8,
+    n_text: int = 16,
+    seed: int = 0,
+    sample_rate: int = 16000,
+    frame_rate: float = 100,
+) -> TinyCorpus:
+    """Write a corpus in which each unit is a tone of its own pitch in a little noise.
+
+    Utterances last one to three seconds. Speech and text are drawn independently, so they are unpaired.
+    """
+    folder = Path(folder)
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    inventory = tiny_inventory(frame_rate)
+    corpus = TinyCorpus(
+        folder / "units.json", folder / "speech.json", folder / "text.json"
+    )
+    inventory.save(corpus.units)
+    write_manifest(
+        corpus.speech,
+        [_utterance(folder, i, inventory, sample_rate, rng) for i in range(n_speech)],
+    )
+    write_manifest(corpus.text, [_sentence(rng) for _ in range(n_text)])
+    return corpus
+
+
+def _sentence(rng: np.random.Generator) -> Record:
+    words = [
+        "".join(rng.choice(list(LETTERS), size=rng.integers(1, 6)))
+        for _ in range(rng.integers(2, 6))
+    ]
+    units = ["SIL"]
+    for word in words:
+        units += list(word.upper())
+        if rng.random() < 0.25:
+            units.append("SIL")
+    if units[-1] != "SIL":
+        units.append("SIL")
+    return {"text": " ".join(words), "units": units}
+
+
+def _utterance(
+    folder: Path,
+    number: int,
+    inventory: UnitInventory,
+    sample_rate: int,
+    rng: np.random.Generator,
+) -> Record:
+    record = _sentence(rng)
+    durations = []
+    for symbol in record["units"]:
+        mean, std = inventory.durations[symbol]
+        durations.append(max(2, round(rng.normal(mean, std))))
+    frames = np.repeat(inventory.encode(record["units"]), durations)
+    num_samples = round(len(frames) * sample_rate / inventory.frame_rate)
+    owner = np.minimum(
+        (np.arange(num_samples) * inventory.frame_rate / sample_rate).astype(int),
+        len(frames) - 1,
+    )
+    pitch = np.where(frames == 0, 0.0, 200.0 * 1.25**frames)[owner]
+    audio = 0.3 * np.sin(
+        2 * np.pi * np.cumsum(pitch) / sample_rate
+    ) + 0.01 * rng.standard_normal(num_samples)
+    path = Path("audio") / f"{number:04d}.wav"
+    soundfile.write(folder / path, audio.astype(np.float32), sample_rate)
+    return {
+        "audio_filepath": str(path),
+        "duration": num_samples / sample_rate,
+        "text": record["text"],
+        "units": record["units"],
+        "unit_durations": durations,
+    }

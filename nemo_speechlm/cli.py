@@ -1,0 +1,81 @@
+"""What all our commands share: Hydra configs from ``conf/``, a --help that can be read, errors without tracebacks."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_speechlm.errors import SpeechLMError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+_RUN_IN_PLACE = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.job.chdir=false",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+]
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorate a function of a config so that it becomes a command with ``key=value`` options.
+
+    The config is ``conf/<config_name>.yaml`` or what ``--config-name`` (and ``--config-path``) say. ``--help`` prints
+    the calling module's docstring and the config's own text, so that a comment beside a key is its documentation.
+    A :class:`SpeechLMError` ends the command with its message and status 1.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def run() -> None:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print(_help(inspect.getmodule(task).__doc__ or "", config_name))  # type: ignore[union-attr]
+                return
+            sys.argv[1:] = sys.argv[1:] + _RUN_IN_PLACE
+            hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
+
+        @functools.wraps(task)
+        def guarded(cfg: DictConfig) -> None:
+            try:
+                missing = sorted(OmegaConf.missing_keys(cfg))
+                if missing:
+                    raise SpeechLMError(f"not given: {', '.join(missing)}; say {missing[0]}=..., or --help")
+                task(cfg)
+            except (SpeechLMError, OmegaConfBaseException) as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                print("interrupted; run the same command again to go on", file=sys.stderr)
+                sys.exit(130)
+
+        return run
+
+    return decorate
+
+
+def _help(doc: str, config_name: str) -> str:
+    folder = Path(_option("--config-path", "-cp") or CONF)
+    name = _option("--config-name", "-cn") or config_name
+    path = folder / f"{name.removesuffix('.yaml')}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        return f"{doc.strip()}\n\nThere is no config {path}; there are: {known}"
+    usage = f"usage: python {sys.argv[0]} [--config-name NAME] [key=value ...]"
+    return f"{usage}\n\n{doc.strip()}\n\nOptions and their defaults ({path}; ??? must be given):\n\n{path.read_text()}"
+
+
+def _option(*names: str) -> str | None:
+    for position, argument in enumerate(sys.argv[1:-1], start=1):
+        if argument in names:
+            return sys.argv[position + 1]
+    for argument in sys.argv[1:]:
+        for name in names:
+            if argument.startswith(name + "="):
+                return argument.split("=", 1)[1]
+    return None

@@ -1,0 +1,1 @@
+"""Manifests, their validation, and the readers that turn them into batches of tensors."""

@@ -1,0 +1,37 @@
+"""Errors that a user can act on: each says where, what was found, what was expected."""
+
+from pathlib import Path
+
+
+class SpeechLMError(Exception):
+    """Base of all errors caused by input, configuration or environment rather than by a defect of ours.
+
+    Commands print its message without a traceback and exit with status 1.
+    """
+
+
+class InputError(SpeechLMError):
+    """Something in the user's input is wrong.
+
+    Args:
+        message: what was found, what was expected and, where there is one, the way out.
+        path: the file it was found in.
+        line: its line number there, counted from 1.
+    """
+
+    def __init__(self, message: str, path: str | Path | None = None, line: int | None = None):
+        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(where + message)
+        self.reason = message
+        self.path = None if path is None else str(path)
+        self.line = line
+
+    def __reduce__(self):  # so that it survives the way back from a worker process
+        return type(self), (self.reason, self.path, self.line)
+
+
+class SkipItem(SpeechLMError):
+    """Raised for one item of a job that is fine as input but cannot be used (an alignment that found no path, say).
+
+    The job goes on; the item is listed with this reason in the job's ``.skipped.jsonl``.
+    """

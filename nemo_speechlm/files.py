@@ -1,0 +1,43 @@
+"""Reading and writing files without losing what was there before."""
+
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from nemo_speechlm.errors import InputError
+
+
+def open_text(path: str | Path, mode: str = "r") -> IO[str]:
+    """Open a UTF-8 text file, through gzip where its name ends in ``.gz``."""
+    if str(path).endswith(".gz"):
+        return gzip.open(path, mode + "t", encoding="utf-8")  # type: ignore[return-value]
+    return open(path, mode, encoding="utf-8")
+
+
+def partial_path(path: str | Path) -> Path:
+    """Where a file is built before it is renamed to ``path`` (the ending stays, so that ``.gz`` is still seen)."""
+    path = Path(path)
+    return path.with_name(f".partial.{path.name}")
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[str]]:
+    """Open a text file for writing that takes the name ``path`` only when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    try:
+        with open_text(partial, "w") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def refuse_overwrite(path: str | Path, overwrite: bool) -> None:
+    """Raise unless ``path`` is free or the user asked to overwrite it."""
+    if Path(path).exists() and not overwrite:
+        raise InputError("exists already; give another output, or overwrite=true to replace it", path)

@@ -115,7 +115,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resume(partial: Path, header: str) -> int:
-    """Cut ``partial`` back to its last whole line and return how many results it holds; begin it anew if it is alien."""
+    """Cut ``partial`` back to its last whole line and return how many results it holds; an alien one begins anew."""
     if partial.exists():
         with open(partial, "rb+") as file:
             if file.readline() == header.encode():
@@ -169,9 +169,7 @@ def _finish(partial: Path, output: Path, source: Path) -> JobReport:
             record = json.loads(line)
             if "_skipped" in record:
                 report.skipped[record["_skipped"]] += 1
-                skipped.write(
-                    dump_line({"file": str(source), "line": record["_line"], "reason": record["_skipped"]})
-                )
+                skipped.write(dump_line({"file": str(source), "line": record["_line"], "reason": record["_skipped"]}))
             else:
                 report.written += 1
                 good.write(line)
@@ -186,4 +184,3 @@ def _finish(partial: Path, output: Path, source: Path) -> JobReport:
 def default_workers() -> int:
     """As many processes as this one may use cores."""
     return len(os.sched_getaffinity(0))
-

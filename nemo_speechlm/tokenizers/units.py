@@ -95,7 +95,7 @@ class UnitInventory:
                     )
                 ids.append(symbol)
                 continue
-            found = self._ids.get(symbol)
+            found = self._ids.get(symbol)  # type: ignore[arg-type]  # a bool is found in no inventory
             if found is None:
                 raise InputError(
                     f"unit {position} is {symbol!r}, which is not among the {len(self.symbols)} units of the "

@@ -17,6 +17,19 @@ def open_text(path: str | Path, mode: str = "r") -> IO[str]:
     return open(path, mode, encoding="utf-8")
 
 
+def iter_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of a text file that may be gzipped, blank lines left out."""
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError as error:
+        raise InputError("no such file", path) from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read as UTF-8 text: {error}", path) from error
+
+
 def partial_path(path: str | Path) -> Path:
     """Where a file is built before it is renamed to ``path`` (the ending stays, so that ``.gz`` is still seen)."""
     path = Path(path)

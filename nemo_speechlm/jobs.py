@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_speechlm.data.manifest import Record, dump_line, iter_lines
+from nemo_speechlm.data.manifest import Record, dump_line
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.files import atomic_write, partial_path, refuse_overwrite
+from nemo_speechlm.files import atomic_write, iter_lines, partial_path, refuse_overwrite
 
 Work = Callable[[int, str], Record]
 """Turns (line number, line) into the output record. Raises SkipItem, or InputError where the input is bad."""

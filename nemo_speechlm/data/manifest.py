@@ -9,26 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, open_text
+from nemo_speechlm.files import atomic_write, iter_lines
 from nemo_speechlm.tokenizers.units import UnitInventory, UnitSequence
 
 Record = dict[str, Any]
 
 FRAME_TOLERANCE = 2
 """Frames by which the durations of an utterance's units may differ from its audio."""
-
-
-def iter_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) of a text file that may be gzipped, blank lines left out."""
-    try:
-        with open_text(path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError as error:
-        raise InputError("no such file", path) from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read as UTF-8 text: {error}", path) from error
 
 
 def parse_line(line: str, path: str | Path, number: int, required: Iterable[str] = ()) -> Record:

@@ -13,7 +13,7 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "error: no $(PYTHON); name a Python 3.11, 3.12 or 3.13: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), expected Python 3.11, 3.12 or 3.13;" \
+		{ echo "error: $(PYTHON) is not a Python 3.11, 3.12 or 3.13 ($$($(PYTHON) --version 2>&1 | head -n 1));" \
 		"name another: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	@echo "setting up $(VENV): about two minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

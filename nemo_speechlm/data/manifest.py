@@ -70,6 +70,18 @@ def audio_path(record: Record, manifest: str | Path) -> Path:
     return path if path.is_absolute() else Path(manifest).parent / path
 
 
+def unit_ids(record: Record, inventory: UnitInventory, path: str | Path, number: int) -> list[int]:
+    """The record's ``units`` (symbols or ids, a list or a string of them) as ids of the inventory.
+
+    Raises:
+        InputError: on an unknown unit, or none at all.
+    """
+    ids = inventory.encode(_as_symbols(record["units"], path, number), path, number)
+    if not ids:
+        raise InputError("units are empty", path, number)
+    return ids
+
+
 def unit_sequence(record: Record, inventory: UnitInventory, path: str | Path, number: int) -> UnitSequence:
     """The record's ``units`` with ``unit_durations``, checked against the inventory and the record's ``duration``.
 
@@ -77,7 +89,7 @@ def unit_sequence(record: Record, inventory: UnitInventory, path: str | Path, nu
         InputError: on an unknown unit, durations that do not fit the units, or a sum of durations that is more than
             ``FRAME_TOLERANCE`` frames off ``duration`` (the usual sign of another frame rate).
     """
-    ids = inventory.encode(_as_symbols(record["units"], path, number), path, number)
+    ids = unit_ids(record, inventory, path, number)
     durations = record.get("unit_durations")
     if durations is None:
         raise InputError("units without unit_durations", path, number)

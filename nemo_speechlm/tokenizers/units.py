@@ -114,8 +114,8 @@ class UnitInventory:
         """The same inventory with other duration statistics."""
         return UnitInventory(self.kind, self.language, self.frame_rate, self.symbols, self.silence, durations)
 
-    def save(self, path: str | Path) -> None:
-        """Write ``units.json``."""
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``units.json``: plain values that configs and JSON can hold."""
         content: dict[str, Any] = {
             "kind": self.kind,
             "language": self.language,
@@ -125,8 +125,12 @@ class UnitInventory:
         }
         if self.durations:
             content["durations"] = {s: [round(d.mean, 4), round(d.std, 4)] for s, d in self.durations.items()}
+        return content
+
+    def save(self, path: str | Path) -> None:
+        """Write ``units.json``."""
         with atomic_write(path) as file:
-            json.dump(content, file, ensure_ascii=False, indent=1)
+            json.dump(self.to_dict(), file, ensure_ascii=False, indent=1)
             file.write("\n")
 
     @classmethod
@@ -142,6 +146,15 @@ class UnitInventory:
             raise InputError(f"cannot read the unit inventory: {error}", path) from error
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error.msg}", path, error.lineno) from error
+        return cls.from_dict(content, path)
+
+    @classmethod
+    def from_dict(cls, content: Any, path: str | Path | None = None) -> "UnitInventory":
+        """Make an inventory of what :meth:`to_dict` returned; ``path`` is where it came from.
+
+        Raises:
+            InputError: where it is not a valid inventory.
+        """
         if not isinstance(content, dict):
             raise InputError(f"unit inventory: expected a JSON object, found {type(content).__name__}", path)
         missing = [key for key in ("kind", "language", "frame_rate", "symbols") if key not in content]

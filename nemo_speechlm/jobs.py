@@ -1,7 +1,7 @@
 """Work on every line of a file: in parallel, in order, resumable after a kill, with what was left out listed.
 
 Results go to ``.partial.<output>.jsonl`` as they come, one line per input line, in input order. A job that was killed
-starts again behind the last whole line there; when all lines are done, the results move to ``<output>`` and the reasons
+starts again behind the last whole line there; when all is done, the results move to ``<output>`` and the reasons
 for what is missing to ``<output>.skipped.jsonl``.
 """
 
@@ -51,14 +51,18 @@ class JobReport:
         """Count one line left out."""
         self.skipped[_PARTICULARS.sub("...", reason)] += 1
 
-    def __str__(self) -> str:
+    def summary(self, of_written: str = "") -> str:
+        """What was done, with the ten commonest reasons; ``of_written`` is said behind the number of lines written."""
         reasons = "".join(f"\n  {count} x {reason}" for reason, count in self.skipped.most_common(10))
         more = len(self.skipped) - 10
         return (
-            f"{self.written} written, {self.skipped.total()} left out"
+            f"{self.written} written{of_written}, {self.skipped.total()} left out"
             + reasons
             + (f"\n  and {more} more reasons" if more > 0 else "")
         )
+
+    def __str__(self) -> str:
+        return self.summary()
 
 
 def run_job(

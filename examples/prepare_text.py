@@ -1,0 +1,79 @@
+r"""Turn plain text into a normalized text manifest, one {"text": ...} a line, for text-only pretraining.
+
+The source has one sentence a line (or one JSON object with "text" a line) and may be gzipped:
+
+    python examples/prepare_text.py source=novels.txt.gz output=text.json \
+        valid_lines=1000 valid_output=text_valid.json
+
+What is left out is counted by reason, and listed line by line in <output>.skipped.jsonl. A run that was interrupted
+goes on where it was when the same command is given again.
+"""
+
+import functools
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from nemo_speechlm.cli import command
+from nemo_speechlm.data.text_cleaning import (
+    TextCleaning,
+    build_normalizer_cache,
+    is_json_lines,
+    make_cleaning_work,
+    place_sentences,
+)
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.jobs import default_workers, run_job
+
+FORMATS = ("auto", "text", "json")
+
+
+@command("prepare_text")
+def main(cfg: DictConfig) -> None:
+    if cfg.format not in FORMATS:
+        raise SpeechLMError(f"format is {cfg.format!r}, expected one of {', '.join(FORMATS)}")
+    if (cfg.valid_lines > 0) != (cfg.valid_output is not None):
+        raise SpeechLMError("valid_lines and valid_output go together: how many sentences to hold out, and where to")
+    if cfg.valid_output is not None:
+        if Path(cfg.valid_output).resolve() == Path(cfg.output).resolve():
+            raise SpeechLMError("valid_output and output are the same file")
+        refuse_overwrite(cfg.valid_output, cfg.overwrite)
+    cleaning = TextCleaning(
+        characters=cfg.characters,
+        case=cfg.case,
+        other_characters=cfg.other_characters,
+        normalizer=cfg.normalizer,
+        language=cfg.language,
+        normalizer_cache=cfg.normalizer_cache,
+        min_words=cfg.min_words,
+        max_words=cfg.max_words,
+        min_characters=cfg.min_characters,
+        max_characters=cfg.max_characters,
+        json_lines=is_json_lines(cfg.source) if cfg.format == "auto" else cfg.format == "json",
+    )
+    build_normalizer_cache(cleaning)
+    report = run_job(
+        cfg.source,
+        cfg.output,
+        functools.partial(make_cleaning_work, cleaning, cfg.source),
+        settings={"cleaning": repr(cleaning)},
+        workers=cfg.workers or default_workers(),
+        skip_bad=cfg.skip_bad,
+        overwrite=cfg.overwrite,
+        max_lines=cfg.max_lines,
+        place=functools.partial(
+            place_sentences,
+            unique=cfg.unique,
+            valid_lines=cfg.valid_lines,
+            valid_output=None if cfg.valid_output is None else Path(cfg.valid_output),
+            seed=cfg.seed,
+        ),
+        description="prepare text",
+    )
+    held_out = f" ({cfg.valid_lines} of them to {cfg.valid_output})" if cfg.valid_lines else ""
+    print(f"{cfg.output}: {report.summary(held_out)}")
+
+
+if __name__ == "__main__":
+    main()

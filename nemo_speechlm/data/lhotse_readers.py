@@ -2,55 +2,31 @@
 
 Importing this module registers both with NeMo's Lhotse data loading, where they stand in an ``input_cfg`` beside
 NeMo's own types. They read lines in a fresh random order of the whole manifest in every pass, endlessly, and share the
-lines of a pass among ranks and workers; with ``force_finite`` they read one pass, in the file's order unless ``shuffle``.
+lines of a pass among ranks and workers; with ``force_finite`` they read one pass, and in the file's order unless
+``shuffle``.
 """
 
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, count, pairwise
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from lhotse import AudioSource, CutSet, MonoCut, Recording
 from nemo.collections.common.data.lhotse.cutset import data_type_parser
 from nemo.collections.common.data.lhotse.text_adapters import Formattable
-from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import get_worker_info
 
 from nemo_speechlm.data.line_index import LineIndex
-from nemo_speechlm.data.manifest import Record, audio_path, parse_line, unit_ids, unit_sequence
+from nemo_speechlm.data.manifest import Record, audio_path, unit_ids, unit_sequence
+from nemo_speechlm.data.unit_reader import Key, Order, UnitReader
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.tokenizers.durations import DurationSampler
 from nemo_speechlm.tokenizers.units import UnitInventory
 
-SURVEYED = 50_000
-"""Lines of a manifest that are checked, and counted by the filters, before training starts."""
-
 _AUDIO_CHECKED = 50
 
-_BARREN_PASSES = 1000
-"""Passes over one share of the lines, all of them left out, that are taken for an endless loop."""
-
-
-class Order(NamedTuple):
-    """In which order, and by whom, a manifest is read.
-
-    Attributes:
-        seed: of the order, of crops and of drawn durations.
-        rank: of this process among ``world_size``; with the data loader's workers they share each pass.
-        world_size: number of processes.
-        shuffle: a random order, another one in each pass.
-        finite: end after one pass.
-    """
-
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
-    shuffle: bool = True
-    finite: bool = False
+_DRAWS = 4
 
 
 @dataclass
@@ -60,23 +36,19 @@ class TextUnits(Formattable):
     Attributes:
         id: where it came from.
         units: (N,) unit ids.
-        durations: (N,) frames of the text's frame rate, or None where they are to be drawn.
+        durations: (N,) frames of the text's frame rate.
         targets: (U,) character ids.
-        num_frames: frames that it lasts, or is expected to last.
-        draw: seeds the draw of its durations.
     """
 
     id: str
     units: np.ndarray
-    durations: np.ndarray | None
+    durations: np.ndarray
     targets: np.ndarray
-    num_frames: int
-    draw: tuple[int, ...]
 
-    @property
+    @cached_property
     def input_length(self) -> int:
-        """What ``batch_tokens``, ``max_tokens`` and the buckets count."""
-        return self.num_frames
+        """Frames: what ``batch_tokens`` and the buckets count."""
+        return int(self.durations.sum())
 
     @property
     def output_length(self) -> int:
@@ -86,104 +58,17 @@ class TextUnits(Formattable):
     @property
     def total_length(self) -> int:
         """As :attr:`input_length`: characters take no memory worth counting."""
-        return self.num_frames
+        return self.input_length
 
     def with_id(self, id_: str) -> "TextUnits":
         """The same sentence under another name."""
-        return TextUnits(id_, self.units, self.durations, self.targets, self.num_frames, self.draw)
+        return TextUnits(id_, self.units, self.durations, self.targets)
 
 
 def ctc_frames(targets: Sequence[int] | np.ndarray) -> int:
     """The fewest frames with which CTC can spell ``targets``: a blank must part equal neighbours."""
     targets = np.asarray(targets)
     return len(targets) + int(np.count_nonzero(targets[1:] == targets[:-1]))
-
-
-class UnitReader(ABC):
-    """Iterates over examples made of manifest lines.
-
-    The manifests are indexed, and ``SURVEYED`` of their lines are checked, when it is made: a wrong inventory or frame
-    rate is an error at the start and not in the middle. The number of lines left out, by reason, is logged.
-
-    Attributes:
-        start: batches delivered before training was resumed; another start is another order.
-    """
-
-    def __init__(self, manifests: Sequence[str], inventory: UnitInventory, order: Order):
-        self.inventory = inventory
-        self.order = order
-        self.start = 0
-        self._files = [LineIndex(path) for path in manifests]
-        self._first = [0, *accumulate(map(len, self._files))]
-
-    @abstractmethod
-    def _example(self, record: Record, file: LineIndex, number: int, key: tuple[int, ...]) -> Any:
-        """The example of a record, or the reason (a string) why it is left out; ``key`` seeds what is random in it."""
-
-    def __len__(self) -> int:
-        return self._first[-1]
-
-    def __iter__(self) -> Iterator[Any]:
-        barren = 0
-        for turn, rows in self._passes():
-            found = False
-            for row in rows:
-                example = self._read(int(row), turn)
-                if not isinstance(example, str):
-                    found = True
-                    yield example
-            barren = 0 if found else barren + 1
-            if barren == _BARREN_PASSES:
-                raise InputError("all lines are left out by the filters", self._files[0].path)
-
-    def _passes(self) -> Iterator[tuple[int, np.ndarray | range]]:
-        worker = get_worker_info()
-        workers = 1 if worker is None else worker.num_workers
-        share = self.order.rank * workers + (0 if worker is None else worker.id)
-        shares = self.order.world_size * workers
-        for turn in range(1) if self.order.finite else count():
-            if not self.order.shuffle:
-                yield turn, range(share, len(self), shares)
-            elif len(self) >= shares or self.order.finite:
-                yield turn, self._permutation(turn)[share::shares].copy()
-            else:  # too few lines to share: all read all, each in its own order
-                yield turn * shares + share, self._permutation(turn, share)
-
-    def _permutation(self, *key: int) -> np.ndarray:
-        rows = np.arange(len(self), dtype=np.uint32)
-        np.random.default_rng((self.order.seed, self.start, *key)).shuffle(rows)
-        return rows
-
-    def _read(self, row: int, turn: int) -> Any:
-        position = int(np.searchsorted(self._first, row, side="right")) - 1
-        file = self._files[position]
-        number, line = file[row - self._first[position]]
-        record = parse_line(line, file.path, number, self.required)
-        return self._example(record, file, number, (self.order.seed, self.start, turn, row))
-
-    required: tuple[str, ...] = ("units",)
-
-    def _survey(self) -> None:
-        """Read lines all over each manifest; raise what is wrong with them, log what the filters leave out."""
-        reasons: Counter[str] = Counter()
-        total = 0
-        for begin, end in pairwise(self._first):
-            rows = np.unique(np.linspace(begin, end - 1, min(end - begin, SURVEYED)).astype(np.int64))
-            total += len(rows)
-            for row in rows:
-                example = self._read(int(row), 0)
-                if isinstance(example, str):
-                    reasons[example] += 1
-        names = ", ".join(str(file.path) for file in self._files)
-        if sum(reasons.values()) == total:
-            raise InputError(f"all of {total} lines are left out: {_tally(reasons)}", names)
-        if reasons and self.order.rank == 0:
-            of = f"{total} lines" if total == len(self) else f"{total} of {len(self)} lines looked at"
-            logging.info(f"{names}: {sum(reasons.values())} of {of} are left out: {_tally(reasons)}")
-
-
-def _tally(reasons: Counter[str]) -> str:
-    return "; ".join(f"{number} {reason}" for reason, number in reasons.most_common())
 
 
 class SpeechUnitsReader(UnitReader):
@@ -205,7 +90,7 @@ class SpeechUnitsReader(UnitReader):
         truncate_offset_type: ``"random"``, ``"start"`` or ``"end"``.
     """
 
-    required = ("audio_filepath", "duration", "units")
+    required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration", "units")
 
     def __init__(
         self,
@@ -231,7 +116,7 @@ class SpeechUnitsReader(UnitReader):
         self._survey()
         self._check_audio()
 
-    def _example(self, record: Record, file: LineIndex, number: int, key: tuple[int, ...]) -> MonoCut | str:
+    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> MonoCut | str:
         duration = _seconds(record, "duration", file, number)
         sequence = unit_sequence(record, self.inventory, file.path, number)
         if duration < self.min_duration:
@@ -266,14 +151,14 @@ class SpeechUnitsReader(UnitReader):
             },
         )
 
-    def _crop_start(self, last: int, key: tuple[int, ...]) -> int:
-        if self.truncate_offset_type == "random":
+    def _crop_start(self, last: int, key: Key | None) -> int:
+        if self.truncate_offset_type == "random" and key is not None:
             return int(np.random.default_rng(key).integers(last + 1))
         return 0 if self.truncate_offset_type == "start" else last
 
     def _check_audio(self) -> None:
         for row in np.unique(np.linspace(0, len(self) - 1, _AUDIO_CHECKED).astype(np.int64)):
-            cut = self._read(int(row), 0)
+            cut = self._read(int(row), None)
             if (
                 not isinstance(cut, str)
                 and not (path := audio_path({"audio_filepath": cut.recording.id}, "")).is_file()
@@ -291,6 +176,9 @@ def _seconds(record: Record, key: str, file: LineIndex, number: int) -> float:
 class TextUnitsReader(UnitReader):
     """Sentences of a text manifest as :class:`TextUnits`.
 
+    Durations that the manifest does not give are drawn from the inventory's statistics, anew in each pass, such that
+    CTC can spell the sentence. The filters go by expected durations, so they always leave out the same sentences.
+
     Args:
         manifests: text manifests with ``text``, ``units`` and, if they are not to be drawn, ``unit_durations``.
         inventory: the units, with duration statistics where the manifest has no durations.
@@ -302,7 +190,7 @@ class TextUnitsReader(UnitReader):
         unknown_characters: ``"error"``, or ``"drop"`` to spell sentences without the characters not in ``labels``.
     """
 
-    required = ("text", "units")
+    required: ClassVar[tuple[str, ...]] = ("text", "units")
 
     def __init__(
         self,
@@ -323,29 +211,33 @@ class TextUnitsReader(UnitReader):
         self.max_tokens = max_tokens or float("inf")
         self.unknown_characters = unknown_characters
         self._characters = {character: position for position, character in enumerate(labels)}
-        self._expected: np.ndarray | None = None
+        self._sampler: DurationSampler | None = None
+        self._expected = np.empty(0)
         self._survey()
 
-    def _example(self, record: Record, file: LineIndex, number: int, key: tuple[int, ...]) -> TextUnits | str:
+    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> TextUnits | str:
         targets = self._targets(record["text"], file, number)
         if not len(targets):
             return "without a character"
-        durations = None
+        needed = ctc_frames(targets)
         if record.get("unit_durations") is None:
+            if self._sampler is None:
+                self._sampler = self._make_sampler()
             units = np.asarray(unit_ids(record, self.inventory, file.path, number), dtype=np.int32)
-            num_frames = round(float(self._expected_frames()[units].sum()))
+            num_frames = round(float(self._expected[units].sum()))
+            durations = self._expected[units] if key is None else self._draw(units, needed, np.random.default_rng(key))
         else:
             sequence = unit_sequence(record, self.inventory, file.path, number)
             units = np.asarray(sequence.ids, dtype=np.int32)
             durations = rescale(sequence.durations, self.scale)
             num_frames = int(durations.sum())
-        if num_frames < ctc_frames(targets):
+        if num_frames < needed:
             return "with fewer frames than their characters need"
         if num_frames < self.min_tokens:
             return f"shorter than min_tokens ({self.min_tokens:g} frames)"
         if num_frames > self.max_tokens:
             return f"longer than max_tokens ({self.max_tokens:g} frames)"
-        return TextUnits(f"{file.path}:{number}", units, durations, targets, num_frames, key)
+        return TextUnits(f"{file.path}:{number}", units, durations, targets)
 
     def _targets(self, text: str, file: LineIndex, number: int) -> np.ndarray:
         ids = [self._characters.get(character, -1) for character in text]
@@ -360,12 +252,21 @@ class TextUnitsReader(UnitReader):
             ids = [i for i in ids if i >= 0]
         return np.asarray(ids, dtype=np.int32)
 
-    def _expected_frames(self) -> np.ndarray:
-        if self._expected is None:
-            DurationSampler(self.inventory)  # raises if there are units without statistics
-            means = [self.inventory.durations[symbol].mean for symbol in self.inventory.symbols]
-            self._expected = np.maximum(np.asarray(means) * self.scale, 1.0)
-        return self._expected
+    def _make_sampler(self) -> DurationSampler:
+        sampler = DurationSampler(self.inventory)  # raises if there are units without statistics
+        means = np.array([self.inventory.durations[symbol].mean for symbol in self.inventory.symbols])
+        self._expected = np.maximum(means * self.scale, 1.0)
+        return sampler
+
+    def _draw(self, units: np.ndarray, needed: int, rng: np.random.Generator) -> np.ndarray:
+        """Durations of at least ``needed`` frames: drawn again if too short, lengthened if that fails too."""
+        assert self._sampler is not None
+        for _ in range(_DRAWS):
+            durations = np.asarray(self._sampler.draw(units, rng, self.scale))
+            if (missing := needed - int(durations.sum())) <= 0:
+                return durations
+        np.add.at(durations, rng.integers(len(durations), size=missing), 1)
+        return durations
 
 
 def rescale(durations: Sequence[int], scale: float) -> np.ndarray:

@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from nemo_speechlm.data.lhotse_readers import UnitReader
 from nemo_speechlm.data.pretrain_dataset import SpeechLMPretrainDataset
+from nemo_speechlm.data.unit_reader import UnitReader
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.tokenizers.units import UnitInventory
 
@@ -58,7 +58,7 @@ class PretrainLoader(DataLoader):
         super().__init__(dataset, batch_size=None, **options)
         self.delivered = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, InputError):
                 raise batch
@@ -92,12 +92,12 @@ class _Guarded(Dataset):
 class _GuardedStream(IterableDataset):
     """As :class:`_Guarded`; a new iteration goes on where the last one stopped."""
 
-    def __init__(self, dataset: IterableDataset):
+    def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            yield from self.dataset
+            yield from self.dataset  # type: ignore[misc]
         except InputError as error:
             yield error
 
@@ -255,7 +255,8 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
         item["sample_rate"] = shared.sample_rate
     else:
         item |= {"labels": list(shared.labels), "frame_rate": shared.text_frame_rate}
-    if _uses_own_types(part):
+    own_types = _uses_own_types(part)
+    if own_types:
         if not part.get("manifest_filepath"):
             raise InputError(f"data config: no {name}.manifest_filepath")
         part = {key: value for key, value in part.items() if key not in _READER_KEYS[name]}
@@ -276,6 +277,8 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
         defaults["use_multimodal_sampling"] = True
     if not training:
         part["use_bucketing"] = False
+    elif own_types:
+        defaults["shuffle_buffer_size"] = None  # would only make the buckets' buffer larger
     return {**defaults, **part}
 
 
@@ -294,7 +297,7 @@ def _fill(items: Any, values: dict[str, Any]) -> Any:
 
 
 def _with_nemo(config: dict[str, Any], shared: _Shared, global_rank: int, world_size: int) -> DataLoader:
-    dataset = SpeechLMPretrainDataset(shared.inventory, shared.text_frame_rate, shared.sample_rate)
+    dataset = SpeechLMPretrainDataset(shared.inventory, shared.sample_rate)
     with _kept_random_state():  # NeMo seeds all of it, and thereby a model that is made afterwards
         return get_lhotse_dataloader_from_config(
             OmegaConf.create(config), global_rank, world_size, dataset, tokenizer=_NoTokenizer()

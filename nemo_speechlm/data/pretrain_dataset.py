@@ -5,22 +5,25 @@ Axis legend: B utterances or sentences, S samples, L unit frames, U characters.
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
 import torch
-from lhotse.cut import Cut, MonoCut
+from lhotse import AudioSource, Recording
+from lhotse.cut import Cut, MixedCut, MonoCut
+from lhotse.utils import fastcopy
 from torch import Tensor
 
+from nemo_speechlm.data.audio import read_audio
 from nemo_speechlm.data.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
-from nemo_speechlm.data.lhotse_readers import TextUnits, ctc_frames
+from nemo_speechlm.data.lhotse_readers import TextUnits
 from nemo_speechlm.data.manifest import FRAME_TOLERANCE, unit_sequence
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.tokenizers.durations import DurationSampler
 from nemo_speechlm.tokenizers.units import UnitInventory
 
-_REDRAWS = 4
+_TARRED_TOLERANCE = 0.25
+"""Seconds; NeMo lets the audio in a tar differ from its manifest by 0.2 because codecs pad."""
 
 
 class SpeechLMPretrainDataset(torch.utils.data.Dataset):
@@ -32,16 +35,13 @@ class SpeechLMPretrainDataset(torch.utils.data.Dataset):
     audio ends within the last frame.
 
     Args:
-        inventory: the units; its duration statistics expand text that has no durations.
-        text_frame_rate: frames per second that text is expanded to.
+        inventory: the units.
         sample_rate: of the audio in batches; files of other rates are resampled, channels are averaged.
     """
 
-    def __init__(self, inventory: UnitInventory, text_frame_rate: float, sample_rate: int = 16000):
+    def __init__(self, inventory: UnitInventory, sample_rate: int = 16000):
         self.inventory = inventory
         self.sample_rate = sample_rate
-        self.scale = text_frame_rate / inventory.frame_rate
-        self._sampler: DurationSampler | None = None
 
     def __getitem__(self, examples: Iterable[Cut | TextUnits]) -> PretrainBatch:
         examples = list(examples)
@@ -60,70 +60,84 @@ class SpeechLMPretrainDataset(torch.utils.data.Dataset):
 
     def _utterance(self, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
         """Samples and units (one per frame) of a cut."""
-        custom = cut.custom or {}
-        path, line = custom.get("manifest", cut.id), custom.get("line")
+        base = cut.tracks[0].cut if isinstance(cut, MixedCut) else cut
+        custom = base.custom or {}
+        path, line = custom.get("manifest", custom.get("manifest_origin", base.id)), custom.get("line")
         if "units" not in custom:
             raise InputError("no units; tokenize the manifest first", path, line)
         rate = self.inventory.frame_rate
-        frames = self._frames(custom, path, line)
-        first = round((cut.start - custom.get("origin", 0.0)) * rate)
-        start = custom.get("origin", 0.0) + first / rate
-        audio = self._read(cut, start, round(cut.duration * self.sample_rate), path, line)
+        origin = custom.get("origin", 0.0)
+        first = round((base.start - origin) * rate)
+        frames = self._frames(base, path, line)[first:]
+        try:
+            audio = self._audio(cut, base, origin + first / rate)
+        except InputError as error:
+            raise InputError(str(error), path, line) from error
         samples_per_frame = self.sample_rate / rate
-        frames = frames[first : first + int(np.ceil(len(audio) / samples_per_frame - 1e-6))]
+        missing = base.duration - len(audio) / self.sample_rate
+        if missing * rate > FRAME_TOLERANCE + 1:
+            raise InputError(f"{base.recording.id} has {missing:.2f} s less audio than its duration", path, line)
+        frames = frames[: int(np.ceil(len(audio) / samples_per_frame - 1e-6))]
         return audio[: round(len(frames) * samples_per_frame)], frames
 
-    def _frames(self, custom: dict, path: str, line: int | None) -> np.ndarray:
-        ids, durations = custom["units"], custom.get("unit_durations")
-        if not isinstance(ids, np.ndarray):  # a manifest of NeMo's own types, which nothing has checked so far
-            ids, durations = unit_sequence(custom, self.inventory, path, line or 0)
+    def _frames(self, cut: Cut, path: str, line: int | None) -> np.ndarray:
+        ids, durations = cut.custom["units"], cut.custom.get("unit_durations")
+        if not isinstance(ids, np.ndarray):  # of a type of NeMo's own, which nothing has checked so far
+            ids, durations = unit_sequence(cut.custom, self.inventory, path, line or 0)
+            seconds = sum(durations) / self.inventory.frame_rate
+            if abs(seconds - cut.recording.duration) > _TARRED_TOLERANCE:
+                raise InputError(
+                    f"units of {cut.id} last {seconds:.2f} s at {self.inventory.frame_rate:g} frames per second, its "
+                    f"audio {cut.recording.duration:.2f} s; were they made at another frame rate?",
+                    path,
+                    line,
+                )
         return np.repeat(np.asarray(ids, dtype=np.int64), durations)
 
-    def _read(self, cut: Cut, start: float, num_samples: int, path: str, line: int | None) -> np.ndarray:
-        if not isinstance(cut, MonoCut) or cut.recording.transforms:
-            return cut.load_audio()[0]
-        source = cut.recording.sources[0]
+    def _audio(self, cut: Cut, base: Cut, start: float) -> np.ndarray:
+        """Samples of ``base`` from ``start`` (seconds into its file), with the augmentations that ``cut`` adds."""
+        recording = base.recording
+        source = recording.sources[0]
+        if source.type not in ("file", "memory"):
+            raise InputError(f"{recording.id} is of the type {source.type!r}, expected a file or a member of a tar")
         file = io.BytesIO(source.source) if source.type == "memory" else source.source
-        try:
-            with soundfile.SoundFile(file) as sound:
-                rate = sound.samplerate
-                sound.seek(min(int(start * rate), sound.frames))
-                audio = sound.read(int(np.ceil(num_samples / self.sample_rate * rate)), "float32", always_2d=True)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise InputError(f"cannot read the audio of {cut.recording.id}: {error}", path, line) from error
-        mono = audio.mean(1)
-        if rate != self.sample_rate:
-            mono = soxr.resample(mono, rate, self.sample_rate)
-        missing = num_samples - len(mono)
-        if missing > FRAME_TOLERANCE * self.sample_rate / self.inventory.frame_rate:
-            raise InputError(
-                f"{cut.recording.id} has {missing / self.sample_rate:.2f} s less audio than its manifest says",
-                path,
-                line,
-            )
-        return mono[:num_samples]
+        audio = read_audio(file, self.sample_rate, start, base.duration)
+        transforms = recording.transforms or []
+        if transforms and _is_to_rate(transforms[0], self.sample_rate):
+            transforms = transforms[1:]  # done by read_audio
+        if cut is base and not transforms:
+            return audio
+        loaded = _in_memory(base, audio, self.sample_rate, transforms)
+        if cut is base:
+            return loaded.load_audio()[0]
+        tracks = [fastcopy(cut.tracks[0], cut=loaded), *cut.tracks[1:]]
+        return fastcopy(cut, tracks=tracks).load_audio()[0][: len(audio)]
 
     def _text(self, sentences: Sequence[TextUnits]) -> TextBatch:
-        units, unit_lengths = _pad([self._expand(sentence) for sentence in sentences], torch.int64, PAD_UNIT)
+        expanded = [np.repeat(sentence.units, sentence.durations) for sentence in sentences]
+        units, unit_lengths = _pad(expanded, torch.int64, PAD_UNIT)
         targets, target_lengths = _pad([sentence.targets for sentence in sentences], torch.int64, 0)
         return TextBatch(units, unit_lengths, targets, target_lengths)
 
-    def _expand(self, sentence: TextUnits) -> np.ndarray:
-        durations = sentence.durations
-        return np.repeat(sentence.units, self._draw(sentence) if durations is None else durations)
 
-    def _draw(self, sentence: TextUnits) -> np.ndarray:
-        """Durations with which CTC can spell the sentence: drawn again if too short, lengthened if that fails."""
-        if self._sampler is None:
-            self._sampler = DurationSampler(self.inventory)
-        rng = np.random.default_rng(sentence.draw)
-        needed = ctc_frames(sentence.targets)
-        for _ in range(_REDRAWS):
-            durations = np.asarray(self._sampler.draw(sentence.units, rng, self.scale))
-            if durations.sum() >= needed:
-                return durations
-        np.add.at(durations, rng.integers(len(durations), size=needed - int(durations.sum())), 1)
-        return durations
+def _is_to_rate(transform: Any, sample_rate: int) -> bool:
+    target = transform.get("kwargs", {}) if isinstance(transform, dict) else vars(transform)
+    return target.get("target_sampling_rate") == sample_rate and target.get("source_sampling_rate") != sample_rate
+
+
+def _in_memory(cut: Cut, audio: np.ndarray, sample_rate: int, transforms: list[Any]) -> MonoCut:
+    """A cut of audio that is there already, so that Lhotse's augmentations need no other way to read files."""
+    content = io.BytesIO()
+    soundfile.write(content, audio, sample_rate, format="WAV", subtype="FLOAT")
+    recording = Recording(
+        id=cut.recording.id,
+        sources=[AudioSource("memory", [0], content.getvalue())],
+        sampling_rate=sample_rate,
+        num_samples=len(audio),
+        duration=len(audio) / sample_rate,
+        transforms=transforms or None,
+    )
+    return MonoCut(id=cut.id, start=0.0, duration=recording.duration, channel=0, recording=recording)
 
 
 def _pad(rows: Sequence[np.ndarray], dtype: torch.dtype, value: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,145 @@
+"""Data loaders for recognition models, made of a config by NeMo's Lhotse data loading."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lhotse.dataset.sampling.base import CutSampler
+from nemo.collections.common.data.lhotse import get_lhotse_dataloader_from_config
+from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
+from nemo.utils import logging
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from nemo_speechlm.data.transcripts import CharacterEncoder, TranscribedSpeechDataset, check_transcripts
+from nemo_speechlm.errors import InputError
+
+_OTHER_SOURCES = ("input_cfg", "cuts_path", "shar_path")
+_NOT_LHOTSES = ("labels", "use_lhotse", "defer_setup", "endless")
+# NeMo's models put these into every config; its Lhotse loader would warn of them.
+
+
+def build_recognition_dataloader(
+    config: DictConfig | Mapping[str, Any],
+    labels: Sequence[str],
+    sample_rate: int = 16000,
+    global_rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """A loader of (audio (B, S), lengths (B,), label ids (B, U), lengths (B,)).
+
+    Args:
+        config: keys of NeMo's ``LhotseDataLoadingConfig``, and ``endless``: start over where the data end, in another
+            order; for training by steps. Audio in tar files is always endless.
+        labels: characters; a label id is a position here.
+        sample_rate: Hz; other audio is resampled.
+        global_rank: of this process among ``world_size``; each reads batches of its own.
+        world_size: number of processes.
+
+    Raises:
+        InputError: on what is wrong in the manifests, which are read through here.
+    """
+    config = OmegaConf.create(dict(config))
+    encoder = CharacterEncoder(labels)
+    _check_manifests(config, encoder)
+    endless = config.get("endless", False)
+    known = {key: value for key, value in config.items() if key not in _NOT_LHOTSES}
+    known["sample_rate"] = sample_rate
+    # In a thread an error would be lost, and the order would depend on how fast it is.
+    known.setdefault("concurrent_bucketing", False)
+    states = torch.get_rng_state()
+    loader = get_lhotse_dataloader_from_config(
+        OmegaConf.create(known), global_rank, world_size, TranscribedSpeechDataset(encoder)
+    )
+    torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
+    if isinstance(loader.dataset, IterableDataset):
+        return loader
+    return RecognitionLoader(
+        loader.dataset,
+        EndlessSampler(loader.sampler) if endless else loader.sampler,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        persistent_workers=loader.num_workers > 0,
+    )
+
+
+class EndlessSampler(Sampler):
+    """Passes over a Lhotse sampler again and again, shuffled anew each time.
+
+    Attributes:
+        epoch: the pass it is in.
+    """
+
+    def __init__(self, sampler: CutSampler):
+        self.sampler = sampler
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            self.sampler.set_epoch(self.epoch)
+            empty = True
+            for batch in self.sampler:
+                empty = False
+                yield batch
+            if empty:
+                raise InputError("the data have no batch: all utterances are left out by the filters")
+            self.epoch += 1
+
+
+class RecognitionLoader(DataLoader):
+    """Hands out a worker's :class:`InputError` as it is, and begins a new pass when training is resumed."""
+
+    def __init__(self, dataset: Dataset, sampler: Sampler | CutSampler, **options: Any):
+        super().__init__(_Guarded(dataset), batch_size=None, sampler=sampler, **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """What Lightning saves."""
+        return {"epoch": self.sampler.epoch if isinstance(self.sampler, EndlessSampler) else 0}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with the pass after the one that was interrupted."""
+        if isinstance(self.sampler, EndlessSampler):
+            self.sampler.epoch = state["epoch"] + 1
+
+
+class _Guarded(Dataset):
+    """Returns an :class:`InputError` instead of raising it: a worker would wrap it in its traceback."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except InputError as error:
+            return error
+
+
+def _check_manifests(config: DictConfig, encoder: CharacterEncoder) -> None:
+    """Read the manifests through, where there are any (Lhotse's own formats are checked while they are read)."""
+    manifests = config.get("manifest_filepath")
+    if manifests is None:
+        if not any(config.get(key) for key in _OTHER_SOURCES):
+            raise InputError("data config: no manifest_filepath")
+        return
+    patterns = (
+        [manifests] if isinstance(manifests, str) else [m[0] if isinstance(m, ListConfig) else m for m in manifests]
+    )
+    for path in (path for pattern in patterns for path in expand_sharded_filepaths(pattern)):
+        statistics = check_transcripts(
+            path,
+            encoder,
+            text_field=config.get("text_field", "text"),
+            need_audio=config.get("tarred_audio_filepaths") is None,
+            min_duration=config.get("min_duration") or 0.0,
+            max_duration=config.get("max_duration") or float("inf"),
+        )
+        if not statistics.characters:
+            raise InputError("has no text at all", path)
+        logging.info(f"{path}: {statistics}")

@@ -1,0 +1,189 @@
+"""Transcribed speech for recognition models: manifests checked as a whole, batches of audio and characters.
+
+NeMo's character parser drops characters that the model does not have and lowers case, and its Lhotse dataset leaves
+out audio that does not load, all without a word. Here each is an error that says where.
+
+Axis legend: B utterances, S samples, U characters.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.dataset.collation import collate_vectors
+from torch import Tensor
+
+from nemo_speechlm.data.manifest import audio_path, read_manifest
+from nemo_speechlm.errors import InputError
+
+
+class CharacterEncoder:
+    """Text to label ids.
+
+    Args:
+        labels: one character each; the id is the position.
+    """
+
+    def __init__(self, labels: Sequence[str]):
+        if not labels:
+            raise InputError("labels is empty; expected the characters that the model may write")
+        long = [label for label in labels if len(label) != 1]
+        if long:
+            raise InputError(f"labels must be single characters, found {long[0]!r}")
+        twice = [label for label, count in Counter(labels).items() if count > 1]
+        if twice:
+            raise InputError(f"labels has {twice[0]!r} twice")
+        self.labels = list(labels)
+        self._ids = {label: index for index, label in enumerate(labels)}
+
+    def __call__(self, text: str, path: str | Path | None = None, line: int | None = None) -> list[int]:
+        """Encode a transcript; runs of white space count as one space.
+
+        Raises:
+            InputError: on a character that is not among the labels.
+        """
+        text = " ".join(text.split())
+        try:
+            return [self._ids[character] for character in text]
+        except KeyError as error:
+            raise InputError(self._unknown(error.args[0], text), path, line) from None
+
+    def _unknown(self, character: str, text: str) -> str:
+        other_case = [c for c in (character.lower(), character.upper()) if c in self._ids]
+        hint = f"; the labels have {other_case[0]!r}: change the case of the text" if other_case else ""
+        return (
+            f"{character!r} (U+{ord(character):04X}) in {text[:60]!r} is not among the {len(self.labels)} labels"
+            f" {''.join(self.labels)!r}{hint or '; add it to the labels or normalize the text'}"
+        )
+
+
+@dataclass(frozen=True)
+class TranscriptStatistics:
+    """What a manifest holds.
+
+    Attributes:
+        utterances: those between the shortest and the longest duration allowed.
+        hours: their audio.
+        characters: their text.
+        left_out: utterances that are shorter or longer.
+    """
+
+    utterances: int
+    hours: float
+    characters: int
+    left_out: int
+
+    def __str__(self) -> str:
+        skipped = f"; {self.left_out} left out for their duration" if self.left_out else ""
+        return f"{self.utterances} utterances, {self.hours:.2f} h, {self.characters} characters{skipped}"
+
+
+def check_transcripts(
+    manifest: str | Path,
+    encoder: CharacterEncoder,
+    *,
+    text_field: str = "text",
+    need_audio: bool = True,
+    min_duration: float = 0.0,
+    max_duration: float = float("inf"),
+) -> TranscriptStatistics:
+    """Read a manifest through before training begins.
+
+    Args:
+        manifest: JSON lines with ``audio_filepath``, ``duration`` and the text.
+        encoder: knows the characters that may occur.
+        text_field: the text's key.
+        need_audio: audio files must be there (not so for tarred audio).
+        min_duration: seconds; shorter utterances will be left out.
+        max_duration: seconds; longer ones will be.
+
+    Raises:
+        InputError: with file and line, at the first line that is not usable; or if no utterance is left.
+    """
+    kept = Counter[str]()
+    left_out = 0
+    for number, record in read_manifest(manifest, required=("audio_filepath", "duration", text_field)):
+        if not isinstance(record[text_field], str):
+            raise InputError(f"{text_field!r} is {record[text_field]!r}, expected a string", manifest, number)
+        characters = len(encoder(record[text_field], manifest, number))
+        duration = record["duration"]
+        if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
+            raise InputError(f"'duration' is {duration!r}, expected seconds of audio", manifest, number)
+        if need_audio:
+            _check_file(audio_path(record, manifest), manifest, number)
+        if min_duration <= duration <= max_duration:
+            kept.update(utterances=1, characters=characters, milliseconds=round(duration * 1000))
+        else:
+            left_out += 1
+    if not kept["utterances"]:
+        raise InputError(f"none of its utterances lasts between {min_duration} and {max_duration} s", manifest)
+    return TranscriptStatistics(kept["utterances"], kept["milliseconds"] / 3.6e6, kept["characters"], left_out)
+
+
+def _check_file(path: Path, manifest: str | Path, number: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"audio file {path} cannot be read: {error.strerror}", manifest, number) from None
+    if not size:
+        raise InputError(f"audio file {path} is empty", manifest, number)
+
+
+class TranscribedSpeechDataset(torch.utils.data.Dataset):
+    """What NeMo's Lhotse loader asks for batches: cuts in; audio, lengths, label ids, lengths out."""
+
+    def __init__(self, encoder: CharacterEncoder):
+        self.encoder = encoder
+
+    def __getitem__(self, cuts: CutSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Load a batch.
+
+        Returns:
+            audio (B, S), lengths (B,) in samples, label ids (B, U), lengths (B,).
+
+        Raises:
+            InputError: if an audio file cannot be decoded, holds no samples, or its text has unknown characters.
+        """
+        audio = [load_audio(cut) for cut in cuts]
+        ids = [torch.tensor(self._encode(cut), dtype=torch.long) for cut in cuts]
+        return (
+            collate_vectors(audio, padding_value=0.0),
+            torch.tensor([len(a) for a in audio]),
+            collate_vectors(ids, padding_value=0),
+            torch.tensor([len(i) for i in ids]),
+        )
+
+    def _encode(self, cut: Cut) -> list[int]:
+        text = " ".join(supervision.text or "" for supervision in cut.supervisions)
+        try:
+            return self.encoder(text)
+        except InputError as error:
+            raise InputError(error.reason, _source(cut)) from None
+
+
+def load_audio(cut: Cut) -> Tensor:
+    """The cut's samples (S,), channels averaged.
+
+    Raises:
+        InputError: if the file cannot be decoded or holds no samples.
+    """
+    try:
+        samples = np.atleast_2d(cut.load_audio())
+    except Exception as error:  # each decoder has its own
+        raise InputError(f"audio cannot be decoded: {error}", _source(cut)) from error
+    if not samples.size:
+        raise InputError("audio holds no samples", _source(cut))
+    if not np.isfinite(samples).all():
+        raise InputError("audio holds samples that are not finite numbers", _source(cut))
+    return torch.from_numpy(samples.mean(axis=0, dtype=np.float32))
+
+
+def _source(cut: Cut) -> str:
+    recordings: Iterable = getattr(getattr(cut, "recording", None), "sources", ()) or ()
+    paths = [str(source.source) for source in recordings if source.type == "file"]
+    return paths[0] if paths else str(cut.id)

@@ -1,0 +1,70 @@
+"""Word and character error rates with their kinds of errors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kaldialign import edit_distance
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Edits that turn references into hypotheses, of one utterance or summed over many.
+
+    >>> ErrorCounts(1, 0, 2, 10) + ErrorCounts(0, 1, 0, 10)
+    ErrorCounts(substitutions=1, insertions=1, deletions=2, length=20)
+
+    Attributes:
+        substitutions: reference tokens replaced by another.
+        insertions: hypothesis tokens with nothing in the reference.
+        deletions: reference tokens with nothing in the hypothesis.
+        length: reference tokens.
+    """
+
+    substitutions: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    length: int = 0
+
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(
+            self.substitutions + other.substitutions,
+            self.insertions + other.insertions,
+            self.deletions + other.deletions,
+            self.length + other.length,
+        )
+
+    @property
+    def errors(self) -> int:
+        """All three kinds together."""
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def rate(self) -> float | None:
+        """Errors per reference token; may pass 1. None where there is no reference to divide by, but are errors."""
+        if self.length:
+            return self.errors / self.length
+        return None if self.errors else 0.0
+
+
+def count_errors(reference: Sequence, hypothesis: Sequence) -> ErrorCounts:
+    """Align two token sequences with the fewest edits and count them by kind."""
+    counts = edit_distance(list(reference), list(hypothesis))
+    return ErrorCounts(counts["sub"], counts["ins"], counts["del"], len(reference))
+
+
+def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """Errors in words, which are what white space separates.
+
+    >>> word_errors("the cat sat", "a cat sat down").rate
+    0.6666666666666666
+    """
+    return count_errors(reference.split(), hypothesis.split())
+
+
+def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """Errors in characters. A space between words counts as one; white space beyond that does not count.
+
+    >>> character_errors("the cat", "the  cart").errors
+    1
+    """
+    return count_errors(" ".join(reference.split()), " ".join(hypothesis.split()))

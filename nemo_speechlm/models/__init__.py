@@ -1,0 +1,1 @@
+"""What a user restores: NeMo models for pretraining and for recognition."""

@@ -1,0 +1,177 @@
+"""Recognition with CTC over characters: fine-tuning of a SpeechLM encoder (SpeechLM section 4.2)."""
+
+from typing import Any
+
+import torch
+from kaldialign import edit_distance
+from lightning.pytorch import Trainer
+from nemo.collections.asr.models import EncDecCTCModel
+from nemo.collections.asr.parts.mixins import TranscribeConfig
+from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
+from nemo.core.classes.mixins import AccessMixin
+from nemo.utils import logging
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from nemo_speechlm.data.recognition_loader import build_recognition_dataloader
+from nemo_speechlm.data.transcripts import CharacterEncoder
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models import schedules  # noqa: F401  (registers TriStage)
+from nemo_speechlm.models.features import FeatureExtraction
+from nemo_speechlm.models.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.pretrained import PretrainedFile, load_ctc_head, load_encoder, read_pretrained
+from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
+
+ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
+"""What a model without a pretraining file writes unless its config says otherwise."""
+
+
+class SpeechLMCTCModel(FeatureExtraction, EncoderFreezingMixin, EncDecCTCModel):
+    """A SpeechLM encoder with a CTC output over characters. All that NeMo's ``EncDecCTCModel`` does, it does.
+
+    Config keys beyond those of ``EncDecCTCModel``:
+
+    - ``init_from_pretrained``: ``.nemo`` file of a pretraining model. Its preprocessor, encoder and labels are used,
+      with their weights. None: ``preprocessor``, ``encoder`` and ``labels`` of this config, with random weights.
+    - ``pretrained_weights``: false takes only the architecture from that file.
+    - ``reuse_ctc_head``: start from the text CTC head of pretraining too; ``decoder`` must be ``SpeechLMCTCHead``.
+    - ``encoder_overrides``: merged into the encoder's config: masking and dropout of fine-tuning.
+    - ``labels``: the characters; None takes those of the pretraining file, or else ``ENGLISH_LABELS``.
+    - ``freeze_front_end``, ``freeze_encoder_steps``: see :class:`EncoderFreezingMixin`.
+
+    The config that ``save_to`` writes is complete in itself: a saved model does not need the pretraining file.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+        source = _complete(cfg)
+        super().__init__(cfg=cfg, trainer=trainer)
+        if source is not None and self.cfg.get("pretrained_weights", True):
+            load_encoder(self, source)
+        if source is not None and self.cfg.get("reuse_ctc_head", False):
+            load_ctc_head(self.decoder, list(self.cfg.labels), source)
+        with open_dict(self.cfg):
+            # From here on the config describes a model of its own.
+            self.cfg.pop("encoder_overrides", None)
+            self.cfg.pop("pretrained_weights", None)
+            self.cfg.pop("reuse_ctc_head", None)
+            if source is not None:
+                self.cfg.init_from_pretrained = None
+                self.cfg.pretrained_from = str(source.path)
+        self.setup_freezing(self.cfg.get("freeze_front_end", False), self.cfg.get("freeze_encoder_steps", 0))
+
+    def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
+        if config is None or not config.get("use_lhotse", False):
+            return super()._setup_dataloader_from_config(config)
+        return build_recognition_dataloader(
+            config, list(self.cfg.labels), self.cfg.sample_rate, self.global_rank, self.world_size
+        )
+
+    def _transcribe_output_processing(self, outputs: dict, trcfg: TranscribeConfig) -> Any:
+        # NeMo computes times from the mel window, which a model of waveforms has not.
+        timestamps, trcfg.timestamps = trcfg.timestamps, False
+        try:
+            hypotheses = super()._transcribe_output_processing(outputs, trcfg)
+        finally:
+            trcfg.timestamps = timestamps
+        if timestamps:
+            hypotheses = process_timestamp_outputs(hypotheses, self.encoder.subsampling, self._input_step)
+        return hypotheses
+
+    @property
+    def _input_step(self) -> float:
+        """Seconds per step of the encoder's input."""
+        return self.cfg.preprocessor.get("window_stride") or 1.0 / self.cfg.sample_rate
+
+    def training_step(self, batch: Any, batch_nb: int) -> dict[str, Any]:
+        """NeMo's, with the loss on the progress bar."""
+        output = super().training_step(batch, batch_nb)
+        loss = output["log"].pop("train_loss")
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return output
+
+    def validation_pass(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Loss and the counts behind word and character error rates of a batch."""
+        signal, signal_len, transcript, transcript_len = batch
+        if self.is_interctc_enabled():
+            AccessMixin.set_access_enabled(access_enabled=True, guid=self.model_guid)
+        log_probs, encoded_len, _ = self.forward(input_signal=signal, input_signal_length=signal_len)
+        loss = self.loss(
+            log_probs=log_probs, targets=transcript, input_lengths=encoded_len, target_lengths=transcript_len
+        )
+        loss, metrics = self.add_interctc_losses(
+            loss, transcript, transcript_len, compute_wer=True, log_wer_num_denom=True, log_prefix="val_"
+        )
+        if AccessMixin.is_access_enabled(self.model_guid):
+            AccessMixin.reset_registry(self)
+        hypotheses = self.decoding.ctc_decoder_predictions_tensor(log_probs, decoder_lengths=encoded_len)
+        references = [
+            self.decoding.decode_ids_to_str(ids[:length].tolist())
+            for ids, length in zip(transcript.cpu(), transcript_len.tolist(), strict=True)
+        ]
+        words, characters = [0, 0], [0, 0]
+        for reference, hypothesis in zip(references, hypotheses, strict=True):
+            text = hypothesis.text
+            for counts, expected, found in (
+                (words, reference.split(), text.split()),
+                (characters, list(reference), list(" ".join(text.split()))),
+            ):
+                counts[0] += edit_distance(expected, found)["total"]
+                counts[1] += len(expected)
+        names = ("val_wer_num", "val_wer_denom", "val_cer_num", "val_cer_denom")
+        counts = {name: loss.new_tensor(float(n)) for name, n in zip(names, words + characters, strict=True)}
+        self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
+        return {**metrics, **counts, "val_loss": loss}
+
+    def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
+        """Mean loss, and error rates over the whole set (all devices together)."""
+        return self._epoch_end(
+            super().multi_validation_epoch_end(outputs, dataloader_idx), outputs, "val", dataloader_idx
+        )
+
+    def multi_test_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
+        """As :meth:`multi_validation_epoch_end`."""
+        result = super().multi_test_epoch_end(outputs, dataloader_idx)
+        return self._epoch_end(result, outputs, "test", dataloader_idx)
+
+    def _epoch_end(self, result: dict, outputs: list[dict[str, Tensor]], stage: str, dataloader_idx: int) -> dict:
+        names = [f"{stage}_{rate}_{part}" for rate in ("wer", "cer") for part in ("num", "denom")]
+        sums = torch.stack([torch.stack([output[name] for output in outputs]).sum() for name in names])
+        sums = self.all_gather(sums).reshape(-1, 4).sum(dim=0)
+        rates = {f"{stage}_wer": sums[0] / sums[1], f"{stage}_cer": sums[2] / sums[3]}
+        result["log"].update(rates)
+        logging.info(
+            f"step {self.trainer.global_step}, {stage} set {dataloader_idx}: loss {result[f'{stage}_loss']:.3f}, "
+            f"WER {rates[f'{stage}_wer']:.2%}, CER {rates[f'{stage}_cer']:.2%}"
+        )
+        return result
+
+
+def _complete(cfg: DictConfig) -> PretrainedFile | None:
+    """Make a config whole: architecture and labels from the pretraining file, the output layer from the labels."""
+    source = None
+    with open_dict(cfg):
+        if cfg.get("init_from_pretrained") is not None:
+            source = read_pretrained(cfg.init_from_pretrained)
+            cfg.preprocessor, cfg.encoder = source.cfg.preprocessor, source.cfg.encoder
+            cfg.sample_rate = source.cfg.get("sample_rate", 16000)
+            if cfg.get("labels") is None:
+                cfg.labels = source.cfg.get("labels")
+        for key in ("preprocessor", "encoder"):
+            if cfg.get(key) is None:
+                raise SpeechLMError(f"neither model.{key} nor model.init_from_pretrained is given to take it from")
+        cfg.setdefault("sample_rate", 16000)
+        cfg.labels = CharacterEncoder(ENGLISH_LABELS if cfg.get("labels") is None else list(cfg.labels)).labels
+        cfg.encoder = OmegaConf.merge(cfg.encoder, cfg.get("encoder_overrides") or {})
+        cfg.decoder.update(vocabulary=cfg.labels, num_classes=len(cfg.labels))
+        if cfg.get("reuse_ctc_head", False):
+            _check_reusable(cfg, source)
+    return source
+
+
+def _check_reusable(cfg: DictConfig, source: PretrainedFile | None) -> None:
+    if source is None:
+        raise SpeechLMError("model.reuse_ctc_head needs model.init_from_pretrained to take the head from")
+    if not str(cfg.decoder.get("_target_", "")).endswith(SpeechLMCTCHead.__name__):
+        raise SpeechLMError(f"model.reuse_ctc_head needs model.decoder._target_ to be {SpeechLMCTCHead.__name__}")

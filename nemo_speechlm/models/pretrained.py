@@ -1,0 +1,139 @@
+"""Taking over the encoder of a pretraining ``.nemo`` file: its architecture, its weights, its characters."""
+
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+from nemo.utils import logging
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from nemo_speechlm.errors import InputError
+
+SHARED = ("preprocessor", "encoder")
+"""Parts that a pretraining model and the models fine-tuned from it have in common."""
+
+PRETRAINING_ONLY = ("ctc_head", "unit_classifiers", "unit_embedding")
+"""Parts of a pretraining model that fine-tuning may leave behind."""
+
+
+@dataclass(frozen=True)
+class PretrainedFile:
+    """The content of a pretraining ``.nemo`` file.
+
+    Attributes:
+        path: where it was read from.
+        cfg: the model's config.
+        weights: its state dict, on the CPU.
+    """
+
+    path: Path
+    cfg: DictConfig
+    weights: dict[str, Tensor]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Weights of a submodule, under the names that they have in it."""
+        prefix = name + "."
+        return {key.removeprefix(prefix): value for key, value in self.weights.items() if key.startswith(prefix)}
+
+
+def read_pretrained(path: str | Path) -> PretrainedFile:
+    """Read config and weights of a ``.nemo`` file without building its model or running code that it may hold.
+
+    Raises:
+        InputError: if it is not there, not a ``.nemo`` file, or not one of a model with a SpeechLM encoder.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError("no such file; expected a .nemo file written by pretraining", path)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            connector = SaveRestoreConnector()
+            connector._unpack_nemo_file(path2file=str(path), out_folder=folder)
+            cfg = OmegaConf.load(Path(folder) / connector.model_config_yaml)
+            weights = torch.load(Path(folder) / connector.model_weights_ckpt, map_location="cpu", weights_only=True)
+        except (tarfile.TarError, OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"is not a .nemo file that can be read: {error}", path) from error
+    for part in SHARED:
+        if part not in cfg:
+            raise InputError(f"its config has no {part!r}; expected the .nemo file of a SpeechLM model", path)
+    assert isinstance(cfg, DictConfig)
+    return PretrainedFile(path, cfg, weights)
+
+
+def load_encoder(model: nn.Module, source: PretrainedFile) -> None:
+    """Copy the weights of preprocessor and encoder into a model that has the same ones.
+
+    Raises:
+        InputError: if a parameter of the model finds no weight of its shape, or a weight no parameter. Weights of
+            parts that only pretraining has may be left behind.
+    """
+    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *PRETRAINING_ONLY})
+    if strange:
+        raise InputError(f"holds weights of parts unknown here: {', '.join(strange)}", source.path)
+    for name in SHARED:
+        load_strictly(getattr(model, name), source.part(name), source.path, name)
+    left = sorted({key.split(".")[0] for key in source.weights} & set(PRETRAINING_ONLY))
+    count = sum(p.numel() for p in model.encoder.parameters())  # type: ignore[union-attr]
+    logging.info(
+        f"Encoder from {source.path}: {count / 1e6:.1f} M parameters, all filled."
+        + (f" Not taken over: {', '.join(left)}." if left else "")
+    )
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
+    """Fill a module, naming every weight that is missing, unused or of another shape.
+
+    Raises:
+        InputError: if there is any.
+    """
+    own = module.state_dict()
+    problems = [f"no weight for {name}.{key}" for key in own.keys() - weights.keys()]
+    problems += [f"{name}.{key} is not used" for key in weights.keys() - own.keys()]
+    problems += [
+        f"{name}.{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own.keys() & weights.keys()
+        if own[key].shape != weights[key].shape
+    ]
+    if problems:
+        problems.sort()
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise InputError("weights do not fit the model: " + "; ".join(problems[:8]) + more, path)
+    module.load_state_dict(weights)
+
+
+def load_ctc_head(head: nn.Module, labels: list[str], source: PretrainedFile) -> list[str]:
+    """Copy the text CTC head of pretraining; where the labels differ, the rows of those that both have, and the blank.
+
+    Args:
+        head: a :class:`~nemo_speechlm.modules.ctc_head.SpeechLMCTCHead` for ``labels``.
+        labels: those of the model.
+        source: the pretraining file.
+
+    Returns:
+        labels that pretraining did not have; their rows stay random.
+
+    Raises:
+        InputError: if the file has no such head.
+    """
+    weights = source.part("ctc_head")
+    old = [*source.cfg.get("labels", ())]
+    if not weights or not old:
+        raise InputError("holds no text CTC head; set reuse_ctc_head=false", source.path)
+    rows = {label: row for row, label in enumerate([*old, None])}
+    new = [label for label in labels if label not in rows]
+    pairs = [(row, rows[label]) for row, label in enumerate([*labels, None]) if label in rows]
+    target, origin = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    own = head.state_dict()
+    for key in ("linear.weight", "linear.bias"):
+        own[key][target] = weights[key][origin]
+        weights[key] = own[key]
+    load_strictly(head, weights, source.path, "ctc_head")
+    logging.info(
+        f"CTC head from {source.path}, {len(pairs) - 1} of {len(labels)} labels"
+        + (f"; new ones: {' '.join(map(repr, new))}" if new else "")
+    )
+    return new

@@ -1,0 +1,331 @@
+"""SpeechLMModel: joint pretraining on unpaired speech and unpaired text (arXiv 2209.15329, section 3).
+
+Axis legend: B utterances or sentences, T frames of the encoder, L frames of the units, D width, V units.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from nemo.collections.asr.metrics.wer import word_error_rate
+from nemo.core.classes import ModelPT, PretrainedModelInfo
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Generator, Tensor, nn
+
+from nemo_speechlm.data.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
+from nemo_speechlm.data.loader import build_pretrain_dataloader, build_validation_dataloaders
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.losses import UCTCLoss, UnitPrediction, unit_prediction
+from nemo_speechlm.models.features import FeatureExtraction
+from nemo_speechlm.models.monitoring import Throughput
+from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
+from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.modules.padding import padding_mask
+from nemo_speechlm.modules.units import UnitClassifier
+from nemo_speechlm.tokenizers.units import UnitInventory
+
+LEVELS = ("speech", "shared")
+"""UMLM is computed on the states of both transformers."""
+
+
+class SpeechOutput(NamedTuple):
+    """What the speech branch computes for a batch.
+
+    Attributes:
+        logits: for each of ``LEVELS``, (B, T, V).
+        units: (B, T) the unit of each frame, ``PAD_UNIT`` where it has none.
+        mask: (B, T) bool, frames that were masked.
+        swap: (B, T) bool, frames swapped for the embedding of their unit before the shared transformer.
+        penalty: () mean square of the front end's features.
+    """
+
+    logits: list[Tensor]
+    units: Tensor
+    mask: Tensor
+    swap: Tensor
+    penalty: Tensor
+
+
+class SpeechLMModel(FeatureExtraction, ModelPT):
+    """Pretrains a :class:`SpeechLMEncoder` on speech with units (UMLM) and on text with units (UCTC).
+
+    The loss of a step is, with the weights of ``cfg.loss``: the cross-entropy per masked frame at both levels,
+    the feature penalty, and the CTC loss per target character.
+
+    Args:
+        cfg: see ``conf/speechlm_p_base.yaml``.
+        trainer: Lightning trainer, for training.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        for name in ("train_ds", "validation_ds"):
+            if cfg.get(name) is not None:
+                cfg[name].defer_setup = True  # the loaders need the inventory and the encoder's frame rate
+        super().__init__(cfg=cfg, trainer=trainer)
+        self.inventory = UnitInventory.load(self.register_artifact("units", self._cfg.units))
+        self.labels: list[str] = list(self._cfg.labels)
+        self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
+        self.encoder = self.from_config_dict(self._cfg.encoder)
+        width, num_units = self.encoder.d_model, len(self.inventory)
+        self.unit_classifiers = nn.ModuleDict(
+            {level: UnitClassifier(width, num_units, **self._cfg.unit_classifier) for level in LEVELS}
+        )
+        self.masking = SpanMask(**self._cfg.masking)
+        self.swapping = SpanMask(**self._cfg.swapping)
+        self.text_masking = SpanMask(**self._cfg.text_masking)
+        # Without text or swapping (UMLM alone) neither would ever see a gradient.
+        self.uses_units_as_input = self._cfg.loss.uctc > 0 or self.swapping.prob > 0
+        if self.uses_units_as_input:
+            self.unit_embedding = nn.Embedding(num_units, width)
+            nn.init.normal_(self.unit_embedding.weight, std=width**-0.5)
+        if self._cfg.loss.uctc > 0:
+            self.ctc_head = SpeechLMCTCHead(feat_in=width, vocabulary=self.labels, **self._cfg.ctc_head)
+            self.uctc_loss = UCTCLoss(blank=len(self.labels))
+        self.throughput = Throughput()
+
+    # --- rates ---------------------------------------------------------------------------------------------------
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second of the encoder."""
+        stride = self._cfg.preprocessor.get("window_stride")
+        input_rate = self._cfg.sample_rate if stride is None else 1.0 / stride
+        return input_rate / self.encoder.subsampling
+
+    @property
+    def label_ratio(self) -> float:
+        """Frames of the inventory per frame of the encoder."""
+        return self.inventory.frame_rate / self.frame_rate
+
+    @property
+    def text_frame_rate(self) -> float:
+        """Frames per second to which text units are expanded; the encoder's own unless the config says otherwise."""
+        return self._cfg.get("text_frame_rate") or self.frame_rate
+
+    # --- the two branches ----------------------------------------------------------------------------------------
+
+    def forward(self, input_signal: Tensor, input_signal_length: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms (B, S) and lengths (B,) -> encoded (B, D, T) and lengths (B,)."""
+        signal, length = self.preprocessor(input_signal=input_signal, length=input_signal_length)
+        return self.encoder(audio_signal=signal, length=length)
+
+    def forward_speech(
+        self,
+        batch: SpeechBatch,
+        label_offset: int = 0,
+        mask: Tensor | None = None,
+        swap: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> SpeechOutput:
+        """The speech branch: mask, encode, swap, encode, classify.
+
+        Args:
+            batch: audio and its units.
+            label_offset: frame t takes label ``t * label_ratio + label_offset``.
+            mask: (B, T) bool, frames to mask; drawn where it is None.
+            swap: (B, T) bool, frames to swap; drawn where it is None. Masked frames are never swapped.
+            generator: what masks and swaps are drawn with.
+        """
+        signal, length = self.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
+        frames = self.encoder.embed_speech(signal, length)
+        T = min(frames.states.shape[1], int(batch.units.shape[1] / self.label_ratio))
+        units = self._units_of_frames(batch.units, T, label_offset)
+        states, lengths = frames.states[:, :T], frames.lengths.clamp(max=T)
+        padding = padding_mask(lengths, T)
+        if mask is None:
+            mask = self.masking.draw(lengths, T, generator)
+        speech, _ = self.encoder.encode_speech(self.encoder.apply_mask(states, mask), padding)
+        # Where an utterance's labels end, it ends for the shared transformer too, as in the released code.
+        unlabeled = padding | (units == PAD_UNIT)
+        if swap is None:
+            swap = self.swapping.draw(lengths, T, generator)
+        swap = swap & ~mask & ~unlabeled
+        shared_input = speech
+        if self.swapping.prob > 0:
+            embedded = self.unit_embedding(units.clamp(min=0)).type_as(speech)
+            shared_input = torch.where(swap.unsqueeze(2), embedded, speech)
+        shared, _ = self.encoder.encode_shared(shared_input, unlabeled)
+        logits = [self.unit_classifiers["speech"](speech), self.unit_classifiers["shared"](shared)]
+        return SpeechOutput(logits, units, mask, swap, frames.penalty)
+
+    def forward_text(
+        self, batch: TextBatch, mask: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The text branch: embed the units, mask, encode with the shared transformer, CTC head.
+
+        Args:
+            batch: expanded units.
+            mask: (B, L) bool, frames to mask; drawn where it is None.
+            generator: what the mask is drawn with.
+
+        Returns:
+            log-probabilities (B, L, labels + 1), blank last, and the mask.
+        """
+        L = batch.units.shape[1]
+        padding = padding_mask(batch.unit_lengths, L)
+        if mask is None:
+            mask = self.text_masking.draw(batch.unit_lengths, L, generator)
+        states = self.encoder.apply_mask(self.unit_embedding(batch.units.clamp(min=0)), mask)
+        shared, _ = self.encoder.encode_shared(states, padding)
+        return self.ctc_head(encoder_output=shared.transpose(1, 2)), mask
+
+    def _units_of_frames(self, units: Tensor, num_frames: int, offset: int) -> Tensor:
+        ratio = self.label_ratio
+        index = (torch.arange(num_frames, device=units.device) * ratio).long() + offset
+        return units[:, index.clamp(max=units.shape[1] - 1)]
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
+        """One step on a batch of speech, of text, or of both; logs every term of the loss."""
+        log: dict[str, Tensor] = {}
+        loss: Tensor | None = None
+        weights = self._cfg.loss
+        if batch.speech is not None:
+            # One offset for the batch: over the steps, every label of the finer rate is used.
+            offset = int(torch.randint(max(int(self.label_ratio), 1), ())) if self.label_ratio > 1 else 0
+            output = self.forward_speech(batch.speech, offset)
+            masked, unmasked = self._predictions(output)
+            umlm = {level: prediction.loss / prediction.count.clamp(min=1) for level, prediction in masked.items()}
+            loss = sum(umlm.values()) * weights.umlm + output.penalty * weights.feature_penalty
+            labeled = (output.units != PAD_UNIT).sum()
+            log |= {f"umlm_{level}": value for level, value in umlm.items()}
+            log |= {f"masked_accuracy_{level}": _accuracy(p) for level, p in masked.items()}
+            log |= {f"unmasked_accuracy_{level}": _accuracy(p) for level, p in unmasked.items()}
+            log["feature_penalty"] = output.penalty
+            log["fraction_masked"] = output.mask.sum() / labeled
+            log["fraction_swapped"] = output.swap.sum() / labeled
+        if batch.text is not None and weights.uctc > 0:
+            log_probs, _ = self.forward_text(batch.text)
+            uctc = self._uctc(batch.text, log_probs)
+            log["uctc"] = uctc
+            loss = uctc * weights.uctc + (0.0 if loss is None else loss)
+        if loss is None:
+            raise SpeechLMError("a training step with neither speech nor text: check model.train_ds and model.loss")
+        log["loss"] = loss
+        self.log_dict({f"train_{name}": value.detach() for name, value in log.items()})
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(self.throughput.rates())
+        return loss
+
+    def _predictions(self, output: SpeechOutput) -> tuple[dict[str, UnitPrediction], dict[str, UnitPrediction]]:
+        labeled = output.units != PAD_UNIT
+        masked, unmasked = output.mask & labeled, ~output.mask & labeled
+        return (
+            {level: unit_prediction(x, output.units, masked) for level, x in zip(LEVELS, output.logits, strict=True)},
+            {
+                level: unit_prediction(x.detach(), output.units, unmasked)
+                for level, x in zip(LEVELS, output.logits, strict=True)
+            },
+        )
+
+    def _uctc(self, batch: TextBatch, log_probs: Tensor) -> Tensor:
+        return self.uctc_loss(
+            log_probs=log_probs,
+            targets=batch.targets,
+            input_lengths=batch.unit_lengths,
+            target_lengths=batch.target_lengths,
+        )
+
+    def on_before_batch_transfer(self, batch: PretrainBatch, dataloader_idx: int) -> PretrainBatch:
+        """Count the audio while its lengths are still on the host: later that would wait for the device."""
+        if self.training and isinstance(batch, PretrainBatch) and batch.speech is not None:
+            self.throughput.add(float(batch.speech.audio_lengths.sum()) / self._cfg.sample_rate)
+        return batch
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer is told to, and log the norm before that; it is computed once."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        if gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        self.log("grad_norm", norm)
+
+    # --- validation ----------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Speech: UMLM under masks that are the same each time. Text: CTC without masks, and its character error."""
+        if batch.speech is not None:
+            generator = Generator(device=self.device).manual_seed(batch_idx)
+            output = self.forward_speech(batch.speech, generator=generator)
+            masked, unmasked = self._predictions(output)
+            for level in LEVELS:
+                self._log_mean(f"val_umlm_{level}", masked[level].loss, masked[level].count)
+                self._log_mean(f"val_masked_accuracy_{level}", masked[level].correct, masked[level].count)
+                self._log_mean(f"val_unmasked_accuracy_{level}", unmasked[level].correct, unmasked[level].count)
+        if batch.text is not None and self._cfg.loss.uctc > 0:
+            no_mask = torch.zeros_like(batch.text.units, dtype=torch.bool)
+            log_probs, _ = self.forward_text(batch.text, mask=no_mask)
+            self._log_mean("val_uctc", self._uctc(batch.text, log_probs), len(batch.text.units), summed=False)
+            hypotheses, references = self._greedy_texts(log_probs, batch.text)
+            characters = max(sum(map(len, references)), 1)
+            error = word_error_rate(hypotheses, references, use_cer=True)
+            self._log_mean("val_text_cer", torch.tensor(error * characters), characters)
+
+    def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
+        """Lightning averages what was logged; there is nothing to gather."""
+        return {}
+
+    def _log_mean(self, name: str, value: Tensor, count: Tensor | int, summed: bool = True) -> None:
+        number = int(count)
+        if number:
+            mean = value.float() / number if summed else value
+            self.log(name, mean, batch_size=number, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
+
+    def _greedy_texts(self, log_probs: Tensor, batch: TextBatch) -> tuple[list[str], list[str]]:
+        blank = len(self.labels)
+        hypotheses, references = [], []
+        best = log_probs.argmax(-1).tolist()
+        rows = zip(best, batch.unit_lengths.tolist(), batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
+        for path, length, target, target_length in rows:
+            path = path[:length]
+            kept = [c for c, before in zip(path, [blank, *path[:-1]], strict=True) if c not in (before, blank)]
+            hypotheses.append("".join(self.labels[c] for c in kept))
+            references.append("".join(self.labels[c] for c in target[:target_length]))
+        return hypotheses, references
+
+    # --- data ----------------------------------------------------------------------------------------------------
+
+    def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
+        """Build the loader of ``cfg.train_ds``: speech and text zipped, or one of them."""
+        self._train_dl = build_pretrain_dataloader(**self._loader_arguments(train_data_config))
+
+    def setup_validation_data(self, val_data_config: DictConfig | dict | ListConfig) -> None:
+        """Build the loaders of ``cfg.validation_ds``: speech, then text; each is passed once."""
+        self._validation_dl = build_validation_dataloaders(**self._loader_arguments(val_data_config))
+
+    def setup_multiple_validation_data(self, val_data_config: DictConfig | dict) -> None:
+        """As :meth:`setup_validation_data`: speech and text have loaders of their own already."""
+        self.setup_validation_data(val_data_config)
+
+    def _loader_arguments(self, config: DictConfig | dict) -> dict[str, Any]:
+        config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        config.pop("defer_setup", None)
+        return {
+            "config": OmegaConf.create(config),
+            "inventory": self.inventory,
+            "labels": self.labels,
+            "text_frame_rate": self.text_frame_rate,
+            "sample_rate": self._cfg.sample_rate,
+            "global_rank": self.global_rank,
+            "world_size": self.world_size,
+        }
+
+    @classmethod
+    def list_available_models(cls) -> list[PretrainedModelInfo]:
+        """There are none to download; released checkpoints are converted."""
+        return []
+
+
+def _accuracy(prediction: UnitPrediction) -> Tensor:
+    return prediction.correct / prediction.count.clamp(min=1)

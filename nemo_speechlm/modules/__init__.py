@@ -1,0 +1,24 @@
+"""NeuralModules: the encoder and its parts, usable from a NeMo config by ``_target_``."""
+
+from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
+from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
+from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd
+from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
+from nemo_speechlm.modules.transformer import RelativeTransformer
+from nemo_speechlm.modules.units import UnitClassifier
+from nemo_speechlm.nemo_targets import allow_targets
+
+allow_targets()
+
+__all__ = [
+    "ConvFrontEnd",
+    "Frames",
+    "MelFrontEnd",
+    "RelativeTransformer",
+    "SpanMask",
+    "SpeechLMCTCHead",
+    "SpeechLMEncoder",
+    "UnitClassifier",
+    "WaveformPreprocessor",
+]

@@ -1,0 +1,153 @@
+"""SpeechLMEncoder: front end, speech transformer and shared transformer as one NeMo encoder."""
+
+from typing import NamedTuple
+
+import torch
+from nemo.collections.asr.modules import ConformerEncoder
+from nemo.core.classes import NeuralModule, typecheck
+from nemo.core.neural_types import AcousticEncodedRepresentation, LengthsType, NeuralType, VoidType
+from torch import Tensor, nn
+
+from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.modules.padding import padding_mask
+
+
+class Frames(NamedTuple):
+    """What the front end makes of an utterance, ready for the speech transformer.
+
+    Attributes:
+        states: (B, T, D) projected features, unmasked.
+        lengths: (B,) frames.
+        penalty: () mean square of the front end's features.
+    """
+
+    states: Tensor
+    lengths: Tensor
+    penalty: Tensor
+
+
+class SpeechLMEncoder(NeuralModule):
+    """The encoder of SpeechLM (section 3.2), with NeMo's encoder interface: it drops into NeMo's ASR models.
+
+    Args:
+        front_end: :class:`ConvFrontEnd` over waveforms or :class:`MelFrontEnd` over mel features.
+        speech_transformer: first half: ours (:class:`RelativeTransformer`) or NeMo's ``ConformerEncoder`` (with
+            ``feat_in`` equal to ``d_model`` and ``subsampling_factor`` 1).
+        shared_transformer: second half, in pretraining also fed with text; either kind as well.
+        d_model: width D.
+        dropout_input: on the projected features.
+        mask_prob: share of frames masked while training; for fine-tuning (pretraining draws its own masks).
+        mask_length: frames in a span.
+        mask_channel_prob: share of channels set to zero while training.
+        mask_channel_length: channels in a span.
+    """
+
+    def __init__(
+        self,
+        front_end: nn.Module,
+        speech_transformer: nn.Module,
+        shared_transformer: nn.Module,
+        d_model: int,
+        dropout_input: float = 0.1,
+        mask_prob: float = 0.0,
+        mask_length: int = 10,
+        mask_channel_prob: float = 0.0,
+        mask_channel_length: int = 64,
+    ):
+        super().__init__()
+        self.d_model = d_model
+        self._feat_out = d_model  # NeMo's models look for it under this name
+        self.front_end = front_end
+        self.feature_norm = nn.LayerNorm(front_end.output_dim)
+        self.feature_proj = (
+            nn.Linear(front_end.output_dim, d_model) if front_end.output_dim != d_model else nn.Identity()
+        )
+        self.dropout_input = nn.Dropout(dropout_input)
+        self.mask_emb = nn.Parameter(torch.empty(d_model).uniform_())
+        self.speech_transformer = speech_transformer
+        self.shared_transformer = shared_transformer
+        self.time_mask = SpanMask(mask_prob, mask_length, min_spans=2 if mask_prob else 0)
+        self.channel_mask = SpanMask(mask_channel_prob, min(mask_channel_length, d_model))
+
+    @property
+    def subsampling(self) -> int:
+        """Input steps (samples or mel frames) per output frame."""
+        return self.front_end.subsampling
+
+    @property
+    def input_types(self) -> dict[str, NeuralType]:
+        return {
+            "audio_signal": NeuralType(("B", "D", "T"), VoidType()),  # waveforms or mel features
+            "length": NeuralType(tuple("B"), LengthsType()),
+        }
+
+    @property
+    def output_types(self) -> dict[str, NeuralType]:
+        return {
+            "outputs": NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
+            "encoded_lengths": NeuralType(tuple("B"), LengthsType()),
+        }
+
+    @typecheck()
+    def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a batch.
+
+        Args:
+            audio_signal: (B, C, S): C is 1 for waveforms, the number of mel bins otherwise.
+            length: (B,) valid steps of each.
+
+        Returns:
+            encoded states (B, D, T) and their lengths (B,).
+        """
+        layers, lengths = self.layer_outputs(audio_signal, length)
+        return layers[-1].transpose(1, 2), lengths
+
+    def layer_outputs(self, audio_signal: Tensor, length: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Every layer's output (B, T, D), speech transformer first, and the lengths (B,). Masks while training."""
+        frames = self.embed_speech(audio_signal, length)
+        states, padding = frames.states, padding_mask(frames.lengths, frames.states.shape[1])
+        if self.training:
+            states = self._mask(states, frames.lengths)
+        speech, speech_layers = self.encode_speech(states, padding)
+        shared, shared_layers = self.encode_shared(speech, padding)
+        return [*speech_layers, *shared_layers[:-1], shared], frames.lengths
+
+    def embed_speech(self, audio_signal: Tensor, length: Tensor) -> Frames:
+        """Front end, layer norm, projection and dropout; see :class:`Frames`."""
+        features, lengths = self.front_end(audio_signal, length)
+        penalty = features.float().square().mean()
+        return Frames(self.dropout_input(self.feature_proj(self.feature_norm(features))), lengths, penalty)
+
+    def apply_mask(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Put the mask vector where ``mask`` (B, T) is True in ``states`` (B, T, D)."""
+        return torch.where(mask.unsqueeze(2), self.mask_emb.type_as(states), states)
+
+    def encode_speech(self, states: Tensor, padding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The speech transformer: (B, T, D) and padding (B, T) -> its output and those of its layers."""
+        return _run(self.speech_transformer, states, padding)
+
+    def encode_shared(self, states: Tensor, padding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The shared transformer: (B, T, D) and padding (B, T) -> its output and those of its layers."""
+        return _run(self.shared_transformer, states, padding)
+
+    def _mask(self, states: Tensor, lengths: Tensor) -> Tensor:
+        if self.time_mask.prob:
+            states = self.apply_mask(states, self.time_mask.draw(lengths, states.shape[1]))
+        if self.channel_mask.prob:
+            width = torch.full_like(lengths, self.d_model)
+            states = states.masked_fill(self.channel_mask.draw(width, self.d_model).unsqueeze(1), 0.0)
+        return states
+
+
+def _run(transformer: nn.Module, states: Tensor, padding: Tensor) -> tuple[Tensor, list[Tensor]]:
+    if not isinstance(transformer, ConformerEncoder):
+        return transformer(states, padding)
+    outputs: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for layer in transformer.layers]
+    try:
+        encoded, _ = transformer(audio_signal=states.transpose(1, 2), length=(~padding).sum(1))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    encoded = encoded.transpose(1, 2)
+    return encoded, [*outputs[:-1], encoded]

@@ -1,0 +1,156 @@
+"""Front ends: from a waveform or mel features to frames.
+
+A front end is called with (B, C, T) and lengths (B,), and returns features (B, T', D) with their lengths. Its
+``subsampling`` says how many input steps make a frame, its ``output_dim`` what D is.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from nemo.core.classes import NeuralModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nemo_speechlm.modules.padding import padding_mask
+
+WAV2VEC2_LAYERS = ((512, 10, 5), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 2, 2), (512, 2, 2))
+"""(channels, kernel, stride) of wav2vec 2.0's convolutions: a frame of 400 samples every 320."""
+
+
+class ConvFrontEnd(NeuralModule):
+    """The convolution stack of wav2vec 2.0 (arXiv 2006.11477, section 2).
+
+    Args:
+        layers: (channels, kernel, stride) of each convolution.
+        norm: ``"group"``: one group per channel, on the first layer only (Base); ``"layer"``: layer norm on each (Large).
+        bias: whether the convolutions have one.
+        gradient_scale: factor on the gradient that reaches the stack (Base: 0.1).
+        released_padding: the released code's two habits. Its group norm counts padding in its statistics, so that an
+            utterance's features depend on the batch it is in; and it cuts the padded samples into T equal chunks and
+            keeps a frame unless its whole chunk is padding, so that an utterance may own one frame more in a batch than
+            alone. Ours: statistics over an utterance's own samples, and the frames that its samples fill.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Sequence[int]] = WAV2VEC2_LAYERS,
+        norm: Literal["group", "layer"] = "group",
+        bias: bool = False,
+        gradient_scale: float = 1.0,
+        released_padding: bool = False,
+    ):
+        super().__init__()
+        if norm not in ("group", "layer"):
+            raise ValueError(f"ConvFrontEnd: norm is {norm!r}, expected 'group' or 'layer'")
+        self.gradient_scale = gradient_scale
+        self.released_padding = released_padding
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
+        channels_in = 1
+        self.subsampling = 1
+        for channels, kernel, stride in layers:
+            conv = nn.Conv1d(channels_in, channels, kernel, stride=stride, bias=bias)
+            nn.init.kaiming_normal_(conv.weight)
+            self.convs.append(conv)
+            if norm == "layer":
+                self.norms.append(ChannelLayerNorm(channels))
+            elif channels_in == 1:
+                self.norms.append(MaskedInstanceNorm(channels))
+            else:
+                self.norms.append(nn.Identity())
+            self.subsampling *= stride
+            channels_in = channels
+        self.output_dim = channels_in
+
+    def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms (B, 1, S) -> features (B, T, C), frames (B,)."""
+        x_BCT, samples = audio_signal, length
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x_BCT = conv(x_BCT)
+            length = torch.div(length - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
+            if isinstance(norm, MaskedInstanceNorm):
+                x_BCT = norm(x_BCT, None if self.released_padding else length.clamp(min=1))
+            else:
+                x_BCT = norm(x_BCT)
+            x_BCT = F.gelu(x_BCT)
+        x_BTC = x_BCT.transpose(1, 2)
+        if self.gradient_scale != 1.0 and x_BTC.requires_grad:
+            x_BTC = _ScaleGradient.apply(x_BTC, self.gradient_scale)
+        if self.released_padding:
+            chunk = audio_signal.shape[2] // x_BTC.shape[1]
+            length = torch.div(samples + chunk - 1, chunk, rounding_mode="floor")
+        return x_BTC, length.clamp(min=0, max=x_BTC.shape[1])
+
+
+class MelFrontEnd(NeuralModule):
+    """One of NeMo's subsampling modules over mel features.
+
+    Args:
+        subsampling: the module, such as ``nemo.collections.asr.parts.submodules.subsampling.ConvSubsampling``: called
+            with (B, T, F) and lengths, it returns (B, T', D) and lengths.
+        subsampling_factor: mel frames per frame.
+        output_dim: D.
+        gradient_scale: factor on the gradient that reaches the module.
+    """
+
+    def __init__(
+        self, subsampling: nn.Module, subsampling_factor: int, output_dim: int, gradient_scale: float = 1.0
+    ):
+        super().__init__()
+        self.module = subsampling
+        self.subsampling = subsampling_factor
+        self.output_dim = output_dim
+        self.gradient_scale = gradient_scale
+
+    def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Mel features (B, F, T) -> features (B, T', D), frames (B,)."""
+        x_BTD, length = self.module(audio_signal.transpose(1, 2), length)
+        if self.gradient_scale != 1.0 and x_BTD.requires_grad:
+            x_BTD = _ScaleGradient.apply(x_BTD, self.gradient_scale)
+        return x_BTD, length.clamp(min=0, max=x_BTD.shape[1]).long()
+
+
+class MaskedInstanceNorm(nn.Module):
+    """Group norm with one group per channel, whose statistics leave padding out."""
+
+    def __init__(self, channels: int, epsilon: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.epsilon = epsilon
+
+    def forward(self, x_BCT: Tensor, length: Tensor | None) -> Tensor:
+        """Normalize (B, C, T) over each row's first ``length`` (B,) frames, or over all of them where it is None."""
+        if length is None or len(x_BCT) == 1 or not _any_padding(length, x_BCT.shape[2]):
+            return F.group_norm(x_BCT.float(), len(self.weight), self.weight, self.bias, self.epsilon).type_as(x_BCT)
+        inside = (~padding_mask(length, x_BCT.shape[2])).unsqueeze(1)
+        x = x_BCT.float()
+        count = length.view(-1, 1, 1)
+        mean = (x * inside).sum(2, keepdim=True) / count
+        variance = ((x - mean) * inside).square().sum(2, keepdim=True) / count
+        x = (x - mean) * torch.rsqrt(variance + self.epsilon)
+        return (x * self.weight.view(-1, 1) + self.bias.view(-1, 1)).type_as(x_BCT)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, T), in fp32."""
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        x = F.layer_norm(x_BCT.transpose(1, 2).float(), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.transpose(1, 2).type_as(x_BCT)
+
+
+def _any_padding(length: Tensor, num_frames: int) -> bool:
+    # Worth asking only where it costs no device synchronization.
+    return length.is_cuda or bool((length < num_frames).any())
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.scale, None

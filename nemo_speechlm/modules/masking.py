@@ -1,0 +1,55 @@
+"""Span masking (SpeechLM section 3.3; wav2vec 2.0 section 3.1), drawn on the device and row by row.
+
+Axis legend: B rows, T frames, N spans.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class SpanMask:
+    """How spans are drawn.
+
+    Args:
+        prob: share of a row's frames that the spans would cover if they did not overlap.
+        length: frames in a span.
+        min_spans: at least so many in each row.
+    """
+
+    prob: float
+    length: int
+    min_spans: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.prob <= 1:
+            raise ValueError(f"span masking: prob is {self.prob}, expected a number from 0 to 1")
+        if self.length < 1 or self.min_spans < 0:
+            raise ValueError(f"span masking: length is {self.length}, min_spans {self.min_spans}")
+
+    def draw(self, lengths: Tensor, num_frames: int, generator: Generator | None = None) -> Tensor:
+        """Draw spans for rows of the given lengths (B,); returns (B, num_frames) bool, True inside a span.
+
+        Each row gets ``prob * length / span`` spans, rounded up or down at random so that the mean is exact. Starts
+        are distinct and leave room for a whole span. fairseq afterwards unmasks frames until all rows have as many as
+        the poorest; that punches holes into spans and starves long rows, and is not done here.
+        """
+        device = lengths.device
+        most = max(ceil(self.prob * num_frames / self.length), self.min_spans)
+        if not most:
+            return torch.zeros(len(lengths), num_frames, dtype=torch.bool, device=device)
+        most = min(most, num_frames)
+        draws = torch.rand(len(lengths), num_frames + 1, device=device, generator=generator)
+        wanted = (self.prob / self.length * lengths + draws[:, -1]).long().clamp(min=self.min_spans)
+        choices = (lengths - self.length + 1).clamp(min=1).unsqueeze(1)
+        keys = draws[:, :-1].masked_fill(torch.arange(num_frames, device=device) >= choices, 2.0)
+        picked, starts = keys.topk(most, dim=1, largest=False, sorted=True)
+        real = (torch.arange(most, device=device) < wanted.unsqueeze(1)) & (picked < 2.0)
+        edges = torch.zeros(len(lengths), num_frames + self.length + 1, dtype=torch.int32, device=device)
+        edges.scatter_add_(1, starts, real.int())
+        edges.scatter_add_(1, starts + self.length, -real.int())
+        inside = edges.cumsum(1)[:, :num_frames] > 0
+        return inside & (torch.arange(num_frames, device=device) < lengths.unsqueeze(1))

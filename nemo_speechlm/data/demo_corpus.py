@@ -63,7 +63,7 @@ def make_demo_corpus(folder: str | Path, seed: int = 0, amounts: DemoAmounts | N
     folder, amounts = Path(folder), amounts or DemoAmounts()
     lines = sentences(seed, amounts.vocabulary_share)
     train, held_out = _voices(TRAIN_VARIANTS, 48, seed), _voices(HELD_OUT_VARIANTS, 24, seed + 1)
-    corpus = DemoCorpus(*(folder / f"{name}.json" for name in DemoCorpus._fields[:4]), folder / "text.txt")
+    corpus = DemoCorpus._make([*(folder / f"{name}.json" for name in DemoCorpus._fields[:4]), folder / "text.txt"])
     plan = (
         (corpus.train, amounts.train_minutes, train, True),
         (corpus.untranscribed, amounts.untranscribed_minutes, train, False),

@@ -1,0 +1,140 @@
+"""Reading speech: any format and sample rate that libsndfile knows, as one channel at the rate that is wanted."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from nemo_speechlm.errors import InputError
+
+AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64"))
+"""File name endings taken for audio when a folder is searched."""
+
+Channel = int | str
+"""A channel counted from 0, or ``"mix"`` for the mean of all."""
+
+
+_MP3_SEEK = 60
+"""Seconds of an MP3 that are decoded rather than jumped over: after a jump its decoder lacks the bits that earlier
+frames lent to later ones, complains, and gets the first milliseconds wrong."""
+
+
+class AudioInfo(NamedTuple):
+    """What an audio file's header says.
+
+    Attributes:
+        sample_rate: in Hz.
+        channels: their number.
+        frames: samples per channel.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.sample_rate
+
+
+def audio_info(path: str | Path, decode: bool = False) -> AudioInfo:
+    """Read an audio file's length from its header, or with ``decode`` by reading all of it.
+
+    A file whose header has no length is decoded.
+
+    Raises:
+        InputError: if the file is missing, unreadable or has no samples.
+    """
+    with _open(path) as file:
+        frames = file.frames
+        if decode or not 0 < frames < 2**62:  # libsndfile's word for "unknown" is the largest 64-bit number
+            frames = 0
+            try:
+                for block in file.blocks(blocksize=1 << 18, dtype="float32", always_2d=True):
+                    frames += len(block)
+            except (soundfile.SoundFileError, RuntimeError) as error:
+                raise InputError(f"audio cannot be read to its end: {_reason(error)}", path) from error
+        if not frames:
+            raise InputError("audio with no samples", path)
+        return AudioInfo(file.samplerate, file.channels, frames)
+
+
+def read_audio(
+    path: str | Path | BytesIO,
+    sample_rate: int = 16000,
+    offset: float = 0.0,
+    duration: float | None = None,
+    channel: Channel = "mix",
+) -> np.ndarray:
+    """Read one channel of an audio file, resampled.
+
+    Args:
+        path: WAV, FLAC, MP3, Opus, Ogg Vorbis or whatever else libsndfile reads; or the content of such a file.
+        sample_rate: that of the result, in Hz.
+        offset: where to begin, in seconds.
+        duration: seconds to read; None reads to the end.
+        channel: which one, counted from 0, or ``"mix"`` for the mean of all.
+
+    Returns:
+        Samples between -1 and 1, shape (T,), float32.
+
+    Raises:
+        InputError: if the file is missing or unreadable, has no samples in the span, or no such channel.
+    """
+    where = None if isinstance(path, BytesIO) else path
+    with _open(path) as file:
+        rate, channels = file.samplerate, file.channels
+        if channel != "mix" and not (isinstance(channel, int) and 0 <= channel < channels):
+            raise InputError(
+                f"no channel {channel!r}; it has {channels}, counted from 0, or 'mix' for their mean", where
+            )
+        try:
+            if offset:
+                start = round(offset * rate)
+                if start >= file.frames:
+                    raise InputError(f"offset {offset} s is behind its end at {file.frames / rate:.3f} s", where)
+                if file.format == "MP3" and start < _MP3_SEEK * rate:
+                    file.read(start, dtype="float32")
+                else:
+                    file.seek(start)
+            count = -1 if duration is None else round(duration * rate)
+            samples = file.read(count, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise InputError(f"audio cannot be read: {_reason(error)}", where) from error
+    if not len(samples):
+        raise InputError("audio with no samples", where)
+    mono = samples.mean(axis=1) if channel == "mix" else samples[:, int(channel)]
+    if not np.isfinite(mono).all():
+        raise InputError("audio has samples that are not numbers", where)
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate)
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Samples between -1 and 1 as 16-bit integers, clipped."""
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def _open(path: str | Path | BytesIO) -> soundfile.SoundFile:
+    if isinstance(path, BytesIO):
+        try:
+            return soundfile.SoundFile(path)
+        except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+            raise InputError(f"not audio that can be read: {_reason(error)}") from error
+    if not Path(path).is_file():
+        raise InputError("no such audio file", path)
+    if not Path(path).stat().st_size:
+        raise InputError("audio with no samples: the file is empty", path)
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        raise InputError(f"not audio that can be read: {_reason(error)}", path) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).rstrip(".")

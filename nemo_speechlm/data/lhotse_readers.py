@@ -91,6 +91,7 @@ class SpeechUnitsReader(UnitReader):
     """
 
     required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration", "units")
+    kind: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -191,6 +192,7 @@ class TextUnitsReader(UnitReader):
     """
 
     required: ClassVar[tuple[str, ...]] = ("text", "units")
+    kind: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -271,7 +273,7 @@ class TextUnitsReader(UnitReader):
 
 def rescale(durations: Sequence[int], scale: float) -> np.ndarray:
     """Durations at another frame rate, at least 1; borders are rounded, not durations, so the sum does not drift."""
-    boundaries = np.rint(np.cumsum(durations) * scale).astype(np.int64)
+    boundaries = np.floor(np.cumsum(durations) * scale + 0.5).astype(np.int64)  # halves up: evenly apart stays so
     return np.maximum(np.diff(boundaries, prepend=0), 1)
 
 

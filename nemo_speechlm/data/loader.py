@@ -217,8 +217,8 @@ def _split(config: DictConfig | Mapping[str, Any]) -> tuple[dict[str, Any], dict
         raise InputError("data config: neither a speech nor a text part")
     settings = {"num_workers": 0, "pin_memory": False, "prefetch_factor": None, "seed": 0}
     settings.update({key: value for key, value in content.items() if key not in PARTS and value is not None})
-    if not isinstance(settings["seed"], int):
-        raise InputError(f"data config: seed is {settings['seed']!r}, expected a whole number")
+    if not isinstance(settings["seed"], int) or settings["seed"] < 0:
+        raise InputError(f"data config: seed is {settings['seed']!r}, expected a whole number of at least 0")
     return settings, parts
 
 

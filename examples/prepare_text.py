@@ -14,10 +14,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.text_cleaning import (
     TextCleaning,
-    build_normalizer_cache,
+    check_normalizer,
     is_json_lines,
     make_cleaning_work,
     place_sentences,
@@ -31,6 +31,8 @@ FORMATS = ("auto", "text", "json")
 
 @command("prepare_text")
 def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "min_words", "min_characters", "valid_lines", "seed")
+    whole_numbers(cfg, "max_words", "max_characters", "max_lines", "workers", least=1)
     if cfg.format not in FORMATS:
         raise SpeechLMError(f"format is {cfg.format!r}, expected one of {', '.join(FORMATS)}")
     if (cfg.valid_lines > 0) != (cfg.valid_output is not None):
@@ -52,7 +54,7 @@ def main(cfg: DictConfig) -> None:
         max_characters=cfg.max_characters,
         json_lines=is_json_lines(cfg.source) if cfg.format == "auto" else cfg.format == "json",
     )
-    build_normalizer_cache(cleaning)
+    check_normalizer(cleaning)
     report = run_job(
         cfg.source,
         cfg.output,

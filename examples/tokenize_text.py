@@ -1,4 +1,4 @@
-r"""Add units to a text manifest: each sentence's phonemes, with silences at both ends and here and there between words.
+r"""Add units to a text manifest: each sentence's phonemes, with silences at both ends and now and then between words.
 
     python examples/tokenize_text.py manifest=text.json output=text_units.json units=units.json
 
@@ -17,7 +17,7 @@ import hashlib
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.manifest import read_manifest
 from nemo_speechlm.data.text_units import make_text_units_work, prepare_inventory
 from nemo_speechlm.files import refuse_overwrite
@@ -27,6 +27,8 @@ from nemo_speechlm.tokenizers.english import read_lexicon
 
 @command("tokenize_text")
 def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "max_units", "max_lines", "workers", least=1)
+    whole_numbers(cfg, "seed")
     refuse_overwrite(cfg.output, cfg.overwrite)
     next(read_manifest(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
     lexicon = None if cfg.lexicon is None else hashlib.sha256(repr(read_lexicon(cfg.lexicon)).encode()).hexdigest()

@@ -4,6 +4,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import hydra
@@ -37,7 +38,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(_help(inspect.getmodule(task).__doc__ or "", config_name))  # type: ignore[union-attr]
                 return
-            sys.argv[1:] = sys.argv[1:] + _RUN_IN_PLACE
+            sys.argv[1:] = _arguments(sys.argv[1:])
             hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
 
         @functools.wraps(task)
@@ -57,6 +58,35 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return run
 
     return decorate
+
+
+def whole_numbers(cfg: DictConfig, *keys: str, least: int = 0) -> None:
+    """Check that the values of keys are whole numbers (or null), so that ``workers=two`` is not an error deep inside.
+
+    Raises:
+        SpeechLMError: naming the key, what was found and what was expected.
+    """
+    for key in keys:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise SpeechLMError(f"{key} is {value!r}, expected a whole number of at least {least}")
+
+
+_WITH_VALUE = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
+
+
+def _arguments(given: list[str]) -> list[str]:
+    """What was given, flags first: Hydra's parser takes overrides in one group only. The user's come after ours."""
+    flags, overrides = [], []
+    arguments = iter(given)
+    for argument in arguments:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        flags.append(argument)
+        if argument in _WITH_VALUE:
+            flags.extend(islice(arguments, 1))
+    return [*flags, *_RUN_IN_PLACE, *overrides]
 
 
 def _help(doc: str, config_name: str) -> str:

@@ -174,8 +174,6 @@ def _without_quotes(word: str) -> str:
 
 def _nemo_normalizer(cleaning: TextCleaning) -> Callable[[str], str]:
     """NeMo's normalizer, built when the first sentence needs it."""
-    if find_spec("nemo_text_processing") is None:
-        raise SpeechLMError("normalizer=nemo needs nemo_text_processing: pip install 'nemo_speechlm[normalize]'")
 
     @functools.cache
     def normalizer() -> Any:
@@ -186,9 +184,17 @@ def _nemo_normalizer(cleaning: TextCleaning) -> Callable[[str], str]:
     return lambda text: normalizer().normalize(text, verbose=False, punct_post_process=True)
 
 
-def build_normalizer_cache(cleaning: TextCleaning) -> None:
-    """Have the normalizer's grammars on disk before several workers want to write them there."""
-    if cleaning.normalizer == "nemo" and cleaning.normalizer_cache is not None:
+def check_normalizer(cleaning: TextCleaning) -> None:
+    """Before a job: see that its normalizer is installed, and build its cache before several workers want to.
+
+    Raises:
+        SpeechLMError: if it is not installed.
+    """
+    if cleaning.normalizer == "none":
+        return
+    if find_spec("nemo_text_processing") is None:
+        raise SpeechLMError("normalizer=nemo needs nemo_text_processing: pip install 'nemo_speechlm[normalize]'")
+    if cleaning.normalizer_cache is not None:
         _nemo_normalizer(cleaning)("1")
 
 
@@ -226,7 +232,7 @@ def place_sentences(
     keys = np.fromiter((_key(record["text"]) for record in records), dtype=np.uint64)
     kept = np.sort(np.unique(keys, return_index=True)[1]) if unique else np.arange(len(keys))
     if valid_lines and valid_lines >= len(kept):
-        raise InputError(f"valid_lines={valid_lines}, but there are only {len(kept)} sentences to choose from")
+        raise InputError(f"valid_lines={valid_lines}, but the source gives {len(kept)} in all")
     held_out = np.random.default_rng(seed).choice(kept, valid_lines, replace=False)
     choices: tuple[Path | str | None, ...] = (None, "a repeated sentence", valid_output)
     codes = np.ones(len(keys), dtype=np.int8)

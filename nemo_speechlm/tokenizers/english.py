@@ -134,10 +134,12 @@ class EnglishPhonemizer:
 
     def _make(self, word: str) -> list[Pronunciation]:
         clean = _fold(word)
+        if re.search("[0-9]", clean):
+            raise InputError(
+                f"{word!r} has digits in it; numbers must be written out (prepare_text.py, normalizer=nemo)"
+            )
         if not re.search("[a-z]", clean):
             raise InputError(f"{word!r} has no English letter in it")
-        if re.search("[0-9]", clean):
-            raise InputError(f"{word!r} has digits in it; write numbers out first (prepare_text.py does)")
         found = self._lexicon.get(clean) or self._by_rule(clean, guess=True)
         return found or [self._predict(re.sub("[^a-z]", "", clean))]
 

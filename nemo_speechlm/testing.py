@@ -1,10 +1,11 @@
 """Tiny builders for tests, ours and those of users: an inventory, and a corpus of tones in which units can be learned."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.data.manifest import Record, write_manifest
 from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory
@@ -45,6 +46,59 @@ def tiny_labels() -> list[str]:
     return [" ", *LETTERS]
 
 
+def tiny_architecture() -> dict[str, Any]:
+    """``preprocessor``, ``encoder`` and ``sample_rate`` of a model config: waveforms, 1 + 1 layers of 32, 50 frames/s."""
+    layer = {
+        "_target_": "nemo_speechlm.modules.RelativeTransformer",
+        "n_layers": 1,
+        "d_model": 32,
+        "n_heads": 2,
+        "d_ff": 64,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "max_distance": 16,
+    }
+    return {
+        "sample_rate": 16000,
+        "preprocessor": {"_target_": "nemo_speechlm.modules.WaveformPreprocessor", "normalize": True},
+        "encoder": {
+            "_target_": "nemo_speechlm.modules.SpeechLMEncoder",
+            "d_model": 32,
+            "dropout_input": 0.0,
+            "front_end": {
+                "_target_": "nemo_speechlm.modules.ConvFrontEnd",
+                "layers": [[24, 40, 20], [24, 4, 4], [24, 4, 4]],
+            },
+            "speech_transformer": {**layer, "position": "conv", "conv_kernel": 9, "conv_groups": 4},
+            "shared_transformer": {**layer, "position": "learned", "max_frames": 1000},
+        },
+    }
+
+
+def tiny_pretrain_config(corpus: "TinyCorpus", **overrides: Any) -> DictConfig:
+    """Config of a :class:`SpeechLMModel` of :func:`tiny_architecture` on a tiny corpus; ``overrides`` replace keys."""
+    masking = {"prob": 0.4, "length": 3, "min_spans": 1}
+    data = {
+        "speech": {"manifest_filepath": str(corpus.speech), "batch_duration": 8},
+        "text": {"manifest_filepath": str(corpus.text), "batch_tokens": 400},
+    }
+    config = {
+        "units": str(corpus.units),
+        "labels": tiny_labels(),
+        **tiny_architecture(),
+        "unit_classifier": {"final_dim": 16, "temperature": 0.1},
+        "masking": masking,
+        "swapping": {"prob": 0.4, "length": 2},
+        "text_masking": masking,
+        "ctc_head": {"dropout": 0.1},
+        "loss": {"umlm": 1.0, "uctc": 1.0, "feature_penalty": 0.0},
+        "train_ds": {**data, "num_workers": 0, "seed": 0},
+        "validation_ds": {**data, "num_workers": 0},
+        "optim": {"name": "adamw", "lr": 3e-3},
+    }
+    return OmegaConf.create({**config, **overrides})
+
+
 def tiny_corpus(
     folder: str | Path,
     n_speech: int = 8,
@@ -61,9 +115,7 @@ def tiny_corpus(
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     inventory = tiny_inventory(frame_rate)
-    corpus = TinyCorpus(
-        folder / "units.json", folder / "speech.json", folder / "text.json"
-    )
+    corpus = TinyCorpus(folder / "units.json", folder / "speech.json", folder / "text.json")
     inventory.save(corpus.units)
     write_manifest(
         corpus.speech,
@@ -74,10 +126,7 @@ def tiny_corpus(
 
 
 def _sentence(rng: np.random.Generator) -> Record:
-    words = [
-        "".join(rng.choice(list(LETTERS), size=rng.integers(1, 6)))
-        for _ in range(rng.integers(2, 6))
-    ]
+    words = ["".join(rng.choice(list(LETTERS), size=rng.integers(1, 6))) for _ in range(rng.integers(2, 6))]
     units = ["SIL"]
     for word in words:
         units += list(word.upper())
@@ -107,9 +156,7 @@ def _utterance(
         len(frames) - 1,
     )
     pitch = np.where(frames == 0, 0.0, 200.0 * 1.25**frames)[owner]
-    audio = 0.3 * np.sin(
-        2 * np.pi * np.cumsum(pitch) / sample_rate
-    ) + 0.01 * rng.standard_normal(num_samples)
+    audio = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / sample_rate) + 0.01 * rng.standard_normal(num_samples)
     path = Path("audio") / f"{number:04d}.wav"
     soundfile.write(folder / path, audio.astype(np.float32), sample_rate)
     return {

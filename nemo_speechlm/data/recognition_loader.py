@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lhotse.audio import AudioLoadingError
 from lhotse.dataset.sampling.base import CutSampler
 from nemo.collections.common.data.lhotse import get_lhotse_dataloader_from_config
 from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
@@ -93,10 +94,13 @@ class RecognitionLoader(DataLoader):
         super().__init__(_Guarded(dataset), batch_size=None, sampler=sampler, **options)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in super().__iter__():
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
+        except AudioLoadingError as error:  # while the sampler looks for a file's length in its header
+            raise InputError(str(error).split("\nSet LHOTSE")[0]) from error
 
     def state_dict(self) -> dict[str, int]:
         """What Lightning saves."""

@@ -61,6 +61,12 @@ class SpeechLMCTCModel(FeatureExtraction, EncoderFreezingMixin, EncDecCTCModel):
                 self.cfg.pretrained_from = str(source.path)
         self.setup_freezing(self.cfg.get("freeze_front_end", False), self.cfg.get("freeze_encoder_steps", 0))
 
+    def change_vocabulary(self, new_vocabulary: list[str], decoding_cfg: DictConfig | None = None) -> None:
+        """NeMo's; the data loaders made afterwards spell with the new characters too."""
+        super().change_vocabulary(CharacterEncoder(new_vocabulary).labels, decoding_cfg)
+        with open_dict(self.cfg):
+            self.cfg.labels = list(new_vocabulary)
+
     def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
         if config is None or not config.get("use_lhotse", False):
             return super()._setup_dataloader_from_config(config)

@@ -68,7 +68,7 @@ def released_encoder(folder: str) -> tuple[SpeechLMEncoder, dict[str, Tensor]]:
     common = {"d_model": dim, "dropout": 0.0, "attention_dropout": 0.0}
     encoder = SpeechLMEncoder(
         front_end=ConvFrontEnd(
-            layers=eval(cfg["conv_feature_layers"]),  # noqa: S307 - our own file
+            layers=eval(cfg["conv_feature_layers"]),
             norm="group" if cfg["extractor_mode"] == "default" else "layer",
             bias=cfg["conv_bias"],
             gradient_scale=cfg["feature_grad_mult"],

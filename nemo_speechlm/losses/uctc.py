@@ -13,8 +13,8 @@ class UCTCLoss(Loss):
 
     Args:
         blank: id of the CTC blank.
-        sum_only: return the sum over the batch, not the mean over its characters (``</s>`` counted with them, as in the
-            released code).
+        sum_only: return the sum over the batch, not the mean over its characters (an end of sentence counted with
+            them, as in the released code).
     """
 
     def __init__(self, blank: int, sum_only: bool = False):
@@ -24,6 +24,7 @@ class UCTCLoss(Loss):
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
+        """Log probabilities, targets, and their lengths."""
         return {
             "log_probs": NeuralType(("B", "T", "D"), LogprobsType()),
             "targets": NeuralType(("B", "T"), LabelsType()),
@@ -33,6 +34,7 @@ class UCTCLoss(Loss):
 
     @property
     def output_types(self) -> dict[str, NeuralType]:
+        """The loss."""
         return {"loss": NeuralType(elements_type=LossType())}
 
     @typecheck()

@@ -12,12 +12,12 @@ class UnitPrediction(NamedTuple):
     Attributes:
         loss: sum of the cross-entropies, in nats.
         correct: frames whose most likely unit is right.
-        count: frames.
+        frames: how many they were.
     """
 
     loss: Tensor
     correct: Tensor
-    count: Tensor
+    frames: Tensor
 
 
 def unit_prediction(logits: Tensor, units: Tensor, frames: Tensor) -> UnitPrediction:

@@ -32,7 +32,7 @@ class FeatureExtraction:
         Raises:
             IndexError: where there is no such layer.
         """
-        modules = (self.preprocessor, self.encoder)
+        modules: tuple[nn.Module, ...] = (self.preprocessor, self.encoder)
         were_training = [module.training for module in modules]
         try:
             for module in modules:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from nemo.collections.asr.metrics.wer import word_error_rate
 from nemo.core.classes import ModelPT, PretrainedModelInfo
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Generator, Tensor, nn
 
 from nemo_speechlm.data.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
@@ -58,7 +58,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
     """
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
-        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))
         for name in ("train_ds", "validation_ds"):
             if cfg.get(name) is not None:
                 cfg[name].defer_setup = True  # the loaders need the inventory and the encoder's frame rate
@@ -187,7 +187,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             offset = int(torch.randint(max(int(self.label_ratio), 1), ())) if self.label_ratio > 1 else 0
             output = self.forward_speech(batch.speech, offset)
             masked, unmasked = self._predictions(output)
-            umlm = {level: prediction.loss / prediction.count.clamp(min=1) for level, prediction in masked.items()}
+            umlm = {level: prediction.loss / prediction.frames.clamp(min=1) for level, prediction in masked.items()}
             loss = sum(umlm.values()) * weights.umlm + output.penalty * weights.feature_penalty
             labeled = (output.units != PAD_UNIT).sum()
             log |= {f"umlm_{level}": value for level, value in umlm.items()}
@@ -260,9 +260,9 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             output = self.forward_speech(batch.speech, generator=generator)
             masked, unmasked = self._predictions(output)
             for level in LEVELS:
-                self._log_mean(f"val_umlm_{level}", masked[level].loss, masked[level].count)
-                self._log_mean(f"val_masked_accuracy_{level}", masked[level].correct, masked[level].count)
-                self._log_mean(f"val_unmasked_accuracy_{level}", unmasked[level].correct, unmasked[level].count)
+                self._log_mean(f"val_umlm_{level}", masked[level].loss, masked[level].frames)
+                self._log_mean(f"val_masked_accuracy_{level}", masked[level].correct, masked[level].frames)
+                self._log_mean(f"val_unmasked_accuracy_{level}", unmasked[level].correct, unmasked[level].frames)
         if batch.text is not None and self._cfg.loss.uctc > 0:
             no_mask = torch.zeros_like(batch.text.units, dtype=torch.bool)
             log_probs, _ = self.forward_text(batch.text, mask=no_mask)
@@ -286,7 +286,9 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         blank = len(self.labels)
         hypotheses, references = [], []
         best = log_probs.argmax(-1).tolist()
-        rows = zip(best, batch.unit_lengths.tolist(), batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
+        rows = zip(
+            best, batch.unit_lengths.tolist(), batch.targets.tolist(), batch.target_lengths.tolist(), strict=True
+        )
         for path, length, target, target_length in rows:
             path = path[:length]
             kept = [c for c, before in zip(path, [blank, *path[:-1]], strict=True) if c not in (before, blank)]
@@ -300,7 +302,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         """Build the loader of ``cfg.train_ds``: speech and text zipped, or one of them."""
         self._train_dl = build_pretrain_dataloader(**self._loader_arguments(train_data_config))
 
-    def setup_validation_data(self, val_data_config: DictConfig | dict | ListConfig) -> None:
+    def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
         """Build the loaders of ``cfg.validation_ds``: speech, then text; each is passed once."""
         self._validation_dl = build_validation_dataloaders(**self._loader_arguments(val_data_config))
 
@@ -309,10 +311,10 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         self.setup_validation_data(val_data_config)
 
     def _loader_arguments(self, config: DictConfig | dict) -> dict[str, Any]:
-        config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
-        config.pop("defer_setup", None)
+        own = DictConfig(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+        own.pop("defer_setup", None)
         return {
-            "config": OmegaConf.create(config),
+            "config": own,
             "inventory": self.inventory,
             "labels": self.labels,
             "text_frame_rate": self.text_frame_rate,
@@ -328,4 +330,4 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
 
 
 def _accuracy(prediction: UnitPrediction) -> Tensor:
-    return prediction.correct / prediction.count.clamp(min=1)
+    return prediction.correct / prediction.frames.clamp(min=1)

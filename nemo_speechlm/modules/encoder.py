@@ -8,6 +8,7 @@ from nemo.core.classes import NeuralModule, typecheck
 from nemo.core.neural_types import AcousticEncodedRepresentation, LengthsType, NeuralType, VoidType
 from torch import Tensor, nn
 
+from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
 
@@ -44,7 +45,7 @@ class SpeechLMEncoder(NeuralModule):
 
     def __init__(
         self,
-        front_end: nn.Module,
+        front_end: ConvFrontEnd | MelFrontEnd,
         speech_transformer: nn.Module,
         shared_transformer: nn.Module,
         d_model: int,
@@ -76,6 +77,7 @@ class SpeechLMEncoder(NeuralModule):
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
+        """What NeMo's preprocessors, or ours for waveforms, give."""
         return {
             "audio_signal": NeuralType(("B", "D", "T"), VoidType()),  # waveforms or mel features
             "length": NeuralType(tuple("B"), LengthsType()),
@@ -83,6 +85,7 @@ class SpeechLMEncoder(NeuralModule):
 
     @property
     def output_types(self) -> dict[str, NeuralType]:
+        """Encoder states."""
         return {
             "outputs": NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
             "encoded_lengths": NeuralType(tuple("B"), LengthsType()),
@@ -143,7 +146,9 @@ def _run(transformer: nn.Module, states: Tensor, padding: Tensor) -> tuple[Tenso
     if not isinstance(transformer, ConformerEncoder):
         return transformer(states, padding)
     outputs: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for layer in transformer.layers]
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for layer in transformer.layers
+    ]
     try:
         encoded, _ = transformer(audio_signal=states.transpose(1, 2), length=(~padding).sum(1))
     finally:

@@ -23,13 +23,14 @@ class ConvFrontEnd(NeuralModule):
 
     Args:
         layers: (channels, kernel, stride) of each convolution.
-        norm: ``"group"``: one group per channel, on the first layer only (Base); ``"layer"``: layer norm on each (Large).
+        norm: ``"group"``: one group per channel, on the first layer only (Base); ``"layer"``: layer norm on each
+            (Large).
         bias: whether the convolutions have one.
         gradient_scale: factor on the gradient that reaches the stack (Base: 0.1).
         released_padding: the released code's two habits. Its group norm counts padding in its statistics, so that an
             utterance's features depend on the batch it is in; and it cuts the padded samples into T equal chunks and
-            keeps a frame unless its whole chunk is padding, so that an utterance may own one frame more in a batch than
-            alone. Ours: statistics over an utterance's own samples, and the frames that its samples fill.
+            keeps a frame unless its whole chunk is padding, so that an utterance may own one frame more in a batch
+            than alone. Ours: statistics over an utterance's own samples, and the frames that its samples fill.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ConvFrontEnd(NeuralModule):
         super().__init__()
         if norm not in ("group", "layer"):
             raise ValueError(f"ConvFrontEnd: norm is {norm!r}, expected 'group' or 'layer'")
+        self.layers = [tuple(layer) for layer in layers]
         self.gradient_scale = gradient_scale
         self.released_padding = released_padding
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
@@ -59,15 +61,15 @@ class ConvFrontEnd(NeuralModule):
             else:
                 self.norms.append(nn.Identity())
             self.subsampling *= stride
-            channels_in = channels
+            channels_in = int(channels)
         self.output_dim = channels_in
 
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B, 1, S) -> features (B, T, C), frames (B,)."""
         x_BCT, samples = audio_signal, length
-        for conv, norm in zip(self.convs, self.norms, strict=True):
+        for conv, norm, (_, kernel, stride) in zip(self.convs, self.norms, self.layers, strict=True):
             x_BCT = conv(x_BCT)
-            length = torch.div(length - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
+            length = torch.div(length - kernel, stride, rounding_mode="floor") + 1
             if isinstance(norm, MaskedInstanceNorm):
                 x_BCT = norm(x_BCT, None if self.released_padding else length.clamp(min=1))
             else:
@@ -93,9 +95,7 @@ class MelFrontEnd(NeuralModule):
         gradient_scale: factor on the gradient that reaches the module.
     """
 
-    def __init__(
-        self, subsampling: nn.Module, subsampling_factor: int, output_dim: int, gradient_scale: float = 1.0
-    ):
+    def __init__(self, subsampling: nn.Module, subsampling_factor: int, output_dim: int, gradient_scale: float = 1.0):
         super().__init__()
         self.module = subsampling
         self.subsampling = subsampling_factor
@@ -136,6 +136,7 @@ class ChannelLayerNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, C, T), in fp32."""
 
     def forward(self, x_BCT: Tensor) -> Tensor:
+        """Normalize each frame."""
         x = F.layer_norm(x_BCT.transpose(1, 2).float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return x.transpose(1, 2).type_as(x_BCT)
 

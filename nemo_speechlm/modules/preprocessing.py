@@ -30,6 +30,7 @@ class WaveformPreprocessor(NeuralModule):
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
+        """Waveforms."""
         return {
             "input_signal": NeuralType(("B", "T"), AudioSignal(freq=self.sample_rate)),
             "length": NeuralType(tuple("B"), LengthsType()),
@@ -37,6 +38,7 @@ class WaveformPreprocessor(NeuralModule):
 
     @property
     def output_types(self) -> dict[str, NeuralType]:
+        """Waveforms with a channel axis."""
         return {
             "processed_signal": NeuralType(("B", "D", "T"), AudioSignal(freq=self.sample_rate)),
             "processed_length": NeuralType(tuple("B"), LengthsType()),

@@ -182,6 +182,4 @@ class RelativeTransformer(NeuralModule):
 
 
 def _attention_projections(module: nn.Module) -> set[nn.Module]:
-    return {
-        child for m in module.modules() if isinstance(m, RelativeSelfAttention) for child in m.children()
-    }
+    return {child for m in module.modules() if isinstance(m, RelativeSelfAttention) for child in m.children()}

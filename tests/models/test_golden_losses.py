@@ -17,7 +17,7 @@ from tests.golden import GOLDEN, load, needs_golden, relative_error, released_cl
 pytestmark = needs_golden
 PAD, EOS, BLANK = 1, 2, 0
 VARIANTS = [("speechlm_p_tiny", "loss"), ("speechlm_p_tiny", "loss_offset0"), ("speechlm_large_tiny", "loss")]
-# Not among them: labels that end before the audio. There the released code learns to predict "<pad>", we predict nothing.
+# Not among them: labels that end before the audio. The released code then learns to predict "<pad>", we nothing.
 
 
 class Released(SpeechLMModel):
@@ -32,9 +32,7 @@ class Released(SpeechLMModel):
         self.inventory = UnitInventory("phoneme", "en", config["label_rate"], tuple(units))
         self.preprocessor, self.encoder = WaveformPreprocessor(), encoder
         width = encoder.d_model
-        self.unit_classifiers = torch.nn.ModuleDict(
-            zip(LEVELS, released_classifiers(released), strict=True)
-        )
+        self.unit_classifiers = torch.nn.ModuleDict(zip(LEVELS, released_classifiers(released), strict=True))
         self.unit_embedding = torch.nn.Embedding.from_pretrained(released["unit_embed_tokens.weight"], freeze=False)
         self.masking, self.swapping, self.text_masking = SpanMask(0.8, 10, 2), SpanMask(0.4, 5), SpanMask(0.8, 10, 2)
         head = "unit_encoder_ctc_head."
@@ -100,7 +98,7 @@ def test_losses(folder, variant):
     for number, level in enumerate(LEVELS):
         assert masked[level].loss.item() == pytest.approx(golden[f"loss_m_{number}"], rel=1e-5)
         assert unmasked[level].loss.item() == pytest.approx(golden[f"loss_u_{number}"], rel=1e-5)
-        assert masked[level].count.item() == count
+        assert masked[level].frames.item() == count
         assert masked[level].correct.item() == golden[f"correct_m_{number}"]
         labeled = output.mask & (output.units != PAD_UNIT)
         assert relative_error(output.logits[number][labeled], golden[f"logits_m{number}"]) < 1e-5
@@ -118,7 +116,9 @@ def test_losses(folder, variant):
 def test_gradients(folder):
     model, golden = Released(folder), load(f"{folder}/loss.pt")
     gradients = {
-        name.removeprefix("grad."): value for name, value in load(f"{folder}/grads.pt").items() if torch.is_tensor(value)
+        name.removeprefix("grad."): value
+        for name, value in load(f"{folder}/grads.pt").items()
+        if torch.is_tensor(value)
     }
     output, masked, _, _, uctc = step(model, golden)
     count = golden["sample_size"]

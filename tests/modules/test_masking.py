@@ -28,7 +28,7 @@ def test_spans_lie_inside_their_row(lengths, prob, span, min_spans, seed):
     assert mask.shape == (len(lengths), frames)
     for row, length in zip(mask, lengths, strict=True):
         assert not row[length:].any()
-        # Overlapping spans make longer runs, never shorter ones; a row shorter than a span is masked whole or not at all.
+        # Overlapping spans make longer runs, never shorter ones; a row shorter than a span is masked whole or not.
         assert all(run >= min(span, length) for run in runs(row))
         most = np.ceil(prob * length / span) if prob * length / span > min_spans else min_spans
         assert row.sum() <= max(most, 0) * span
@@ -46,7 +46,7 @@ def test_every_frame_can_be_masked_and_none_is_favoured():
 
 
 def test_share_is_that_of_unbroken_spans():
-    """The paper's setting covers 56.7% of 500 frames before fairseq's equalizing step (measured on the released code)."""
+    """The paper's setting covers 56.7% of 500 frames before the released code's equalizing step (measured there)."""
     generator = torch.Generator().manual_seed(2)
     mask = SpanMask(0.8, 10, 2).draw(torch.full((64,), 500), 500, generator)
     assert mask.float().mean().item() == pytest.approx(0.567, abs=0.015)

@@ -178,8 +178,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers: int, how: signal.Signals):
     """Also: no worker outlives its parent, and a half-written last line does no harm."""
     (tmp_path / "job.py").write_text(KILLED)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -90,10 +91,9 @@ class SentenceCleaner:
             SkipItem: if it is left out, with the reason.
         """
         cleaning = self._cleaning
-        text = unicodedata.normalize("NFKC", text)
         if self._normalize is not None and _NEEDS_NORMALIZER.search(text):
-            text = self._normalize(text)
-        text = _cased(text, cleaning.case)
+            text = self._normalize(text)  # before NFKC, which makes 21/2 of two and a half
+        text = _cased(unicodedata.normalize("NFKC", text), cleaning.case)
         translated = text.translate(self._table)
         words = translated.split()
         if _OTHER in translated:
@@ -179,9 +179,10 @@ def _nemo_normalizer(cleaning: TextCleaning) -> Callable[[str], str]:
     def normalizer() -> Any:
         from nemo_text_processing.text_normalization.normalize import Normalizer
 
+        logging.getLogger("NeMo-text-processing").setLevel(logging.WARNING)
         return Normalizer(input_case="cased", lang=cleaning.language, cache_dir=cleaning.normalizer_cache)
 
-    return lambda text: normalizer().normalize(text, verbose=False, punct_post_process=True)
+    return lambda text: normalizer().normalize(text, verbose=False)
 
 
 def check_normalizer(cleaning: TextCleaning) -> None:

@@ -1,0 +1,131 @@
+"""prepare_text.py and tokenize_text.py as a user runs them."""
+
+import gzip
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemo_speechlm.tokenizers.units import UnitInventory
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("NEMO_SPEECHLM_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command in ``tmp_path``, in this process; gives what it printed, or its error message if ``fails``."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str, *arguments: str, fails: bool = False) -> str:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / "examples" / command), run_name="__main__")
+        except SystemExit as end:
+            status = int(end.code or 0)
+        printed = capfd.readouterr()
+        assert status == fails, printed.err
+        return printed.err.split("error: ", 1)[1] if fails else printed.out
+
+    return run
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_from_plain_text_to_units(run: Callable[..., str], tmp_path: Path):
+    words = "one two three four five six seven eight nine ten".split()
+    sentences = [f"{a.title()}, {b} -- and {c}!" for a in words for b in words for c in words[:3]]
+    with gzip.open(tmp_path / "book.txt.gz", "wt") as file:
+        file.write("\n".join([*sentences, "", sentences[0], "In 1885.", "Snagsby's cat."]) + "\n")
+    said = run(
+        "prepare_text.py",
+        *("source=book.txt.gz", "output=text.json", "valid_lines=20", "valid_output=valid.json", "workers=2"),
+    )
+    assert "301 written (20 of them to valid.json), 2 left out" in said
+    assert "1 x a repeated sentence" in said
+    text, valid = read(tmp_path / "text.json"), read(tmp_path / "valid.json")
+    assert (len(text), len(valid)) == (281, 20)
+    assert not {r["text"] for r in text} & {r["text"] for r in valid}
+    assert [(r["line"], r["reason"].split()[0]) for r in read(tmp_path / "text.json.skipped.jsonl")] == [
+        (302, "a"),
+        (303, "digits"),
+    ]
+
+    options = ("manifest=text.json", "units=units.json", "seed=5")
+    run("tokenize_text.py", "output=one.json", "workers=1", *options)
+    run("tokenize_text.py", "output=two.json", "workers=2", *options)
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    inventory = UnitInventory.load(tmp_path / "units.json")
+    assert len(inventory.durations) == len(inventory) == 346
+    records = read(tmp_path / "one.json")
+    assert [r["text"] for r in records] == [r["text"] for r in text]
+    for record in records:
+        units = record["units"].split()
+        inventory.encode(units)
+        assert units[0] == units[-1] == "SIL"
+        assert sum(unit.endswith(("_B", "_S")) for unit in units) == len(record["text"].split())
+
+    message = run("tokenize_text.py", "output=three.json", "style=plain", *options, fails=True)
+    assert message.startswith("units.json: 39 units of style=plain are not among its 346 units")
+    assert "exists already" in run("tokenize_text.py", "output=one.json", *options, fails=True)
+
+
+@pytest.mark.parametrize("command", ["prepare_text.py", "tokenize_text.py"])
+def test_help(run: Callable[..., str], command: str, tmp_path: Path):
+    said = run(command, "--help")
+    assert "???" in said
+    assert "skip_bad: false" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input(run: Callable[..., str], tmp_path: Path):
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "bad.json").write_text('{"text": "Hello"}\nhello\n{"text": "\u2026"}\n')
+    for command, arguments, message in [
+        ("prepare_text.py", ["output=o", "workers=1"], "not given: source; say source=..."),
+        ("prepare_text.py", ["source=no", "output=o", "workers=1"], "no: no such file"),
+        ("prepare_text.py", ["source=empty", "output=o", "workers=1"], "empty: is empty"),
+        ("prepare_text.py", ["source=bad.json", "output=o", "workers=1"], "bad.json:2: not JSON"),
+        (
+            "prepare_text.py",
+            ["source=bad.json", "output=o", "workers=1", "min_words=x"],
+            "min_words is 'x', expected a whole",
+        ),
+        (
+            "prepare_text.py",
+            ["source=bad.json", "output=o", "workers=1", "valid_lines=1"],
+            "valid_lines and valid_output go",
+        ),
+        ("tokenize_text.py", ["manifest=no", "output=o", "workers=1", "units=u.json"], "no: no such file"),
+        (
+            "tokenize_text.py",
+            ["manifest=empty", "output=o", "workers=1", "units=u.json"],
+            "empty: the manifest is empty",
+        ),
+        ("tokenize_text.py", ["manifest=bad.json", "output=o", "workers=1", "units=bad.json"], "bad.json:2: not JSON"),
+        ("tokenize_text.py", ["manifest=bad.json", "output=o", "workers=1", "units=u.json"], "bad.json:2: not JSON"),
+    ]:
+        assert run(command, *arguments, fails=True).startswith(message)
+    assert not (tmp_path / "o").exists()
+    said = run("tokenize_text.py", "manifest=bad.json", "output=o", "workers=1", "units=u.json", "skip_bad=true")
+    assert "1 written, 2 left out" in said
+    assert [r["line"] for r in read(tmp_path / "o.skipped.jsonl")] == [2, 3]
+
+
+@pytest.mark.skipif(not (DATA / "text").exists(), reason=f"no {DATA}/text; set NEMO_SPEECHLM_DATA")
+def test_novels(run: Callable[..., str], tmp_path: Path):
+    source = DATA / "text" / "novels.txt.gz"
+    run("prepare_text.py", f"source={source}", "output=text.json", "max_lines=3000")
+    run("tokenize_text.py", "manifest=text.json", "output=u.json", "units=units.json", "workers=1")
+    inventory = UnitInventory.load(tmp_path / "units.json")
+    ids = [inventory.encode(record["units"].split()) for record in read(tmp_path / "u.json")]
+    assert len(ids) > 2900
+    assert len({unit for sentence in ids for unit in sentence}) > 150

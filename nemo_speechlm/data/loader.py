@@ -269,8 +269,6 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
         "force_map_dataset": not training,
         # In a thread an error would be lost, and batches would depend on how fast it is.
         "concurrent_bucketing": False,
-        "bucket_buffer_size": _BUCKET_BUFFER,
-        "num_cuts_for_bins_estimate": _BINS_SAMPLE,
         "pretokenize": False,
     }
     if name == "text":
@@ -278,7 +276,12 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
     if not training:
         part["use_bucketing"] = False
     elif own_types:
-        defaults["shuffle_buffer_size"] = None  # would only make the buckets' buffer larger
+        # Ours come in a random order, so that a small sample shows how long they are, and a small buffer will do.
+        defaults |= {
+            "bucket_buffer_size": _BUCKET_BUFFER,
+            "shuffle_buffer_size": None,
+            "num_cuts_for_bins_estimate": _BINS_SAMPLE,
+        }
     return {**defaults, **part}
 
 

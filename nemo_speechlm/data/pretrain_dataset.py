@@ -77,7 +77,7 @@ class SpeechLMPretrainDataset(torch.utils.data.Dataset):
         missing = base.duration - len(audio) / self.sample_rate
         if missing * rate > FRAME_TOLERANCE + 1:
             raise InputError(f"{base.recording.id} has {missing:.2f} s less audio than its duration", path, line)
-        frames = frames[: int(np.ceil(len(audio) / samples_per_frame - 1e-6))]
+        frames = frames[: int(np.ceil((len(audio) - 0.5) / samples_per_frame))]  # frames may not be whole samples
         return audio[: round(len(frames) * samples_per_frame)], frames
 
     def _frames(self, cut: Cut, path: str, line: int | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Taking over the encoder of a pretraining ``.nemo`` file: its architecture, its weights, its characters."""
+"""Taking over the encoder of another model's ``.nemo`` file: its architecture, its weights, its characters."""
 
 import tarfile
 import tempfile
@@ -16,13 +16,13 @@ from nemo_speechlm.errors import InputError
 SHARED = ("preprocessor", "encoder")
 """Parts that a pretraining model and the models fine-tuned from it have in common."""
 
-PRETRAINING_ONLY = ("ctc_head", "unit_classifiers", "unit_embedding")
-"""Parts of a pretraining model that fine-tuning may leave behind."""
+LEFT_BEHIND = ("ctc_head", "decoder", "unit_classifiers", "unit_embedding")
+"""Parts that fine-tuning may leave behind, be it of a pretraining model or of one that was fine-tuned already."""
 
 
 @dataclass(frozen=True)
 class PretrainedFile:
-    """The content of a pretraining ``.nemo`` file.
+    """The content of the ``.nemo`` file of a SpeechLM model, pretrained or fine-tuned.
 
     Attributes:
         path: where it was read from.
@@ -68,15 +68,15 @@ def load_encoder(model: nn.Module, source: PretrainedFile) -> None:
     """Copy the weights of preprocessor and encoder into a model that has the same ones.
 
     Raises:
-        InputError: if a parameter of the model finds no weight of its shape, or a weight no parameter. Weights of
-            parts that only pretraining has may be left behind.
+        InputError: if a parameter of the model finds no weight of its shape, or a weight no parameter. The parts in
+            ``LEFT_BEHIND`` may go unused.
     """
-    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *PRETRAINING_ONLY})
+    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *LEFT_BEHIND})
     if strange:
         raise InputError(f"holds weights of parts unknown here: {', '.join(strange)}", source.path)
     for name in SHARED:
         load_strictly(getattr(model, name), source.part(name), source.path, name)
-    left = sorted({key.split(".")[0] for key in source.weights} & set(PRETRAINING_ONLY))
+    left = sorted({key.split(".")[0] for key in source.weights} & set(LEFT_BEHIND))
     count = sum(p.numel() for p in model.encoder.parameters())  # type: ignore[union-attr]
     logging.info(
         f"Encoder from {source.path}: {count / 1e6:.1f} M parameters, all filled."
@@ -106,23 +106,23 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path, nam
 
 
 def load_ctc_head(head: nn.Module, labels: list[str], source: PretrainedFile) -> list[str]:
-    """Copy the text CTC head of pretraining; where the labels differ, the rows of those that both have, and the blank.
+    """Copy the CTC head; where the labels differ, the rows of those that both have, and of the blank.
 
     Args:
         head: a :class:`~nemo_speechlm.modules.ctc_head.SpeechLMCTCHead` for ``labels``.
         labels: those of the model.
-        source: the pretraining file.
+        source: the file.
 
     Returns:
-        labels that pretraining did not have; their rows stay random.
+        labels that the file did not have; their rows stay random.
 
     Raises:
         InputError: if the file has no such head.
     """
-    weights = source.part("ctc_head")
+    weights = source.part("ctc_head") or source.part("decoder")
     old = [*source.cfg.get("labels", ())]
-    if not weights or not old:
-        raise InputError("holds no text CTC head; set reuse_ctc_head=false", source.path)
+    if not old or "linear.weight" not in weights:
+        raise InputError("holds no CTC head of SpeechLM's kind; set reuse_ctc_head=false", source.path)
     rows = {label: row for row, label in enumerate([*old, None])}
     new = [label for label in labels if label not in rows]
     pairs = [(row, rows[label]) for row, label in enumerate([*labels, None]) if label in rows]

@@ -153,6 +153,8 @@ class EnglishPhonemizer:
             return [sum(known, ())] if known and len(known) == len(parts) else None
         if "'" not in word:
             return None
+        if word in _CONTRACTIONS:
+            return [_CONTRACTIONS[word]]
         if word.startswith("'") or word.endswith("'"):
             bare = word.strip("'")
             return self._dropped_g(word, bare) or stem(bare)
@@ -247,6 +249,14 @@ _CLITICS = {
     "'ve": lambda last: _after_vowel("V", last),
     "'re": lambda last: ("ER0",),
     "'m": lambda last: _after_vowel("M", last),
+}
+_CONTRACTIONS: dict[str, Pronunciation] = {  # of older prose, where the rules would be wrong
+    "shan't": ("SH", "AE1", "N", "T"),
+    "sha'n't": ("SH", "AE1", "N", "T"),
+    "an't": ("AE1", "N", "T"),
+    "on't": ("AA1", "N", "T"),
+    "n't": ("AH0", "N", "T"),
+    "o'er": ("AO1", "R"),
 }
 _PREFIXES: dict[str, Pronunciation] = {"o'": ("OW0",), "d'": ("D",), "l'": ("L",)}
 

@@ -93,6 +93,7 @@ print({"g2p_en", "nltk", "torch", "nemo", "lightning", "scipy"} & set(sys.module
         ("cat's", "K AE1 T S"),
         ("ostrich's", "AO1 S T R IH0 CH IH0 Z"),
         ("mayn't", "M EY1 AH0 N T"),
+        ("shan't", "SH AE1 N T"),
         ("look'd", "L UH1 K T"),
         ("want'd", "W AA1 N T AH0 D"),
         ("turn'd", "T ER1 N D"),

@@ -1,0 +1,120 @@
+"""What holds the project together: metadata, pins, make targets, the image's scripts."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in ("", "#")]
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_pin_is_exact_and_fits_any_platform():
+    for pin in PINS:
+        assert re.fullmatch(r"==[^+*]+", str(pin.specifier)), pin
+
+
+def test_no_pinned_torchaudio():
+    assert not [pin for pin in PINS if canonical(pin.name) == "torchaudio"]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_all_dependencies_are_pinned_once_within_their_bounds(python):
+    environment = {"python_version": python, "python_full_version": f"{python}.1"}
+    pins = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate(environment)]
+    names = [canonical(pin.name) for pin in pins]
+    assert len(names) == len(set(names))
+    versions = {canonical(pin.name): str(pin.specifier)[2:] for pin in pins}
+    extras = PROJECT["optional-dependencies"]
+    for line in [*PROJECT["dependencies"], *extras["dev"], *extras["languages"]]:
+        requirement = Requirement(line)
+        if requirement.name == PROJECT["name"]:
+            continue
+        assert requirement.specifier.contains(versions[canonical(requirement.name)]), line
+
+
+def test_version_is_that_of_the_changelog():
+    from nemo_speechlm import __version__
+
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{__version__}]" in changelog or "## [Unreleased]" in changelog
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_names_the_python_it_needs(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$1" in --version) echo Python 3.9.1;; *) exit 1;; esac\n')
+    python.chmod(0o755)
+    command = ["make", "-C", str(ROOT), "venv", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run([*command, f"PYTHON={python}"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "not a Python 3.11, 3.12 or 3.13 (Python 3.9.1)" in done.stderr
+    done = subprocess.run([*command, "PYTHON=no-such-python"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "no-such-python" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.fixture
+def image_requirements():
+    spec = importlib.util.spec_from_file_location("image_requirements", ROOT / "docker" / "requirements.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_image_keeps_its_torch(image_requirements):
+    present = {"torch": "2.9.0a0+nv25.10", "nvidia_cublas_cu13": "13.1", "nemo-toolkit": "3.0.1", "PyYAML": "6.0"}
+    pins = ["# a comment", "", "torch==2.13.0", "PyYAML==6.0.3", "soxr==1.1.0", 'a-b==1; python_version == "3.12"']
+    assert image_requirements.constraints(present, pins) == [
+        "nemo-toolkit==3.0.1",
+        "nvidia-cublas-cu13==13.1",
+        "torch==2.9.0a0+nv25.10",
+        "soxr==1.1.0",
+        'a-b==1; python_version == "3.12"',
+    ]
+
+
+def test_image_requirements_of_extras(image_requirements):
+    lines = image_requirements.requirements(PROJECT, ["languages"])
+    assert set(PROJECT["dependencies"]) < set(lines)
+    assert any(line.startswith("espeakng-loader") for line in lines)
+    with pytest.raises(SystemExit, match="no extra nonsense"):
+        image_requirements.requirements(PROJECT, ["nonsense"])
+
+
+def entrypoint(*arguments):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [str(ROOT / "docker" / "entrypoint.sh"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path})
+
+
+def test_entrypoint_lists_the_examples():
+    done = entrypoint("--help")
+    assert done.returncode == 0
+    assert set(done.stdout.split("commands:")[1].split()) == {path.stem for path in (ROOT / "examples").glob("*.py")}
+
+
+def test_entrypoint_runs_an_example():
+    done = entrypoint("speechlm_pretrain", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_entrypoint_runs_anything_else():
+    assert entrypoint("echo", "one two").stdout == "one two\n"
+    done = entrypoint("no-such-command")
+    assert done.returncode == 127
+    assert "no command no-such-command" in done.stderr

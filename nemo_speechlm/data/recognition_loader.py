@@ -93,7 +93,7 @@ class RecognitionLoader(DataLoader):
     def __init__(self, dataset: Dataset, sampler: Sampler | CutSampler, **options: Any):
         super().__init__(_Guarded(dataset), batch_size=None, sampler=sampler, **options)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
             for batch in super().__iter__():
                 if isinstance(batch, InputError):

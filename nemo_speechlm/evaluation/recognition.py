@@ -22,6 +22,10 @@ from nemo_speechlm.nemo_targets import allow_targets
 allow_targets()  # so that NeMo builds our models too
 
 
+SHORTEST = 0.1
+"""Seconds to which shorter utterances are filled up with silence."""
+
+
 @dataclass(frozen=True)
 class Utterance:
     """One line of a manifest.
@@ -165,6 +169,9 @@ class _Batches(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, None, None]:
         audio = [_read(self.utterances[i], self.sample_rate) for i in self.batches[index]]
+        # Less than a frame of audio breaks front ends; a little silence does no harm.
+        shortest = round(SHORTEST * self.sample_rate)
+        audio = [torch.nn.functional.pad(a, (0, max(0, shortest - len(a)))) for a in audio]
         return collate_vectors(audio, padding_value=0.0), torch.tensor([len(a) for a in audio]), None, None
 
 

@@ -116,18 +116,16 @@ class SpeechLMCTCModel(FeatureExtraction, EncoderFreezingMixin, EncDecCTCModel):
             self.decoding.decode_ids_to_str(ids[:length].tolist())
             for ids, length in zip(transcript.cpu(), transcript_len.tolist(), strict=True)
         ]
-        words, characters = [0, 0], [0, 0]
+        sums = dict.fromkeys(("val_wer_num", "val_wer_denom", "val_cer_num", "val_cer_denom"), 0.0)
         for reference, hypothesis in zip(references, hypotheses, strict=True):
-            text = hypothesis.text
-            for counts, expected, found in (
-                (words, reference.split(), text.split()),
-                (characters, list(reference), list(" ".join(text.split()))),
+            for rate, expected, found in (
+                ("val_wer", reference.split(), hypothesis.text.split()),
+                ("val_cer", list(reference), list(" ".join(hypothesis.text.split()))),
             ):
-                counts[0] += edit_distance(expected, found)["total"]
-                counts[1] += len(expected)
-        names = ("val_wer_num", "val_wer_denom", "val_cer_num", "val_cer_denom")
-        counts = {name: loss.new_tensor(float(n)) for name, n in zip(names, words + characters, strict=True)}
+                sums[f"{rate}_num"] += edit_distance(expected, found)["total"]
+                sums[f"{rate}_denom"] += len(expected)
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
+        counts = {name: torch.tensor(value, device=loss.device) for name, value in sums.items()}
         return {**metrics, **counts, "val_loss": loss}
 
     def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:

@@ -2,9 +2,9 @@
 
 from lightning.pytorch.strategies import DDPStrategy
 from nemo.utils import logging
-from torch import nn
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.modules.encoder import SpeechLMEncoder
 
 
 class EncoderFreezingMixin:
@@ -15,7 +15,7 @@ class EncoderFreezingMixin:
     spoiling a pretrained encoder; masking and dropout stay on in the encoder meanwhile.
     """
 
-    encoder: nn.Module
+    encoder: SpeechLMEncoder
 
     def setup_freezing(self, freeze_front_end: bool = False, freeze_encoder_steps: int = 0) -> None:
         """Freeze the front end now and remember how long to freeze the encoder. Called by the constructor."""

@@ -77,7 +77,7 @@ def load_encoder(model: nn.Module, source: PretrainedFile) -> None:
     for name in SHARED:
         load_strictly(getattr(model, name), source.part(name), source.path, name)
     left = sorted({key.split(".")[0] for key in source.weights} & set(LEFT_BEHIND))
-    count = sum(p.numel() for p in model.encoder.parameters())  # type: ignore[union-attr]
+    count = sum(value.numel() for value in source.part("encoder").values())
     logging.info(
         f"Encoder from {source.path}: {count / 1e6:.1f} M parameters, all filled."
         + (f" Not taken over: {', '.join(left)}." if left else "")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nemo.core.config.schedulers import SchedulerParams
 from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS, register_scheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -57,7 +58,7 @@ class TriStage(LRScheduler):
         self.decay_rate = -math.log(final_lr_scale) / self.decay_steps
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rate of each parameter group at the current step."""
         return [lr * self._scale(self.last_epoch) for lr in self.base_lrs]
 

@@ -148,7 +148,7 @@ def test_what_must_be_given_is_named(monkeypatch, capsys):
 def test_evaluation_of_bad_lines(tmp_path, monkeypatch, capsys, corpus, model):
     good = json.loads(corpus.speech.read_text().splitlines()[0])
     good["audio_filepath"] = str(corpus.speech.parent / good["audio_filepath"])
-    silent = {**good, "text": "", "offset": 0.2, "duration": 0.5}
+    silent = {**good, "text": "", "offset": 0.2, "duration": 0.002}
     records = [good, {**good, "text": None}, {**good, "audio_filepath": "no.wav"}, {**good, "offset": 50.0}, silent]
     manifest = tmp_path / "test.json"
     manifest.write_text("".join(json.dumps(record) + "\n" for record in records))

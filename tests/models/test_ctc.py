@@ -125,7 +125,7 @@ def test_weights_that_do_not_fit_are_named(pretrained):
         SpeechLMCTCModel(
             config(init_from_pretrained=str(path), encoder_overrides={"shared_transformer": {"d_ff": 48}})
         )
-    with pytest.raises(InputError, match="no weight for encoder.shared_transformer.layers.1"):
+    with pytest.raises(InputError, match=r"no weight for encoder\.shared_transformer\.layers\.1"):
         SpeechLMCTCModel(
             config(init_from_pretrained=str(path), encoder_overrides={"shared_transformer": {"n_layers": 2}})
         )
@@ -152,7 +152,7 @@ def test_not_a_nemo_file(tmp_path, content):
 def test_incomplete_configs():
     with pytest.raises(SpeechLMError, match=r"neither model\.preprocessor nor"):
         SpeechLMCTCModel(config())
-    with pytest.raises(SpeechLMError, match="reuse_ctc_head needs model.init_from_pretrained"):
+    with pytest.raises(SpeechLMError, match=r"reuse_ctc_head needs model\.init_from_pretrained"):
         scratch(reuse_ctc_head=True)
     with pytest.raises(InputError, match="'a' twice"):
         scratch(labels=["a", "a"])

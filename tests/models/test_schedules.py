@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_three_stages():
     assert lrs[10:51] == pytest.approx([2.0] * 41)
     assert lrs[75] == pytest.approx(2.0 * math.sqrt(0.05))  # halfway down in the log domain
     assert lrs[100:] == pytest.approx([0.1] * 10)
-    assert all(a > b for a, b in zip(lrs[50:100], lrs[51:101], strict=True))
+    assert all(a > b for a, b in pairwise(lrs[50:101]))
 
 
 def test_no_warmup_and_no_plateau():

@@ -17,9 +17,9 @@ Channel = int | str
 """A channel counted from 0, or ``"mix"`` for the mean of all."""
 
 
-_MP3_SEEK = 60
-"""Seconds of an MP3 that are decoded rather than jumped over: after a jump its decoder lacks the bits that earlier
-frames lent to later ones, complains, and gets the first milliseconds wrong."""
+_MP3_WHOLE = 120
+"""Seconds; an MP3 up to this long is decoded whole and then cut. After a jump, even to where it is, its decoder lacks
+the bits that earlier frames lent to later ones, complains on stderr, and may get the next milliseconds wrong."""
 
 
 class AudioInfo(NamedTuple):
@@ -93,16 +93,17 @@ def read_audio(
                 f"no channel {channel!r}; it has {channels}, counted from 0, or 'mix' for their mean", where
             )
         try:
-            if offset:
-                start = round(offset * rate)
-                if start >= file.frames:
-                    raise InputError(f"offset {offset} s is behind its end at {file.frames / rate:.3f} s", where)
-                if file.format == "MP3" and start < _MP3_SEEK * rate:
-                    file.read(start, dtype="float32")
-                else:
-                    file.seek(start)
+            start = round(offset * rate)
+            if start and start >= file.frames:
+                raise InputError(f"offset {offset} s is behind its end at {file.frames / rate:.3f} s", where)
             count = -1 if duration is None else round(duration * rate)
-            samples = file.read(count, dtype="float32", always_2d=True)
+            if file.format == "MP3" and file.frames <= _MP3_WHOLE * rate:
+                samples = file.read(dtype="float32", always_2d=True)[start:]
+                samples = samples if duration is None else samples[:count]
+            else:
+                if start:
+                    file.seek(start)
+                samples = file.read(count, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise InputError(f"audio cannot be read: {_reason(error)}", where) from error
     if not len(samples):

@@ -213,6 +213,8 @@ class TextUnitsReader(UnitReader):
         self.max_tokens = max_tokens or float("inf")
         self.unknown_characters = unknown_characters
         self._characters = {character: position for position, character in enumerate(labels)}
+        if len(self._characters) != len(labels) or not all(len(character) == 1 for character in labels):
+            raise InputError(f"labels must be single characters, each once; found {list(labels)}")
         self._sampler: DurationSampler | None = None
         self._expected = np.empty(0)
         self._survey()

@@ -26,6 +26,7 @@ from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from yaml import YAMLError
 
 from nemo_speechlm.data.pretrain_dataset import SpeechLMPretrainDataset
 from nemo_speechlm.data.unit_reader import UnitReader
@@ -40,6 +41,7 @@ _READER_KEYS = {
     "speech": ("min_duration", "max_duration", "truncate_duration", "truncate_offset_type"),
     "text": ("min_tokens", "max_tokens", "unknown_characters"),
 }
+_OWN_TYPES = ("speech_units", "text_units")
 _SOURCES = ("input_cfg", "tarred_audio_filepaths", "cuts_path", "shar_path")
 # They change how long the audio is without changing its units.
 _UNFIT = ("perturb_speed", "concatenate_samples", "pad_min_duration")
@@ -231,7 +233,24 @@ def _known(config: Mapping[str, Any], keys: set[str], where: str) -> None:
 
 
 def _uses_own_types(part: Mapping[str, Any]) -> bool:
+    """Whether all that the part reads is read by our readers."""
+    if part.get("input_cfg") is not None:
+        return all(_uses_own_types(item) for item in _items(part["input_cfg"]))
+    if "type" in part:
+        return part["type"] in _OWN_TYPES
     return all(part.get(key) is None for key in _SOURCES)
+
+
+def _items(input_cfg: Any) -> list[Any]:
+    """The items of an ``input_cfg``, which may be the path of a YAML file."""
+    if isinstance(input_cfg, str):
+        try:
+            input_cfg = OmegaConf.to_container(OmegaConf.load(input_cfg), resolve=True)
+        except (OSError, YAMLError) as error:
+            raise InputError(f"input_cfg cannot be read: {error}", input_cfg) from error
+    if not isinstance(input_cfg, list) or not all(isinstance(item, dict) and "type" in item for item in input_cfg):
+        raise InputError("data config: input_cfg is not a list of items with a type")
+    return input_cfg
 
 
 def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool) -> dict[str, Any]:
@@ -256,13 +275,14 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
     else:
         item |= {"labels": list(shared.labels), "frame_rate": shared.text_frame_rate}
     own_types = _uses_own_types(part)
-    if own_types:
+    if own_types and "input_cfg" not in part:
         if not part.get("manifest_filepath"):
             raise InputError(f"data config: no {name}.manifest_filepath")
-        part = {key: value for key, value in part.items() if key not in _READER_KEYS[name]}
         part["input_cfg"] = [{**item, "manifest_filepath": part.pop("manifest_filepath")}]
-    elif part.get("input_cfg"):
+    elif "input_cfg" in part:
         part["input_cfg"] = _fill(part["input_cfg"], item)
+    if own_types:
+        part = {key: value for key, value in part.items() if key not in _READER_KEYS[name]}
     defaults: dict[str, Any] = {
         "sample_rate": shared.sample_rate,
         "force_iterable_dataset": training,
@@ -285,12 +305,10 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
     return {**defaults, **part}
 
 
-def _fill(items: Any, values: dict[str, Any]) -> Any:
+def _fill(items: Any, values: dict[str, Any]) -> list[Any]:
     """Give ``values`` to the items of our type in a user's ``input_cfg``, groups included; their own values stay."""
-    if not isinstance(items, list):
-        return items
     filled = []
-    for item in items:
+    for item in _items(items):
         if item.get("type") == values["type"]:
             item = {**values, **item}
         elif "input_cfg" in item:

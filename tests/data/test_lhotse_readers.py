@@ -248,6 +248,12 @@ def test_characters_outside_the_labels_can_be_dropped(corpus, tmp_path):
     assert [tiny_labels()[i] for i in list(reader)[2].targets] == ["a", "b"]
 
 
+@pytest.mark.parametrize("labels", [["a", "a"], ["ab", "c"]])
+def test_labels_are_single_characters(corpus, labels):
+    with pytest.raises(InputError, match="labels must be single characters"):
+        TextUnitsReader([str(corpus.text)], tiny_inventory(), labels, 50)
+
+
 def test_text_without_durations_needs_statistics(corpus):
     bare = tiny_inventory().with_durations({})
     with pytest.raises(InputError, match="no duration statistics for 12 of 12 units"):

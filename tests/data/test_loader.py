@@ -1,3 +1,4 @@
+import pickle
 import random
 from itertools import islice
 
@@ -125,6 +126,12 @@ def test_iterating_again_goes_on_and_a_resumed_run_sees_another_order(corpus):
     assert resumed.state_dict() == {"delivered": 9}
 
 
+def test_the_dataset_travels_to_spawned_workers(corpus):
+    loader = build(make_config(corpus))
+    copy = pickle.loads(pickle.dumps(loader.dataset))
+    assert equal(first(loader, 2), list(islice(copy, 2)))
+
+
 def test_global_random_state_is_left_alone(corpus):
     torch.manual_seed(5)
     random.seed(5)
@@ -145,13 +152,18 @@ def test_options_of_nemo_reach_its_samplers(corpus):
     assert sum(len(b.text.units) for b in batches) < 0.7 * sum(len(b.text.units) for b in plain)
 
 
-def test_an_input_cfg_mixes_manifests_by_weight(corpus, tmp_path):
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_input_cfg_mixes_manifests_by_weight(corpus, tmp_path, in_file):
     marked = tmp_path / "marked.json"
     write_manifest(marked, [{"text": "ooo", "units": "O O O O"}] * 5)
     config = make_config(corpus, speech=None)
     del config.text.manifest_filepath
     items = [(str(corpus.text), 0.25), (str(marked), 0.75)]
-    config.text.input_cfg = [{"type": "text_units", "manifest_filepath": path, "weight": w} for path, w in items]
+    items = [{"type": "text_units", "manifest_filepath": path, "weight": weight} for path, weight in items]
+    if in_file:
+        OmegaConf.save(OmegaConf.create([{"type": "group", "input_cfg": items}]), tmp_path / "mix.yaml")
+        items = str(tmp_path / "mix.yaml")
+    config.text.input_cfg = items
     config.text.use_bucketing = False
     targets = [
         tuple(row[:length].tolist())
@@ -224,6 +236,8 @@ def test_errors_in_workers_keep_their_words(corpus, tmp_path, num_workers):
         ({"speech": {"manifest_filepath": "???", "batch_duration": 5}}, "speech.manifest_filepath has no value"),
         ({"text": {"manifest_filepath": "x.json"}}, "no batch size in text; give one of batch_size, batch_tokens"),
         ({"speech": {"batch_size": 2, "perturb_speed": True}}, "speech.perturb_speed cannot be used"),
+        ({"text": {"input_cfg": [{"manifest_filepath": "x"}], "batch_size": 2}}, "not a list of items with a type"),
+        ({"text": {"input_cfg": "/no/x.yaml", "batch_size": 2}}, "/no/x.yaml: input_cfg cannot be read"),
         ({"seed": "trng"}, "seed is 'trng', expected a whole number"),
         ({"text": {"manifest_filepath": "/no/x.json", "batch_size": 2}}, "/no/x.json: no such file"),
     ],

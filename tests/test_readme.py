@@ -1,0 +1,29 @@
+"""The README's commands exist, with the options that it names."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = re.findall(
+    r"python examples/(\w+)\.py ((?:[^\n]*\\\n)*[^\n]*)", (ROOT / "README.md").read_text(encoding="utf-8")
+)
+
+
+def test_readme_has_commands():
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize(("example", "arguments"), COMMANDS, ids=[f"{i}-{c[0]}" for i, c in enumerate(COMMANDS)])
+def test_command(example, arguments):
+    source = (ROOT / "examples" / f"{example}.py").read_text(encoding="utf-8")
+    found = re.search(r"--config-name (\w+)", arguments) or re.search(r'@command\("(\w+)"\)', source)
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base=None):
+        config = compose(config_name=found[1])
+    for key in re.findall(r"([\w.]+)=\S", arguments):
+        parent, _, name = key.rpartition(".")
+        table = OmegaConf.select(config, parent) if parent else config
+        assert name in table, f"{found[1]}.yaml has no {key}"

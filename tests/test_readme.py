@@ -26,4 +26,4 @@ def test_command(example, arguments):
     for key in re.findall(r"([\w.]+)=\S", arguments):
         parent, _, name = key.rpartition(".")
         table = OmegaConf.select(config, parent) if parent else config
-        assert name in table, f"{found[1]}.yaml has no {key}"
+        assert name in list(table), f"{found[1]}.yaml has no {key}"

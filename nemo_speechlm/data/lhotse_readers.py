@@ -208,6 +208,7 @@ class TextUnitsReader(UnitReader):
         super().__init__(manifests, inventory, order)
         if unknown_characters not in ("error", "drop"):
             raise InputError(f"unknown_characters is {unknown_characters!r}, expected error or drop")
+        self.frame_rate = frame_rate
         self.scale = frame_rate / inventory.frame_rate
         self.min_tokens = min_tokens or 0
         self.max_tokens = max_tokens or float("inf")
@@ -236,7 +237,7 @@ class TextUnitsReader(UnitReader):
             durations = rescale(sequence.durations, self.scale)
             num_frames = int(durations.sum())
         if num_frames < needed:
-            return "with fewer frames than their characters need"
+            return f"with fewer frames than their characters need (at {self.frame_rate:g} frames per second)"
         if num_frames < self.min_tokens:
             return f"shorter than min_tokens ({self.min_tokens:g} frames)"
         if num_frames > self.max_tokens:

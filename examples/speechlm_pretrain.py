@@ -3,7 +3,8 @@
 Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes: speechlm_p_small (two
 CPU cores, hours of speech), speechlm_p_base and speechlm_p_large (32 GPUs, the paper's).
 
-    python examples/speechlm_pretrain.py --config-name speechlm_p_small output=pretrained.nemo model.units=units.json \\
+    python examples/speechlm_pretrain.py --config-name speechlm_p_small output=pretrained.nemo \\
+        model.units=units.json \\
         model.train_ds.speech.manifest_filepath=speech.json model.train_ds.text.manifest_filepath=text.json \\
         model.validation_ds.speech.manifest_filepath=valid_speech.json \\
         model.validation_ds.text.manifest_filepath=valid_text.json

@@ -1,4 +1,4 @@
-"""Tiny builders for tests, ours and those of users: an inventory, and a corpus of tones in which units can be learned."""
+"""Tiny builders for tests, ours and those of users: an inventory, a model, a corpus of tones with learnable units."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ def tiny_labels() -> list[str]:
 
 
 def tiny_architecture() -> dict[str, Any]:
-    """``preprocessor``, ``encoder`` and ``sample_rate`` of a model config: waveforms, 1 + 1 layers of 32, 50 frames/s."""
+    """``preprocessor``, ``encoder`` and ``sample_rate`` of a model config: waveforms, 1 + 1 layers of 32, 50 Hz."""
     layer = {
         "_target_": "nemo_speechlm.modules.RelativeTransformer",
         "n_layers": 1,

@@ -97,7 +97,21 @@ def _help(doc: str, config_name: str) -> str:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         return f"{doc.strip()}\n\nThere is no config {path}; there are: {known}"
     usage = f"usage: python {sys.argv[0]} [--config-name NAME] [key=value ...]"
-    return f"{usage}\n\n{doc.strip()}\n\nOptions and their defaults ({path}; ??? must be given):\n\n{path.read_text()}"
+    options = f"Options and their defaults ({path}; ??? must be given):\n\n{path.read_text()}"
+    inherited = "".join(f"\nFrom {base}:\n\n{base.read_text()}" for base in _inherited(path, folder))
+    return f"{usage}\n\n{doc.strip()}\n\n{options}{inherited}"
+
+
+def _inherited(path: Path, folder: Path) -> list[Path]:
+    """The configs that a config names in its ``defaults`` list, and those that these name."""
+    found: list[Path] = []
+    for entry in OmegaConf.load(path).get("defaults", []):  # type: ignore[arg-type]
+        if isinstance(entry, str) and entry != "_self_":
+            name = entry.split("@")[0]
+            base = (folder if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"
+            if base.exists() and base not in found:
+                found += [base, *(more for more in _inherited(base, folder) if more not in found)]
+    return found
 
 
 def _option(*names: str) -> str | None:

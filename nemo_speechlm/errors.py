@@ -34,4 +34,15 @@ class SkipItem(SpeechLMError):
     """Raised for one item of a job that is fine as input but cannot be used (an alignment that found no path, say).
 
     The job goes on; the item is listed with this reason in the job's ``.skipped.jsonl``.
+
+    Args:
+        message: why.
+        path: the file that is left out, where the job's lines are not what a user knows it by.
     """
+
+    def __init__(self, message: str, path: str | Path | None = None):
+        super().__init__(message)
+        self.path = None if path is None else str(path)
+
+    def __reduce__(self):
+        return type(self), (str(self), self.path)

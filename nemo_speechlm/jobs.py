@@ -120,7 +120,7 @@ def run_job(
             if isinstance(result, InputError) and not skip_bad:
                 raise result if result.path else InputError(result.reason, source, number)
             if isinstance(result, Exception):
-                result = {"_skipped": getattr(result, "reason", str(result)), "_line": number}
+                result = _skip_record(result, source, number)
             file.write(dump_line(result))
             file.flush()
             bar.update()
@@ -137,6 +137,13 @@ def progress_path(output: str | Path) -> Path:
     """Where a job keeps its results until all are there; not the name under which the output itself is written."""
     output = Path(output)
     return output.with_name(f".partial.{output.name}.jsonl")
+
+
+def _skip_record(error: Exception, source: Path, number: int) -> Record:
+    """What stands in the progress for a line that is left out: with the file at fault, where that is not the source."""
+    record: Record = {"_skipped": getattr(error, "reason", str(error)), "_line": number}
+    path = getattr(error, "path", None)
+    return record if path in (None, str(source)) else record | {"_path": path}
 
 
 def _digest(path: Path) -> str:
@@ -172,8 +179,6 @@ def _results(
         _start_worker(make_work)
         yield from map(_one, lines)
         return
-    workers = min(workers, remaining)
-    size = max(1, min(64, remaining // (workers * 8)))
     workers = min(workers, remaining)
     size = max(1, min(64, remaining // (workers * 8)))
     context = multiprocessing.get_context("spawn")
@@ -252,7 +257,9 @@ def _finish(partial: Path, output: Path, source: Path, place: Place | None) -> J
                 where = next(places)
             if isinstance(where, str):
                 report.skip(where)
-                item = {"file": str(source), "line": record.get("_line", number), "reason": where}
+                line_number = record.get("_line", number)
+                item = {"file": record["_path"]} if "_path" in record else {"file": str(source), "line": line_number}
+                item["reason"] = where
                 files[skipped_path(output)].write(dump_line(item))
                 continue
             report.written += 1

@@ -1,5 +1,6 @@
 """Reading speech: any format and sample rate that libsndfile knows, as one channel at the rate that is wanted."""
 
+import math
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +9,14 @@ import numpy as np
 import soundfile
 import soxr
 
+from nemo_speechlm.data.manifest import Record, audio_path
 from nemo_speechlm.errors import InputError
 
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64"))
 """File name endings taken for audio when a folder is searched."""
+
+DURATION_TOLERANCE = 0.05
+"""Seconds by which a manifest's ``duration`` may be off the length of the audio."""
 
 Channel = int | str
 """A channel counted from 0, or ``"mix"`` for the mean of all."""
@@ -114,6 +119,55 @@ def read_audio(
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def read_utterance(
+    record: Record, manifest: str | Path, number: int, sample_rate: int = 16000, channel: Channel = "mix"
+) -> np.ndarray:
+    """Read the audio of a manifest's record, from its ``offset`` where it has one.
+
+    Args:
+        record: line ``number`` of ``manifest``.
+        manifest: for relative paths, and for messages.
+        number: its line number.
+        sample_rate: that of the result, in Hz.
+        channel: which one, counted from 0, or ``"mix"``.
+
+    Returns:
+        Samples between -1 and 1, shape (T,), float32.
+
+    Raises:
+        InputError: naming the manifest and line, if the audio cannot be read, or is shorter than ``duration``, or,
+            where there is no ``offset``, longer (each by more than ``DURATION_TOLERANCE``).
+    """
+    path = audio_path(record, manifest)
+    offset, duration = _seconds(record, "offset", manifest, number), _seconds(record, "duration", manifest, number)
+    try:
+        samples = read_audio(path, sample_rate, offset or 0.0, None if offset is None else duration, channel)
+    except InputError as error:
+        raise InputError(str(error), manifest, number) from error
+    check_duration(duration, len(samples) / sample_rate, path, manifest, number)
+    return samples
+
+
+def check_duration(duration: float | None, found: float, path: Path, manifest: str | Path, number: int) -> None:
+    """Raise unless a record's ``duration``, if it has one, is that of its audio (both in seconds)."""
+    if duration is not None and abs(duration - found) > DURATION_TOLERANCE:
+        raise InputError(
+            f"duration is {duration:g} s, but the audio of {path} lasts {found:.3f} s; a part of a file needs an "
+            "offset; prepare_data.py corpus=manifest fix_duration=true corrects durations",
+            manifest,
+            number,
+        )
+
+
+def _seconds(record: Record, key: str, manifest: str | Path, number: int) -> float | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{key} is {value!r}, expected seconds", manifest, number)
+    return float(value)
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

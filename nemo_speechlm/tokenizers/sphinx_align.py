@@ -28,12 +28,14 @@ SAMPLE_RATE = 16000
 FRAME_RATE = 100
 """Frames a second in which pocketsphinx counts."""
 
+MAX_VARIANTS = 4
+"""Pronunciations of a word that are looked for in speech."""
+
 _SILENCE_WORD = "<sil>"
 _SILENCE_PROBABILITY = 0.1
 _STATES = 3
 """Emitting states of a phone's HMM; none can be skipped, so a phone lasts as many frames at least."""
 _BEAMS = (1e-64, 1e-120, 1e-200)
-_MAX_VARIANTS = 4
 
 
 class UnitSegment(NamedTuple):
@@ -93,7 +95,7 @@ class PhoneAligner:
         variants: dict[Pronunciation, list[str]] = {}
         for phones in self._phonemizer.pronunciations(word):
             variants.setdefault(tuple(map(base_phone, phones)), word_units(phones, self.style))
-            if len(variants) == _MAX_VARIANTS:
+            if len(variants) == MAX_VARIANTS:
                 break
         return list(variants.values())
 

@@ -12,7 +12,12 @@ from nemo.utils import logging
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from nemo_speechlm.data.transcripts import CharacterEncoder, TranscribedSpeechDataset, check_transcripts
+from nemo_speechlm.data.transcripts import (
+    CharacterEncoder,
+    TranscribedSpeechDataset,
+    TranscriptStatistics,
+    check_transcripts,
+)
 from nemo_speechlm.errors import InputError
 
 _OTHER_SOURCES = ("input_cfg", "cuts_path", "shar_path")
@@ -42,7 +47,7 @@ def build_recognition_dataloader(
     """
     config = OmegaConf.create(dict(config))
     encoder = CharacterEncoder(labels)
-    _check_manifests(config, encoder)
+    statistics = _check_manifests(config, encoder)
     endless = config.get("endless", False)
     known = {key: value for key, value in config.items() if key not in _NOT_LHOTSES}
     known["sample_rate"] = sample_rate
@@ -55,13 +60,15 @@ def build_recognition_dataloader(
     torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
     if isinstance(loader.dataset, IterableDataset):
         return loader
-    return RecognitionLoader(
+    recognition_loader = RecognitionLoader(
         loader.dataset,
         EndlessSampler(loader.sampler) if endless else loader.sampler,
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         persistent_workers=loader.num_workers > 0,
     )
+    recognition_loader.statistics = statistics
+    return recognition_loader
 
 
 class EndlessSampler(Sampler):
@@ -88,7 +95,13 @@ class EndlessSampler(Sampler):
 
 
 class RecognitionLoader(DataLoader):
-    """Hands out a worker's :class:`InputError` as it is, and begins a new pass when training is resumed."""
+    """Hands out a worker's :class:`InputError` as it is, and begins a new pass when training is resumed.
+
+    Attributes:
+        statistics: of each manifest that it reads.
+    """
+
+    statistics: Sequence[TranscriptStatistics] = ()
 
     def __init__(self, dataset: Dataset, sampler: Sampler | CutSampler, **options: Any):
         super().__init__(_Guarded(dataset), batch_size=None, sampler=sampler, **options)
@@ -125,13 +138,14 @@ class _Guarded(Dataset):
             return error
 
 
-def _check_manifests(config: DictConfig, encoder: CharacterEncoder) -> None:
+def _check_manifests(config: DictConfig, encoder: CharacterEncoder) -> list[TranscriptStatistics]:
     """Read the manifests through, where there are any (Lhotse's own formats are checked while they are read)."""
     manifests = config.get("manifest_filepath")
     if manifests is None:
         if not any(config.get(key) for key in _OTHER_SOURCES):
             raise InputError("data config: no manifest_filepath")
-        return
+        return []
+    found = []
     patterns = (
         [manifests] if isinstance(manifests, str) else [m[0] if isinstance(m, ListConfig) else m for m in manifests]
     )
@@ -147,3 +161,5 @@ def _check_manifests(config: DictConfig, encoder: CharacterEncoder) -> None:
         if not statistics.characters:
             raise InputError("has no text at all", path)
         logging.info(f"{path}: {statistics}")
+        found.append(statistics)
+    return found

@@ -18,6 +18,7 @@ from lhotse.cut import Cut
 from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
+from nemo_speechlm.data.lhotse_readers import ctc_frames
 from nemo_speechlm.data.manifest import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 
@@ -71,12 +72,14 @@ class TranscriptStatistics:
         hours: their audio.
         characters: their text.
         left_out: utterances that are shorter or longer.
+        frame_rates: (utterances,) the frames per second that CTC needs to spell each.
     """
 
     utterances: int
     hours: float
     characters: int
     left_out: int
+    frame_rates: np.ndarray
 
     def __str__(self) -> str:
         skipped = f"; {self.left_out} left out for their duration" if self.left_out else ""
@@ -105,24 +108,26 @@ def check_transcripts(
     Raises:
         InputError: with file and line, at the first line that is not usable; or if no utterance is left.
     """
-    kept = Counter[str]()
-    left_out = 0
+    seconds, characters, left_out = 0.0, 0, 0
+    frame_rates: list[float] = []
     for number, record in read_manifest(manifest, required=("audio_filepath", "duration", text_field)):
         if not isinstance(record[text_field], str):
             raise InputError(f"{text_field!r} is {record[text_field]!r}, expected a string", manifest, number)
-        characters = len(encoder(record[text_field], manifest, number))
+        ids = encoder(record[text_field], manifest, number)
         duration = record["duration"]
         if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
             raise InputError(f"'duration' is {duration!r}, expected seconds of audio", manifest, number)
         if need_audio:
             _check_file(audio_path(record, manifest), manifest, number)
         if min_duration <= duration <= max_duration:
-            kept.update(utterances=1, characters=characters, milliseconds=round(duration * 1000))
+            seconds, characters = seconds + duration, characters + len(ids)
+            frame_rates.append(ctc_frames(ids) / duration)
         else:
             left_out += 1
-    if not kept["utterances"]:
+    if not frame_rates:
         raise InputError(f"none of its utterances lasts between {min_duration} and {max_duration} s", manifest)
-    return TranscriptStatistics(kept["utterances"], kept["milliseconds"] / 3.6e6, kept["characters"], left_out)
+    rates = np.asarray(frame_rates, dtype=np.float32)
+    return TranscriptStatistics(len(rates), seconds / 3600, characters, left_out, rates)
 
 
 def _check_file(path: Path, manifest: str | Path, number: int) -> None:

@@ -90,6 +90,22 @@ class SpeechLMCTCModel(FeatureExtraction, EncoderFreezingMixin, EncDecCTCModel):
         """Seconds per step of the encoder's input."""
         return self.cfg.preprocessor.get("window_stride") or 1.0 / self.cfg.sample_rate
 
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second of the encoder."""
+        return 1.0 / (self._input_step * self.encoder.subsampling)
+
+    def on_fit_start(self) -> None:
+        """Tell how many transcripts have more characters than CTC can spell in their audio; their loss is zero."""
+        super().on_fit_start()
+        for statistics in getattr(self._train_dl, "statistics", ()):
+            hopeless = int((statistics.frame_rates > self.frame_rate).sum())
+            if hopeless:
+                logging.warning(
+                    f"{hopeless} of {statistics.utterances} training utterances cannot be learned: "
+                    f"CTC needs more frames to spell their text than the {self.frame_rate:g} per second there are"
+                )
+
     def training_step(self, batch: Any, batch_nb: int) -> dict[str, Any]:
         """NeMo's, with the loss on the progress bar."""
         output = super().training_step(batch, batch_nb)

@@ -43,6 +43,7 @@ def test_statistics(tmp_path, encoder):
     durations = [json.loads(line)["duration"] for line in corpus.speech.read_text().splitlines()]
     statistics = check_transcripts(corpus.speech, encoder, max_duration=sorted(durations)[2])
     assert (statistics.utterances, statistics.left_out) == (3, 1)
+    assert statistics.frame_rates.shape == (3,)
     assert statistics.hours == pytest.approx(sum(sorted(durations)[:3]) / 3600, rel=1e-3)
     with pytest.raises(InputError, match="none of its utterances lasts"):
         check_transcripts(corpus.speech, encoder, min_duration=60.0)

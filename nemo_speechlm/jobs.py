@@ -140,7 +140,7 @@ def progress_path(output: str | Path) -> Path:
 
 
 def _skip_record(error: Exception, source: Path, number: int) -> Record:
-    """What stands in the progress for a line that is left out: with the file at fault, where that is not the source."""
+    """What stands in the progress for a line that is left out: with the file at fault, if it is not the source."""
     record: Record = {"_skipped": getattr(error, "reason", str(error)), "_line": number}
     path = getattr(error, "path", None)
     return record if path in (None, str(source)) else record | {"_path": path}

@@ -141,7 +141,7 @@ def read_utterance(
             where there is no ``offset``, longer (each by more than ``DURATION_TOLERANCE``).
     """
     path = audio_path(record, manifest)
-    offset, duration = _seconds(record, "offset", manifest, number), _seconds(record, "duration", manifest, number)
+    offset, duration = seconds_of(record, "offset", manifest, number), seconds_of(record, "duration", manifest, number)
     try:
         samples = read_audio(path, sample_rate, offset or 0.0, None if offset is None else duration, channel)
     except InputError as error:
@@ -161,7 +161,12 @@ def check_duration(duration: float | None, found: float, path: Path, manifest: s
         )
 
 
-def _seconds(record: Record, key: str, manifest: str | Path, number: int) -> float | None:
+def seconds_of(record: Record, key: str, manifest: str | Path, number: int) -> float | None:
+    """A record's ``offset`` or ``duration``, or None where it has none.
+
+    Raises:
+        InputError: if it is not a number of seconds.
+    """
     value = record.get(key)
     if value is None:
         return None

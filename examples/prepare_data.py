@@ -1,0 +1,98 @@
+r"""Make a speech manifest, the JSON lines that all other commands read, of a folder of audio files:
+
+    python examples/prepare_data.py corpus=folder source=my_recordings output=my_recordings/train.json
+
+WAV, FLAC, MP3, Opus and Ogg files of any sample rate, with transcripts or without. A line of the manifest is
+
+    {"audio_filepath": "a/1.flac", "duration": 3.21, "speaker": "a", "text": "what was said"}
+
+where "speaker" and "text" are there if they are known. To check that a manifest fits its audio:
+
+    python examples/prepare_data.py corpus=manifest source=train.json output=checked.json
+
+What is left out is counted by reason, and listed file by file in <output>.skipped.jsonl. A run that was interrupted
+goes on where it was when the same command is given again.
+"""
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.folder_corpus import CorpusOptions, list_folder, make_folder_work, make_manifest_work
+from nemo_speechlm.data.manifest import read_manifest
+from nemo_speechlm.data.text_cleaning import TextCleaning
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.jobs import JobReport, default_workers, run_job
+
+
+@command("prepare_data")
+def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "workers", "speaker_level", least=1)
+    corpora = {"folder": _folder, "manifest": _manifest}
+    if cfg.corpus not in corpora:
+        raise SpeechLMError(f"corpus is {cfg.corpus!r}, expected one of {', '.join(corpora)}")
+    refuse_overwrite(cfg.output, cfg.overwrite)
+    report = corpora[cfg.corpus](cfg)
+    print(f"{cfg.output}: {report}")
+
+
+def _folder(cfg: DictConfig) -> JobReport:
+    options = _options(cfg, clean=True)
+    listing = partial_path(f"{cfg.output}.files")
+    files, unmatched = list_folder(
+        cfg.source,
+        listing,
+        transcripts=cfg.transcripts,
+        transcribed=cfg.transcribed,
+        speaker_level=cfg.speaker_level,
+    )
+    if unmatched:
+        print(f"{cfg.transcripts}: {unmatched} transcripts belong to none of the {files} audio files")
+    try:
+        return _run(cfg, options, listing, functools.partial(make_folder_work, listing, cfg.output, options))
+    finally:
+        listing.unlink()
+
+
+def _manifest(cfg: DictConfig) -> JobReport:
+    options = _options(cfg, clean=False)
+    next(read_manifest(cfg.source, ["audio_filepath"]))  # a wrong file is found out at once
+    return _run(cfg, options, cfg.source, functools.partial(make_manifest_work, cfg.source, cfg.output, options))
+
+
+def _run(cfg: DictConfig, options: CorpusOptions, source: str | Path, make_work: functools.partial) -> JobReport:
+    return run_job(
+        source,
+        cfg.output,
+        make_work,
+        settings=asdict(options),
+        workers=cfg.workers or default_workers(),
+        skip_bad=cfg.skip_bad,
+        overwrite=cfg.overwrite,
+        description="prepare data",
+        unit="file",
+    )
+
+
+def _options(cfg: DictConfig, clean: bool) -> CorpusOptions:
+    if cfg.source is None:
+        raise SpeechLMError(f"not given: source; corpus={cfg.corpus} needs one, see --help")
+    for key in ("min_duration", "max_duration"):
+        if cfg[key] is not None and not isinstance(cfg[key], int | float):
+            raise SpeechLMError(f"{key} is {cfg[key]!r}, expected seconds")
+    cleaning = TextCleaning(characters=cfg.characters, case=cfg.case, other_characters=cfg.other_characters)
+    return CorpusOptions(
+        min_duration=cfg.min_duration,
+        max_duration=cfg.max_duration,
+        decode=cfg.decode,
+        cleaning=cleaning if (clean if cfg.clean is None else cfg.clean) else None,
+        fix_duration=cfg.fix_duration,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -42,7 +42,11 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
     trainer = Trainer(**{"callbacks": [StepProgressBar()], **_plain(cfg.trainer)})
     exp_manager(trainer, cfg.get("exp_manager"))
     model = build_model(cfg.model, trainer)
-    trainer.fit(model)
+    try:
+        trainer.fit(model)
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        if not trainer.interrupted:
+            raise
     if trainer.interrupted:
         raise KeyboardInterrupt
     if cfg.save == "best":

@@ -10,12 +10,16 @@ where "speaker" and "text" are there if they are known. To check that a manifest
 
     python examples/prepare_data.py corpus=manifest source=train.json output=checked.json
 
+The demo's corpus, a small one that makes itself (four manifests with their audio, and a text file) in a folder:
+
+    python examples/prepare_data.py corpus=demo output=demo/corpus
+
 What is left out is counted by reason, and listed file by file in <output>.skipped.jsonl. A run that was interrupted
 goes on where it was when the same command is given again.
 """
 
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -31,10 +35,16 @@ from nemo_speechlm.jobs import JobReport, default_workers, run_job
 
 @command("prepare_data")
 def main(cfg: DictConfig) -> None:
-    whole_numbers(cfg, "workers", "speaker_level", least=1)
+    whole_numbers(cfg, "workers", "speaker_level", "sentences", least=1)
+    whole_numbers(cfg, "seed", least=0)
     corpora = {"folder": _folder, "manifest": _manifest}
+    if cfg.corpus == "demo":
+        _demo(cfg)
+        return
     if cfg.corpus not in corpora:
-        raise SpeechLMError(f"corpus is {cfg.corpus!r}, expected one of {', '.join(corpora)}")
+        raise SpeechLMError(f"corpus is {cfg.corpus!r}, expected one of {', '.join([*corpora, 'demo'])}")
+    if cfg.source is None:
+        raise SpeechLMError("not given: source; say source=..., or --help")
     refuse_overwrite(cfg.output, cfg.overwrite)
     report = corpora[cfg.corpus](cfg)
     print(f"{cfg.output}: {report}")
@@ -62,6 +72,17 @@ def _manifest(cfg: DictConfig) -> JobReport:
     options = _options(cfg, clean=False)
     next(read_manifest(cfg.source, ["audio_filepath"]))  # a wrong file is found out at once
     return _run(cfg, options, cfg.source, functools.partial(make_manifest_work, cfg.source, cfg.output, options))
+
+
+def _demo(cfg: DictConfig) -> None:
+    from nemo_speechlm.data.demo_corpus import DemoAmounts, make_demo_corpus  # its dependencies are another extra
+
+    amounts = DemoAmounts(**{field.name: cfg[field.name] for field in fields(DemoAmounts)})
+    refuse_overwrite(Path(cfg.output) / "text.txt", cfg.overwrite)
+    corpus = make_demo_corpus(cfg.output, cfg.seed or 0, amounts)
+    for path in corpus:
+        with open(path, encoding="utf-8") as file:
+            print(f"{path}: {sum(1 for _ in file)} lines")
 
 
 def _run(cfg: DictConfig, options: CorpusOptions, source: str | Path, make_work: functools.partial) -> JobReport:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nemo_speechlm.data.espeak import Voice, espeak
 from nemo_speechlm.data.grammar import sentences
 from nemo_speechlm.data.manifest import Record, write_manifest
+from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import atomic_write
 
 SAMPLE_RATE = 16000
@@ -38,6 +39,13 @@ class DemoAmounts:
     test_minutes: float = 4.0
     sentences: int = 20000
     vocabulary_share: float = 1.0
+
+    def __post_init__(self):
+        for key, value in vars(self).items():
+            if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+                raise SpeechLMError(f"{key} is {value!r}, expected a number above 0")
+        if self.vocabulary_share > 1:
+            raise SpeechLMError(f"vocabulary_share is {self.vocabulary_share}, expected at most 1")
 
 
 class DemoCorpus(NamedTuple):
@@ -104,6 +112,8 @@ def _speak(
 ) -> Iterator[Record]:
     audio_folder = manifest.with_suffix("")
     audio_folder.mkdir(parents=True, exist_ok=True)
+    for stale in audio_folder.glob("[0-9]*.flac"):
+        stale.unlink()
     seconds = 0.0
     number = 0
     while seconds < 60 * minutes:

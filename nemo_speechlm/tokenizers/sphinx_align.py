@@ -104,13 +104,7 @@ class PhoneAligner:
         transitions, final = _grammar(variants)
         decoder.add_fsg("utterance", decoder.create_fsg("utterance", 0, final, transitions))
         decoder.activate_search("utterance")
-        try:
-            decoder.start_utt()
-            decoder.process_raw(pcm, full_utt=True)
-            decoder.end_utt()
-        except RuntimeError:  # pocketsphinx gives no reason
-            return None
-        if decoder.hyp() is None:
+        if not run_decoder(decoder, pcm):
             return None
         segments = [
             UnitSegment(SILENCE if s.word == _SILENCE_WORD else s.word, s.end_frame - s.start_frame + 1)
@@ -137,6 +131,18 @@ class PhoneAligner:
             decoder.add_word(unit, phone, False)
         self._decoders[beam] = decoder
         return decoder
+
+
+def run_decoder(decoder: pocketsphinx.Decoder, pcm: bytes) -> bool:
+    """Run the current search over an utterance of 16-bit samples; whether it found anything."""
+    decoder.reinit_feat()  # or else the noise that it learned from other utterances would change the result
+    try:
+        decoder.start_utt()
+        decoder.process_raw(pcm, full_utt=True)
+        decoder.end_utt()
+    except RuntimeError:  # pocketsphinx gives no reason
+        return False
+    return decoder.hyp() is not None
 
 
 def _grammar(variants: list[list[list[str]]]) -> tuple[list[tuple], int]:

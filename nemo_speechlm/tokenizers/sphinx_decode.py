@@ -14,7 +14,7 @@ from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import atomic_write, iter_lines
 from nemo_speechlm.tokenizers.english import EnglishPhonemizer, base_phone
 from nemo_speechlm.tokenizers.ngram import train_ngram_model
-from nemo_speechlm.tokenizers.sphinx_align import MAX_VARIANTS
+from nemo_speechlm.tokenizers.sphinx_align import MAX_VARIANTS, run_decoder
 
 
 class LanguageModel(NamedTuple):
@@ -74,15 +74,8 @@ class SpeechDecoder:
         Raises:
             SkipItem: if no word was heard.
         """
-        decoder = self._decoder
-        try:
-            decoder.start_utt()
-            decoder.process_raw(to_int16(samples).tobytes(), full_utt=True)
-            decoder.end_utt()
-        except RuntimeError as error:  # pocketsphinx gives no reason
-            raise SkipItem("decoding failed") from error
-        segments = list(decoder.seg()) if decoder.hyp() is not None else []
-        heard = [s for s in segments if s.word[0] not in "<[("]  # <sil>, [NOISE], (NULL)
+        found = run_decoder(self._decoder, to_int16(samples).tobytes())
+        heard = [s for s in self._decoder.seg() if s.word[0] not in "<[("] if found else []  # <sil>, [NOISE], (NULL)
         if not heard:
             raise SkipItem("no word was heard")
         confidence = float(np.mean([min(s.prob, 1.0) for s in heard]))

@@ -47,6 +47,11 @@ class SpeechTokenizing:
         check_style(self.style)
         if self.method not in get_args(Method):
             raise InputError(f"method is {self.method!r}, expected one of {', '.join(get_args(Method))}")
+        confidence, channel = self.min_confidence, self.channel
+        if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
+            raise InputError(f"min_confidence is {confidence!r}, expected a number from 0 to 1")
+        if channel != "mix" and (not isinstance(channel, int) or channel < 0):
+            raise InputError(f"channel is {channel!r}, expected 0, 1, ... or mix")
 
 
 class SpeechTokenizer:

@@ -65,6 +65,11 @@ class TextUnits(Formattable):
         return TextUnits(id_, self.units, self.durations, self.targets)
 
 
+def is_special(label: str) -> bool:
+    """Whether a label is a symbol like ``<unk>`` of a converted model, not a character."""
+    return len(label) > 2 and label[0] == "<" and label[-1] == ">"
+
+
 def ctc_frames(targets: Sequence[int] | np.ndarray) -> int:
     """The fewest frames with which CTC can spell ``targets``: a blank must part equal neighbours."""
     targets = np.asarray(targets)
@@ -214,7 +219,7 @@ class TextUnitsReader(UnitReader):
         self.max_tokens = max_tokens or float("inf")
         self.unknown_characters = unknown_characters
         self._characters = {character: position for position, character in enumerate(labels)}
-        if len(self._characters) != len(labels) or not all(len(character) == 1 for character in labels):
+        if len(self._characters) != len(labels) or not all(len(c) == 1 or is_special(c) for c in labels):
             raise InputError(f"labels must be single characters, each once; found {list(labels)}")
         self._sampler: DurationSampler | None = None
         self._expected = np.empty(0)

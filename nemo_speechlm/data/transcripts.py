@@ -18,7 +18,7 @@ from lhotse.cut import Cut
 from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
-from nemo_speechlm.data.lhotse_readers import ctc_frames
+from nemo_speechlm.data.lhotse_readers import ctc_frames, is_special
 from nemo_speechlm.data.manifest import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 
@@ -27,13 +27,14 @@ class CharacterEncoder:
     """Text to label ids.
 
     Args:
-        labels: one character each; the id is the position.
+        labels: one character each; the id is the position. Those of converted models may have special symbols like
+            ``<unk>`` among them, which no text is spelled with.
     """
 
     def __init__(self, labels: Sequence[str]):
         if not labels:
             raise InputError("labels is empty; expected the characters that the model may write")
-        long = [label for label in labels if len(label) != 1]
+        long = [label for label in labels if len(label) != 1 and not is_special(label)]
         if long:
             raise InputError(f"labels must be single characters, found {long[0]!r}")
         twice = [label for label, count in Counter(labels).items() if count > 1]

@@ -71,6 +71,9 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         self.unit_classifiers = nn.ModuleDict(
             {level: UnitClassifier(width, num_units, **self._cfg.unit_classifier) for level in LEVELS}
         )
+        # The released code predicts "<pad>" where an utterance's labels end before its audio; we predict nothing.
+        self.released_labels: bool = self._cfg.get("released_labels", False)
+        self._pad_class = self.inventory.encode(["<pad>"])[0] if self.released_labels else PAD_UNIT
         self.masking = SpanMask(**self._cfg.masking)
         self.swapping = SpanMask(**self._cfg.swapping)
         self.text_masking = SpanMask(**self._cfg.text_masking)
@@ -128,26 +131,31 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             generator: what masks and swaps are drawn with.
         """
         signal, length = self.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
-        frames = self.encoder.embed_speech(signal, length)
-        T = min(frames.states.shape[1], int(batch.units.shape[1] / self.label_ratio))
+        frames = self.encoder.embed_speech(signal, length, int(batch.units.shape[1] / self.label_ratio))
+        states, lengths = frames.states, frames.lengths
+        T = states.shape[1]
         units = self._units_of_frames(batch.units, T, label_offset)
-        states, lengths = frames.states[:, :T], frames.lengths.clamp(max=T)
         padding = padding_mask(lengths, T)
         if mask is None:
             mask = self.masking.draw(lengths, T, generator)
         speech, _ = self.encoder.encode_speech(self.encoder.apply_mask(states, mask), padding)
         # Where an utterance's labels end, it ends for the shared transformer too, as in the released code.
-        unlabeled = padding | (units == PAD_UNIT)
+        unlabeled = units == PAD_UNIT
+        if self.released_labels:
+            targets = units.masked_fill(unlabeled, self._pad_class).masked_fill(padding, PAD_UNIT)
+        else:
+            targets, unlabeled = units, unlabeled | padding
         if swap is None:
             swap = self.swapping.draw(lengths, T, generator)
         swap = swap & ~mask & ~unlabeled
-        shared_input = speech
+        # Where labels go on behind the audio, the released code's shared transformer attends to zeros.
+        shared_input = speech.masked_fill(padding.unsqueeze(2), 0.0) if self.released_labels else speech
         if self.swapping.prob > 0:
             embedded = self.unit_embedding(units.clamp(min=0)).type_as(speech)
-            shared_input = torch.where(swap.unsqueeze(2), embedded, speech)
+            shared_input = torch.where(swap.unsqueeze(2), embedded, shared_input)
         shared, _ = self.encoder.encode_shared(shared_input, unlabeled)
         logits = [self.unit_classifiers["speech"](speech), self.unit_classifiers["shared"](shared)]
-        return SpeechOutput(logits, units, mask, swap, frames.penalty)
+        return SpeechOutput(logits, targets, mask, swap, frames.penalty)
 
     def forward_text(
         self, batch: TextBatch, mask: Tensor | None = None, generator: Generator | None = None

@@ -8,7 +8,7 @@ from nemo.core.classes import NeuralModule, typecheck
 from nemo.core.neural_types import AcousticEncodedRepresentation, LengthsType, NeuralType, VoidType
 from torch import Tensor, nn
 
-from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd
+from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd, released_lengths
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
 
@@ -41,6 +41,7 @@ class SpeechLMEncoder(NeuralModule):
         mask_length: frames in a span.
         mask_channel_prob: share of channels set to zero while training.
         mask_channel_length: channels in a span.
+        project_features: a linear layer between front end and speech transformer; None: where their widths differ.
     """
 
     def __init__(
@@ -54,15 +55,16 @@ class SpeechLMEncoder(NeuralModule):
         mask_length: int = 10,
         mask_channel_prob: float = 0.0,
         mask_channel_length: int = 64,
+        project_features: bool | None = None,
     ):
         super().__init__()
         self.d_model = d_model
         self._feat_out = d_model  # NeMo's models look for it under this name
         self.front_end = front_end
         self.feature_norm = nn.LayerNorm(front_end.output_dim)
-        self.feature_proj = (
-            nn.Linear(front_end.output_dim, d_model) if front_end.output_dim != d_model else nn.Identity()
-        )
+        if project_features is None:
+            project_features = front_end.output_dim != d_model
+        self.feature_proj = nn.Linear(front_end.output_dim, d_model) if project_features else nn.Identity()
         self.dropout_input = nn.Dropout(dropout_input)
         self.mask_emb = nn.Parameter(torch.empty(d_model).uniform_())
         self.speech_transformer = speech_transformer
@@ -115,9 +117,19 @@ class SpeechLMEncoder(NeuralModule):
         shared, shared_layers = self.encode_shared(speech, padding)
         return [*speech_layers, *shared_layers[:-1], shared], frames.lengths
 
-    def embed_speech(self, audio_signal: Tensor, length: Tensor) -> Frames:
-        """Front end, layer norm, projection and dropout; see :class:`Frames`."""
+    def embed_speech(self, audio_signal: Tensor, length: Tensor, max_frames: int | None = None) -> Frames:
+        """Front end, layer norm, projection and dropout; see :class:`Frames`.
+
+        Args:
+            audio_signal: (B, C, S).
+            length: (B,).
+            max_frames: frames behind these are left out.
+        """
         features, lengths = self.front_end(audio_signal, length)
+        if max_frames is not None and max_frames < features.shape[1]:
+            features, lengths = features[:, :max_frames], lengths.clamp(max=max_frames)
+            if getattr(self.front_end, "released_padding", False):
+                lengths = released_lengths(length, audio_signal.shape[2], max_frames)
         penalty = features.float().square().mean()
         return Frames(self.dropout_input(self.feature_proj(self.feature_norm(features))), lengths, penalty)
 

@@ -79,9 +79,17 @@ class ConvFrontEnd(NeuralModule):
         if self.gradient_scale != 1.0 and x_BTC.requires_grad:
             x_BTC = _ScaleGradient.apply(x_BTC, self.gradient_scale)
         if self.released_padding:
-            chunk = audio_signal.shape[2] // x_BTC.shape[1]
-            length = torch.div(samples + chunk - 1, chunk, rounding_mode="floor")
+            length = released_lengths(samples, audio_signal.shape[2], x_BTC.shape[1])
         return x_BTC, length.clamp(min=0, max=x_BTC.shape[1])
+
+
+def released_lengths(samples: Tensor, num_samples: int, num_frames: int) -> Tensor:
+    """Frames (B,) of utterances of so many ``samples`` (B,) in a padded batch, as the released code counts them.
+
+    It cuts the ``num_samples`` of the batch into ``num_frames`` equal chunks and keeps those not wholly padding.
+    """
+    chunk = num_samples // num_frames
+    return torch.div(samples + chunk - 1, chunk, rounding_mode="floor").clamp(max=num_frames)
 
 
 class MelFrontEnd(NeuralModule):

@@ -61,10 +61,11 @@ class TransformerLayer(nn.Module):
         attention_dropout: float,
         activation_dropout: float,
         pre_norm: bool,
+        relative: bool = True,
     ):
         super().__init__()
         self.pre_norm = pre_norm
-        self.self_attn = RelativeSelfAttention(d_model, n_heads, attention_dropout, normalize_positions=pre_norm)
+        self.self_attn = RelativeSelfAttention(d_model, n_heads, attention_dropout, relative and pre_norm)
         self.self_attn_norm = nn.LayerNorm(d_model)
         self.fc1 = nn.Linear(d_model, d_ff)
         self.fc2 = nn.Linear(d_ff, d_model)
@@ -102,6 +103,9 @@ class RelativeTransformer(NeuralModule):
         conv_kernel: of the convolutional positions.
         conv_groups: of the convolutional positions.
         max_frames: of the learned positions.
+        input_norm: layer norm on the input; None: where this class's other arguments want it. HuBERT and wav2vec 2.0,
+            cut in two, have none in the second half.
+        output_norm: layer norm on the output; None: in pre-norm models. Cut in two, they have none in the first half.
     """
 
     def __init__(
@@ -120,6 +124,8 @@ class RelativeTransformer(NeuralModule):
         conv_kernel: int = 128,
         conv_groups: int = 16,
         max_frames: int = 3000,
+        input_norm: bool | None = None,
+        output_norm: bool | None = None,
     ):
         super().__init__()
         if position not in ("conv", "learned", None):
@@ -133,12 +139,18 @@ class RelativeTransformer(NeuralModule):
         elif position == "learned":
             self.position = LearnedPositions(d_model, max_frames)
         # The shared transformer normalizes its input in Large too; the speech transformer only where it is post-norm.
-        self.input_norm = nn.LayerNorm(d_model) if position == "learned" or not pre_norm else None
-        self.output_norm = nn.LayerNorm(d_model) if pre_norm else None
+        if input_norm is None:
+            input_norm = position == "learned" or not pre_norm
+        if output_norm is None:
+            output_norm = pre_norm
+        self.input_norm = nn.LayerNorm(d_model) if input_norm else None
+        self.output_norm = nn.LayerNorm(d_model) if output_norm else None
         self.dropout = nn.Dropout(dropout)
         self.relative_positions = RelativePositions(d_model // n_heads, max_distance) if max_distance else None
         self.layers = nn.ModuleList(
-            TransformerLayer(d_model, n_heads, d_ff, dropout, attention_dropout, activation_dropout, pre_norm)
+            TransformerLayer(
+                d_model, n_heads, d_ff, dropout, attention_dropout, activation_dropout, pre_norm, max_distance > 0
+            )
             for _ in range(n_layers)
         )
         for module in self.modules():
@@ -168,6 +180,8 @@ class RelativeTransformer(NeuralModule):
         if self.input_norm is not None:
             x = self.input_norm(x)
         x = self.dropout(x)
+        if padding is not None and isinstance(self.position, LearnedPositions):
+            x = x.masked_fill(padding.unsqueeze(2), 0.0)  # as in fairseq: it shows where padded frames are looked at
         rows = self.relative_positions.rows(x.shape[1]) if self.relative_positions is not None else None
         outputs = []
         for layer in self.layers:

@@ -66,3 +66,10 @@ def test_bad_lines(tmp_path, encoder, record, message):
     good = {"audio_filepath": "a.wav", "duration": 1.0, "text": "a b"}
     with pytest.raises(InputError, match=message):
         check_transcripts(manifest_of(tmp_path, good, record), encoder)
+
+
+def test_special_symbols_of_converted_models_spell_nothing():
+    encoder = CharacterEncoder([" ", "a", "<unk>"])
+    assert encoder("a a") == [1, 0, 1]
+    with pytest.raises(InputError, match="'<'"):
+        encoder("<unk>")

@@ -14,7 +14,7 @@ FOLDERS = ["speechlm_p_tiny", "speechlm_large_tiny"]
 @pytest.fixture(scope="module", params=FOLDERS)
 def case(request):
     torch.set_grad_enabled(False)
-    yield request.param, released_encoder(request.param)[0], load(f"{request.param}/features.pt")
+    yield request.param, released_encoder(request.param), load(f"{request.param}/features.pt")
     torch.set_grad_enabled(True)
 
 

@@ -1,0 +1,103 @@
+"""Carrying out a conversion: every parameter filled, every one used, or no ``.nemo`` file."""
+
+import tempfile
+from pathlib import Path
+
+from nemo.core.classes import ModelPT
+from omegaconf import OmegaConf
+
+from nemo_speechlm import models
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.interop.plan import Options, Plan, make_plan
+from nemo_speechlm.interop.source import read_source
+
+_SHOWN = 12
+
+
+def convert(source: str | Path, output: str | Path, options: Options = Options(), overwrite: bool = False) -> Plan:  # noqa: B008
+    """Turn a checkpoint of somebody else's into a ``.nemo`` file.
+
+    Args:
+        source: fairseq ``.pt`` file or Hugging Face folder.
+        output: the ``.nemo`` file to write.
+        options: what the checkpoint does not say.
+        overwrite: replace the output if it is there.
+
+    Returns:
+        what was done.
+
+    Raises:
+        InputError: if the checkpoint cannot be read or recognized, or its parameters are not exactly those of our
+            model; nothing is written then.
+    """
+    output = Path(output)
+    if output.suffix != ".nemo":
+        raise InputError("the output must end in .nemo", output)
+    refuse_overwrite(output, overwrite)
+    plan = make_plan(read_source(source), options)
+    with tempfile.TemporaryDirectory() as folder:
+        model = build(plan, Path(folder), options)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_path(output)
+        try:
+            model.save_to(str(partial))
+            partial.replace(output)
+        finally:
+            partial.unlink(missing_ok=True)
+    return plan
+
+
+def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  # noqa: B008
+    """Make the model of a plan, in evaluation mode.
+
+    Args:
+        plan: the plan.
+        folder: where the inventory is put; it must stay until the model is saved.
+        options: what may be missing or unused.
+
+    Raises:
+        InputError: listing the parameters that are missing, unused, or of another shape.
+    """
+    config = dict(plan.config)
+    if plan.inventory is not None:
+        plan.inventory.save(folder / "units.json")
+        config["units"] = str(folder / "units.json")
+    unused = [name for name in plan.unused if not _allowed(name, options.allow_unused)]
+    if unused:
+        raise InputError(
+            f"parameters that have no place: {_listed(unused)} (--allow-unused NAME leaves one out)", plan.source.path
+        )
+    try:
+        model = getattr(models, plan.model)(cfg=OmegaConf.create(config)).eval()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"no model can be built with its sizes: {error}", plan.source.path) from error
+    own = model.state_dict()
+    shapes = [
+        f"{plan.names[name]} is {tuple(value.shape)}, expected {tuple(own[name].shape)} for {name}"
+        for name, value in plan.weights.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if shapes:
+        raise InputError(f"parameters of another shape: {_listed(shapes)}", plan.source.path)
+    strange = [f"{plan.names[name]} ({name})" for name in plan.weights.keys() - own.keys()]
+    if strange:
+        raise InputError(f"parameters that the model does not have: {_listed(sorted(strange))}", plan.source.path)
+    missing = [name for name in own.keys() - plan.weights.keys() if not _allowed(name, options.allow_missing)]
+    if missing:
+        raise InputError(
+            f"parameters that are missing: {_listed(sorted(missing))} (--allow-missing NAME leaves one as it was "
+            "initialized)",
+            plan.source.path,
+        )
+    model.load_state_dict(plan.weights, strict=False)
+    return model
+
+
+def _allowed(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == one or name.startswith(one + ".") for one in allowed)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return "; ".join(names[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -91,7 +91,7 @@ def tiny_pretrain_config(corpus: "TinyCorpus", **overrides: Any) -> DictConfig:
         "swapping": {"prob": 0.4, "length": 2},
         "text_masking": masking,
         "ctc_head": {"dropout": 0.1},
-        "loss": {"umlm": 1.0, "uctc": 1.0, "feature_penalty": 0.0},
+        "loss": {"umlm": 1.0, "umlm_unmasked": 0.0, "uctc": 1.0, "feature_penalty": 0.0},
         "train_ds": {**data, "num_workers": 0, "seed": 0},
         "validation_ds": {**data, "num_workers": 0},
         "optim": {"name": "adamw", "lr": 3e-3},

@@ -197,6 +197,9 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             masked, unmasked = self._predictions(output)
             umlm = {level: prediction.loss / prediction.frames.clamp(min=1) for level, prediction in masked.items()}
             loss = sum(umlm.values()) * weights.umlm + output.penalty * weights.feature_penalty
+            if weights.umlm_unmasked > 0:
+                seen = [prediction.loss / prediction.frames.clamp(min=1) for prediction in unmasked.values()]
+                loss = loss + sum(seen) * weights.umlm_unmasked
             labeled = (output.units != PAD_UNIT).sum()
             log |= {f"umlm_{level}": value for level, value in umlm.items()}
             log |= {f"masked_accuracy_{level}": _accuracy(p) for level, p in masked.items()}
@@ -219,15 +222,16 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         return loss
 
     def _predictions(self, output: SpeechOutput) -> tuple[dict[str, UnitPrediction], dict[str, UnitPrediction]]:
+        """How well the units of masked and of unmasked frames are predicted, per level."""
         labeled = output.units != PAD_UNIT
-        masked, unmasked = output.mask & labeled, ~output.mask & labeled
-        return (
-            {level: unit_prediction(x, output.units, masked) for level, x in zip(LEVELS, output.logits, strict=True)},
+        masked, unmasked = (
             {
-                level: unit_prediction(x.detach(), output.units, unmasked)
-                for level, x in zip(LEVELS, output.logits, strict=True)
-            },
+                level: unit_prediction(logits, output.units, frames)
+                for level, logits in zip(LEVELS, output.logits, strict=True)
+            }
+            for frames in (output.mask & labeled, ~output.mask & labeled)
         )
+        return masked, unmasked
 
     def _uctc(self, batch: TextBatch, log_probs: Tensor) -> Tensor:
         return self.uctc_loss(

@@ -73,7 +73,7 @@ def encoder_config(
         shared |= {
             "position": "learned",
             "max_frames": positions - 2,
-            "layerdrop": float(inner.get("layerdrop", settings.get("encoder_layerdrop", 0.0))),
+            "layerdrop": float(inner.get("layerdrop", speech["layerdrop"])),
         }
     return {
         "_target_": "nemo_speechlm.modules.SpeechLMEncoder",

@@ -36,10 +36,10 @@ def encoder_name(key: str, pre_norm: bool, speech_layers: int | None = None) -> 
         end = "shared" if speech_layers is not None and pre_norm else "speech"
         module = "output_norm" if pre_norm else "input_norm"
         return key.replace("encoder.layer_norm", f"{end}_transformer.{module}")
-    if speech_layers is not None and (layer := re.match(r"encoder\.layers\.(\d+)\.", key)):
-        number = int(layer[1])
+    if speech_layers is not None and (found := re.match(r"encoder\.layers\.(\d+)\.", key)):
+        number = int(found[1])
         if number >= speech_layers:
-            key = f"unit_encoder.layers.{number - speech_layers}.{key[layer.end() :]}"
+            key = f"unit_encoder.layers.{number - speech_layers}.{key[found.end() :]}"
     old = next((old for old in _LONGEST_FIRST if key == old or key.startswith(old + ".")), None)
     if old is None:
         return None

@@ -102,7 +102,7 @@ def _from_fairseq(content: dict[str, Any], path: Path) -> Source:
         label_rate = model.get("label_rate") or task.get("label_rate")
     if kind in (Kind.HUBERT, Kind.WAV2VEC2) and "hubert" in str(model.get("_name") or model.get("arch") or ""):
         kind = Kind.HUBERT
-    state = content.get("task_state") if isinstance(content.get("task_state"), dict) else {}
+    state = _part(content, "task_state", {})
     dictionaries = {name: symbols for name, value in state.items() if (symbols := symbols_of(value))}
     normalize = task.get("normalize", fine_tuning.get("normalize", False))
     return Source(path, kind, weights, prefix, model, fine_tuning, bool(normalize), _rate(label_rate), dictionaries)

@@ -1,0 +1,110 @@
+"""Turn a checkpoint of others into a .nemo file: SpeechLM (pretrained, or fine-tuned with CTC), HuBERT, wav2vec 2.0.
+
+What it is, is recognized by what is in it. No code that a file may hold is run. Every parameter must have its place
+and every place its parameter; otherwise nothing is written, and what is missing or left over is listed.
+
+    python examples/convert_checkpoint.py --input speechlmp_base_checkpoint_clean.pt --list
+    python examples/convert_checkpoint.py --input speechlmp_base_checkpoint.pt --output speechlm_p_base.nemo
+    python examples/convert_checkpoint.py --input finetuned.pt --label-dictionary dict.ltr.txt --output ctc.nemo
+    python examples/convert_checkpoint.py --input hubert-base-ls960/ --output hubert.nemo
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from nemo_speechlm.errors import SpeechLMError
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--input", required=True, type=Path, metavar="X", help="fairseq .pt file, or Hugging Face folder")
+    add("--output", type=Path, metavar="Y.nemo", help="what to write")
+    add("--list", action="store_true", help="print what is in the input, and write nothing")
+    add("--overwrite", action="store_true", help="replace the output if it is there")
+    add(
+        "--unit-dictionary",
+        type=Path,
+        metavar="FILE",
+        help="fairseq's dictionary of units (dict.phn.txt), if the checkpoint has none",
+    )
+    add(
+        "--label-dictionary",
+        type=Path,
+        metavar="FILE",
+        help="fairseq's dictionary of characters (dict.ltr.txt), if the checkpoint has none",
+    )
+    add("--language", default="en", help="of the units (default: en)")
+    add("--lowercase", action="store_true", help="lower the case of the characters")
+    add(
+        "--speech-layers",
+        type=int,
+        metavar="N",
+        help="layers of HuBERT or wav2vec 2.0 that become the speech "
+        "transformer; the others become the shared one (default: half)",
+    )
+    add(
+        "--padding",
+        choices=("released", "exact"),
+        help="released: an utterance's features depend on the padding of "
+        "its batch, as in the released code (default for SpeechLM); exact: they do not (default for the others)",
+    )
+    add(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a parameter or module of ours that may keep its random values; may be given several times",
+    )
+    add(
+        "--allow-unused",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a parameter or module of the input that may be left out; may be given several times",
+    )
+    arguments = parser.parse_args()
+    if not arguments.list and arguments.output is None:
+        parser.error("give --output Y.nemo, or --list")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    from nemo_speechlm.interop.plan import Options
+
+    options = Options(
+        unit_dictionary=arguments.unit_dictionary,
+        label_dictionary=arguments.label_dictionary,
+        language=arguments.language,
+        speech_layers=arguments.speech_layers,
+        released_padding=None if arguments.padding is None else arguments.padding == "released",
+        lowercase=arguments.lowercase,
+        allow_missing=tuple(arguments.allow_missing),
+        allow_unused=tuple(arguments.allow_unused),
+    )
+    if arguments.list:
+        from nemo_speechlm.interop.listing import describe
+        from nemo_speechlm.interop.source import read_source
+
+        for line in describe(read_source(arguments.input), options):
+            print(line)
+        return
+    from nemo_speechlm.interop.convert import convert
+
+    plan = convert(arguments.input, arguments.output, options, arguments.overwrite)
+    print(f"{arguments.output}: {plan.model} from {plan.source.kind.value}, {len(plan.weights)} parameters")
+    reasons: dict[str, int] = {}
+    for reason in plan.left.values():
+        reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, count in reasons.items():
+        print(f"  {count} left out: {reason}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SpeechLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

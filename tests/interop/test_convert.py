@@ -1,0 +1,252 @@
+"""Checkpoints of sizes that no golden file has; what is wrong with one is listed, and nothing is left behind."""
+
+import random
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nemo.collections.asr.models import ASRModel
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.interop.convert import convert
+from nemo_speechlm.interop.encoder_config import parse_layers
+from nemo_speechlm.interop.plan import Options
+from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncoderModel, SpeechLMModel
+from nemo_speechlm.models.pretrained import read_pretrained
+from tests.interop.checkpoints import LETTERS, UNITS, encoder, fine_tuned, linear, speechlm, write_dictionary
+
+COMMAND = Path(__file__).parents[2] / "examples" / "convert_checkpoint.py"
+
+
+@pytest.fixture
+def options(tmp_path):
+    return Options(
+        unit_dictionary=write_dictionary(tmp_path / "dict.phn.txt", UNITS[:-1]),
+        label_dictionary=write_dictionary(tmp_path / "dict.ltr.txt", LETTERS[:-1]),
+    )
+
+
+def save(content, path):
+    torch.save(content, path)
+    return path
+
+
+def restore(cls, path):
+    return cls.restore_from(str(path), map_location="cpu").eval()
+
+
+def audio(samples=4000):
+    return torch.randn(1, samples), torch.tensor([samples])
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_pretrained_of_another_size(tmp_path, options, pre_norm):
+    content = speechlm(pre_norm=pre_norm)
+    plan = convert(save(content, tmp_path / "x.pt"), tmp_path / "y.nemo", options)
+    model = restore(SpeechLMModel, tmp_path / "y.nemo")
+    assert list(model.inventory.symbols) == UNITS
+    assert model.inventory.frame_rate == 50
+    assert model.labels == ["<pad>", "</s>", "<unk>", " ", "A", "B", "<mask>"]
+    assert model.encoder.subsampling == 40
+    assert model.encoder.speech_transformer.relative_positions.max_distance == 20
+    state = model.state_dict()
+    for ours, theirs in plan.names.items():
+        expected = content["model"][theirs]
+        torch.testing.assert_close(state[ours], expected.roll(-1, 0) if ".linear." in ours else expected)
+    layers, frames = model.extract_features(*audio())
+    assert len(layers) == 4
+    assert all(layer.shape == (1, int(frames), 24) for layer in layers)
+
+
+def test_cleaned_becomes_an_encoder(tmp_path):
+    content = speechlm()
+    dropped = ("label_embs_list", "unit_embed_tokens", "unit_encoder.embed_tokens", "unit_encoder_ctc_head")
+    content["model"] = {k: v for k, v in content["model"].items() if not k.startswith(dropped)}
+    plan = convert(save(content, tmp_path / "x.pt"), tmp_path / "y.nemo")
+    assert set(plan.left.values()) > {"predicts units in pretraining"}
+    model = restore(SpeechLMEncoderModel, tmp_path / "y.nemo")
+    encoded, frames = model(input_signal=audio()[0], input_signal_length=audio()[1])
+    assert encoded.shape == (1, 24, int(frames))
+    assert read_pretrained(tmp_path / "y.nemo").cfg.encoder.d_model == 24
+
+
+def test_fine_tuned_of_another_size(tmp_path, options):
+    convert(save(fine_tuned(heads=4), tmp_path / "x.pt"), tmp_path / "y.nemo", options)
+    model = ASRModel.restore_from(str(tmp_path / "y.nemo"), map_location="cpu")
+    assert isinstance(model, SpeechLMCTCModel)
+    assert model.encoder.time_mask.prob == 0.65
+    assert model.encoder.channel_mask.length == 8
+    assert model.encoder.speech_transformer.layerdrop == 0.05
+    assert model.encoder.speech_transformer.layers[0].self_attn.n_heads == 4
+    assert not model.encoder.front_end.convs[0].weight.requires_grad
+    assert isinstance(model.transcribe([torch.randn(8000).numpy()], verbose=False)[0].text, str)
+
+
+def test_lower_case_labels(tmp_path, options):
+    lower = Options(label_dictionary=options.label_dictionary, lowercase=True)
+    plan = convert(save(fine_tuned(), tmp_path / "x.pt"), tmp_path / "y.nemo", lower)
+    assert plan.config["labels"] == ["<pad>", "</s>", "<unk>", " ", "a", "b", "<mask>"]
+
+
+def edited(name):
+    content = speechlm()
+    state = content["model"]
+    if name == "missing":
+        del state["encoder.layers.1.fc2.bias"]
+    elif name == "unused":
+        state |= linear("adapter.0", 3, 3)
+    elif name == "shape":
+        state["encoder.layers.2.fc1.bias"] = torch.randn(7)
+    elif name == "layer":
+        content["model"] = {k: v for k, v in state.items() if not k.startswith("encoder.layers.1.")}
+    elif name == "setting":
+        content["cfg"]["model"]["layer_type"] = "conformer"
+    elif name == "strides":
+        content["cfg"]["model"]["conv_feature_layers"] = "[(12,10,5)]"
+    elif name == "code":
+        content["cfg"]["model"]["conv_feature_layers"] = "__import__('os').getcwd()"
+    elif name == "other":
+        content["model"] = linear("something", 3, 3)
+    elif name == "rate":
+        del content["cfg"]["model"]["label_rate"]
+    elif name == "copy":
+        state["unit_encoder.embed_tokens.weight"] = state["unit_embed_tokens.weight"] + 1
+    return content
+
+
+ERRORS = {
+    "missing": r"missing: encoder\.speech_transformer\.layers\.1\.fc2\.bias",
+    "unused": r"no place: adapter\.0\.bias; adapter\.0\.weight \(--allow-unused",
+    "shape": r"encoder\.layers\.2\.fc1\.bias is \(7,\), expected \(36,\) for encoder\.speech_transformer",
+    "layer": r"no parameters .* for 1",
+    "setting": r"layer_type is 'conformer'; only 'transformer'",
+    "strides": r"conv_feature_layers is \[\(12, 10, 5\)\], its weights have",
+    "code": r"conv_feature_layers is .*, expected \[\(channels, kernel, stride\)",
+    "other": r"is not recognized: it holds something\.weight",
+    "rate": r"label_rate",
+    "copy": r"no place: unit_encoder\.embed_tokens\.weight",
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_does_not_fit_is_listed(tmp_path, options, name):
+    path = save(edited(name), tmp_path / "x.pt")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=rf"x\.pt: .*{ERRORS[name]}"):
+        convert(path, tmp_path / "y.nemo", options)
+    assert sorted(tmp_path.iterdir()) == before, "nothing is left behind"
+
+
+def test_what_may_be_missing_or_unused_is_named(tmp_path, options):
+    allowed = Options(
+        options.unit_dictionary,
+        options.label_dictionary,
+        allow_missing=("encoder.speech_transformer.layers.1.fc2.bias",),
+        allow_unused=("adapter",),
+    )
+    convert(save(edited("missing"), tmp_path / "a.pt"), tmp_path / "a.nemo", allowed)
+    convert(save(edited("unused"), tmp_path / "b.pt"), tmp_path / "b.nemo", allowed)
+
+
+def test_dictionaries_are_needed_and_checked(tmp_path, options):
+    path = save(speechlm(), tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"no dictionary of its 8 characters .*--label-dictionary"):
+        convert(path, tmp_path / "y.nemo")
+    with pytest.raises(InputError, match=r"no dictionary of its 8 units .*--unit-dictionary"):
+        convert(path, tmp_path / "y.nemo", Options(label_dictionary=options.label_dictionary))
+    wrong = write_dictionary(tmp_path / "wrong.txt", ["a", "b"])
+    with pytest.raises(InputError, match=r"wrong\.txt: 6 symbols .* the checkpoint has 8 classes"):
+        convert(path, tmp_path / "y.nemo", Options(label_dictionary=wrong))
+    wrong.write_text("no count here\n")
+    with pytest.raises(InputError, match=r"wrong\.txt:1: .*expected SYMBOL COUNT"):
+        convert(path, tmp_path / "y.nemo", Options(label_dictionary=wrong))
+
+
+def test_output(tmp_path):
+    with pytest.raises(InputError, match=r"must end in \.nemo"):
+        convert(tmp_path / "x.pt", tmp_path / "y.pt")
+    (tmp_path / "y.nemo").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        convert(tmp_path / "x.pt", tmp_path / "y.nemo")
+    with pytest.raises(InputError, match=r"is a \.nemo file already"):
+        convert(tmp_path / "y.nemo", tmp_path / "z.nemo")
+
+
+@pytest.mark.parametrize(
+    "bad", ["[(1,2)]", "[]", "[(512,10,5)] * 10000000", "open('x')", "1", None, "[(0,1,1)]", "(" * 500]
+)
+def test_layers_are_parsed_not_run(bad):
+    with pytest.raises(InputError, match="conv_feature_layers"):
+        parse_layers(bad)
+
+
+def test_layers():
+    assert parse_layers("[(512,10,5)] + [(512,3,2)] * 2") == [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A small HuBERT of fairseq's older format, which has no checksums that would catch damage early."""
+    state = encoder(8, 12, 2, channels=4) | {"label_embs_concat": torch.randn(3, 2)}
+    cfg = {"model": {"_name": "hubert", "encoder_attention_heads": 2, "layer_norm_first": False}}
+    path = tmp_path_factory.mktemp("original") / "x.pt"
+    torch.save({"cfg": cfg, "model": state}, path, _use_new_zipfile_serialization=False)
+    return path.read_bytes()
+
+
+def test_undamaged_checkpoint(original, tmp_path):
+    (tmp_path / "x.pt").write_bytes(original)
+    convert(tmp_path / "x.pt", tmp_path / "y.nemo")
+    model = restore(SpeechLMEncoderModel, tmp_path / "y.nemo")
+    (last,), _ = model.extract_features(*audio(), layers=[-1])
+    assert last.shape == (1, 199, 8)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_damaged_checkpoints(original, tmp_path_factory, rng: random.Random):
+    data = bytearray(original)
+    pickled = len(data) // 2  # the tensors' values are at the end, and any value is a value
+    for _ in range(rng.choice([1, 1, 2, 10])):
+        position = rng.randrange(pickled if rng.random() < 0.9 else len(original))
+        if rng.random() < 0.7:
+            data[position : position + 1] = bytes([rng.randrange(256)])
+        else:
+            del data[position : position + rng.choice([1, 2, 40, 4000])]
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    folder.mkdir(exist_ok=True)
+    (folder / "x.pt").write_bytes(data)
+    try:
+        convert(folder / "x.pt", folder / "y.nemo")
+    except InputError:
+        assert [path.name for path in folder.iterdir()] == ["x.pt"]
+    else:
+        (folder / "y.nemo").unlink()
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(COMMAND), *map(str, arguments)])
+    runpy.run_path(str(COMMAND), run_name="__main__")
+
+
+def test_command(monkeypatch, capsys, tmp_path, options):
+    path = save(fine_tuned(), tmp_path / "x.pt")
+    run(monkeypatch, "--input", path, "--list")
+    listed = capsys.readouterr().out
+    assert "SpeechLM, fine-tuned with CTC" in listed
+    assert "--label-dictionary" in listed
+    with pytest.raises(SystemExit) as status:
+        run(monkeypatch, "--input", path, "--output", tmp_path / "y.nemo")
+    assert status.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {path}: ")
+    given = ("--input", path, "--output", tmp_path / "y.nemo", "--label-dictionary", options.label_dictionary)
+    run(monkeypatch, *given)
+    assert "SpeechLMCTCModel" in capsys.readouterr().out
+    run(monkeypatch, "--input", path, "--list", "--label-dictionary", options.label_dictionary)
+    listed = capsys.readouterr().out
+    assert "w2v_encoder.proj.5.bias (8,) float32 -> decoder.linear.bias" in listed
+    assert "left: spells text in pretraining" in listed

@@ -271,6 +271,8 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             generator = Generator(device=self.device).manual_seed(batch_idx)
             output = self.forward_speech(batch.speech, generator=generator)
             masked, unmasked = self._predictions(output)
+            asked = output.units[output.mask & (output.units != PAD_UNIT)]
+            self._validated_units += torch.bincount(asked, minlength=len(self.inventory))
             for level in LEVELS:
                 self._log_mean(f"val_umlm_{level}", masked[level].loss, masked[level].frames)
                 self._log_mean(f"val_masked_accuracy_{level}", masked[level].correct, masked[level].frames)
@@ -284,8 +286,15 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             error = word_error_rate(hypotheses, references, use_cer=True)
             self._log_mean("val_text_cer", torch.tensor(error * characters), characters)
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count the units that are asked for."""
+        self._validated_units = torch.zeros(len(self.inventory), dtype=torch.int64, device=self.device)
+
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Lightning averages what was logged; there is nothing to gather."""
+        """Log what always saying the most frequent unit would score; Lightning averages the rest."""
+        counts = self.all_gather(self._validated_units).reshape(-1, len(self.inventory)).sum(0)
+        if counts.any():
+            self.log("val_masked_accuracy_of_most_frequent_unit", counts.max() / counts.sum(), rank_zero_only=True)
         return {}
 
     def _log_mean(self, name: str, value: Tensor, count: Tensor | int, summed: bool = True) -> None:

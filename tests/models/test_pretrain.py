@@ -62,6 +62,7 @@ def test_learns(trained):
     assert last["train_uctc"] < 0.9 * first["train_uctc"]
     assert 0.1 < last["train_fraction_masked"] < 0.7
     assert 0.05 < last["train_fraction_swapped"] < 0.6
+    assert history.validated["val_masked_accuracy_of_most_frequent_unit"] < 1
     for name in ("val_umlm_speech", "val_umlm_shared", "val_masked_accuracy_shared", "val_text_cer", "val_uctc"):
         assert name in history.validated, name
 

@@ -1,0 +1,36 @@
+"""Features of every layer, or of some, of a SpeechLM, HuBERT or wav2vec 2.0 model: one file per utterance.
+
+Interrupted, the same command goes on with the utterances that have no file yet. features.jsonl is the manifest with
+features_filepath (relative to it) and num_frames in each line; it is there when all is done.
+
+    python examples/extract_features.py model=hubert.nemo input=train.json output=features layers=[9]
+    python examples/extract_features.py model=pretrained.nemo input=recordings/ output=features format=safetensors
+"""
+
+from omegaconf import DictConfig, ListConfig
+
+from nemo_speechlm.cli import command, whole_numbers
+
+
+@command("extract_features")
+def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "num_workers")
+    from nemo_speechlm.evaluation.features import FeatureOptions, extract, read_inputs, restore
+
+    inputs = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
+    utterances, skipped = read_inputs(inputs, skip_bad=cfg.skip_bad)
+    options = FeatureOptions(
+        layers=None if cfg.layers is None else tuple(cfg.layers),
+        format=cfg.format,
+        dtype=cfg.dtype,
+        batch_duration=cfg.batch_duration,
+        num_workers=cfg.num_workers,
+        precision=cfg.precision,
+    )
+    model = restore(cfg.model, cfg.device)
+    made = extract(model, utterances, skipped, cfg.output, options, model_path=cfg.model, overwrite=cfg.overwrite)
+    print(f"{len(utterances)} utterances, {made} of them now, {len(skipped)} left out: {cfg.output}/features.jsonl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Features of utterances from any of our models, a file for each, in batches of similar length.
+
+Axis legend: B utterances, S samples, T frames, D width, L layers.
+"""
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse.dataset.collation import collate_vectors
+from nemo.core.classes import ModelPT
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from nemo_speechlm.data.audio import AUDIO_SUFFIXES, audio_info, read_audio, seconds_of
+from nemo_speechlm.data.manifest import Record, audio_path, read_manifest, write_manifest
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.evaluation.recognition import SHORTEST, length_batches
+from nemo_speechlm.files import atomic_write, partial_path
+from nemo_speechlm.models.features import FeatureExtraction
+
+BATCH_DURATION = 120.0
+"""Seconds of audio in a batch unless said otherwise."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What features are made of.
+
+    Attributes:
+        record: its manifest line, or one made for a file.
+        path: the audio file.
+        offset: seconds into the file.
+        duration: seconds.
+    """
+
+    record: Record
+    path: Path
+    offset: float
+    duration: float
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How features are made; see ``conf/extract_features.yaml``."""
+
+    layers: tuple[int, ...] | None = None
+    format: str = "npy"
+    dtype: str = "float32"
+    batch_duration: float | None = None
+    num_workers: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("format", ("npy", "safetensors")),
+            ("dtype", ("float32", "float16")),
+            ("precision", ("float32", "bfloat16", "float16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(allowed)}")
+        if self.layers is not None and not all(isinstance(layer, int) and layer for layer in self.layers):
+            raise InputError(f"layers is {list(self.layers)}, expected whole numbers from 1 on, or -1 for the last")
+        if self.layers == ():
+            raise InputError("layers is empty; null takes all")
+
+    def layer_numbers(self, count: int) -> list[int]:
+        """The layers, counted from 1, of a model that has ``count``.
+
+        Raises:
+            InputError: if there is no such layer.
+        """
+        numbers = [layer if layer > 0 else count + 1 + layer for layer in self.layers or range(1, count + 1)]
+        wrong = [number for number in numbers if not 1 <= number <= count]
+        if wrong or len(set(numbers)) < len(numbers):
+            raise InputError(f"layers is {list(self.layers or ())}; the model has layers 1 to {count}, each once")
+        return numbers
+
+
+def read_inputs(inputs: Sequence[str | Path], skip_bad: bool = False) -> tuple[list[Utterance], list[InputError]]:
+    """The utterances of manifests, audio files and folders of audio files, in order.
+
+    Raises:
+        InputError: at the first that cannot be used, unless ``skip_bad``; or if none can.
+    """
+    utterances: list[Utterance] = []
+    skipped: list[InputError] = []
+    for record, path, manifest, number in _records(inputs):
+        try:
+            utterances.append(_utterance(record, path, manifest, number, skip_bad))
+        except InputError as error:
+            if not skip_bad:
+                raise
+            skipped.append(error)
+    if not utterances:
+        reason = f"; the first: {skipped[0]}" if skipped else ""
+        raise InputError(f"there is no audio in {', '.join(map(str, inputs))}{reason}")
+    return utterances, skipped
+
+
+def _records(inputs: Sequence[str | Path]) -> Iterator[tuple[Record, Path, Path | None, int | None]]:
+    for given in map(Path, inputs):
+        if given.is_dir():
+            for path in sorted(p for p in given.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
+                yield {"audio_filepath": str(path.absolute())}, path, None, None
+        elif given.suffix.lower() in AUDIO_SUFFIXES:
+            yield {"audio_filepath": str(given.absolute())}, given, None, None
+        else:
+            for number, record in read_manifest(given, required=("audio_filepath",)):
+                if not isinstance(record["audio_filepath"], str):
+                    raise InputError(f"audio_filepath is {record['audio_filepath']!r}, expected a path", given, number)
+                path = audio_path(record, given)
+                yield record | {"audio_filepath": str(path.absolute())}, path, given, number
+
+
+def _utterance(record: Record, path: Path, manifest: Path | None, number: int | None, decode: bool) -> Utterance:
+    try:
+        available = audio_info(path, decode=decode).duration
+    except InputError as error:
+        raise error if manifest is None else InputError(str(error), manifest, number) from None
+    offset, duration = 0.0, available
+    if manifest is not None and number is not None and record.get("offset") is not None:
+        offset = seconds_of(record, "offset", manifest, number) or 0.0
+        wanted = seconds_of(record, "duration", manifest, number)
+        duration = available - offset if wanted is None else wanted
+        if duration <= 0 or offset + duration > available + 0.1:
+            raise InputError(
+                f"{path} lasts {available:.2f} s; {duration:.2f} s from {offset:.2f} s on are asked for",
+                manifest,
+                number,
+            )
+        duration = min(duration, available - offset)
+    return Utterance(record | {"duration": round(duration, 4)}, path, offset, duration)
+
+
+def restore(path: str | Path, device: str = "auto") -> Any:
+    """Restore any model that has ``extract_features``.
+
+    Raises:
+        InputError: if the file is not there, or not one of such a model.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("no such file; expected the .nemo file of a model", path)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model: Any = ModelPT.restore_from(str(path), map_location=torch.device(device))
+    except (tarfile.TarError, FileNotFoundError, KeyError) as error:
+        raise InputError(f"cannot be restored: {error}", path) from error
+    has_features: bool = isinstance(model, FeatureExtraction)
+    if not has_features:
+        raise InputError(f"is a {type(model).__name__}, which has no features of SpeechLM's kind", path)
+    model.eval()
+    return model
+
+
+def extract(
+    model: Any,
+    utterances: Sequence[Utterance],
+    skipped: Sequence[InputError],
+    output: str | Path,
+    options: FeatureOptions,
+    *,
+    model_path: str | Path,
+    overwrite: bool = False,
+) -> int:
+    """Write a file for each utterance that has none yet, then the manifest.
+
+    Args:
+        model: as :func:`restore` returns it.
+        utterances: what to make features of.
+        skipped: what was left out before; it is listed in ``skipped.jsonl``.
+        output: the folder.
+        options: how.
+        model_path: where the model came from; features of another model are not gone on with.
+        overwrite: start anew.
+
+    Returns:
+        how many files were written now.
+
+    Raises:
+        InputError: if the folder holds features of other settings, unless ``overwrite``.
+    """
+    folder = Path(output)
+    encoder = model.encoder
+    count = len(encoder.speech_transformer.layers) + len(encoder.shared_transformer.layers)
+    numbers = options.layer_numbers(count)
+    _open(folder, options, numbers, utterances, Path(model_path), overwrite)
+    names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
+    files = [folder / "features" / f"{name}.{options.format}" for name in names]
+    todo = [index for index, file in enumerate(files) if not file.exists()]
+    lengths = [utterances[index].duration for index in todo]
+    batch_duration = options.batch_duration
+    if batch_duration is None:
+        batch_duration = 0.0 if getattr(encoder.front_end, "released_padding", False) else BATCH_DURATION
+    batches = [[todo[i] for i in batch] for batch in length_batches(lengths, batch_duration)]
+    sample_rate = int(model.cfg.get("sample_rate", 16000))
+    loader = DataLoader(_Batches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers)
+    autocast = torch.autocast(
+        model.device.type, getattr(torch, options.precision), enabled=options.precision != "float32"
+    )
+    with (
+        torch.inference_mode(),
+        autocast,
+        tqdm(total=len(files), initial=len(files) - len(todo), unit="utterance") as bar,
+    ):
+        for batch, (audio, samples) in zip(batches, loader, strict=True):
+            layers, frames = model.extract_features(
+                audio.to(model.device), samples.to(model.device), [number - 1 for number in numbers]
+            )
+            stacked = torch.stack(layers, dim=1).to("cpu", getattr(torch, options.dtype))
+            for index, states, length in zip(batch, stacked, frames.tolist(), strict=True):
+                _write(files[index], states[:, :length], numbers)
+            bar.update(len(batch))
+    lines = [
+        utterance.record | {"features_filepath": str(file.relative_to(folder)), "num_frames": _num_frames(file)}
+        for utterance, file in zip(utterances, files, strict=True)
+    ]
+    write_manifest(folder / "features.jsonl", lines)
+    if skipped:
+        write_manifest(folder / "skipped.jsonl", [{"reason": str(error)} for error in skipped])
+    return len(todo)
+
+
+def _open(
+    folder: Path,
+    options: FeatureOptions,
+    numbers: list[int],
+    utterances: Sequence[Utterance],
+    model: Path,
+    overwrite: bool,
+) -> None:
+    """Say in the folder what it is made of, or check that it says so already."""
+    what = asdict(options) | {"layers": numbers, "model": str(model.absolute())}
+    what |= {"model_bytes": model.stat().st_size, "model_time": model.stat().st_mtime_ns}
+    what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
+    del what["num_workers"]
+    path = folder / "settings.json"
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        if before == json.loads(json.dumps(what)):
+            return
+        if not overwrite:
+            differ = [key for key in what if before.get(key) != json.loads(json.dumps(what[key]))]
+            raise InputError(
+                f"was made with another {', '.join(differ)}; give another output, or overwrite=true", folder
+            )
+        shutil.rmtree(folder / "features", ignore_errors=True)
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError("holds other files; give a folder that is empty or not there yet", folder)
+    (folder / "features").mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        json.dump(what, file)
+
+
+def _write(path: Path, states_LTD: Tensor, numbers: Sequence[int]) -> None:
+    partial = partial_path(path)
+    try:
+        if path.suffix == ".npy":
+            np.save(partial, states_LTD.numpy())
+        else:
+            from safetensors.torch import save_file
+
+            save_file({f"layer_{n}": s.contiguous() for n, s in zip(numbers, states_LTD, strict=True)}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _num_frames(path: Path) -> int:
+    if path.suffix == ".npy":
+        return int(np.load(path, mmap_mode="r").shape[1])
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return int(file.get_slice(next(iter(file.keys()))).get_shape()[0])
+
+
+class _Batches(Dataset):
+    """Audio (B, S) and samples (B,) of each batch."""
+
+    def __init__(self, utterances: Sequence[Utterance], batches: list[list[int]], sample_rate: int):
+        self.utterances, self.batches, self.sample_rate = utterances, batches, sample_rate
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        chosen = [self.utterances[i] for i in self.batches[index]]
+        audio = [torch.from_numpy(read_audio(u.path, self.sample_rate, u.offset, u.duration)) for u in chosen]
+        # Less than a frame of audio breaks front ends; a little silence does no harm.
+        shortest = round(SHORTEST * self.sample_rate)
+        audio = [torch.nn.functional.pad(a, (0, max(0, shortest - len(a)))) for a in audio]
+        return collate_vectors(audio, padding_value=0.0), torch.tensor([len(a) for a in audio])

@@ -14,7 +14,6 @@ from torch import Tensor
 from nemo_speechlm.interop.convert import build
 from nemo_speechlm.interop.plan import Options, Plan, make_plan
 from nemo_speechlm.interop.source import read_source
-from nemo_speechlm.modules import SpeechLMEncoder
 
 DATA = Path(os.environ.get("NEMO_SPEECHLM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 GOLDEN = DATA.parent / "golden"
@@ -33,11 +32,6 @@ def converted(name: str, options: Options | None = None) -> tuple[ModelPT, Plan]
     plan = make_plan(read_source(GOLDEN / name), options)
     with tempfile.TemporaryDirectory() as folder:
         return build(plan, Path(folder), options), plan
-
-
-def released_encoder(folder: str) -> SpeechLMEncoder:
-    """Our encoder with the released parameters of a pretrained model, in evaluation mode."""
-    return converted(f"{folder}/checkpoint_real_structure.pt")[0].encoder
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -1,6 +1,8 @@
 """HuBERT and wav2vec 2.0 from Hugging Face folders: the same hidden states as transformers."""
 
+import argparse
 import json
+import re
 import shutil
 
 import pytest
@@ -11,7 +13,9 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForC
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.convert import convert
+from nemo_speechlm.interop.encoder_names import fairseq_name
 from nemo_speechlm.interop.plan import Options
+from nemo_speechlm.interop.source import Kind, read_source
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncoderModel
 from nemo_speechlm.models.pretrained import load_encoder, read_pretrained
 from nemo_speechlm.modules.preprocessing import normalize_waveform
@@ -88,6 +92,30 @@ def compare(folder, model, output, samples, tolerance, options=Options()):  # no
 def test_hidden_states(tmp_path, name, binary):
     model = randomize(MODELS[name]())
     compare(save(model, tmp_path / "x", binary), model, tmp_path / "y.nemo", 6000, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["hubert base", "hubert large", "wav2vec2 pretraining"])
+def test_the_same_weights_from_fairseq(tmp_path, name):
+    """Fairseq's HuBERT and wav2vec 2.0 have the same parameters under other names, and settings of their own."""
+    model = randomize(MODELS[name]())
+    pre_norm = model.config.do_stable_layer_norm
+    state = {fairseq_name(key): value for key, value in model.state_dict().items()}
+    if pre_norm:  # fairseq's layer norm is inside another module than its group norm
+        state = {re.sub(r"^(feature_extractor\.conv_layers\.\d)\.2\.", r"\1.2.1.", k): v for k, v in state.items()}
+    settings = {
+        "_name": "hubert" if "hubert" in name else "wav2vec2",
+        "layer_norm_first": pre_norm,
+        "encoder_attention_heads": 3,
+        "conv_feature_layers": "[(16,10,5),(16,3,4)] + [(16,2,2)]",
+    }
+    state |= {"label_embs_concat": torch.ones(3, 2)} if "hubert" in name else {}
+    torch.save({"cfg": {"model": settings, "task": {"normalize": False}}, "model": state}, tmp_path / "x.pt")
+    compare(tmp_path / "x.pt", model, tmp_path / "y.nemo", 6000, 1e-4)
+    old = {"args": argparse.Namespace(**settings, arch=settings.pop("_name")), "model": state}
+    torch.save(old, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    compare(tmp_path / "old.pt", model, tmp_path / "z.nemo", 6000, 1e-4)
+    for path in ("x.pt", "old.pt"):
+        assert read_source(tmp_path / path).kind is (Kind.HUBERT if "hubert" in name else Kind.WAV2VEC2)
 
 
 @pytest.mark.parametrize("layers", [1, 4])

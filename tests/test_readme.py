@@ -21,6 +21,10 @@ def test_readme_has_commands():
 def test_command(example, arguments):
     source = (ROOT / "examples" / f"{example}.py").read_text(encoding="utf-8")
     found = re.search(r"--config-name (\w+)", arguments) or re.search(r'@command\("(\w+)"\)', source)
+    if found is None:  # argparse
+        for option in re.findall(r"--[\w-]+", arguments):
+            assert f'"{option}"' in source, f"{example}.py has no {option}"
+        return
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base=None):
         config = compose(config_name=found[1])
     for key in re.findall(r"([\w.]+)=\S", arguments):

@@ -1,6 +1,6 @@
-"""Validation figures of a pretrained model, text without masks and speech under masks that are the same each time.
+r"""Validation figures of a pretrained model: text without masks, speech under masks that are the same each time.
 
-    python benchmarks/validate_pretrained.py pretrained.nemo --speech valid.units.json --text valid_text.units.json
+python benchmarks/validate_pretrained.py pretrained.nemo --speech valid.units.json --text valid_text.units.json
 """
 
 import argparse

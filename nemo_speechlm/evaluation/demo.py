@@ -79,6 +79,15 @@ def _data_steps(cfg: DictConfig, folder: Path) -> list[Step]:
     return [*make, *speech, *text]
 
 
+def _length(steps: int) -> list[str]:
+    """So many updates, with enough points for a curve."""
+    return [
+        f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={max(1, steps // 9)}",
+        f"trainer.log_every_n_steps={max(1, min(10, steps // 20))}",
+    ]
+
+
 def _training_steps(cfg: DictConfig, folder: Path) -> list[Step]:
     corpus, runs = folder / "corpus", f"exp_manager.exp_dir={folder}/runs"
     speech = [
@@ -101,7 +110,7 @@ def _training_steps(cfg: DictConfig, folder: Path) -> list[Step]:
         _step(
             f"pretrain_{system}", "speechlm_pretrain.py", folder / f"pretrained_{system}.nemo",
             "--config-name", "demo_pretrain", f"name=pretrain_{system}", f"output={folder}/pretrained_{system}.nemo",
-            f"trainer.max_steps={cfg.pretrain_steps}", f"seed={cfg.seed}", runs, *speech, *arguments, needs=needs,
+            *_length(cfg.pretrain_steps), f"seed={cfg.seed}", runs, *speech, *arguments, needs=needs,
         )
         for system, arguments, needs in (
             ("umlm", no_text, speech_units),
@@ -124,7 +133,7 @@ def _training_steps(cfg: DictConfig, folder: Path) -> list[Step]:
                 "--config-name", "demo_ctc", f"name=finetune_{system}", f"output={folder}/ctc_{system}.nemo",
                 f"model.train_ds.manifest_filepath={corpus}/train.json",
                 f"model.validation_ds.manifest_filepath={corpus}/valid.json",
-                f"trainer.max_steps={cfg.finetune_steps}", f"seed={cfg.seed}", runs, *start,
+                *_length(cfg.finetune_steps), f"seed={cfg.seed}", runs, *start,
                 needs=("corpus",) if system == "none" else (f"pretrain_{system}",),
             ),
             _step(

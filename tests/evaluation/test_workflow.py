@@ -25,7 +25,7 @@ def test_a_failure_says_what_the_log_says(tmp_path):
     bad = Step("bad", ("-c", "raise SystemExit('the reason')"), tmp_path / "never")
     slow = Step("slow", ("-c", "import time; time.sleep(60)"), tmp_path / "slow")
     after = writes("after", tmp_path / "after", ("bad",))
-    with pytest.raises(SpeechLMError, match="bad failed(.|\n)*the reason"):
+    with pytest.raises(SpeechLMError, match=r"bad failed(.|\n)*the reason"):
         run_steps([bad, slow, after], tmp_path / "logs", jobs=2)
     assert not (tmp_path / "after").exists()
 

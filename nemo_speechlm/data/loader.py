@@ -25,9 +25,10 @@ from lhotse.dataset.dataloading import make_worker_init_fn
 from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, get_lhotse_dataloader_from_config
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 from yaml import YAMLError
 
+from nemo_speechlm.data.guarded import Guarded, GuardedStream, raise_errors
 from nemo_speechlm.data.pretrain_dataset import SpeechLMPretrainDataset
 from nemo_speechlm.data.unit_reader import UnitReader
 from nemo_speechlm.errors import InputError
@@ -61,9 +62,7 @@ class PretrainLoader(DataLoader):
         self.delivered = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, InputError):
-                raise batch
+        for batch in raise_errors(super().__iter__()):
             self.delivered += 1
             yield batch
 
@@ -76,32 +75,6 @@ class PretrainLoader(DataLoader):
         self.delivered = state["delivered"]
         for reader in _readers(self.dataset):
             reader.start = self.delivered
-
-
-class _Guarded(Dataset):
-    """Returns an :class:`InputError` instead of raising it: a worker would wrap it in its traceback."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.dataset[key]
-        except InputError as error:
-            return error
-
-
-class _GuardedStream(IterableDataset):
-    """As :class:`_Guarded`; a new iteration goes on where the last one stopped."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from self.dataset  # type: ignore[misc]
-        except InputError as error:
-            yield error
 
 
 def build_pretrain_dataloader(
@@ -144,7 +117,7 @@ def build_pretrain_dataloader(
     }
     loader = _with_nemo(nemo_config, shared, global_rank, world_size)
     return PretrainLoader(
-        _GuardedStream(loader.dataset),
+        GuardedStream(loader.dataset),
         num_workers=workers,
         pin_memory=settings["pin_memory"],
         prefetch_factor=settings["prefetch_factor"] if workers else None,
@@ -183,7 +156,7 @@ def build_validation_dataloaders(
         loader = _with_nemo(nemo_config, shared, global_rank, world_size)
         loaders.append(
             PretrainLoader(
-                _Guarded(loader.dataset),
+                Guarded(loader.dataset),
                 sampler=loader.sampler,
                 num_workers=settings["num_workers"],
                 pin_memory=settings["pin_memory"],

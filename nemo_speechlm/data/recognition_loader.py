@@ -12,6 +12,7 @@ from nemo.utils import logging
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from nemo_speechlm.data.guarded import Guarded, raise_errors
 from nemo_speechlm.data.transcripts import (
     CharacterEncoder,
     TranscribedSpeechDataset,
@@ -104,14 +105,11 @@ class RecognitionLoader(DataLoader):
     statistics: Sequence[TranscriptStatistics] = ()
 
     def __init__(self, dataset: Dataset, sampler: Sampler | CutSampler, **options: Any):
-        super().__init__(_Guarded(dataset), batch_size=None, sampler=sampler, **options)
+        super().__init__(Guarded(dataset), batch_size=None, sampler=sampler, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            for batch in super().__iter__():
-                if isinstance(batch, InputError):
-                    raise batch
-                yield batch
+            yield from raise_errors(super().__iter__())
         except AudioLoadingError as error:  # while the sampler looks for a file's length in its header
             raise InputError(str(error).split("\nSet LHOTSE")[0]) from error
 
@@ -123,19 +121,6 @@ class RecognitionLoader(DataLoader):
         """Go on with the pass after the one that was interrupted."""
         if isinstance(self.sampler, EndlessSampler):
             self.sampler.epoch = state["epoch"] + 1
-
-
-class _Guarded(Dataset):
-    """Returns an :class:`InputError` instead of raising it: a worker would wrap it in its traceback."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.dataset[key]
-        except InputError as error:
-            return error
 
 
 def _check_manifests(config: DictConfig, encoder: CharacterEncoder) -> list[TranscriptStatistics]:

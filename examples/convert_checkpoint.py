@@ -7,6 +7,7 @@ and every place its parameter; otherwise nothing is written, and what is missing
     python examples/convert_checkpoint.py --input speechlmp_base_checkpoint.pt --output speechlm_p_base.nemo
     python examples/convert_checkpoint.py --input finetuned.pt --label-dictionary dict.ltr.txt --output ctc.nemo
     python examples/convert_checkpoint.py --input hubert-base-ls960/ --output hubert.nemo
+    python examples/convert_checkpoint.py --input pretrained.nemo --to fairseq --output for_the_released_code.pt
 """
 
 import argparse
@@ -21,6 +22,13 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="X", help="fairseq .pt file, or Hugging Face folder")
     add("--output", type=Path, metavar="Y.nemo", help="what to write")
+    add(
+        "--to",
+        choices=("nemo", "fairseq"),
+        default="nemo",
+        help="fairseq: the encoder of a .nemo file as a checkpoint "
+        "that the released inference code loads (default: nemo)",
+    )
     add("--list", action="store_true", help="print what is in the input, and write nothing")
     add("--overwrite", action="store_true", help="replace the output if it is there")
     add(
@@ -65,13 +73,19 @@ def parse() -> argparse.Namespace:
         help="a parameter or module of the input that may be left out; may be given several times",
     )
     arguments = parser.parse_args()
-    if not arguments.list and arguments.output is None:
+    if arguments.output is None and (arguments.to == "fairseq" or not arguments.list):
         parser.error("give --output Y.nemo, or --list")
     return arguments
 
 
 def main() -> None:
     arguments = parse()
+    if arguments.to == "fairseq":
+        from nemo_speechlm.interop.export import export_fairseq
+
+        count = export_fairseq(arguments.input, arguments.output, arguments.overwrite)
+        print(f"{arguments.output}: {count} tensors")
+        return
     from nemo_speechlm.interop.plan import Options
 
     options = Options(

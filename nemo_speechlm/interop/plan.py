@@ -223,6 +223,7 @@ def _pretrained(source: Source, options: Options) -> Plan:
     plan.inventory = _inventory(source, options, len(weights["unit_embed_tokens.weight"]))
     spans = {"prob": settings.get("mask_prob", 0.8), "length": settings.get("mask_length", 10), "min_spans": 2}
     no_spans = spans | {"prob": 0.0, "min_spans": 0}
+    halved = spans | {"prob": spans["prob"] / 2, "length": spans["length"] // 2}
     plan.config |= {
         "labels": labels,
         "released_labels": "<pad>" in plan.inventory.symbols,
@@ -232,7 +233,7 @@ def _pretrained(source: Source, options: Options) -> Plan:
             "temperature": settings.get("logit_temp", 0.1),
         },
         "masking": spans,
-        "swapping": {"prob": 0.4 if settings.get("mix_with_unit", True) else 0.0, "length": 5},
+        "swapping": halved if settings.get("mix_with_unit", True) else no_spans,
         "text_masking": spans if settings.get("mask_u2t", True) else no_spans,
         "ctc_head": {"dropout": 0.1},
         "loss": {"umlm": 1.0, "umlm_unmasked": 0.0, "uctc": 0.1 if has_ctc else 0.0, "feature_penalty": 10.0},

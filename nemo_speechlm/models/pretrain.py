@@ -148,11 +148,12 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         if swap is None:
             swap = self.swapping.draw(lengths, T, generator)
         swap = swap & ~mask & ~unlabeled
-        # Where labels go on behind the audio, the released code's shared transformer attends to zeros.
-        shared_input = speech.masked_fill(padding.unsqueeze(2), 0.0) if self.released_labels else speech
+        shared_input = speech
         if self.swapping.prob > 0:
             embedded = self.unit_embedding(units.clamp(min=0)).type_as(speech)
-            shared_input = torch.where(swap.unsqueeze(2), embedded, shared_input)
+            shared_input = torch.where(swap.unsqueeze(2), embedded, speech)
+        if self.released_labels:  # where labels go on behind the audio, its shared transformer attends to zeros
+            shared_input = shared_input.masked_fill(padding.unsqueeze(2), 0.0)
         shared, _ = self.encoder.encode_shared(shared_input, unlabeled)
         logits = [self.unit_classifiers["speech"](speech), self.unit_classifiers["shared"](shared)]
         return SpeechOutput(logits, targets, mask, swap, frames.penalty)

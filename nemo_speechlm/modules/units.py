@@ -23,7 +23,8 @@ class UnitClassifier(NeuralModule):
         self.temperature = temperature
 
     def forward(self, states: Tensor) -> Tensor:
-        """States (..., D) -> logits (..., num_units), fp32."""
-        states = F.normalize(self.proj(states).float(), dim=-1)
-        units = F.normalize(self.unit_vectors.float(), dim=-1)
-        return states @ units.t() / self.temperature
+        """States (..., D) -> logits (..., num_units), fp32: bfloat16 would leave hundreds of cosines two digits."""
+        projected = self.proj(states).float()
+        with torch.autocast(states.device.type, enabled=False):
+            units = F.normalize(self.unit_vectors.float(), dim=-1)
+            return F.normalize(projected, dim=-1) @ units.t() / self.temperature

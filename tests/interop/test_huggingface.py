@@ -114,7 +114,13 @@ def test_the_same_weights_from_fairseq(tmp_path, name):
     old = {"args": argparse.Namespace(**settings, arch=settings.pop("_name")), "model": state}
     torch.save(old, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     compare(tmp_path / "old.pt", model, tmp_path / "z.nemo", 6000, 1e-4)
-    for path in ("x.pt", "old.pt"):
+    tuned = {f"w2v_encoder.w2v_model.{key}": value for key, value in state.items()}
+    tuned |= {"w2v_encoder.proj.weight": torch.ones(5, 24), "w2v_encoder.proj.bias": torch.ones(5)}
+    inner = {"model": settings, "task": {"normalize": False}}
+    cfg = {"model": {"_name": "hubert_ctc", "w2v_args": inner, "mask_prob": 0.65}, "task": {"normalize": False}}
+    torch.save({"cfg": cfg, "model": tuned}, tmp_path / "tuned.pt")
+    compare(tmp_path / "tuned.pt", model, tmp_path / "t.nemo", 6000, 1e-4)
+    for path in ("x.pt", "old.pt", "tuned.pt"):
         assert read_source(tmp_path / path).kind is (Kind.HUBERT if "hubert" in name else Kind.WAV2VEC2)
 
 

@@ -74,6 +74,25 @@ def test_losses(folder, variant):
     assert total.item() * count == pytest.approx(golden["loss_item"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("folder", "variant"), VARIANTS)
+def test_states(folder, variant):
+    """What classifiers and CTC head are given, padded frames included where they are scored."""
+    (model, _), golden = released(folder), load(f"{folder}/{variant}.pt")
+    heads = {"sp_speech_out": model.unit_classifiers["speech"], "sp_unit_out": model.unit_classifiers["shared"]}
+    seen = {}
+    hooks = [
+        head.register_forward_pre_hook(lambda _m, inputs, name=name: seen.__setitem__(name, inputs[0]))
+        for name, head in heads.items()
+    ]
+    with torch.no_grad():
+        step(model, golden)
+    for hook in hooks:
+        hook.remove()
+    scored = ~golden["padding_mask"]
+    for name, ours in seen.items():
+        assert relative_error(ours[scored], golden[name][scored]) < 1e-5, name
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_gradients(folder):
     (model, plan), golden = released(folder), load(f"{folder}/loss.pt")

@@ -74,7 +74,7 @@ def test_losses(folder, variant):
     assert total.item() * count == pytest.approx(golden["loss_item"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("folder", "variant"), VARIANTS)
+@pytest.mark.parametrize(("folder", "variant"), [case for case in VARIANTS if case[1] != "loss_offset0"])
 def test_states(folder, variant):
     """What classifiers and CTC head are given, padded frames included where they are scored."""
     (model, _), golden = released(folder), load(f"{folder}/{variant}.pt")

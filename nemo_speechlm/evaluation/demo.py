@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.audio import read_audio
+from nemo_speechlm.data.demo_corpus import SAMPLE_RATE
 from nemo_speechlm.data.manifest import audio_path, read_manifest, unit_sequence
 from nemo_speechlm.evaluation.workflow import Step, run_steps
 from nemo_speechlm.files import atomic_write
@@ -180,7 +181,7 @@ def _plot(folder: Path) -> None:
     )
     manifest, inventory = folder / "train_units.json", UnitInventory.load(folder / "units.json")
     number, record = min(read_manifest(manifest), key=lambda item: item[1]["duration"])
-    audio, rate = read_audio(audio_path(record, manifest))
+    audio = read_audio(audio_path(record, manifest), SAMPLE_RATE)
     plot_alignment(
-        audio, rate, unit_sequence(record, inventory, manifest, number), inventory, folder / "alignment.png"
+        audio, SAMPLE_RATE, unit_sequence(record, inventory, manifest, number), inventory, folder / "alignment.png"
     )

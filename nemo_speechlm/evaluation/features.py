@@ -6,7 +6,6 @@ Axis legend: B utterances, S samples, T frames, D width, L layers.
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.recognition import SHORTEST, length_batches
 from nemo_speechlm.files import atomic_write, partial_path
 from nemo_speechlm.models.features import FeatureExtraction
+from nemo_speechlm.models.restoring import restore_file
 
 BATCH_DURATION = 120.0
 """Seconds of audio in a batch unless said otherwise."""
@@ -147,19 +147,9 @@ def restore(path: str | Path, device: str = "auto") -> Any:
     Raises:
         InputError: if the file is not there, or not one of such a model.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError("no such file; expected the .nemo file of a model", path)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model: Any = ModelPT.restore_from(str(path), map_location=torch.device(device))
-    except (tarfile.TarError, FileNotFoundError, KeyError) as error:
-        raise InputError(f"cannot be restored: {error}", path) from error
-    has_features: bool = isinstance(model, FeatureExtraction)
-    if not has_features:
+    model = restore_file(ModelPT, path, device)
+    if not isinstance(model, FeatureExtraction):
         raise InputError(f"is a {type(model).__name__}, which has no features of SpeechLM's kind", path)
-    model.eval()
     return model
 
 

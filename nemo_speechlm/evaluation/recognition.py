@@ -1,6 +1,5 @@
 """What a recognition model makes of a manifest, in batches of utterances of similar length."""
 
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from nemo_speechlm.data.audio import audio_info, read_audio
 from nemo_speechlm.data.manifest import Record, audio_path, read_manifest
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.restoring import restore_file
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()  # so that NeMo builds our models too
@@ -89,18 +89,10 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
     Raises:
         InputError: if the file is not there, or not one of a recognition model.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError("no such file; expected the .nemo file of a recognition model", path)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = ASRModel.restore_from(str(path), map_location=torch.device(device))
-    except (tarfile.TarError, FileNotFoundError, KeyError) as error:
-        raise InputError(f"cannot be restored: {error}", path) from error
+    model = restore_file(ASRModel, path, device)
     if not isinstance(model, ASRModel) or not hasattr(model, "transcribe_generator"):
         raise InputError(f"is a {type(model).__name__}, expected a recognition model", path)
-    return model.eval()
+    return model
 
 
 def transcribe(

@@ -1,0 +1,34 @@
+"""Restoring a ``.nemo`` file that a user names."""
+
+import tarfile
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from nemo.core.classes import ModelPT
+
+from nemo_speechlm.errors import InputError
+
+Model = TypeVar("Model", bound=ModelPT)
+
+
+def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> Model:
+    """Restore a model through ``kind.restore_from``, in evaluation mode.
+
+    Args:
+        kind: the class, or a base of it.
+        path: ``.nemo`` file.
+        device: ``auto`` for a GPU where there is one, or what PyTorch calls it.
+
+    Raises:
+        InputError: if the file is not there or cannot be restored.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("no such file; expected the .nemo file of a model", path)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return kind.restore_from(str(path), map_location=torch.device(device)).eval()
+    except (tarfile.TarError, FileNotFoundError, KeyError) as error:
+        raise InputError(f"cannot be restored: {error}", path) from error

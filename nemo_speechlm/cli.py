@@ -38,6 +38,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(_help(inspect.getmodule(task).__doc__ or "", config_name))  # type: ignore[union-attr]
                 return
+            if not _config_file(config_name).exists() and not _option("--config-path", "-cp", "--config-dir", "-cd"):
+                print(f"error: {_no_config(config_name)}", file=sys.stderr)
+                sys.exit(1)
             sys.argv[1:] = _arguments(sys.argv[1:])
             hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
 
@@ -89,16 +92,24 @@ def _arguments(given: list[str]) -> list[str]:
     return [*flags, *_RUN_IN_PLACE, *overrides]
 
 
-def _help(doc: str, config_name: str) -> str:
-    folder = Path(_option("--config-path", "-cp") or CONF)
+def _config_file(config_name: str) -> Path:
     name = _option("--config-name", "-cn") or config_name
-    path = folder / f"{name.removesuffix('.yaml')}.yaml"
+    return Path(_option("--config-path", "-cp") or CONF) / f"{name.removesuffix('.yaml')}.yaml"
+
+
+def _no_config(config_name: str) -> str:
+    path = _config_file(config_name)
+    known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+    return f"there is no config {path}; there are: {known}"
+
+
+def _help(doc: str, config_name: str) -> str:
+    path = _config_file(config_name)
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        return f"{doc.strip()}\n\nThere is no config {path}; there are: {known}"
+        return f"{doc.strip()}\n\n{_no_config(config_name)}"
     usage = f"usage: python {sys.argv[0]} [--config-name NAME] [key=value ...]"
     options = f"Options and their defaults ({path}; ??? must be given):\n\n{path.read_text()}"
-    inherited = "".join(f"\nFrom {base}:\n\n{base.read_text()}" for base in _inherited(path, folder))
+    inherited = "".join(f"\nFrom {base}:\n\n{base.read_text()}" for base in _inherited(path, path.parent))
     return f"{usage}\n\n{doc.strip()}\n\n{options}{inherited}"
 
 

@@ -13,14 +13,11 @@ class UCTCLoss(Loss):
 
     Args:
         blank: id of the CTC blank.
-        sum_only: return the sum over the batch, not the mean over its characters (an end of sentence counted with
-            them, as in the released code).
     """
 
-    def __init__(self, blank: int, sum_only: bool = False):
+    def __init__(self, blank: int):
         super().__init__()
         self.blank = blank
-        self.sum_only = sum_only
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
@@ -49,4 +46,5 @@ class UCTCLoss(Loss):
             reduction="sum",
             zero_infinity=True,
         )
-        return total if self.sum_only else total / (target_lengths.sum() + len(target_lengths))
+        # An end of sentence counts as a character, as in the released code.
+        return total / (target_lengths.sum() + len(target_lengths))

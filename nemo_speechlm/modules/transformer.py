@@ -147,16 +147,17 @@ class RelativeTransformer(NeuralModule):
         self.output_norm = nn.LayerNorm(d_model) if output_norm else None
         self.dropout = nn.Dropout(dropout)
         self.relative_positions = RelativePositions(d_model // n_heads, max_distance) if max_distance else None
-        self.layers = nn.ModuleList(
+        layers = [
             TransformerLayer(
                 d_model, n_heads, d_ff, dropout, attention_dropout, activation_dropout, pre_norm, max_distance > 0
             )
             for _ in range(n_layers)
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and module not in _attention_projections(self):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        ]
+        self.layers = nn.ModuleList(layers)
+        for layer in layers:
+            for linear in (layer.fc1, layer.fc2):
+                nn.init.normal_(linear.weight, std=0.02)
+                nn.init.zeros_(linear.bias)
 
     def forward(self, x_BTD: Tensor, padding: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Encode (B, T, D).
@@ -193,7 +194,3 @@ class RelativeTransformer(NeuralModule):
             x = self.output_norm(x)
             outputs[-1:] = [x]
         return x, outputs
-
-
-def _attention_projections(module: nn.Module) -> set[nn.Module]:
-    return {child for m in module.modules() if isinstance(m, RelativeSelfAttention) for child in m.children()}

@@ -1,4 +1,5 @@
-"""Turn a checkpoint of others into a .nemo file: SpeechLM (pretrained, or fine-tuned with CTC), HuBERT, wav2vec 2.0.
+r"""Turn a checkpoint of others into a .nemo file: SpeechLM (pretrained, fine-tuned), its text-to-unit
+model, HuBERT, wav2vec 2.0.
 
 What it is, is recognized by what is in it. No code that a file may hold is run. Every parameter must have its place
 and every place its parameter; otherwise nothing is written, and what is missing or left over is listed.
@@ -6,6 +7,8 @@ and every place its parameter; otherwise nothing is written, and what is missing
     python examples/convert_checkpoint.py --input speechlmp_base_checkpoint_clean.pt --list
     python examples/convert_checkpoint.py --input speechlmp_base_checkpoint.pt --output speechlm_p_base.nemo
     python examples/convert_checkpoint.py --input finetuned.pt --label-dictionary dict.ltr.txt --output ctc.nemo
+    python examples/convert_checkpoint.py --input text_to_unit.pt --phone-dictionary dict.txt \
+        --unit-dictionary dict.km.txt --output text_to_unit.nemo
     python examples/convert_checkpoint.py --input hubert-base-ls960/ --output hubert.nemo
     python examples/convert_checkpoint.py --input pretrained.nemo --to fairseq --output for_the_released_code.pt
 """
@@ -26,7 +29,7 @@ def parse() -> argparse.Namespace:
         "--to",
         choices=("nemo", "fairseq"),
         default="nemo",
-        help="fairseq: the encoder of a .nemo file as a checkpoint "
+        help="fairseq: the encoder of a .nemo file, or a text-to-unit model, as a checkpoint "
         "that the released inference code loads (default: nemo)",
     )
     add("--list", action="store_true", help="print what is in the input, and write nothing")
@@ -43,6 +46,12 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="fairseq's dictionary of characters (dict.ltr.txt), if the checkpoint has none",
     )
+    add(
+        "--phone-dictionary",
+        type=Path,
+        metavar="FILE",
+        help="fairseq's dictionary of a text-to-unit model's phones, if the checkpoint has none",
+    )
     add("--language", default="en", help="of the units (default: en)")
     add("--lowercase", action="store_true", help="lower the case of the characters")
     add(
@@ -56,7 +65,8 @@ def parse() -> argparse.Namespace:
         "--padding",
         choices=("released", "exact"),
         help="released: an utterance's features depend on the padding of "
-        "its batch, as in the released code (default for SpeechLM); exact: they do not (default for the others)",
+        "its batch, as in the released code (default for SpeechLM and text-to-unit models); exact: they do not "
+        "(default for the others)",
     )
     add(
         "--allow-missing",
@@ -91,6 +101,7 @@ def main() -> None:
     options = Options(
         unit_dictionary=arguments.unit_dictionary,
         label_dictionary=arguments.label_dictionary,
+        phone_dictionary=arguments.phone_dictionary,
         language=arguments.language,
         speech_layers=arguments.speech_layers,
         released_padding=None if arguments.padding is None else arguments.padding == "released",

@@ -10,9 +10,14 @@ where "speaker" and "text" are there if they are known. To check that a manifest
 
     python examples/prepare_data.py corpus=manifest source=train.json output=checked.json
 
+A table of CoVoST 2 with Common Voice's clips becomes a manifest for speech translation: "text" is the translation,
+"source_text" what was said; its name says the languages, "source_lang" and "target_lang".
+
+    python examples/prepare_data.py corpus=covost2 source=fr/covost_v2.fr_en.train.tsv clips=fr/clips output=train.json
+
 The demo's corpus, a small one that makes itself (four manifests with their audio, and a text file) in a folder:
 
-    python examples/prepare_data.py corpus=demo output=demo/corpus
+    python examples/prepare_data.py corpus=demo output=demo/corpus language=en
 
 What is left out is counted by reason, and listed file by file in <output>.skipped.jsonl. A run that was interrupted
 goes on where it was when the same command is given again.
@@ -25,6 +30,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.covost2 import list_covost2
 from nemo_speechlm.data.folder_corpus import CorpusOptions, list_folder, make_folder_work, make_manifest_work
 from nemo_speechlm.data.manifest import read_manifest
 from nemo_speechlm.data.text_cleaning import TextCleaning
@@ -37,7 +43,7 @@ from nemo_speechlm.jobs import JobReport, default_workers, run_job
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "workers", "speaker_level", "sentences", least=1)
     whole_numbers(cfg, "seed", least=0)
-    corpora = {"folder": _folder, "manifest": _manifest}
+    corpora = {"folder": _folder, "manifest": _manifest, "covost2": _covost2}
     if cfg.corpus == "demo":
         _demo(cfg)
         return
@@ -74,12 +80,22 @@ def _manifest(cfg: DictConfig) -> JobReport:
     return _run(cfg, options, cfg.source, functools.partial(make_manifest_work, cfg.source, cfg.output, options))
 
 
+def _covost2(cfg: DictConfig) -> JobReport:
+    options = _options(cfg, clean=False)
+    listing = partial_path(f"{cfg.output}.files")
+    list_covost2(cfg.source, listing, clips=cfg.clips, source_lang=cfg.source_lang, target_lang=cfg.target_lang)
+    try:
+        return _run(cfg, options, listing, functools.partial(make_folder_work, listing, cfg.output, options))
+    finally:
+        listing.unlink()
+
+
 def _demo(cfg: DictConfig) -> None:
     from nemo_speechlm.data.demo_corpus import DemoAmounts, make_demo_corpus  # its dependencies are another extra
 
     amounts = DemoAmounts(**{field.name: cfg[field.name] for field in fields(DemoAmounts)})
     refuse_overwrite(Path(cfg.output) / "text.txt", cfg.overwrite)
-    corpus = make_demo_corpus(cfg.output, cfg.seed or 0, amounts)
+    corpus = make_demo_corpus(cfg.output, cfg.seed or 0, amounts, cfg.language.code)
     for path in corpus:
         with open(path, encoding="utf-8") as file:
             print(f"{path}: {sum(1 for _ in file)} lines")

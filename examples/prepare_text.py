@@ -23,7 +23,6 @@ from nemo_speechlm.data.text_cleaning import (
     place_sentences,
 )
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.files import refuse_overwrite
 from nemo_speechlm.jobs import default_workers, run_job
 
 FORMATS = ("auto", "text", "json")
@@ -37,16 +36,15 @@ def main(cfg: DictConfig) -> None:
         raise SpeechLMError(f"format is {cfg.format!r}, expected one of {', '.join(FORMATS)}")
     if (cfg.valid_lines > 0) != (cfg.valid_output is not None):
         raise SpeechLMError("valid_lines and valid_output go together: how many sentences to hold out, and where to")
-    if cfg.valid_output is not None:
-        if Path(cfg.valid_output).resolve() == Path(cfg.output).resolve():
-            raise SpeechLMError("valid_output and output are the same file")
-        refuse_overwrite(cfg.valid_output, cfg.overwrite)
+    if cfg.valid_output is not None and Path(cfg.valid_output).resolve() == Path(cfg.output).resolve():
+        raise SpeechLMError("valid_output and output are the same file")
+    valid = None if cfg.valid_output is None else Path(cfg.valid_output)
     cleaning = TextCleaning(
         characters=cfg.characters,
         case=cfg.case,
         other_characters=cfg.other_characters,
         normalizer=cfg.normalizer,
-        language=cfg.language,
+        language=cfg.language.normalizer,
         normalizer_cache=cfg.normalizer_cache,
         min_words=cfg.min_words,
         max_words=cfg.max_words,
@@ -68,9 +66,10 @@ def main(cfg: DictConfig) -> None:
             place_sentences,
             unique=cfg.unique,
             valid_lines=cfg.valid_lines,
-            valid_output=None if cfg.valid_output is None else Path(cfg.valid_output),
+            valid_output=valid,
             seed=cfg.seed,
         ),
+        others=() if valid is None else (valid,),
         description="prepare text",
     )
     held_out = f" ({cfg.valid_lines} of them to {cfg.valid_output})" if cfg.valid_lines else ""

@@ -1,45 +1,117 @@
-"""Word and character error rates of a recognition model on a manifest.
+r"""Word, character and phone error rates of a recognition model on a manifest; BLEU and chrF of a translation model.
 
-Writes a line per utterance (text, pred_text, wer, cer and the counts behind them) and a summary, and prints a table.
+Writes a line per utterance (text, pred_text, their alignment, wer, cer and the counts behind them), a summary with
+confidence intervals, and a page of the worst utterances; prints a table.
 
-    python examples/speechlm_evaluate.py model=ctc.nemo manifest=test.json output=results/test
+    python examples/speechlm_evaluate.py model=ctc.nemo manifest=test.json output=results/test split_by=[speaker]
+
+With a language model (train_ngram.py), whose weights are tuned on other data first:
+
+    python examples/speechlm_evaluate.py model=ctc.nemo manifest=test.json output=results/lm \
+        decoding=lexicon lm=words.arpa.gz tune_on=valid.json
+
+compare_results.py tells whether a difference between two results is more than chance.
 """
 
 import time
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import CONF, command, whole_numbers
+from nemo_speechlm.errors import SpeechLMError
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    from nemo_speechlm.evaluation.recognition import read_utterances, restore, transcribe
-    from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles
+    whole_numbers(cfg, "draws", "worst", "num_workers")
+    whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
+    from nemo_speechlm.evaluation.phones import make_phones
+    from nemo_speechlm.evaluation.recognition import read_utterances, restore
+    from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions, split_tables
+    from nemo_speechlm.evaluation.translation import check_languages, is_translation, translation_scores
+    from nemo_speechlm.evaluation.worst_page import write_page
 
     files = ReportFiles.at(cfg.output, cfg.overwrite)
+    phones = None if cfg.phonemizer is None else make_phones(cfg.phonemizer, cfg.units_field, CONF / "language")
+    options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     utterances, skipped = read_utterances(cfg.manifest, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
     model = restore(cfg.model, cfg.device)
+    check_languages(model, [u.record for u in utterances], cfg.manifest)
     start = time.perf_counter()
-    texts = transcribe(
-        model, utterances, batch_duration=cfg.batch_duration, num_workers=cfg.num_workers, precision=cfg.precision
-    )
+    texts, facts = _recognize(cfg, model, utterances, files)
     seconds = time.perf_counter() - start
     audio = sum(utterance.duration for utterance in utterances)
-    report = RecognitionReport.of([u.record for u in utterances], [u.text for u in utterances], texts)
-    report.write(
-        files,
-        skipped,
-        model=cfg.model,
-        manifest=cfg.manifest,
-        audio_hours=round(audio / 3600, 4),
-        seconds=round(seconds, 2),
-    )
+    references = [u.text for u in utterances]
+    scores = {}
+    if is_translation(model) if cfg.translation is None else cfg.translation:
+        scores = translation_scores(texts, references, model.cfg.get("target_lang"))
+    report = RecognitionReport.of([u.record for u in utterances], references, texts, options, scores)
+    facts |= {"audio_hours": round(audio / 3600, 4), "seconds": round(seconds, 2)}
+    summary = report.write(files, skipped, model=cfg.model, manifest=cfg.manifest, **facts)
+    if cfg.worst:
+        write_page(files.page, report.records, summary, cfg.manifest, cfg.worst)
     print(f"\n{cfg.manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")
-    print(report.table())
+    print(report.table() + split_tables(summary))
+    for name, value in scores.items():
+        print(f"{name}: {value}")
     if skipped:
         print(f"{len(skipped)} lines left out: {files.skipped}")
-    print(f"{files.utterances}\n{files.summary}")
+    print("\n".join(str(path) for path in (files.utterances, files.summary, *([files.page] if cfg.worst else []))))
+
+
+def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[str], dict]:
+    """The texts, and what the summary should say of how they came about."""
+    from nemo_speechlm.evaluation.beam_decoding import CTCText, best_trial, log_probabilities, tune, write_trials
+    from nemo_speechlm.evaluation.recognition import choose_strategy, read_utterances, transcribe
+    from nemo_speechlm.evaluation.translation import has_attention_decoder, set_search
+
+    if has_attention_decoder(model):
+        if cfg.lm is not None or cfg.decoding not in (None, "greedy", "beam"):
+            raise SpeechLMError("language models are for CTC models; this one has an attention decoder")
+        beam_size = 1 if cfg.decoding == "greedy" else cfg.beam_size
+        set_search(model, beam_size=beam_size, length_penalty=cfg.length_penalty)
+        cfg.decoding = None
+    loading = {"batch_duration": cfg.batch_duration, "num_workers": cfg.num_workers, "precision": cfg.precision}
+    if cfg.decoding is None and cfg.lm is None and cfg.tune_on is None:
+        return transcribe(model, utterances, **loading), {"decoding": "the model's own"}
+    from nemo_speechlm.decoding.decoders import DecodingOptions, with_weights
+    from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
+
+    options = DecodingOptions(
+        cfg.decoding or "greedy",
+        cfg.lm,
+        cfg.beam_size or 16,
+        cfg.beam_threshold,
+        cfg.beam_size_token,
+        cfg.lm_weight,
+        cfg.word_score,
+    )
+    options.check()
+    facts = {"decoding": options.kind}
+    if options.kind != "greedy":
+        facts["beam_size"] = options.beam_size
+    if not is_ctc(model) and options.lm is None and cfg.tune_on is None:
+        choose_strategy(model, options.kind, options.beam_size)
+        return transcribe(model, utterances, **loading), facts
+    text = CTCText.of(require_ctc(model), options)
+    if options.lm is not None:
+        facts["lm"] = options.lm
+        if cfg.tune_on is not None:
+            held_out, _ = read_utterances(cfg.tune_on, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
+            log_probs = log_probabilities(model, held_out, **loading)
+            references = [utterance.text for utterance in held_out]
+            trials = tune(text, log_probs, references, options, cfg.lm_weights, cfg.word_scores)
+            write_trials(files.tuning, trials)
+            best = best_trial(trials, cfg.tune_for)
+            options = with_weights(options, best.lm_weight, best.word_score)
+            facts["tuned_on"] = cfg.tune_on
+            print(
+                f"{cfg.tune_on}: lm_weight={best.lm_weight:g} word_score={best.word_score:g} "
+                f"({cfg.tune_for.upper()} {best.rate(cfg.tune_for):.2%}; all {len(trials)} pairs: {files.tuning})"
+            )
+        facts |= {"lm_weight": options.lm_weight, "word_score": options.word_score}
+    found = text.decode(log_probabilities(model, utterances, **loading), options)
+    return [text.text(decoded) for decoded in found], facts
 
 
 if __name__ == "__main__":

@@ -8,51 +8,48 @@ if it is there, the text must fit it. With speech that tokenize_speech.py has al
     python examples/tokenize_text.py manifest=text.json output=text_units.json units=units.json \
         aligned_manifest=speech_units.json
 
+Each text_tokenizer has options of its own, listed below by --help; those of one alone:
+
+    python examples/tokenize_text.py text_tokenizer=english --help
+
 What is left out is counted by reason, and listed line by line in <output>.skipped.jsonl. A run that was interrupted
-goes on where it was when the same command is given again.
+goes on where it was when the same command is given again. On several machines, give each the same command with
+shard=0/4, shard=1/4, ..., then once with shard=join/4.
 """
 
 import functools
-import hashlib
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifest import read_manifest
 from nemo_speechlm.data.text_units import make_text_units_work, prepare_inventory
-from nemo_speechlm.files import refuse_overwrite
-from nemo_speechlm.jobs import default_workers, run_job
-from nemo_speechlm.tokenizers.english import read_lexicon
+from nemo_speechlm.data.unit_job import tokenize_manifest
+from nemo_speechlm.tokenizers.text import TextTokenizing
 
 
 @command("tokenize_text")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "max_units", "max_lines", "workers", least=1)
     whole_numbers(cfg, "seed")
-    refuse_overwrite(cfg.output, cfg.overwrite)
+    tokenizing = chosen(cfg, TextTokenizing)
     next(read_manifest(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
-    lexicon = None if cfg.lexicon is None else hashlib.sha256(repr(read_lexicon(cfg.lexicon)).encode()).hexdigest()
-    prepare_inventory(cfg.units, cfg.style, cfg.durations, cfg.aligned_manifest)
-    options = {
-        "style": cfg.style,
-        "silence_probability": cfg.silence_probability,
-        "unknown": cfg.unknown,
-        "lexicon": cfg.lexicon,
-        "seed": cfg.seed,
-        "max_units": cfg.max_units,
-    }
-    report = run_job(
+    prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
+    options = {"seed": cfg.seed, "max_units": cfg.max_units}
+    report = tokenize_manifest(
         cfg.manifest,
         cfg.output,
-        functools.partial(make_text_units_work, cfg.manifest, cfg.units, **options),
-        settings={**options, "lexicon": lexicon},
-        workers=cfg.workers or default_workers(),
+        tokenizing,
+        lambda prepared, _: functools.partial(make_text_units_work, cfg.manifest, cfg.units, prepared, **options),
+        settings=options,
+        shard=cfg.shard,
+        workers=cfg.workers,
         skip_bad=cfg.skip_bad,
         overwrite=cfg.overwrite,
         max_lines=cfg.max_lines,
         description="tokenize text",
     )
-    print(f"{cfg.output}: {report}")
+    print(report)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +16,18 @@ from omegaconf.errors import OmegaConfBaseException
 from nemo_speechlm.errors import SpeechLMError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def _alphabet(language: str) -> list[str]:
+    """The characters of ``conf/language/<language>.yaml``, for ``model.labels=${alphabet:ru}``."""
+    path = CONF / "language" / f"{language}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise SpeechLMError(f"no language {language!r} in {path.parent}; there are: {known}")
+    return list(OmegaConf.load(path).characters)
+
+
+OmegaConf.register_new_resolver("alphabet", _alphabet, replace=True)
 
 _RUN_IN_PLACE = [
     "hydra.run.dir=.",
@@ -75,6 +89,34 @@ def whole_numbers(cfg: DictConfig, *keys: str, least: int = 0) -> None:
             raise SpeechLMError(f"{key} is {value!r}, expected a whole number of at least {least}")
 
 
+Chosen = TypeVar("Chosen")
+
+
+def chosen(cfg: DictConfig, base: type[Chosen]) -> Chosen:
+    """Build what a config group chose: the class that it names as ``_target_``, of the keys that are its fields.
+
+    Args:
+        cfg: of a command, with the group's keys among its own (``# @package _global_``).
+        base: what the class must be one of; a dataclass.
+
+    Raises:
+        SpeechLMError: if there is no such class, or it is not a ``base``.
+    """
+    try:
+        target = hydra.utils.get_class(cfg._target_)
+    except Exception as error:  # of importing it
+        raise SpeechLMError(f"_target_ is {cfg._target_!r}, which cannot be imported: {error}") from error
+    if not issubclass(target, base):
+        raise SpeechLMError(f"_target_ is {cfg._target_!r}, expected a {base.__name__}")
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    wanted = [field for field in fields(target) if field.init and field.name in values]  # type: ignore[arg-type]
+    for field in wanted:
+        if field.name == "language" and field.type in (str, "str"):  # all that it wants to know of it
+            values["language"] = values["language"]["code"]
+    return target(**{field.name: values[field.name] for field in wanted})
+
+
 _WITH_VALUE = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 
 
@@ -116,10 +158,19 @@ def _help(doc: str, config_name: str) -> str:
 def _inherited(path: Path, folder: Path) -> list[Path]:
     """The configs that a config names in its ``defaults`` list, and those that these name."""
     found: list[Path] = []
-    for entry in OmegaConf.load(path).get("defaults", []):  # type: ignore[arg-type]
-        if isinstance(entry, str) and entry != "_self_":
+    # not as values: where a choice must be made, ??? stands for it
+    for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):  # type: ignore[union-attr]
+        if entry == "_self_":
+            continue
+        if isinstance(entry, str):
             name = entry.split("@")[0]
-            base = (folder if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"
+            bases = [(folder if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"]
+        else:  # a choice, {group: name}: the one that was made, or else all
+            group = str(next(iter(entry)))
+            parent, group = (folder if group.startswith("/") else path.parent), group.lstrip("/")
+            made = next((a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(f"{group}=")), "*")
+            bases = sorted((parent / group).glob(f"{made}.yaml"))
+        for base in bases:
             if base.exists() and base not in found:
                 found += [base, *(more for more in _inherited(base, folder) if more not in found)]
     return found

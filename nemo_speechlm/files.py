@@ -1,8 +1,9 @@
 """Reading and writing files without losing what was there before."""
 
 import gzip
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -13,8 +14,24 @@ from nemo_speechlm.errors import InputError
 def open_text(path: str | Path, mode: str = "r") -> IO[str]:
     """Open a UTF-8 text file, through gzip where its name ends in ``.gz``."""
     if str(path).endswith(".gz"):
+        if mode == "w":  # without name and time in it, so that equal texts make equal files
+            return io.TextIOWrapper(_Gzip(path), encoding="utf-8")  # type: ignore[type-var, return-value]
         return gzip.open(path, mode + "t", encoding="utf-8")  # type: ignore[return-value]
     return open(path, mode, encoding="utf-8")
+
+
+class _Gzip(gzip.GzipFile):
+    """A file that is written with the same header whenever and wherever it is written."""
+
+    def __init__(self, path: str | Path):
+        self._file = open(path, "wb")  # noqa: SIM115  # closed with this
+        super().__init__("", "wb", compresslevel=6, fileobj=self._file, mtime=0)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._file.close()
 
 
 def iter_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -37,14 +54,19 @@ def partial_path(path: str | Path) -> Path:
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[str]]:
-    """Open a text file for writing that takes the name ``path`` only when the block ends without an error."""
+def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[IO[str]]:
+    """Open a text file for writing that takes the name ``path`` only when the block ends without an error.
+
+    ``before_rename`` is called with the finished file under its other name; what it raises keeps the file from being.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
         with open_text(partial, "w") as file:
             yield file
+        if before_rename is not None:
+            before_rename(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

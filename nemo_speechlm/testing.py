@@ -7,7 +7,9 @@ import numpy as np
 import soundfile
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.manifest import Record, write_manifest
+from nemo_speechlm.tokenizers.language import Language
 from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory
 
 LETTERS = "abdeiklnost"
@@ -39,6 +41,12 @@ def tiny_inventory(frame_rate: float = 100) -> UnitInventory:
     durations = {symbol: DurationModel(7 * scale, 3 * scale) for symbol in symbols}
     durations["SIL"] = DurationModel(14 * scale, 7 * scale)
     return UnitInventory("phoneme", "en", frame_rate, symbols, "SIL", durations)
+
+
+def russian() -> Language:
+    """Russian as ``conf/language/ru.yaml`` has it."""
+    values = OmegaConf.to_container(OmegaConf.load(CONF / "language" / "ru.yaml"))
+    return Language.of(values)  # type: ignore[arg-type]
 
 
 def tiny_labels() -> list[str]:
@@ -95,6 +103,45 @@ def tiny_pretrain_config(corpus: "TinyCorpus", **overrides: Any) -> DictConfig:
         "train_ds": {**data, "num_workers": 0, "seed": 0},
         "validation_ds": {**data, "num_workers": 0},
         "optim": {"name": "adamw", "lr": 3e-3},
+    }
+    return OmegaConf.create({**config, **overrides})
+
+
+def tiny_frame_classifier_config(corpus: "TinyCorpus", **overrides: Any) -> DictConfig:
+    """Config of a :class:`FrameClassifierModel` of one layer of 32 on a tiny corpus; ``overrides`` replace keys."""
+    data = {"speech": {"manifest_filepath": str(corpus.speech), "batch_duration": 8}}
+    config = {
+        "units": str(corpus.units),
+        "classes": {"ignore": None, "parts": 3},
+        "decoding": {"min_duration": 3, "lm_weight": 1.0, "prior_weight": 0.5, "penalty": 0.0},
+        "sample_rate": 16000,
+        "preprocessor": {
+            "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+            "sample_rate": 16000,
+            "window_size": 0.025,
+            "window_stride": 0.01,
+            "features": 40,
+            "n_fft": 512,
+            "normalize": "per_feature",
+            "dither": 0.0,
+            "pad_to": 0,
+        },
+        "encoder": {
+            "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+            "feat_in": 40,
+            "n_layers": 1,
+            "d_model": 32,
+            "n_heads": 2,
+            "subsampling": "stacking",
+            "subsampling_factor": 2,
+            "conv_kernel_size": 5,
+            "dropout": 0.0,
+            "dropout_pre_encoder": 0.0,
+            "dropout_emb": 0.0,
+        },
+        "train_ds": {**data, "num_workers": 0, "seed": 0},
+        "validation_ds": {**data, "num_workers": 0},
+        "optim": {"name": "adamw", "lr": 5e-3},
     }
     return OmegaConf.create({**config, **overrides})
 
@@ -166,3 +213,97 @@ def _utterance(
         "units": record["units"],
         "unit_durations": durations,
     }
+
+
+def tiny_hidden_inventory(size: int = 6) -> UnitInventory:
+    """Hidden units ``0`` to ``size - 1`` at 50 frames a second."""
+    return UnitInventory("hidden", "en", 50, tuple(map(str, range(size))))
+
+
+def tiny_text_to_unit_config(folder: str | Path, **overrides: Any) -> DictConfig:
+    """Config of a :class:`TextToUnitModel` with blocks of 16; its two inventories are written to ``folder``."""
+    phones, units = Path(folder) / "phones.json", Path(folder) / "hidden_units.json"
+    tiny_inventory().save(phones)
+    tiny_hidden_inventory().save(units)
+    stack = {
+        "_target_": "nemo_speechlm.modules.FFTransformer",
+        "n_layers": 1,
+        "n_heads": 2,
+        "d_ff": 32,
+        "kernel": 3,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
+    config = {
+        "phones": str(phones),
+        "units": str(units),
+        "d_model": 16,
+        "encoder": stack,
+        "decoder": stack,
+        "duration_predictor": {
+            "_target_": "nemo_speechlm.modules.DurationPredictor",
+            "d_hidden": 8,
+            "kernel": 3,
+            "dropout": 0.0,
+        },
+        "loss": {"label_smoothing": 0.1, "duration": 1.0},
+        "optim": {"name": "adamw", "lr": 3e-3},
+    }
+    return OmegaConf.create({**config, **overrides})
+
+
+class TinyPairs(NamedTuple):
+    """Where :func:`tiny_paired_corpus` wrote what.
+
+    Attributes:
+        phones: ``units.json`` of the phones, at 100 frames a second.
+        units: ``units.json`` of the hidden units, at 50.
+        phone_manifest: phones as ``units`` with ``unit_durations``.
+        hidden_manifest: hidden units of the same utterances.
+    """
+
+    phones: Path
+    units: Path
+    phone_manifest: Path
+    hidden_manifest: Path
+
+
+def tiny_paired_corpus(folder: str | Path, size: int = 24, seed: int = 0, speakers: int = 2) -> TinyPairs:
+    """Write manifests of utterances, without audio, whose hidden units follow from their phones.
+
+    Unit ``p % 3`` sounds in the first half of phone p and ``3 + p % 3`` in the second. Each phone lasts as long as its
+    kind does: 4, 6 or 8 frames of 10 ms, silences 10.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    phones, units = tiny_inventory(), tiny_hidden_inventory()
+    names = ("phones.json", "hidden_units.json", "phones_manifest.json", "hidden_manifest.json")
+    pairs = TinyPairs(*(folder / name for name in names))
+    phones.save(pairs.phones)
+    units.save(pairs.units)
+    spoken: list[Record] = []
+    hidden: list[Record] = []
+    for number in range(size):
+        sentence = _sentence(rng)
+        ids = phones.encode(sentence["units"])
+        durations = [10 if phone == 0 else 4 + 2 * (phone % 3) for phone in ids]
+        frames = [unit for phone, length in zip(ids, durations, strict=True) for unit in _halves(phone, length // 2)]
+        runs = np.flatnonzero(np.diff(frames, prepend=-1))
+        common = {
+            "audio_filepath": f"{number:04d}.wav",
+            "duration": sum(durations) / 100,
+            "speaker": f"s{number % speakers}",
+            "text": sentence["text"],
+        }
+        spoken.append({**common, "units": sentence["units"], "unit_durations": durations})
+        lengths = np.diff(runs, append=len(frames)).tolist()
+        hidden.append({**common, "units": [str(frames[run]) for run in runs], "unit_durations": lengths})
+    write_manifest(pairs.phone_manifest, spoken)
+    write_manifest(pairs.hidden_manifest, hidden)
+    return pairs
+
+
+def _halves(phone: int, frames: int) -> list[int]:
+    first = frames - frames // 2
+    return [phone % 3] * first + [3 + phone % 3] * (frames - first)

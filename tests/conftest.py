@@ -1,6 +1,16 @@
 """What holds for all tests."""
 
+import logging
 import os
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+# Triton reads it when it is first imported, which other libraries do too.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# NeMo's log handlers keep the stream that was captured for the first test that logged, which is closed after it.
+logging.raiseExceptions = False

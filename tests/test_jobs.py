@@ -40,7 +40,7 @@ def make_nothing():
 def slow(number: int, line: str, log: Path) -> Record:
     with open(log, "a") as file:
         file.write(f"{number}\n")
-    time.sleep(0.006)
+    time.sleep(0.015)
     return {"number": number, "text": line.strip()}
 
 

@@ -54,7 +54,7 @@ def audio_info(path: str | Path, decode: bool = False) -> AudioInfo:
     Raises:
         InputError: if the file is missing, unreadable or has no samples.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         frames = file.frames
         if decode or not 0 < frames < 2**62:  # libsndfile's word for "unknown" is the largest 64-bit number
             frames = 0
@@ -62,7 +62,7 @@ def audio_info(path: str | Path, decode: bool = False) -> AudioInfo:
                 for block in file.blocks(blocksize=1 << 18, dtype="float32", always_2d=True):
                     frames += len(block)
             except (soundfile.SoundFileError, RuntimeError) as error:
-                raise InputError(f"audio cannot be read to its end: {_reason(error)}", path) from error
+                raise InputError(f"audio cannot be read to its end: {reason_of(error)}", path) from error
         if not frames:
             raise InputError("audio with no samples", path)
         return AudioInfo(file.samplerate, file.channels, frames)
@@ -91,7 +91,7 @@ def read_audio(
         InputError: if the file is missing or unreadable, has no samples in the span, or no such channel.
     """
     where = None if isinstance(path, BytesIO) else path
-    with _open(path) as file:
+    with open_audio(path) as file:
         rate, channels = file.samplerate, file.channels
         if channel != "mix" and not (isinstance(channel, int) and 0 <= channel < channels):
             raise InputError(
@@ -110,7 +110,7 @@ def read_audio(
                     file.seek(start)
                 samples = file.read(count, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as error:
-            raise InputError(f"audio cannot be read: {_reason(error)}", where) from error
+            raise InputError(f"audio cannot be read: {reason_of(error)}", where) from error
     if not len(samples):
         raise InputError("audio with no samples", where)
     mono = samples.mean(axis=1) if channel == "mix" else samples[:, int(channel)]
@@ -180,12 +180,17 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def _open(path: str | Path | BytesIO) -> soundfile.SoundFile:
+def open_audio(path: str | Path | BytesIO) -> soundfile.SoundFile:
+    """Open an audio file, or the content of one.
+
+    Raises:
+        InputError: if it is missing, empty, or not audio that libsndfile reads.
+    """
     if isinstance(path, BytesIO):
         try:
             return soundfile.SoundFile(path)
         except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-            raise InputError(f"not audio that can be read: {_reason(error)}") from error
+            raise InputError(f"not audio that can be read: {reason_of(error)}") from error
     if not Path(path).is_file():
         raise InputError("no such audio file", path)
     if not Path(path).stat().st_size:
@@ -193,8 +198,9 @@ def _open(path: str | Path | BytesIO) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(path)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise InputError(f"not audio that can be read: {_reason(error)}", path) from error
+        raise InputError(f"not audio that can be read: {reason_of(error)}", path) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What a decoder complains of."""
     return str(getattr(error, "error_string", error)).rstrip(".")

@@ -16,7 +16,8 @@ import soxr
 from tqdm import tqdm
 
 from nemo_speechlm.data.espeak import Voice, espeak
-from nemo_speechlm.data.grammar import sentences
+from nemo_speechlm.data.grammar import ENGLISH, Grammar, sentences
+from nemo_speechlm.data.grammar_ru import RUSSIAN
 from nemo_speechlm.data.manifest import Record, write_manifest
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import atomic_write
@@ -26,7 +27,24 @@ SAMPLE_RATE = 16000
 # Variants and accents that a recognizer trained on people understands; no variant is in both lists.
 TRAIN_VARIANTS = "m1 m3 m6 m7 f1 f2 adam mike2 Reed grandpa announcer Diogo klatt3 croak caleb Hugo".split()
 HELD_OUT_VARIANTS = "m5 f5 edward michel benjamin victor".split()
-ACCENTS = ("en-us",) * 9 + ("en-gb-x-gbclan",)
+
+
+class Speech(NamedTuple):
+    """How a language is spoken in the demo.
+
+    Attributes:
+        grammar: of its sentences.
+        accents: voices of espeak-ng, to which the variants above are added; one that stands twice is drawn as often.
+    """
+
+    grammar: Grammar
+    accents: tuple[str, ...]
+
+
+LANGUAGES = {
+    "en": Speech(ENGLISH, ("en-us",) * 9 + ("en-gb-x-gbclan",)),
+    "ru": Speech(RUSSIAN, ("ru",)),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,9 @@ class DemoCorpus(NamedTuple):
     text: Path
 
 
-def make_demo_corpus(folder: str | Path, seed: int = 0, amounts: DemoAmounts | None = None) -> DemoCorpus:
+def make_demo_corpus(
+    folder: str | Path, seed: int = 0, amounts: DemoAmounts | None = None, language: str = "en"
+) -> DemoCorpus:
     """Write the demo's corpus: four manifests beside their audio (16 kHz FLAC), and a text file.
 
     ``valid.json`` and ``test.json`` have voices that are not heard in ``train.json`` and ``untranscribed.json``; the
@@ -66,11 +86,19 @@ def make_demo_corpus(folder: str | Path, seed: int = 0, amounts: DemoAmounts | N
     seed makes the same corpus.
 
     Raises:
-        SpeechLMError: if the extra ``languages`` is not installed.
+        SpeechLMError: if the extra ``languages`` is not installed, or the demo does not speak the language.
     """
     folder, amounts = Path(folder), amounts or DemoAmounts()
-    lines = sentences(seed, amounts.vocabulary_share)
-    train, held_out = _voices(TRAIN_VARIANTS, 48, seed), _voices(HELD_OUT_VARIANTS, 24, seed + 1)
+    if language not in LANGUAGES:
+        raise SpeechLMError(
+            f"the demo speaks {' and '.join(LANGUAGES)}, not {language!r}; any language: corpus=folder"
+        )
+    speech = LANGUAGES[language]
+    lines = sentences(seed, amounts.vocabulary_share, grammar=speech.grammar)
+    train, held_out = (
+        _voices(variants, count, seed + offset, speech.accents)
+        for variants, count, offset in ((TRAIN_VARIANTS, 48, 0), (HELD_OUT_VARIANTS, 24, 1))
+    )
     corpus = DemoCorpus._make([*(folder / f"{name}.json" for name in DemoCorpus._fields[:4]), folder / "text.txt"])
     plan = (
         (corpus.train, amounts.train_minutes, train, True),
@@ -87,12 +115,12 @@ def make_demo_corpus(folder: str | Path, seed: int = 0, amounts: DemoAmounts | N
     return corpus
 
 
-def _voices(variants: list[str], count: int, seed: int) -> list[Voice]:
+def _voices(variants: list[str], count: int, seed: int, accents: tuple[str, ...]) -> list[Voice]:
     """Speakers: a variant with an accent, a speaking rate, a pitch and a liveliness of its own."""
     rng = np.random.default_rng(seed)
     return [
         Voice(
-            f"{rng.choice(ACCENTS)}+{variants[number % len(variants)]}",
+            f"{rng.choice(accents)}+{variants[number % len(variants)]}",
             rate=int(rng.integers(125, 171)),
             pitch=int(rng.integers(40, 61)),
             range=int(rng.integers(30, 71)),

@@ -6,8 +6,6 @@ a synthesizer is asked for.
 
 import ctypes
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,16 +42,16 @@ class Espeak:
     """
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(str(_loader().get_library_path()))
+        library, data = espeak_files()
+        self._library = ctypes.CDLL(str(library))
         self._chunks: list[np.ndarray] = []
         # The callback must outlive every call into the library.
         self._callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)(
             self._collect
         )
-        with _short_path(Path(_loader().get_data_path())) as data:
-            self.sample_rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 200, str(data).encode(), 0)
+        self.sample_rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 200, str(data).encode(), 0)
         if self.sample_rate <= 0:
-            raise SpeechLMError(f"espeak-ng cannot read its data in {_loader().get_data_path()}")
+            raise SpeechLMError(f"espeak-ng cannot read its data in {data}")
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples: Any, count: int, events: Any) -> int:
@@ -95,22 +93,26 @@ def espeak() -> Espeak:
     return Espeak()
 
 
-def _loader() -> Any:
+def espeak_files() -> tuple[Path, Path]:
+    """The library and its data's folder, whose path is short enough for it.
+
+    Raises:
+        SpeechLMError: if the extra ``languages`` is not installed.
+    """
     try:
         import espeakng_loader
     except ImportError as error:
         raise SpeechLMError(
-            "the demo's voices need espeak-ng (GPL): pip install 'nemo_speechlm[languages]', or pip install "
-            "espeakng-loader"
+            "the demo's voices and languages other than English need espeak-ng (GPL): "
+            "pip install 'nemo_speechlm[languages]'"
         ) from error
-    return espeakng_loader
+    return Path(espeakng_loader.get_library_path()), _short_path(Path(espeakng_loader.get_data_path()))
 
 
-@contextmanager
-def _short_path(folder: Path) -> Iterator[Path]:
+@cache
+def _short_path(folder: Path) -> Path:
     if len(str(folder).encode()) <= _LONGEST_PATH:
-        yield folder
-        return
+        return folder
     link = Path(tempfile.mkdtemp(prefix="espeak")) / "espeak-ng-data"  # stays: voices are read from it later
     link.symlink_to(folder, target_is_directory=True)
-    yield link
+    return link

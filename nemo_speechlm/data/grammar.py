@@ -1,10 +1,42 @@
-"""English sentences from a small grammar over about five hundred words, for the demo's corpus."""
+"""Sentences from small grammars, for the demo's corpus; here the English one, over about five hundred words."""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+
+
+def _unchanged(words: list[str]) -> list[str]:
+    return words
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What sentences of a language are made of.
+
+    Args:
+        words: classes of words, each a string of choices; ``_`` joins what is one choice of several words.
+        rules: what else there is, each a string of choices between ``|``; the sentence is ``SENTENCE``.
+        inflected: a class that is made of another: its name, and what becomes of each word.
+        finish: what is done to a sentence's words in the end.
+    """
+
+    words: Mapping[str, str]
+    rules: Mapping[str, str]
+    inflected: Mapping[str, tuple[str, Callable[[str], str]]]
+    finish: Callable[[list[str]], list[str]] = _unchanged
+
+    def choices(self, share: float = 1.0) -> dict[str, list[list[str]]]:
+        """Nonterminal -> its expansions, each a list of words and nonterminals."""
+        choices = {name: [word.split("_") for word in block.split()] for name, block in self.words.items()}
+        choices = {name: options[: math.ceil(share * len(options))] for name, options in choices.items()}
+        choices |= {
+            name: [[inflect(word)] for [word] in choices[of]] for name, (of, inflect) in self.inflected.items()
+        }
+        return choices | {name: [option.split() for option in block.split("|")] for name, block in self.rules.items()}
+
 
 # Choices of one word; _ joins what is one choice of several.
 _WORDS = {
@@ -74,14 +106,6 @@ def _plural(noun: str) -> str:
     return re.sub("([^aeiou])y$", r"\1ie", noun) + "s"
 
 
-def _choices(share: float = 1.0) -> dict[str, list[list[str]]]:
-    """Nonterminal -> its expansions, each a list of words and nonterminals."""
-    choices = {name: [word.split("_") for word in block.split()] for name, block in _WORDS.items()}
-    choices = {name: options[: math.ceil(share * len(options))] for name, options in choices.items()}
-    choices |= {f"{name}_S": [[_plural(noun)] for [noun] in choices[name]] for name in ("PERSON", "ANIMAL", "THING")}
-    return choices | {name: [option.split() for option in block.split("|")] for name, block in _RULES.items()}
-
-
 def _expand(symbol: str, choices: dict[str, list[list[str]]], rng: np.random.Generator) -> Iterator[str]:
     if symbol not in choices:
         yield symbol
@@ -99,7 +123,14 @@ def _with_articles(words: list[str]) -> list[str]:
     ]
 
 
-def sentences(seed: int, share: float = 1.0, shortest: int = 4, longest: int = 10) -> Iterator[str]:
+ENGLISH = Grammar(
+    _WORDS, _RULES, {f"{name}_S": (name, _plural) for name in ("PERSON", "ANIMAL", "THING")}, _with_articles
+)
+
+
+def sentences(
+    seed: int, share: float = 1.0, shortest: int = 4, longest: int = 10, grammar: Grammar = ENGLISH
+) -> Iterator[str]:
     """Yield distinct sentences without end, in lower case and without punctuation.
 
     Args:
@@ -107,16 +138,17 @@ def sentences(seed: int, share: float = 1.0, shortest: int = 4, longest: int = 1
         share: part of the words of each class that is used, above 0 and up to 1.
         shortest: words of the shortest one.
         longest: words of the longest one.
+        grammar: of the language.
 
     >>> from itertools import islice
     >>> len(set(islice(sentences(seed=1), 1000)))
     1000
     """
     rng = np.random.default_rng(seed)
-    choices = _choices(share)
+    choices = grammar.choices(share)
     seen: set[str] = set()
     while True:
-        words = _with_articles(list(_expand("SENTENCE", choices, rng)))
+        words = grammar.finish(list(_expand("SENTENCE", choices, rng)))
         sentence = " ".join(words)
         if shortest <= len(words) <= longest and sentence not in seen:
             seen.add(sentence)
@@ -124,6 +156,6 @@ def sentences(seed: int, share: float = 1.0, shortest: int = 4, longest: int = 1
 
 
 def vocabulary(share: float = 1.0) -> set[str]:
-    """All words that :func:`sentences` can yield."""
-    words = {word for options in _choices(share).values() for option in options for word in option}
+    """All words that English :func:`sentences` can yield."""
+    words = {word for options in ENGLISH.choices(share).values() for option in options for word in option}
     return {word for word in words if word.islower()} | {"an"}

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from nemo_speechlm.data.guarded import Guarded, raise_errors
 from nemo_speechlm.data.transcripts import (
     CharacterEncoder,
+    TextEncoder,
     TranscribedSpeechDataset,
     TranscriptStatistics,
     check_transcripts,
@@ -28,7 +29,7 @@ _NOT_LHOTSES = ("labels", "use_lhotse", "defer_setup", "endless")
 
 def build_recognition_dataloader(
     config: DictConfig | Mapping[str, Any],
-    labels: Sequence[str],
+    labels: Sequence[str] | TextEncoder,
     sample_rate: int = 16000,
     global_rank: int = 0,
     world_size: int = 1,
@@ -38,7 +39,7 @@ def build_recognition_dataloader(
     Args:
         config: keys of NeMo's ``LhotseDataLoadingConfig``, and ``endless``: start over where the data end, in another
             order; for training by steps. Audio in tar files is always endless.
-        labels: characters; a label id is a position here.
+        labels: characters, a label id being a position here; or what encodes a text, such as a ``TokenEncoder``.
         sample_rate: Hz; other audio is resampled.
         global_rank: of this process among ``world_size``; each reads batches of its own.
         world_size: number of processes.
@@ -47,7 +48,7 @@ def build_recognition_dataloader(
         InputError: on what is wrong in the manifests, which are read through here.
     """
     config = OmegaConf.create(dict(config))
-    encoder = CharacterEncoder(labels)
+    encoder = labels if callable(labels) else CharacterEncoder(labels)
     statistics = _check_manifests(config, encoder)
     endless = config.get("endless", False)
     known = {key: value for key, value in config.items() if key not in _NOT_LHOTSES}
@@ -123,7 +124,7 @@ class RecognitionLoader(DataLoader):
             self.sampler.epoch = state["epoch"] + 1
 
 
-def _check_manifests(config: DictConfig, encoder: CharacterEncoder) -> list[TranscriptStatistics]:
+def _check_manifests(config: DictConfig, encoder: TextEncoder) -> list[TranscriptStatistics]:
     """Read the manifests through, where there are any (Lhotse's own formats are checked while they are read)."""
     manifests = config.get("manifest_filepath")
     if manifests is None:

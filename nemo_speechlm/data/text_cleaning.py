@@ -3,10 +3,12 @@
 import functools
 import hashlib
 import logging
+import os
 import re
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,10 +27,11 @@ Normalizer = Literal["none", "nemo"]
 _OTHER = "\0"
 _APOSTROPHES = frozenset("'\u2018\u2019\u02bc\uff07`\u00b4")
 _FOLDED = {"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "\u0131": "i"}
+_SEVERAL_READINGS = ("ru",)
 _ELIDED = re.compile(
     "'(?:tis|twas|twere|twill|twould|em|till?|bout|cause|course|round|neath|gainst|mongst)", re.IGNORECASE
 )
-_NEEDS_NORMALIZER = re.compile(r"[0-9$£€¥%&@#°½¼¾]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Capt|Col|Gen|Lt|Rev|Hon|etc|vs)\.")
+_NEEDS_NORMALIZER = re.compile(r"[0-9$£€¥₽%&@#°½¼¾№]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Capt|Col|Gen|Lt|Rev|Hon|etc|vs)\.")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class TextCleaning:
         other_characters: what to do about a letter or digit outside the alphabet: ``skip_line``, ``drop_word``,
             ``drop`` (the character alone).
         normalizer: ``nemo`` writes out numbers, dates, money and abbreviations with nemo_text_processing.
-        language: for the normalizer.
+        language: for the normalizer; None where it does not have the language.
         normalizer_cache: folder for the normalizer's grammars, which take half a minute to build without it.
         min_words: shortest sentence kept, and so on.
         max_words: None is no limit.
@@ -54,7 +57,7 @@ class TextCleaning:
     case: Case = "lower"
     other_characters: OtherCharacters = "skip_line"
     normalizer: Normalizer = "none"
-    language: str = "en"
+    language: str | None = "en"
     normalizer_cache: str | None = None
     min_words: int = 1
     max_words: int | None = None
@@ -102,7 +105,7 @@ class SentenceCleaner:
             if cleaning.other_characters == "drop_word":
                 words = [word for word in words if _OTHER not in word]
             words = [word.replace(_OTHER, "") for word in words]
-        words = [word for word in map(_without_quotes, words) if word]
+        words = [word for word in map(_without_quotes, filter(None, words)) if word]
         text = " ".join(words)
         self._check_length(len(words), len(text))
         return text
@@ -164,7 +167,12 @@ def _cased(text: str, case: Case) -> str:
 
 
 def _without_quotes(word: str) -> str:
-    """Apostrophes at a word's edges taken off where they are quotation marks: not from 'tis, boys' or dancin'."""
+    """Apostrophes at a word's edges taken off where they are quotation marks: not from 'tis, boys' or dancin'.
+
+    So are hyphens, which are dashes there, where the alphabet has them.
+    """
+    if word[0] == "-" or word[-1] == "-":
+        word = word.strip("-")
     if not (word.startswith("'") or word.endswith("'")):
         return word
     if word.startswith("'") and not _ELIDED.fullmatch(word):
@@ -182,7 +190,26 @@ def _nemo_normalizer(cleaning: TextCleaning) -> Callable[[str], str]:
         logging.getLogger("NeMo-text-processing").setLevel(logging.WARNING)
         return Normalizer(input_case="cased", lang=cleaning.language, cache_dir=cleaning.normalizer_cache)
 
+    if cleaning.language in _SEVERAL_READINGS:
+        return _first_reading(cleaning)
     return lambda text: normalizer().normalize(text, verbose=False)
+
+
+def _first_reading(cleaning: TextCleaning) -> Callable[[str], str]:
+    """NeMo's normalizer of a language in which it gives every reading; which one is meant, only audio would say."""
+
+    @functools.cache
+    def normalizer() -> Any:
+        from nemo_text_processing.text_normalization.normalize_with_audio import NormalizerWithAudio
+
+        logging.getLogger("NeMo-text-processing").setLevel(logging.WARNING)
+        return NormalizerWithAudio(input_case="cased", lang=cleaning.language, cache_dir=cleaning.normalizer_cache)
+
+    def first(text: str) -> str:
+        found = normalizer().normalize(text, n_tagged=1, verbose=False)
+        return found if isinstance(found, str) else min(found)  # a set: its own order is another in each process
+
+    return first
 
 
 def check_normalizer(cleaning: TextCleaning) -> None:
@@ -193,10 +220,24 @@ def check_normalizer(cleaning: TextCleaning) -> None:
     """
     if cleaning.normalizer == "none":
         return
+    if cleaning.language is None:
+        raise SpeechLMError("normalizer=nemo does not have this language; normalizer=none, and numbers are left out")
     if find_spec("nemo_text_processing") is None:
         raise SpeechLMError("normalizer=nemo needs nemo_text_processing: pip install 'nemo_speechlm[normalize]'")
     if cleaning.normalizer_cache is not None:
-        _nemo_normalizer(cleaning)("1")
+        _build_grammars(cleaning, Path(cleaning.normalizer_cache))
+
+
+def _build_grammars(cleaning: TextCleaning, cache: Path) -> None:
+    """Fill the cache, once: under another name first, for half a grammar would be taken for a whole one."""
+    if any(cache.glob(f"*{cleaning.language}_tn*.far")):
+        return
+    print(f"building the grammars of {cleaning.language}, once; minutes ...")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial.", dir=cache) as building:
+        _nemo_normalizer(replace(cleaning, normalizer_cache=building))("1")
+        for grammar in sorted(Path(building).iterdir()):
+            os.replace(grammar, cache / grammar.name)
 
 
 def is_json_lines(source: str | Path) -> bool:

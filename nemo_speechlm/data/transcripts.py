@@ -7,7 +7,7 @@ Axis legend: B utterances, S samples, U characters.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from torch import Tensor
 from nemo_speechlm.data.lhotse_readers import ctc_frames, is_special
 from nemo_speechlm.data.manifest import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
+
+TextEncoder = Callable[..., list[int]]
+"""Turns (text, manifest, line) into label ids; the latter two are for messages, and may be left out."""
 
 
 class CharacterEncoder:
@@ -89,7 +92,7 @@ class TranscriptStatistics:
 
 def check_transcripts(
     manifest: str | Path,
-    encoder: CharacterEncoder,
+    encoder: TextEncoder,
     *,
     text_field: str = "text",
     need_audio: bool = True,
@@ -100,7 +103,7 @@ def check_transcripts(
 
     Args:
         manifest: JSON lines with ``audio_filepath``, ``duration`` and the text.
-        encoder: knows the characters that may occur.
+        encoder: a :class:`CharacterEncoder` or the like; knows what may occur.
         text_field: the text's key.
         need_audio: audio files must be there (not so for tarred audio).
         min_duration: seconds; shorter utterances will be left out.
@@ -143,7 +146,7 @@ def _check_file(path: Path, manifest: str | Path, number: int) -> None:
 class TranscribedSpeechDataset(torch.utils.data.Dataset):
     """What NeMo's Lhotse loader asks for batches: cuts in; audio, lengths, label ids, lengths out."""
 
-    def __init__(self, encoder: CharacterEncoder):
+    def __init__(self, encoder: TextEncoder):
         self.encoder = encoder
 
     def __getitem__(self, cuts: CutSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kaldialign import edit_distance
+from kaldialign import align, edit_distance
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,14 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
     1
     """
     return count_errors(" ".join(reference.split()), " ".join(hypothesis.split()))
+
+
+def align_words(reference: str, hypothesis: str) -> list[list[str | None]]:
+    """Pairs of a reference word and the hypothesis word in its place, one of them None where words were lost or added.
+
+    >>> align_words("the cat sat", "the cart sat down")
+    [['the', 'the'], ['cat', 'cart'], ['sat', 'sat'], [None, 'down']]
+    """
+    # a gap is what no word can be: white space
+    pairs = align(reference.split(), hypothesis.split(), " ")
+    return [[None if word == " " else word for word in pair] for pair in pairs]

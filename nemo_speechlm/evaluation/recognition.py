@@ -9,6 +9,7 @@ import torch
 from lhotse.dataset.collation import collate_vectors
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.parts.mixins import TranscribeConfig
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -95,6 +96,23 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
     return model
 
 
+def choose_strategy(model: ASRModel, kind: str, beam_size: int) -> None:
+    """Make a transducer decode greedily or with a beam.
+
+    Raises:
+        InputError: if the model has no such choice.
+    """
+    if not hasattr(model, "change_decoding_strategy") or "decoding" not in model.cfg:
+        raise InputError(f"decoding={kind}: a {type(model).__name__} has no choice; leave decoding out")
+    decoding = OmegaConf.create(OmegaConf.to_container(model.cfg.decoding, resolve=True))
+    if kind == "beam":
+        beam = {"beam_size": beam_size, "return_best_hypothesis": True}
+        decoding = OmegaConf.merge(decoding, {"strategy": "beam", "beam": beam})
+    else:
+        decoding = OmegaConf.merge(decoding, {"strategy": "greedy_batch"})
+    model.change_decoding_strategy(decoding)
+
+
 def transcribe(
     model: ASRModel,
     utterances: list[Utterance],
@@ -116,18 +134,18 @@ def transcribe(
         the texts, in the order of the utterances.
     """
     batches = length_batches([u.duration for u in utterances], batch_duration)
-    dataset = _Batches(utterances, batches, int(model.cfg.get("sample_rate", 16000)))
+    dataset = AudioBatches(utterances, batches, int(model.cfg.get("sample_rate", 16000)))
     loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
     texts = [""] * len(utterances)
     settings = TranscribeConfig(batch_size=1, num_workers=num_workers, verbose=False)
     with (
         torch.inference_mode(),
-        torch.autocast(model.device.type, _dtype(precision), enabled=precision != "float32"),
+        autocast(model.device.type, precision),
         tqdm(total=len(utterances), desc="Recognizing", unit="utterance", smoothing=0.1) as bar,
     ):
         for batch, hypotheses in zip(batches, model.transcribe_generator(loader, settings), strict=True):
             for index, hypothesis in zip(batch, hypotheses, strict=True):
-                texts[index] = " ".join(_text(hypothesis).split())
+                texts[index] = " ".join(hypothesis_text(hypothesis).split())
             bar.update(len(batch))
     return texts
 
@@ -147,7 +165,7 @@ def length_batches(durations: list[float], batch_duration: float) -> list[list[i
     return batches
 
 
-class _Batches(Dataset):
+class AudioBatches(Dataset):
     """Batches as NeMo's models take them: audio, lengths, and no transcripts."""
 
     def __init__(self, utterances: list[Utterance], batches: list[list[int]], sample_rate: int):
@@ -196,14 +214,20 @@ def _read(utterance: Utterance, sample_rate: int) -> Tensor:
     return torch.from_numpy(read_audio(utterance.path, sample_rate, utterance.offset, utterance.duration))
 
 
-def _dtype(precision: str) -> torch.dtype:
+def autocast(device_type: str, precision: str) -> torch.autocast:
+    """A context in which a model computes in ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        InputError: if there is no such precision.
+    """
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision not in kinds:
         raise InputError(f"precision is {precision!r}, expected one of {', '.join(kinds)}")
-    return kinds[precision]
+    return torch.autocast(device_type, kinds[precision], enabled=precision != "float32")
 
 
-def _text(hypothesis: Any) -> str:
+def hypothesis_text(hypothesis: Any) -> str:
+    """The text of what NeMo's models return: a text, a hypothesis, or a list of these, best first."""
     while isinstance(hypothesis, list):  # n-best lists have the best first
         hypothesis = hypothesis[0]
     return hypothesis if isinstance(hypothesis, str) else hypothesis.text

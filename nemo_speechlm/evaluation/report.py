@@ -1,15 +1,30 @@
-"""Error rates of a test set: a line per utterance, a summary, a table."""
+"""Error rates of a test set: a line per utterance, a summary with confidence intervals and splits, a table."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.data.manifest import Record, write_manifest
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.evaluation.error_rates import ErrorCounts, character_errors, word_errors
+from nemo_speechlm.evaluation.error_rates import (
+    ErrorCounts,
+    align_words,
+    character_errors,
+    count_errors,
+    word_errors,
+)
+from nemo_speechlm.evaluation.significance import confidence_interval
 from nemo_speechlm.files import atomic_write, refuse_overwrite
+
+NAMES = {"wer": "words", "cer": "characters", "per": "phones"}
+"""Error rates and the key of the counts behind each, in a line and in a summary."""
+
+Phones = Callable[[Record, str, str], tuple[Sequence[str], Sequence[str]]]
+"""The phones of a record's reference and of its hypothesis."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +35,15 @@ class ReportFiles:
         utterances: JSON lines, one per utterance.
         summary: one JSON object.
         skipped: JSON lines with what was left out; absent if nothing was.
+        page: the worst utterances, to look at.
+        tuning: error rates by the weights that were tried; there if there were any.
     """
 
     utterances: Path
     summary: Path
     skipped: Path
+    page: Path
+    tuning: Path
 
     @classmethod
     def at(cls, output: str | Path, overwrite: bool = False) -> "ReportFiles":
@@ -34,13 +53,34 @@ class ReportFiles:
             InputError: if any exists and must not be overwritten.
         """
         output = Path(output)
+        endings = (".summary.json", ".skipped.jsonl", ".html", ".tuning.csv")
         if output.suffix in (".json", ".jsonl"):
-            files = cls(output, output.with_suffix(".summary.json"), output.with_suffix(".skipped.jsonl"))
+            files = cls(output, *(output.with_suffix(ending) for ending in endings))
         else:
-            files = cls(output / "utterances.jsonl", output / "summary.json", output / "skipped.jsonl")
+            names = ("utterances.jsonl", "summary.json", "skipped.jsonl", "worst.html", "tuning.csv")
+            files = cls(*(output / name for name in names))
         for path in (files.utterances, files.summary):
             refuse_overwrite(path, overwrite)
         return files
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report holds beyond word and character error rates.
+
+    Args:
+        phones: makes the phones for PER; None leaves it out.
+        split_by: manifest fields; each gets a table with a row per value.
+        draws: resamplings for confidence intervals; 0 leaves them out.
+        level: their confidence.
+        draw_by: a manifest field whose values are resampled as a whole, such as the speaker; None: utterances.
+    """
+
+    phones: Phones | None = None
+    split_by: tuple[str, ...] = ()
+    draws: int = 1000
+    level: float = 0.95
+    draw_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,63 +88,116 @@ class RecognitionReport:
     """References and hypotheses with their errors.
 
     Attributes:
-        records: manifest records with ``pred_text``, ``wer``, ``cer``, ``words``, ``characters``.
-        words: errors in words over all.
-        characters: errors in characters over all.
+        records: manifest records with ``pred_text``, ``alignment``, the rates, and the counts behind them.
+        totals: of each rate in ``NAMES`` that was asked for, the errors over all.
+        counts: the same of each utterance.
+        options: what was asked for.
+        scores: other figures of the whole set, such as BLEU, by name.
     """
 
     records: list[Record]
-    words: ErrorCounts
-    characters: ErrorCounts
+    totals: dict[str, ErrorCounts]
+    counts: dict[str, list[ErrorCounts]]
+    options: ReportOptions = field(default_factory=ReportOptions)
+    scores: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, records: Sequence[Record], references: Sequence[str], hypotheses: Sequence[str]
+        cls,
+        records: Sequence[Record],
+        references: Sequence[str],
+        hypotheses: Sequence[str],
+        options: ReportOptions | None = None,
+        scores: Mapping[str, Any] | None = None,
     ) -> "RecognitionReport":
         """Compare hypotheses with references, record by record."""
-        lines, words, characters = [], ErrorCounts(), ErrorCounts()
+        options = options or ReportOptions()
+        rates = ("wer", "cer") if options.phones is None else ("wer", "cer", "per")
+        counts: dict[str, list[ErrorCounts]] = {rate: [] for rate in rates}
+        lines = []
         for record, reference, hypothesis in zip(records, references, hypotheses, strict=True):
-            own_words, own_characters = word_errors(reference, hypothesis), character_errors(reference, hypothesis)
-            words, characters = words + own_words, characters + own_characters
+            own = {"wer": word_errors(reference, hypothesis), "cer": character_errors(reference, hypothesis)}
+            if options.phones is not None:
+                own["per"] = count_errors(*options.phones(record, reference, hypothesis))
+            for rate in rates:
+                counts[rate].append(own[rate])
             lines.append(
                 {
                     **record,
                     "text": reference,
                     "pred_text": hypothesis,
-                    "wer": own_words.rate,
-                    "cer": own_characters.rate,
-                    "words": asdict(own_words),
-                    "characters": asdict(own_characters),
+                    **{rate: own[rate].rate for rate in rates},
+                    **{NAMES[rate]: asdict(own[rate]) for rate in rates},
+                    "alignment": align_words(reference, hypothesis),
                 }
             )
-        return cls(lines, words, characters)
+        totals = {rate: reduce(add, counts[rate], ErrorCounts()) for rate in rates}
+        return cls(lines, totals, counts, options, scores or {})
 
     def summary(self, **facts: Any) -> dict[str, Any]:
-        """The totals as one object; rates are fractions, over all words (or characters) together."""
-        return {
-            **facts,
-            "utterances": len(self.records),
-            "wer": self.words.rate,
-            "cer": self.characters.rate,
-            "words": asdict(self.words),
-            "characters": asdict(self.characters),
+        """The totals as one object; rates are fractions, over all words (or characters, phones) together."""
+        parts = {
+            name: {value: self._part(rows) for value, rows in values.items()} for name, values in self.splits().items()
         }
+        whole = self._part(range(len(self.records)), self.options.draw_by)
+        return {**facts, **whole, **self.scores, **({"splits": parts} if parts else {})}
 
-    def write(self, files: ReportFiles, skipped: Iterable[InputError] = (), **facts: Any) -> None:
-        """Write the report's files; ``facts`` go into the summary."""
-        write_manifest(files.utterances, self.records)
+    def splits(self) -> dict[str, dict[str, list[int]]]:
+        """Rows of the utterances by field and value, in the order of the values."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for name in self.options.split_by:
+            if not any(name in record for record in self.records):
+                raise InputError(f"split_by: no line of the manifest has {name!r}")
+            values = [str(record.get(name, "")) for record in self.records]
+            found[name] = {value: [i for i, v in enumerate(values) if v == value] for value in sorted(set(values))}
+        return found
+
+    def _part(self, rows: Sequence[int], draw_by: str | None = None) -> dict[str, Any]:
+        part: dict[str, Any] = {"utterances": len(rows)}
+        groups = None if draw_by is None else [str(self.records[i].get(draw_by, "")) for i in rows]
+        for rate, counts in self.counts.items():
+            own = [counts[i] for i in rows]
+            total = reduce(add, own, ErrorCounts())
+            part |= {rate: total.rate, NAMES[rate]: asdict(total)}
+            if self.options.draws:
+                interval = confidence_interval(own, groups, self.options.level, self.options.draws)
+                part[f"{rate}_interval"] = None if interval is None else [interval.low, interval.high]
+        return part
+
+    def write(self, files: ReportFiles, skipped: Iterable[InputError] = (), **facts: Any) -> dict[str, Any]:
+        """Write the report's files; ``facts`` go into the summary, which is returned."""
         left_out = [{"file": error.path, "line": error.line, "reason": error.reason} for error in skipped]
+        summary = self.summary(**facts, skipped=len(left_out))
+        write_manifest(files.utterances, self.records)
         if left_out:
             write_manifest(files.skipped, left_out)
         with atomic_write(files.summary) as file:
-            json.dump(self.summary(**facts, skipped=len(left_out)), file, indent=2, ensure_ascii=False)
+            json.dump(summary, file, indent=2, ensure_ascii=False)
             file.write("\n")
+        return summary
 
     def table(self) -> str:
         """The totals for a terminal."""
         lines = [f"{'':12}{'rate':>9}{'errors':>9}{'subst.':>9}{'ins.':>9}{'del.':>9}{'of':>9}"]
-        for name, counts in (("WER", self.words), ("CER", self.characters)):
-            rate = "-" if counts.rate is None else f"{counts.rate:.2%}"
+        for name, counts in self.totals.items():
             numbers = (counts.errors, counts.substitutions, counts.insertions, counts.deletions, counts.length)
-            lines.append(f"{name:12}{rate:>9}" + "".join(f"{number:>9}" for number in numbers))
+            lines.append(f"{name.upper():12}{percent(counts.rate):>9}" + "".join(f"{number:>9}" for number in numbers))
         return "\n".join(lines)
+
+
+def split_tables(summary: Mapping[str, Any]) -> str:
+    """The rates of each part of a summary's splits, for a terminal."""
+    lines = []
+    for name, values in summary.get("splits", {}).items():
+        rates = [rate for rate in NAMES if rate in summary]
+        width = max(12, *(len(value) + 1 for value in values))
+        lines.append("\n" + f"{name:{width}}{'utterances':>11}" + "".join(f"{rate.upper():>9}" for rate in rates))
+        for value, part in values.items():
+            cells = "".join(f"{percent(part[rate]):>9}" for rate in rates)
+            lines.append(f"{value:{width}}{part['utterances']:>11}{cells}")
+    return "\n".join(lines)
+
+
+def percent(rate: float | None) -> str:
+    """A rate for people."""
+    return "-" if rate is None else f"{rate:.2%}"

@@ -53,7 +53,7 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
 
     Args:
         plan: the plan.
-        folder: where the inventory is put; it must stay until the model is saved.
+        folder: where the inventories are put; it must stay until the model is saved.
         options: what may be missing or unused.
 
     Raises:
@@ -63,6 +63,9 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
     if plan.inventory is not None:
         plan.inventory.save(folder / "units.json")
         config["units"] = str(folder / "units.json")
+    if plan.phones is not None:
+        plan.phones.save(folder / "phones.json")
+        config["phones"] = str(folder / "phones.json")
     unused = [name for name in plan.unused if not _allowed(name, options.allow_unused)]
     if unused:
         raise InputError(

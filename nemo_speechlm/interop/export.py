@@ -1,4 +1,4 @@
-"""The way back: a ``.nemo`` file's encoder as a checkpoint that the released SpeechLM inference code loads."""
+"""The way back: a ``.nemo`` file as a checkpoint that the released SpeechLM inference code loads."""
 
 import os
 import re
@@ -11,7 +11,15 @@ from torch import Tensor
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import partial_path, refuse_overwrite
 from nemo_speechlm.interop.encoder_names import RENAMED
-from nemo_speechlm.models.pretrained import PretrainedFile, read_pretrained
+from nemo_speechlm.interop.export_text_to_unit import (
+    dictionary_paths,
+    text_to_unit_checkpoint,
+    write_dictionaries,
+)
+from nemo_speechlm.interop.translation import translation_checkpoint
+from nemo_speechlm.models.pretrained import PretrainedFile, read_nemo, read_pretrained
+from nemo_speechlm.models.restoring import restore_file
+from nemo_speechlm.models.text_to_unit import TextToUnitModel
 
 _DISTANCE = 160
 """Of relative positions: the released code knows no other."""
@@ -22,10 +30,13 @@ _BACK = sorted(((ours, theirs) for theirs, ours in RENAMED.items()), key=lambda 
 
 
 def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = False) -> int:
-    """Write the encoder of a SpeechLM model in the form of the released "cleaned" checkpoints.
+    """Write a SpeechLM model's encoder in the form of the released "cleaned" checkpoints; or a whole model.
+
+    Whole are text-to-unit models and those with an attention decoder.
 
     Args:
-        source: ``.nemo`` file of a pretrained or fine-tuned model with the paper's architecture.
+        source: ``.nemo`` file of a pretrained or fine-tuned model with the paper's architecture, or of a text-to-unit
+            model, whose two dictionaries are written beside the output.
         output: the ``.pt`` file to write.
         overwrite: replace the output if it is there.
 
@@ -39,19 +50,37 @@ def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = Fal
     if output.suffix != ".pt":
         raise InputError("the output must end in .pt", output)
     refuse_overwrite(output, overwrite)
+    if str(read_nemo(source).cfg.get("target")).endswith(".TextToUnitModel"):
+        for path in dictionary_paths(output):
+            refuse_overwrite(path, overwrite)
+        text_to_unit = restore_file(TextToUnitModel, source, "cpu")
+        try:
+            content = text_to_unit_checkpoint(text_to_unit)
+        except InputError as error:
+            raise InputError(error.reason, source) from None
+        _save(content, output)
+        write_dictionaries(text_to_unit, output)
+        return len(content["model"])
     model = read_pretrained(source)
     settings = _settings(model)
     weights = _weights(model)
     task = {"_name": "joint_sc2t_pretraining", "normalize": bool(model.cfg.preprocessor.get("normalize", False))}
     task |= {"label_rate": settings["label_rate"], "sample_rate": 16000}
+    content = {"args": None, "cfg": {"model": settings, "task": task}, "model": weights}
+    if str(model.cfg.get("target")).endswith(".SpeechLMEncDecModel"):
+        content = translation_checkpoint(model, weights, content["cfg"])
+    _save(content, output)
+    return len(content["model"])
+
+
+def _save(content: dict[str, Any], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(output)
     try:
-        torch.save({"args": None, "cfg": {"model": settings, "task": task}, "model": weights}, partial)
+        torch.save(content, partial)
         os.replace(partial, output)
     finally:
         partial.unlink(missing_ok=True)
-    return len(weights)
 
 
 def _settings(model: PretrainedFile) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.interop import dictionaries
+from nemo_speechlm.interop import dictionaries, text_to_unit, translation
 from nemo_speechlm.interop.encoder_config import encoder_config
 from nemo_speechlm.interop.encoder_names import encoder_name
 from nemo_speechlm.interop.source import Kind, Source
@@ -24,10 +24,12 @@ class Options:
     Attributes:
         unit_dictionary: fairseq's dictionary of the units, where the checkpoint has none.
         label_dictionary: fairseq's dictionary of the characters, where the checkpoint has none.
+        phone_dictionary: fairseq's dictionary of a text-to-unit model's phones, where the checkpoint has none.
         language: of the units, ISO 639-1.
         speech_layers: layers of HuBERT or wav2vec 2.0 that become the speech transformer; None: the first half.
-        released_padding: see :class:`~nemo_speechlm.modules.ConvFrontEnd`; None: true for SpeechLM, whose numbers
-            in a batch depend on it, false for HuBERT and wav2vec 2.0, whose features are used one by one.
+        released_padding: see :class:`~nemo_speechlm.modules.ConvFrontEnd`; None: true for SpeechLM and
+            text-to-unit models, whose numbers in a batch depend on it, false for HuBERT and wav2vec 2.0, whose
+            features are used one by one.
         lowercase: lower the case of the characters.
         allow_missing: parameters (or modules) that may stay random, under our name or the checkpoint's.
         allow_unused: parameters (or modules) of the checkpoint that may have no place.
@@ -35,6 +37,7 @@ class Options:
 
     unit_dictionary: Path | None = None
     label_dictionary: Path | None = None
+    phone_dictionary: Path | None = None
     language: str = "en"
     speech_layers: int | None = None
     released_padding: bool | None = None
@@ -55,6 +58,7 @@ class Plan:
         names: ours -> the checkpoint's.
         left: the checkpoint's parameters that need no place, with the reason.
         inventory: the units, where the model has some.
+        phones: those of a text-to-unit model.
     """
 
     source: Source
@@ -64,6 +68,7 @@ class Plan:
     names: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     inventory: UnitInventory | None = None
+    phones: UnitInventory | None = None
 
     @property
     def unused(self) -> list[str]:
@@ -90,6 +95,14 @@ def make_plan(source: Source, options: Options = Options()) -> Plan:
             return _ctc(source, options)
         if source.kind in (Kind.CLEANED, Kind.HUBERT, Kind.WAV2VEC2):
             return _encoder_alone(source, options)
+        if source.kind is Kind.TRANSLATION:
+            plan = _encoder_alone(source, options, "SpeechLMEncDecModel")
+            translation.fill_plan(plan, options)
+            return plan
+        if source.kind is Kind.TEXT_TO_UNIT:
+            plan = Plan(source, "TextToUnitModel", {})
+            text_to_unit.fill_plan(plan, options)
+            return plan
         raise InputError(f"is a {source.kind.value}; there is no model for it here yet (--list shows what it holds)")
     except InputError as error:
         raise error if error.path else InputError(error.reason, source.path) from None
@@ -157,8 +170,8 @@ def _leave_heads(plan: Plan) -> None:
             plan.left[key] = "an output layer; only the encoder is converted"
 
 
-def _encoder_alone(source: Source, options: Options) -> Plan:
-    plan = _encoder(source, options, "SpeechLMEncoderModel")
+def _encoder_alone(source: Source, options: Options, model: str = "SpeechLMEncoderModel") -> Plan:
+    plan = _encoder(source, options, model)
     _leave_heads(plan)
     return plan
 

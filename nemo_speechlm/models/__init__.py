@@ -1,10 +1,21 @@
-"""What a user restores: NeMo models for pretraining and for recognition, and an encoder alone."""
+"""What a user restores: NeMo models for pretraining, for recognition, for units of text, and an encoder alone."""
 
-from nemo_speechlm.models.ctc import SpeechLMCTCModel
+from nemo_speechlm.models.ctc import SpeechLMCTCModel, SpeechLMCTCModelBPE
+from nemo_speechlm.models.encdec import SpeechLMEncDecModel
 from nemo_speechlm.models.encoder import SpeechLMEncoderModel
+from nemo_speechlm.models.frame_classifier import FrameClassifierModel
 from nemo_speechlm.models.pretrain import SpeechLMModel
+from nemo_speechlm.models.text_to_unit import TextToUnitModel
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()
 
-__all__ = ["SpeechLMCTCModel", "SpeechLMEncoderModel", "SpeechLMModel"]
+__all__ = [
+    "FrameClassifierModel",
+    "SpeechLMCTCModel",
+    "SpeechLMCTCModelBPE",
+    "SpeechLMEncDecModel",
+    "SpeechLMEncoderModel",
+    "SpeechLMModel",
+    "TextToUnitModel",
+]

@@ -1,11 +1,12 @@
-"""Recognition with CTC over characters: fine-tuning of a SpeechLM encoder (SpeechLM section 4.2)."""
+"""Recognition with CTC over characters or tokens: fine-tuning of a SpeechLM encoder (SpeechLM section 4.2)."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from kaldialign import edit_distance
 from lightning.pytorch import Trainer
-from nemo.collections.asr.models import EncDecCTCModel
+from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from nemo.collections.asr.parts.mixins import TranscribeConfig
 from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
 from nemo.core.classes.mixins import AccessMixin
@@ -15,29 +16,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.recognition_loader import build_recognition_dataloader
-from nemo_speechlm.data.transcripts import CharacterEncoder
+from nemo_speechlm.data.token_encoder import TokenEncoder
+from nemo_speechlm.data.transcripts import CharacterEncoder, TextEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.features import FeatureExtraction
+from nemo_speechlm.models.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.freezing import EncoderFreezingMixin
-from nemo_speechlm.models.pretrained import PretrainedFile, load_ctc_head, load_encoder, read_pretrained
-from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
+from nemo_speechlm.models.pretrained import PretrainedFile, load_ctc_head, load_encoder
 
 ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 """What a model without a pretraining file writes unless its config says otherwise."""
 
 
-class SpeechLMCTCModel(FeatureExtraction, EncoderFreezingMixin, EncDecCTCModel):
-    """A SpeechLM encoder with a CTC output over characters. All that NeMo's ``EncDecCTCModel`` does, it does.
+if TYPE_CHECKING:
+    from nemo.core.classes import ModelPT as _Host  # as types are checked, a mixin of NeMo's classes
+else:
+    _Host = object
 
-    Config keys beyond those of ``EncDecCTCModel``:
 
-    - ``init_from_pretrained``: ``.nemo`` file of a pretraining model. Its preprocessor, encoder and labels are used,
-      with their weights. None: ``preprocessor``, ``encoder`` and ``labels`` of this config, with random weights.
+class SpeechLMCTC(FeatureExtraction, EncoderFreezingMixin, _Host):
+    """What the two CTC models have in common; goes before NeMo's class among the bases.
+
+    Config keys beyond those of NeMo's class:
+
+    - ``init_from_pretrained``: ``.nemo`` file of a pretraining model. Its preprocessor and encoder are used, with
+      their weights. None: ``preprocessor`` and ``encoder`` of this config, with random weights.
     - ``pretrained_weights``: false takes only the architecture from that file.
     - ``reuse_ctc_head``: start from the text CTC head of pretraining too; ``decoder`` must be ``SpeechLMCTCHead``.
+      The rows of its output layer are taken over for the labels that both models have.
     - ``encoder_overrides``: merged into the encoder's config: masking and dropout of fine-tuning.
-    - ``labels``: the characters; None takes those of the pretraining file, or else ``ENGLISH_LABELS``.
     - ``freeze_front_end``, ``freeze_encoder_steps``: see :class:`EncoderFreezingMixin`.
 
     The config that ``save_to`` writes is complete in itself: a saved model does not need the pretraining file.
@@ -45,33 +53,32 @@ class SpeechLMCTCModel(FeatureExtraction, EncoderFreezingMixin, EncDecCTCModel):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-        source = _complete(cfg)
-        super().__init__(cfg=cfg, trainer=trainer)
+        source = take_architecture(cfg)
+        if cfg.get("reuse_ctc_head", False):
+            check_reusable(cfg, source, "decoder")
+        self._complete_labels(cfg, source)
+        super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
         if source is not None and self.cfg.get("pretrained_weights", True):
             load_encoder(self, source)
         if source is not None and self.cfg.get("reuse_ctc_head", False):
-            load_ctc_head(self.decoder, list(self.cfg.labels), source)
-        with open_dict(self.cfg):
-            # From here on the config describes a model of its own.
-            self.cfg.pop("encoder_overrides", None)
-            self.cfg.pop("pretrained_weights", None)
-            self.cfg.pop("reuse_ctc_head", None)
-            if source is not None:
-                self.cfg.init_from_pretrained = None
-                self.cfg.pretrained_from = str(source.path)
+            load_ctc_head(self.decoder, list(self.decoder.vocabulary), source)
+        become_independent(self.cfg, source)
         self.setup_freezing(self.cfg.get("freeze_front_end", False), self.cfg.get("freeze_encoder_steps", 0))
 
-    def change_vocabulary(self, new_vocabulary: list[str], decoding_cfg: DictConfig | None = None) -> None:
-        """NeMo's; the data loaders made afterwards spell with the new characters too."""
-        super().change_vocabulary(CharacterEncoder(new_vocabulary).labels, decoding_cfg)
-        with open_dict(self.cfg):
-            self.cfg.labels = list(new_vocabulary)
+    @staticmethod
+    def _complete_labels(cfg: DictConfig, source: PretrainedFile | None) -> None:
+        """Put into a config what decides the output layer."""
+        raise NotImplementedError
+
+    def text_encoder(self) -> TextEncoder:
+        """What turns a transcript into label ids, raising an error on what the model cannot write."""
+        raise NotImplementedError
 
     def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
         if config is None or not config.get("use_lhotse", False):
             return super()._setup_dataloader_from_config(config)
         return build_recognition_dataloader(
-            config, list(self.cfg.labels), self.cfg.sample_rate, self.global_rank, self.world_size
+            config, self.text_encoder(), self.cfg.sample_rate, self.global_rank, self.world_size
         )
 
     def _transcribe_output_processing(self, outputs: dict, trcfg: TranscribeConfig) -> Any:
@@ -168,30 +175,58 @@ class SpeechLMCTCModel(FeatureExtraction, EncoderFreezingMixin, EncDecCTCModel):
         return result
 
 
-def _complete(cfg: DictConfig) -> PretrainedFile | None:
-    """Make a config whole: architecture and labels from the pretraining file, the output layer from the labels."""
-    source = None
-    with open_dict(cfg):
-        if cfg.get("init_from_pretrained") is not None:
-            source = read_pretrained(cfg.init_from_pretrained)
-            cfg.preprocessor, cfg.encoder = source.cfg.preprocessor, source.cfg.encoder
-            cfg.sample_rate = source.cfg.get("sample_rate", 16000)
-            if cfg.get("labels") is None:
-                cfg.labels = source.cfg.get("labels")
-        for key in ("preprocessor", "encoder"):
-            if cfg.get(key) is None:
-                raise SpeechLMError(f"neither model.{key} nor model.init_from_pretrained is given to take it from")
-        cfg.setdefault("sample_rate", 16000)
+class SpeechLMCTCModel(SpeechLMCTC, EncDecCTCModel):
+    """A SpeechLM encoder with a CTC output over characters. All that NeMo's ``EncDecCTCModel`` does, it does.
+
+    Config keys beyond those of :class:`SpeechLMCTC` and ``EncDecCTCModel``:
+
+    - ``labels``: the characters; None takes those of the pretraining file, or else ``ENGLISH_LABELS``.
+    """
+
+    @staticmethod
+    def _complete_labels(cfg: DictConfig, source: PretrainedFile | None) -> None:
+        if cfg.get("labels") is None and source is not None:
+            cfg.labels = source.cfg.get("labels")
         cfg.labels = CharacterEncoder(ENGLISH_LABELS if cfg.get("labels") is None else list(cfg.labels)).labels
-        cfg.encoder = OmegaConf.merge(cfg.encoder, cfg.get("encoder_overrides") or {})
-        cfg.decoder.update(vocabulary=cfg.labels, num_classes=len(cfg.labels))
-        if cfg.get("reuse_ctc_head", False):
-            _check_reusable(cfg, source)
-    return source
+        with open_dict(cfg):
+            cfg.decoder.update(vocabulary=cfg.labels, num_classes=len(cfg.labels))
+
+    def text_encoder(self) -> CharacterEncoder:
+        """Of the model's characters."""
+        return CharacterEncoder(list(self.cfg.labels))
+
+    def change_vocabulary(self, new_vocabulary: list[str], decoding_cfg: DictConfig | None = None) -> None:
+        """NeMo's; the data loaders made afterwards spell with the new characters too."""
+        super().change_vocabulary(CharacterEncoder(new_vocabulary).labels, decoding_cfg)
+        with open_dict(self.cfg):
+            self.cfg.labels = list(new_vocabulary)
 
 
-def _check_reusable(cfg: DictConfig, source: PretrainedFile | None) -> None:
-    if source is None:
-        raise SpeechLMError("model.reuse_ctc_head needs model.init_from_pretrained to take the head from")
-    if not str(cfg.decoder.get("_target_", "")).endswith(SpeechLMCTCHead.__name__):
-        raise SpeechLMError(f"model.reuse_ctc_head needs model.decoder._target_ to be {SpeechLMCTCHead.__name__}")
+class SpeechLMCTCModelBPE(SpeechLMCTC, EncDecCTCModelBPE):
+    """A SpeechLM encoder with a CTC output over SentencePiece tokens: NeMo's ``EncDecCTCModelBPE`` with our encoder.
+
+    Config keys beyond those of :class:`SpeechLMCTC`:
+
+    - ``tokenizer``: ``dir``, a folder that ``train_tokenizer.py`` made, and ``type``, which is ``bpe`` for all of
+      SentencePiece's kinds.
+    """
+
+    @staticmethod
+    def _complete_labels(cfg: DictConfig, source: PretrainedFile | None) -> None:
+        folder = cfg.get("tokenizer", {}).get("dir")
+        if not folder:
+            raise SpeechLMError("model.tokenizer.dir is not given; expected a folder made by train_tokenizer.py")
+        if not str(cfg.tokenizer.get("model_path", "")).startswith("nemo:"):  # else the file brings its own
+            TokenEncoder(Path(folder) / "tokenizer.model")
+        with open_dict(cfg):
+            cfg.pop("labels", None)
+            cfg.decoder.update(vocabulary=[], num_classes=-1)
+
+    def text_encoder(self) -> TokenEncoder:
+        """Of the model's tokens."""
+        return TokenEncoder(self.tokenizer.tokenizer.serialized_model_proto())
+
+
+def ctc_model_class(cfg: DictConfig) -> type[SpeechLMCTC]:
+    """The class for a recipe's ``model``: tokens where it names a tokenizer's folder, else characters."""
+    return SpeechLMCTCModelBPE if OmegaConf.select(cfg, "tokenizer.dir") else SpeechLMCTCModel

@@ -9,20 +9,22 @@ import torch
 from lightning.pytorch import Trainer
 from nemo.collections.asr.metrics.wer import word_error_rate
 from nemo.core.classes import ModelPT, PretrainedModelInfo
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Generator, Tensor, nn
 
 from nemo_speechlm.data.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.data.loader import build_pretrain_dataloader, build_validation_dataloaders
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.kernels.mixing import mix_states
 from nemo_speechlm.losses import UCTCLoss, UnitPrediction, unit_prediction
 from nemo_speechlm.models.features import FeatureExtraction
+from nemo_speechlm.models.inventories import registered_inventory
 from nemo_speechlm.models.monitoring import Throughput
+from nemo_speechlm.models.starting import load_start, start_from
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.units import UnitClassifier
-from nemo_speechlm.tokenizers.units import UnitInventory
 
 LEVELS = ("speech", "shared")
 """UMLM is computed on the states of both transformers."""
@@ -53,7 +55,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
     the feature penalty, and the CTC loss per target character.
 
     Args:
-        cfg: see ``conf/speechlm_p_base.yaml``.
+        cfg: see ``conf/pretrain.yaml``. The config that ``save_to`` writes does not need ``init_from_pretrained``.
         trainer: Lightning trainer, for training.
     """
 
@@ -62,8 +64,9 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         for name in ("train_ds", "validation_ds"):
             if cfg.get(name) is not None:
                 cfg[name].defer_setup = True  # the loaders need the inventory and the encoder's frame rate
+        source = start_from(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
-        self.inventory = UnitInventory.load(self.register_artifact("units", self._cfg.units))
+        self.inventory = registered_inventory(self, "units")
         self.labels: list[str] = list(self._cfg.labels)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
@@ -86,6 +89,11 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             self.ctc_head = SpeechLMCTCHead(feat_in=width, vocabulary=self.labels, **self._cfg.ctc_head)
             self.uctc_loss = UCTCLoss(blank=len(self.labels))
         self.throughput = Throughput()
+        if source is not None:
+            load_start(self, source)
+            with open_dict(self._cfg):
+                self._cfg.init_from_pretrained, self._cfg.speech_layers = None, None
+                self._cfg.pretrained_from = str(source.path)
 
     # --- rates ---------------------------------------------------------------------------------------------------
 
@@ -138,7 +146,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         padding = padding_mask(lengths, T)
         if mask is None:
             mask = self.masking.draw(lengths, T, generator)
-        speech, _ = self.encoder.encode_speech(self.encoder.apply_mask(states, mask), padding)
+        speech, _ = self.encoder.encode_speech(self.encoder.apply_mask(states, mask, padding), padding)
         # Where an utterance's labels end, it ends for the shared transformer too, as in the released code.
         unlabeled = units == PAD_UNIT
         if self.released_labels:
@@ -148,12 +156,19 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         if swap is None:
             swap = self.swapping.draw(lengths, T, generator)
         swap = swap & ~mask & ~unlabeled
-        shared_input = speech
+        # The released code's labels may go on behind the audio; its shared transformer then attends to zeros there.
+        hidden = padding if self.released_labels else unlabeled
         if self.swapping.prob > 0:
-            embedded = self.unit_embedding(units.clamp(min=0)).type_as(speech)
-            shared_input = torch.where(swap.unsqueeze(2), embedded, speech)
-        if self.released_labels:  # where labels go on behind the audio, its shared transformer attends to zeros
-            shared_input = shared_input.masked_fill(padding.unsqueeze(2), 0.0)
+            shared_input = mix_states(
+                speech,
+                swap_BT=swap,
+                units_BT=units,
+                embedding_VD=self.unit_embedding.weight,
+                padding_BT=hidden,
+                backend=self.encoder.kernels,
+            )
+        else:
+            shared_input = mix_states(speech, padding_BT=hidden, backend=self.encoder.kernels)
         shared, _ = self.encoder.encode_shared(shared_input, unlabeled)
         logits = [self.unit_classifiers["speech"](speech), self.unit_classifiers["shared"](shared)]
         return SpeechOutput(logits, targets, mask, swap, frames.penalty)
@@ -175,7 +190,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         padding = padding_mask(batch.unit_lengths, L)
         if mask is None:
             mask = self.text_masking.draw(batch.unit_lengths, L, generator)
-        states = self.encoder.apply_mask(self.unit_embedding(batch.units.clamp(min=0)), mask)
+        states = self.encoder.apply_mask(self.unit_embedding(batch.units.clamp(min=0)), mask, padding)
         shared, _ = self.encoder.encode_shared(states, padding)
         return self.ctc_head(encoder_output=shared.transpose(1, 2)), mask
 
@@ -188,6 +203,18 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
 
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
         """One step on a batch of speech, of text, or of both; logs every term of the loss."""
+        loss, log = self.compute_loss(batch)
+        self.log_dict({f"train_{name}": value.detach() for name, value in log.items()})
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(self.throughput.rates())
+        return loss
+
+    def compute_loss(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a step, and its terms and what else is logged, all () tensors on the device.
+
+        Nothing here waits for the device.
+        """
         log: dict[str, Tensor] = {}
         loss: Tensor | None = None
         weights = self._cfg.loss
@@ -216,11 +243,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         if loss is None:
             raise SpeechLMError("a training step with neither speech nor text: check model.train_ds and model.loss")
         log["loss"] = loss
-        self.log_dict({f"train_{name}": value.detach() for name, value in log.items()})
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict(self.throughput.rates())
-        return loss
+        return loss, log
 
     def _predictions(self, output: SpeechOutput) -> tuple[dict[str, UnitPrediction], dict[str, UnitPrediction]]:
         """How well the units of masked and of unmasked frames are predicted, per level."""

@@ -16,7 +16,7 @@ from nemo_speechlm.errors import InputError
 SHARED = ("preprocessor", "encoder")
 """Parts that a pretraining model and the models fine-tuned from it have in common."""
 
-LEFT_BEHIND = ("ctc_head", "decoder", "unit_classifiers", "unit_embedding")
+LEFT_BEHIND = ("ctc_branch", "ctc_head", "decoder", "encoder_proj", "unit_classifiers", "unit_embedding")
 """Parts that fine-tuning may leave behind, be it of a pretraining model or of one that was fine-tuned already."""
 
 
@@ -46,6 +46,19 @@ def read_pretrained(path: str | Path) -> PretrainedFile:
     Raises:
         InputError: if it is not there, not a ``.nemo`` file, or not one of a model with a SpeechLM encoder.
     """
+    file = read_nemo(path)
+    for part in SHARED:
+        if part not in file.cfg:
+            raise InputError(f"its config has no {part!r}; expected the .nemo file of a SpeechLM model", file.path)
+    return file
+
+
+def read_nemo(path: str | Path) -> PretrainedFile:
+    """As :func:`read_pretrained`, of any model.
+
+    Raises:
+        InputError: if it is not there, or not a ``.nemo`` file.
+    """
     path = Path(path).expanduser()
     if not path.exists():
         raise InputError("no such file; expected a .nemo file written by pretraining", path)
@@ -57,9 +70,6 @@ def read_pretrained(path: str | Path) -> PretrainedFile:
             weights = torch.load(Path(folder) / connector.model_weights_ckpt, map_location="cpu", weights_only=True)
         except (tarfile.TarError, OSError, RuntimeError, ValueError) as error:
             raise InputError(f"is not a .nemo file that can be read: {error}", path) from error
-    for part in SHARED:
-        if part not in cfg:
-            raise InputError(f"its config has no {part!r}; expected the .nemo file of a SpeechLM model", path)
     assert isinstance(cfg, DictConfig)
     return PretrainedFile(path, cfg, weights)
 

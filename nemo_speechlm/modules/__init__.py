@@ -1,9 +1,12 @@
 """NeuralModules: the encoder and its parts, usable from a NeMo config by ``_target_``."""
 
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
+from nemo_speechlm.modules.decoder import RelativeDecoder
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
+from nemo_speechlm.modules.fft import DurationPredictor, FFTransformer
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd
 from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.modules.nemo_decoder import NemoDecoder
 from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
 from nemo_speechlm.modules.transformer import RelativeTransformer
 from nemo_speechlm.modules.units import UnitClassifier
@@ -13,8 +16,12 @@ allow_targets()
 
 __all__ = [
     "ConvFrontEnd",
+    "DurationPredictor",
+    "FFTransformer",
     "Frames",
     "MelFrontEnd",
+    "NemoDecoder",
+    "RelativeDecoder",
     "RelativeTransformer",
     "SpanMask",
     "SpeechLMCTCHead",

@@ -3,9 +3,10 @@
 Axis legend: B batch, T frames, D model width, H heads, K width of a head, R rows of the position table.
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from nemo_speechlm.kernels.attention import Positions, relative_attention
+from nemo_speechlm.kernels.linear import Linear
 
 
 class RelativePositions(nn.Module):
@@ -23,17 +24,18 @@ class RelativePositions(nn.Module):
         self.max_distance = max_distance
         self.table = nn.Embedding(2 * max_distance, head_dim)
 
-    def rows(self, num_frames: int) -> Tensor:
-        """Rows for j - i from -(T-1) to T-1, shape (2T - 1, K)."""
-        distance = torch.arange(num_frames - 1, -num_frames, -1, device=self.table.weight.device)
-        return self.table(distance.clamp(-self.max_distance, self.max_distance - 1) + self.max_distance)
+    def rows(self, num_frames: int) -> Positions:
+        """The rows that queries and keys of so many frames can be apart."""
+        before, after = min(num_frames, self.max_distance) - 1, min(num_frames - 1, self.max_distance)
+        # Row r is the distance i - j = r - max_distance: turned around, they are in the order of j - i.
+        first, last = self.max_distance - after, self.max_distance + before
+        return Positions(self.table.weight[first : last + 1].flip(0), before, after)
 
 
 class RelativeSelfAttention(nn.Module):
     """Multi-head self-attention whose scores get ``q . r`` added, r being the row of the key's relative position.
 
-    The (T, T, K) tensor that this suggests is never made: ``q . rows^T`` is one product per head, and its entries are
-    moved into place by a change of shape.
+    The (T, T, K) tensor that this suggests is never made: see :mod:`nemo_speechlm.kernels.attention`.
 
     Args:
         d_model: D.
@@ -48,23 +50,23 @@ class RelativeSelfAttention(nn.Module):
             raise ValueError(f"attention: d_model {d_model} is not a multiple of n_heads {n_heads}")
         self.n_heads = n_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.k_proj = nn.Linear(d_model, d_model)
-        self.v_proj = nn.Linear(d_model, d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.q_proj = Linear(d_model, d_model)
+        self.k_proj = Linear(d_model, d_model)
+        self.v_proj = Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
         self.norm_k = nn.LayerNorm(d_model // n_heads) if normalize_positions else None
         for linear in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x_BTD: Tensor, positions_RK: Tensor | None, key_mask: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, positions: Positions | None, padding_BT: Tensor | None) -> Tensor:
         """Attend within each row.
 
         Args:
             x_BTD: (B, T, D).
-            positions_RK: (2T - 1, K) from :meth:`RelativePositions.rows`, or None for no positions.
-            key_mask: (B, 1, 1, T) float, -inf where a key is padding; None where nothing is.
+            positions: from :meth:`RelativePositions.rows`, or None for none.
+            padding_BT: bool, True where a key is padding; None where nothing is. No row may be all padding.
 
         Returns:
             (B, T, D).
@@ -74,28 +76,7 @@ class RelativeSelfAttention(nn.Module):
             proj(x_BTD).view(B, T, self.n_heads, -1).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        bias = key_mask
-        if positions_RK is not None:
-            if self.norm_k is not None:
-                positions_RK = self.norm_k(positions_RK)
-            scores = torch.matmul(q * q.shape[-1] ** -0.5, positions_RK.t().type_as(q))
-            bias = _shift(scores)
-            if key_mask is not None:
-                bias = bias + key_mask
-        if bias is not None:
-            bias = bias.type_as(q)
-        context = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.out_proj(context.transpose(1, 2).reshape(B, T, D))
-
-
-def _shift(scores: Tensor) -> Tensor:
-    """(B, H, T, 2T - 1), columns by j - i -> (B, H, T, T), columns by j."""
-    B, H, T, _ = scores.shape
-    if T == 1:
-        return scores
-    # Row i begins at column T - 1 - i. In rows of one column less, that offset grows by one each row: the flat
-    # positions i * (2T - 1) + (T - 1 - i) + j are (T - 1) + i * (2T - 2) + j.
-    flat = scores.reshape(B, H, T * (2 * T - 1))[..., T - 1 :]
-    return flat[..., : T * (2 * T - 2)].view(B, H, T, 2 * T - 2)[..., :T]
+        if positions is not None and self.norm_k is not None:
+            positions = positions._replace(rows_RK=self.norm_k(positions.rows_RK))
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(relative_attention(q, k, v, positions, padding_BT, dropout).reshape(B, T, D))

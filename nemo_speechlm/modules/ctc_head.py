@@ -5,13 +5,14 @@ Axis legend: B utterances or sentences, D channels, T frames, V labels without t
 
 from collections.abc import Sequence
 
-from nemo.core.classes import NeuralModule, typecheck
+import torch
+from nemo.core.classes import Exportable, NeuralModule, typecheck
 from nemo.core.neural_types import AcousticEncodedRepresentation, LogprobsType, NeuralType
 from omegaconf import ListConfig, OmegaConf
 from torch import Tensor, nn
 
 
-class SpeechLMCTCHead(NeuralModule):
+class SpeechLMCTCHead(NeuralModule, Exportable):
     """Convolution, dropout, layer norm, GELU and a projection (SpeechLM section 3.3, CTC on the text branch).
 
     The convolution sees a frame and the one before it, so padding behind an utterance cannot reach it. It has the
@@ -57,6 +58,15 @@ class SpeechLMCTCHead(NeuralModule):
         x_BTD = self.conv(encoder_output)[:, :, : encoder_output.shape[2]].transpose(1, 2)
         logits = self.linear(self.activation(self.norm(self.dropout(x_BTD)))).float()
         return (logits / self.temperature).log_softmax(dim=-1)
+
+    def forward_for_export(self, encoder_output: Tensor) -> Tensor:
+        """:meth:`forward` in evaluation mode."""
+        x_BTD = self.conv(encoder_output)[:, :, :-1].transpose(1, 2)
+        return (self.linear(self.activation(self.norm(x_BTD))) / self.temperature).log_softmax(dim=-1)
+
+    def input_example(self, max_batch: int = 2, max_dim: int = 60) -> tuple[Tensor]:
+        """What NeMo's export traces with: (max_batch, D, max_dim)."""
+        return (torch.randn(max_batch, self.conv.in_channels, max_dim, device=self.linear.weight.device),)
 
     @property
     def vocabulary(self) -> ListConfig | None:

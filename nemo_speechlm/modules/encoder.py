@@ -4,10 +4,14 @@ from typing import NamedTuple
 
 import torch
 from nemo.collections.asr.modules import ConformerEncoder
-from nemo.core.classes import NeuralModule, typecheck
+from nemo.core.classes import Exportable, NeuralModule, typecheck
 from nemo.core.neural_types import AcousticEncodedRepresentation, LengthsType, NeuralType, VoidType
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from nemo_speechlm.kernels.linear import Linear
+from nemo_speechlm.kernels.mixing import Backend, mix_states
+from nemo_speechlm.modules.export_forward import check_exportable, front_end_frames, transformer_states
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd, released_lengths
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
@@ -27,7 +31,7 @@ class Frames(NamedTuple):
     penalty: Tensor
 
 
-class SpeechLMEncoder(NeuralModule):
+class SpeechLMEncoder(NeuralModule, Exportable):
     """The encoder of SpeechLM (section 3.2), with NeMo's encoder interface: it drops into NeMo's ASR models.
 
     Args:
@@ -42,6 +46,7 @@ class SpeechLMEncoder(NeuralModule):
         mask_channel_prob: share of channels set to zero while training.
         mask_channel_length: channels in a span.
         project_features: a linear layer between front end and speech transformer; None: where their widths differ.
+        kernels: what masks and swaps: ``"triton"``, ``"torch"``, or ``"auto"`` for Triton on CUDA devices.
     """
 
     def __init__(
@@ -56,15 +61,17 @@ class SpeechLMEncoder(NeuralModule):
         mask_channel_prob: float = 0.0,
         mask_channel_length: int = 64,
         project_features: bool | None = None,
+        kernels: Backend = "auto",
     ):
         super().__init__()
+        self.kernels = kernels
         self.d_model = d_model
         self._feat_out = d_model  # NeMo's models look for it under this name
         self.front_end = front_end
         self.feature_norm = nn.LayerNorm(front_end.output_dim)
         if project_features is None:
             project_features = front_end.output_dim != d_model
-        self.feature_proj = nn.Linear(front_end.output_dim, d_model) if project_features else nn.Identity()
+        self.feature_proj = Linear(front_end.output_dim, d_model) if project_features else nn.Identity()
         self.dropout_input = nn.Dropout(dropout_input)
         self.mask_emb = nn.Parameter(torch.empty(d_model).uniform_())
         self.speech_transformer = speech_transformer
@@ -107,6 +114,30 @@ class SpeechLMEncoder(NeuralModule):
         layers, lengths = self.layer_outputs(audio_signal, length)
         return layers[-1].transpose(1, 2), lengths
 
+    def input_example(self, max_batch: int = 2, max_dim: int | None = None) -> tuple[Tensor, Tensor]:
+        """What NeMo's export traces with: (max_batch, C, max_dim) and lengths; by default, some 60 frames."""
+        steps = max_dim or 60 * self.subsampling
+        mel = self.front_end.module if isinstance(self.front_end, MelFrontEnd) else None
+        channels = 1 if mel is None else int(mel._feat_in)  # type: ignore[arg-type]
+        signal = torch.randn(max_batch, channels, steps, device=self.mask_emb.device)
+        return signal, torch.tensor([steps, *[steps * 2 // 3] * (max_batch - 1)], device=signal.device)
+
+    def forward_for_export(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` in evaluation mode, as a graph for inputs of any size.
+
+        Raises:
+            SpeechLMError: if a part of the encoder has no such graph.
+        """
+        check_exportable(self.front_end, self.speech_transformer, self.shared_transformer)
+        features, lengths = front_end_frames(self.front_end, audio_signal, length)
+        x = self.feature_norm(features)
+        if isinstance(self.feature_proj, nn.Linear):
+            x = F.linear(x, self.feature_proj.weight, self.feature_proj.bias)
+        padding = padding_mask(lengths, x.shape[1])
+        for transformer in (self.speech_transformer, self.shared_transformer):
+            x = transformer_states(transformer, x, padding)
+        return x.transpose(1, 2), lengths
+
     def layer_outputs(self, audio_signal: Tensor, length: Tensor) -> tuple[list[Tensor], Tensor]:
         """Every layer's output (B, T, D), speech transformer first, and the lengths (B,). Masks while training."""
         frames = self.embed_speech(audio_signal, length)
@@ -133,9 +164,9 @@ class SpeechLMEncoder(NeuralModule):
         penalty = features.float().square().mean()
         return Frames(self.dropout_input(self.feature_proj(self.feature_norm(features))), lengths, penalty)
 
-    def apply_mask(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Put the mask vector where ``mask`` (B, T) is True in ``states`` (B, T, D)."""
-        return torch.where(mask.unsqueeze(2), self.mask_emb.type_as(states), states)
+    def apply_mask(self, states: Tensor, mask: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Put the mask vector where ``mask`` (B, T) is True in ``states`` (B, T, D), zeros where ``padding`` is."""
+        return mix_states(states, mask, self.mask_emb, padding_BT=padding, backend=self.kernels)
 
     def encode_speech(self, states: Tensor, padding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The speech transformer: (B, T, D) and padding (B, T) -> its output and those of its layers."""

@@ -5,13 +5,15 @@ A front end is called with (B, C, T) and lengths (B,), and returns features (B, 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nemo_speechlm.kernels.convolution import Window, first_layers, gelu_convolution, normalized_weights, windows
+from nemo_speechlm.kernels.cpu import is_fast
 from nemo_speechlm.modules.padding import padding_mask
 
 WAV2VEC2_LAYERS = ((512, 10, 5), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 2, 2), (512, 2, 2))
@@ -66,7 +68,18 @@ class ConvFrontEnd(NeuralModule):
 
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B, 1, S) -> features (B, T, C), frames (B,)."""
-        x_BCT, samples = audio_signal, length
+        samples = length
+        if self._by_kernels(audio_signal):
+            x_BTC, length = self._in_chunks(audio_signal, length)
+        else:
+            x_BTC, length = self._layer_by_layer(audio_signal, length)
+        if self.gradient_scale != 1.0 and x_BTC.requires_grad:
+            x_BTC = _ScaleGradient.apply(x_BTC, self.gradient_scale)
+        if self.released_padding:
+            length = released_lengths(samples, audio_signal.shape[2], x_BTC.shape[1])
+        return x_BTC, length.clamp(min=0, max=x_BTC.shape[1])
+
+    def _layer_by_layer(self, x_BCT: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         for conv, norm, (_, kernel, stride) in zip(self.convs, self.norms, self.layers, strict=True):
             x_BCT = conv(x_BCT)
             length = torch.div(length - kernel, stride, rounding_mode="floor") + 1
@@ -75,12 +88,36 @@ class ConvFrontEnd(NeuralModule):
             else:
                 x_BCT = norm(x_BCT)
             x_BCT = F.gelu(x_BCT)
-        x_BTC = x_BCT.transpose(1, 2)
-        if self.gradient_scale != 1.0 and x_BTC.requires_grad:
-            x_BTC = _ScaleGradient.apply(x_BTC, self.gradient_scale)
-        if self.released_padding:
-            length = released_lengths(samples, audio_signal.shape[2], x_BTC.shape[1])
-        return x_BTC, length.clamp(min=0, max=x_BTC.shape[1])
+        return x_BCT.transpose(1, 2), length
+
+    def _by_kernels(self, audio_signal: Tensor) -> bool:
+        norm = self.norms[0]
+        return (
+            isinstance(norm, MaskedInstanceNorm)
+            and len(self.convs) > 1
+            and audio_signal.shape[1] == 1
+            and not audio_signal.requires_grad
+            and self.convs[1].bias is None
+            and is_fast(audio_signal, norm.weight, *(conv.weight for conv in self.convs))
+        )
+
+    def _in_chunks(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`_layer_by_layer` does, for group norm on a CPU: see :mod:`nemo_speechlm.kernels.convolution`."""
+        shapes = [Window(kernel, stride) for _, kernel, stride in self.layers]
+        lengths = [length]
+        for window in shapes:
+            lengths.append(torch.div(lengths[-1] - window.kernel, window.stride, rounding_mode="floor") + 1)
+        samples_BTK = windows(audio_signal[:, 0], shapes[0])
+        num_frames = samples_BTK.shape[1]
+        inside, norm, first = None, cast(MaskedInstanceNorm, self.norms[0]), cast(nn.Conv1d, self.convs[0])
+        second, *others = (cast(Tensor, conv.weight) for conv in self.convs[1:])
+        if not self.released_padding and len(samples_BTK) > 1 and bool((lengths[1] < num_frames).any()):
+            inside = ~padding_mask(lengths[1].clamp(min=1), num_frames)
+        weights = normalized_weights(samples_BTK, first.weight[:, 0], norm.weight, norm.bias, norm.epsilon, inside)
+        x_BTC = first_layers(samples_BTK, *weights, second, shapes[1])
+        for weight, window in zip(others, shapes[2:], strict=True):
+            x_BTC = gelu_convolution(x_BTC, weight, window)
+        return F.gelu(x_BTC), lengths[-1]
 
 
 def released_lengths(samples: Tensor, num_samples: int, num_frames: int) -> Tensor:

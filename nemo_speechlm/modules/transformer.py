@@ -7,6 +7,9 @@ from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nemo_speechlm.kernels.attention import Positions
+from nemo_speechlm.kernels.dropout import dropout
+from nemo_speechlm.kernels.linear import Linear, feed_forward
 from nemo_speechlm.modules.attention import RelativePositions, RelativeSelfAttention
 
 
@@ -23,8 +26,12 @@ class ConvPositions(nn.Module):
 
     def forward(self, x_BTD: Tensor, padding: Tensor | None) -> Tensor:
         """Positions for (B, T, D), same shape; the input is already zero where padded."""
-        x = self.conv(x_BTD.transpose(1, 2))
-        return F.gelu(x[..., : x.shape[-1] - self.surplus]).transpose(1, 2)
+        # As an image with the channels side by side: no transposing, and on a CPU twice the speed of Conv1d.
+        weight = self.conv.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        image = x_BTD.transpose(1, 2).unsqueeze(2)
+        x = F.conv2d(image, weight, self.conv.bias, padding=(0, self.conv.padding[0]), groups=self.conv.groups)
+        x_BTD = x.squeeze(2).transpose(1, 2)
+        return F.gelu(x_BTD[:, : x_BTD.shape[1] - self.surplus])
 
 
 class LearnedPositions(nn.Module):
@@ -67,22 +74,30 @@ class TransformerLayer(nn.Module):
         self.pre_norm = pre_norm
         self.self_attn = RelativeSelfAttention(d_model, n_heads, attention_dropout, relative and pre_norm)
         self.self_attn_norm = nn.LayerNorm(d_model)
-        self.fc1 = nn.Linear(d_model, d_ff)
-        self.fc2 = nn.Linear(d_ff, d_model)
+        self.fc1 = Linear(d_model, d_ff)
+        self.fc2 = Linear(d_ff, d_model)
         self.final_norm = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
         self.activation_dropout = nn.Dropout(activation_dropout)
 
-    def forward(self, x_BTD: Tensor, positions_RK: Tensor | None, key_mask: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, positions: Positions | None, padding_BT: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D); see :class:`RelativeSelfAttention` for the other two."""
         if self.pre_norm:
-            x = x_BTD + self.dropout(self.self_attn(self.self_attn_norm(x_BTD), positions_RK, key_mask))
-            return x + self._feed_forward(self.final_norm(x))
-        x = self.self_attn_norm(x_BTD + self.dropout(self.self_attn(x_BTD, positions_RK, key_mask)))
-        return self.final_norm(x + self._feed_forward(x))
+            x = self._dropped(self.self_attn(self.self_attn_norm(x_BTD), positions, padding_BT), x_BTD)
+            return self._feed_forward(self.final_norm(x), x)
+        x = self.self_attn_norm(self._dropped(self.self_attn(x_BTD, positions, padding_BT), x_BTD))
+        return self.final_norm(self._feed_forward(x, x))
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(F.gelu(self.fc1(x)))))
+    def _dropped(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Dropout, and what it is added to."""
+        return dropout(x, self.dropout.p, self.training, residual)
+
+    def _feed_forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.training and self.activation_dropout.p:
+            inner = dropout(F.gelu(self.fc1(x)), self.activation_dropout.p, self.training)
+            return self._dropped(self.fc2(inner), residual)
+        outer = feed_forward(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        return self._dropped(outer, residual)
 
 
 class RelativeTransformer(NeuralModule):
@@ -169,12 +184,13 @@ class RelativeTransformer(NeuralModule):
         Returns:
             the output (B, T, D), and every layer's output, the last one being the output itself.
         """
-        key_mask = None
+        hidden = None
         if padding is not None:
             x_BTD = x_BTD.masked_fill(padding.unsqueeze(2), 0.0)
-            key_mask = torch.zeros_like(padding, dtype=x_BTD.dtype).masked_fill(padding, -torch.inf)
             # A row that is all padding (an empty utterance) must not turn into NaN: let it attend to itself.
-            key_mask = key_mask.masked_fill(padding.all(1, keepdim=True), 0.0)[:, None, None, :]
+            hidden = padding & ~padding.all(1, keepdim=True)
+            if not hidden.is_cuda and not hidden.any():  # elsewhere, to ask would be to wait for the device
+                hidden = None
         x = x_BTD
         if self.position is not None:
             x = x + self.position(x, padding)
@@ -188,7 +204,7 @@ class RelativeTransformer(NeuralModule):
         for layer in self.layers:
             if self.training and self.layerdrop and torch.rand(()) < self.layerdrop:
                 continue
-            x = layer(x, rows, key_mask)
+            x = layer(x, rows, hidden)
             outputs.append(x)
         if self.output_norm is not None:
             x = self.output_norm(x)

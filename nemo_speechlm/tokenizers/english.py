@@ -6,7 +6,7 @@ neural predictor of g2p_en, whose weights are read without importing the package
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import iter_lines
+from nemo_speechlm.tokenizers.phonemizer import Phonemizer
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 Pronunciation = tuple[str, ...]
@@ -96,7 +97,7 @@ def base_phone(symbol: str) -> str:
     return symbol.split("_", 1)[0].rstrip("012")
 
 
-class EnglishPhonemizer:
+class EnglishPhonemizer(Phonemizer):
     """Pronunciations of English words, memoized.
 
     Args:
@@ -106,10 +107,16 @@ class EnglishPhonemizer:
     [('HH', 'AH0', 'L', 'OW1'), ('HH', 'EH0', 'L', 'OW1')]
     """
 
+    language = "en"
+
     def __init__(self, lexicon: str | Path | None = None):
         self._lexicon = _cmudict() if lexicon is None else {**_cmudict(), **read_lexicon(lexicon)}
         self._made: dict[str, list[Pronunciation]] = {}
         self._predictor: _Predictor | None = None
+
+    def inventory(self, style: str = "position_stress", words: Iterable[str] = ()) -> UnitInventory:
+        """The inventory of English phonemes, whatever the words."""
+        return phoneme_inventory(style)
 
     def known(self, word: str) -> list[Pronunciation] | None:
         """The word's pronunciations if the lexicon or a rule on one of its words has them, else None."""

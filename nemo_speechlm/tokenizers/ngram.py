@@ -1,6 +1,7 @@
-"""Word n-gram language models of a text, for decoding speech: modified Kneser-Ney smoothing (Chen and Goodman, 1999).
+"""N-gram language models of a text, of words or tokens: modified Kneser-Ney smoothing (Chen and Goodman, 1999).
 
-Counts live in sorted numpy arrays, an n-gram being one 64-bit key, so that millions of sentences take seconds.
+Counts live in sorted numpy arrays: an n-gram is known by the place of its first n - 1 words among those one shorter,
+and its last word, so that millions of sentences take a minute or so, whatever the order and the vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,8 +52,14 @@ class NGramModel(NamedTuple):
         """The vocabulary without its special symbols."""
         return self.vocabulary[len(_SPECIAL) :]
 
-    def write_arpa(self, path: str | Path) -> None:
-        """Write the model in the ARPA format."""
+    def write_arpa(self, path: str | Path, unknown: str = UNKNOWN) -> None:
+        """Write the model in the ARPA format, gzipped where the name ends in ``.gz``.
+
+        Args:
+            path: the file.
+            unknown: how the unknown word is written. PocketSphinx reads ``<UNK>``; KenLM and NeMo ``<unk>``.
+        """
+        names = [unknown if word == UNKNOWN else word for word in self.vocabulary]
         with atomic_write(path) as file:
             file.write("\\data\\\n")
             file.writelines(f"ngram {n}={len(order.words)}\n" for n, order in enumerate(self.orders, start=1))
@@ -61,11 +68,29 @@ class NGramModel(NamedTuple):
                 last = n == len(self.orders)
                 rows = zip(order.words.tolist(), order.probabilities.tolist(), order.backoffs.tolist(), strict=True)
                 for ids, probability, backoff in rows:
-                    words = " ".join([self.vocabulary[i] for i in ids])
+                    words = " ".join([names[i] for i in ids])
                     file.write(
                         f"{probability:.4f}\t{words}\n" if last else f"{probability:.4f}\t{words}\t{backoff:.4f}\n"
                     )
             file.write("\n\\end\\\n")
+
+
+class _Counted(NamedTuple):
+    """The n-grams of one order that are in the text, in lexicographic order of their word ids.
+
+    Attributes:
+        prefixes: where the first n - 1 words are among the n-grams one shorter, shape (N,).
+        last: ids of the last words, shape (N,).
+        suffixes: where the last n - 1 words are among the n-grams one shorter, shape (N,).
+        occurrences: in the text, shape (N,).
+        begins: whether they begin a sentence, shape (N,).
+    """
+
+    prefixes: np.ndarray
+    last: np.ndarray
+    suffixes: np.ndarray
+    occurrences: np.ndarray
+    begins: np.ndarray
 
 
 def train_ngram_model(
@@ -75,37 +100,36 @@ def train_ngram_model(
 
     Args:
         sentences: words of each.
-        order: length of the longest n-grams, 1 to 3.
+        order: length of the longest n-grams, 1 to 10.
         vocabulary_size: keep this many of the most frequent words, the others becoming ``<UNK>``.
-        cutoffs: how often n-grams of length 2, 3, ... must occur to be kept; 1 where not given. Must not fall.
+        cutoffs: how often n-grams of length 2, 3, ... must occur to be kept; where not given, as the last one that is,
+            or 1. Must not fall.
 
     Raises:
         InputError: if there are no words, or an argument is out of its range.
     """
+    if not 1 <= order <= 10:
+        raise InputError(f"n-gram order {order}, expected 1 to 10")
     cutoffs = [1, *cutoffs, *[max(cutoffs, default=1)] * order][:order]
-    if not 1 <= order <= 3:
-        raise InputError(f"n-gram order {order}, expected 1, 2 or 3")
     if cutoffs != sorted(cutoffs) or cutoffs[0] < 1:
         raise InputError(f"n-gram cutoffs {cutoffs[1:]}, expected numbers of at least 1 that do not fall")
     vocabulary, text = _to_ids(sentences, vocabulary_size)
-    size = len(vocabulary)
-    if size**order >= 2**63:
-        raise InputError(f"a vocabulary of {size} words is too large for {order}-grams; give vocabulary_size")
-    counts = [_count(text, n, size) for n in range(1, order + 1)]
+    counted = _count(text, order, len(vocabulary))
     models: list[NGrams] = []
-    lower: np.ndarray | None = None  # probabilities of all n-grams one shorter
-    for n in range(1, order + 1):
-        keys, occurrences = counts[n - 1]
-        smoothed = _smoothing_counts(counts, n, size)
-        probabilities = _interpolated(keys, smoothed, n, size, counts[n - 2][0] if n > 1 else None, lower)
-        keep = occurrences >= cutoffs[n - 1]
-        kept, log = keys[keep], np.log10(np.maximum(probabilities[keep], 1e-30))
+    lower = np.zeros(0)  # probabilities of all n-grams one shorter
+    kept_below = np.zeros(0, dtype=np.int64)  # where each of them is among those that were kept
+    words = np.zeros((1, 0), dtype=np.int64)
+    for n, (grams, cutoff) in enumerate(zip(counted, cutoffs, strict=True), start=1):
+        probabilities = _interpolated(grams, _smoothing_counts(counted, n), lower)
+        keep = grams.occurrences >= cutoff
+        log = np.log10(np.maximum(probabilities[keep], 1e-30))
         if n == 1:
             log[_BEGIN] = _NEVER
         else:
-            _set_backoffs(models[-1], kept, log, size)
-        models.append(NGrams(_split(kept, n, size), log, np.zeros(len(kept))))
-        lower = probabilities
+            _set_backoffs(models[-1], kept_below[grams.prefixes[keep]], kept_below[grams.suffixes[keep]], log)
+        words = np.concatenate([words[grams.prefixes], grams.last[:, None]], axis=1)
+        models.append(NGrams(words[keep], log, np.zeros(len(log))))
+        lower, kept_below = probabilities, np.cumsum(keep) - 1
     return NGramModel(vocabulary, models)
 
 
@@ -129,54 +153,52 @@ def _to_ids(sentences: Iterable[Sequence[str]], vocabulary_size: int | None) -> 
     return [*_SPECIAL, *(names[i + len(_SPECIAL)] for i in kept)], mapping[text]
 
 
-def _count(text: np.ndarray, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of the n-grams that are in the text (all words for n = 1), sorted, and how often each occurs."""
-    if n == 1:
-        return np.arange(size), np.maximum(np.bincount(text, minlength=size), 1)
-    keys = text[: len(text) - n + 1].copy()
-    whole = np.ones(len(keys), dtype=bool)
-    for i in range(1, n):
-        following = text[i : len(text) - n + 1 + i]
-        keys = keys * size + following
-        whole &= following != _BEGIN  # not across sentences
-    return np.unique(keys[whole], return_counts=True)
+def _count(text: np.ndarray, order: int, size: int) -> list[_Counted]:
+    """The n-grams of each order; of length one, the whole vocabulary."""
+    nothing, ids = np.zeros(size, dtype=np.int64), np.arange(size)
+    occurrences = np.maximum(np.bincount(text, minlength=size), 1)
+    counted = [_Counted(nothing, ids, nothing, occurrences, ids == _BEGIN)]
+    places = text  # of the n-gram that starts at each word, among all of its length; -1: the sentence ends before it
+    for n in range(2, order + 1):
+        following = text[n - 1 :]
+        starts = np.flatnonzero((places[: len(following)] >= 0) & (following != _BEGIN))
+        keys = places[starts] * size + following[starts]
+        unique, first, inverse, occurrences = np.unique(
+            keys, return_index=True, return_inverse=True, return_counts=True
+        )
+        prefixes = unique // size
+        suffixes = places[starts[first] + 1]
+        counted.append(_Counted(prefixes, unique % size, suffixes, occurrences, counted[-1].begins[prefixes]))
+        places = np.full(len(following), -1, dtype=np.int64)
+        places[starts] = inverse
+    return counted
 
 
-def _smoothing_counts(counts: list[tuple[np.ndarray, np.ndarray]], n: int, size: int) -> np.ndarray:
+def _smoothing_counts(counted: list[_Counted], n: int) -> np.ndarray:
     """Occurrences for the longest n-grams and those that begin a sentence, for the others how many words precede."""
-    keys, occurrences = counts[n - 1]
-    if n == len(counts):
-        smoothed = occurrences.astype(np.float64)
+    grams = counted[n - 1]
+    if n == len(counted):
+        smoothed = grams.occurrences.astype(np.float64)
     else:
-        longer = counts[n][0] % size**n
-        smoothed = np.bincount(np.searchsorted(keys, longer), minlength=len(keys)).astype(np.float64)
+        smoothed = np.bincount(counted[n].suffixes, minlength=len(grams.last)).astype(np.float64)
         if n > 1:
-            first = keys // size ** (n - 1) == _BEGIN
-            smoothed[first] = occurrences[first]
+            smoothed[grams.begins] = grams.occurrences[grams.begins]
     if n == 1:
         smoothed[_BEGIN] = 0
     return smoothed
 
 
-def _interpolated(
-    keys: np.ndarray,
-    counts: np.ndarray,
-    n: int,
-    size: int,
-    lower_keys: np.ndarray | None,
-    lower: np.ndarray | None,
-) -> np.ndarray:
+def _interpolated(grams: _Counted, counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
     """Probability of each n-gram's last word, interpolated with that of the shorter n-gram."""
     discounts = _discounts(counts)[np.minimum(counts, 3).astype(np.int64)]
-    contexts, inverse = np.unique(keys // size, return_inverse=True)
-    totals = np.bincount(inverse, counts, len(contexts))
-    freed = np.bincount(inverse, discounts, len(contexts)) / totals
-    if lower is None or lower_keys is None:
-        below = np.full(len(keys), 1 / (size - 1))  # all words but <s>
-        below[_BEGIN] = 0
+    totals = np.bincount(grams.prefixes, counts)
+    freed = np.bincount(grams.prefixes, discounts) / np.maximum(totals, 1)
+    if len(lower):
+        below = lower[grams.suffixes]
     else:
-        below = lower[np.searchsorted(lower_keys, keys % size ** (n - 1))]
-    return (counts - discounts) / totals[inverse] + freed[inverse] * below
+        below = np.full(len(counts), 1 / (len(counts) - 1))  # all words but <s>
+        below[_BEGIN] = 0
+    return (counts - discounts) / totals[grams.prefixes] + freed[grams.prefixes] * below
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
@@ -189,23 +211,15 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     return np.where((estimates > 0) & (estimates < [1, 1, 2, 3]), estimates, [0, *[_DISCOUNT] * 3])
 
 
-def _set_backoffs(contexts: NGrams, keys: np.ndarray, log: np.ndarray, size: int) -> None:
-    """Give each context of the n-grams that are kept the weight that makes all its continuations sum up to one."""
-    order = contexts.words.shape[1]
-    context_keys = _join(contexts.words, size)
-    position = np.searchsorted(context_keys, keys // size)
-    below = contexts.probabilities[np.searchsorted(context_keys, keys % size**order)]
-    seen = np.bincount(position, 10.0**log, len(context_keys))
-    seen_below = np.bincount(position, 10.0**below, len(context_keys))
+def _set_backoffs(contexts: NGrams, prefixes: np.ndarray, suffixes: np.ndarray, log: np.ndarray) -> None:
+    """Give each context of the n-grams that are kept the weight that makes all its continuations sum up to one.
+
+    Args:
+        contexts: n-grams one shorter, those that are kept.
+        prefixes: where the first words of each n-gram are among them, shape (N,).
+        suffixes: where its last words are, shape (N,).
+        log: log10 of its probability, shape (N,).
+    """
+    seen = np.bincount(prefixes, 10.0**log, len(contexts.words))
+    seen_below = np.bincount(prefixes, 10.0 ** contexts.probabilities[suffixes], len(contexts.words))
     contexts.backoffs[:] = np.log10(np.maximum(1 - seen, 1e-9) / np.maximum(1 - seen_below, 1e-9))
-
-
-def _join(words: np.ndarray, size: int) -> np.ndarray:
-    keys = words[:, 0].copy()
-    for column in words.T[1:]:
-        keys = keys * size + column
-    return keys
-
-
-def _split(keys: np.ndarray, n: int, size: int) -> np.ndarray:
-    return np.stack([keys // size ** (n - 1 - i) % size for i in range(n)], axis=1)

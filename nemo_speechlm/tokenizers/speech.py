@@ -1,109 +1,113 @@
-"""Speech to phoneme units: what is transcribed is aligned, what is not is decoded first (paper, 3.2)."""
+"""Speech to units: what every tokenizer of speech has in common, and the job that runs one over a manifest.
 
-import functools
+A tokenizer is two classes: a :class:`SpeechTokenizing`, the plain values of a config in ``conf/speech_tokenizer/``
+that names it as ``_target_``, and the :class:`SpeechTokenizer` that it makes in each worker process.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import NamedTuple
+
+import numpy as np
 
 from nemo_speechlm.data.audio import Channel, read_utterance
 from nemo_speechlm.data.manifest import Record, parse_line, read_manifest, unit_sequence
-from nemo_speechlm.data.text_cleaning import SentenceCleaner, TextCleaning
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.jobs import Work
+from nemo_speechlm.jobs import BatchWork
 from nemo_speechlm.tokenizers.durations import estimate_durations
-from nemo_speechlm.tokenizers.english import EnglishPhonemizer, check_style
-from nemo_speechlm.tokenizers.sphinx_align import FRAME_RATE, SAMPLE_RATE, PhoneAligner
-from nemo_speechlm.tokenizers.sphinx_decode import LanguageModel, SpeechDecoder
+from nemo_speechlm.tokenizers.tokenizing import Tokenizing
 from nemo_speechlm.tokenizers.units import UnitInventory
 
-Method = Literal["auto", "align", "decode"]
+
+class Utterance(NamedTuple):
+    """What a speech tokenizer works on.
+
+    Attributes:
+        samples: (S,) float32 in [-1, 1], at the tokenizer's sample rate.
+        text: the transcript as it stands in the manifest, or None where there is none.
+        record: the manifest's line, for what else a tokenizer may want to know (``speaker``, say).
+    """
+
+    samples: np.ndarray
+    text: str | None
+    record: Record
+
+
+class SpeechUnits(NamedTuple):
+    """What a speech tokenizer found in an utterance.
+
+    Attributes:
+        units: symbols of the inventory, in order.
+        durations: frames of each, at the inventory's frame rate; at least 1.
+        extra: further keys for the manifest's line.
+    """
+
+    units: Sequence[str]
+    durations: Sequence[int]
+    extra: Record = {}  # noqa: RUF012  # a NamedTuple's default; nobody writes to it
+
+
+class SpeechTokenizer(ABC):
+    """Turns audio into units; one in each worker process.
+
+    Attributes:
+        sample_rate: in Hz, of the audio that it is given.
+    """
+
+    sample_rate: int = 16000
+
+    @abstractmethod
+    def tokenize(self, utterance: Utterance) -> SpeechUnits:
+        """The units of an utterance; they must not depend on those before it.
+
+        Raises:
+            InputError: if its transcript is bad, or one is missing.
+            SkipItem: if no units were found in it, with the reason.
+        """
+
+    def tokenize_batch(self, utterances: Sequence[Utterance]) -> list[SpeechUnits | InputError | SkipItem]:
+        """The units of several utterances, or why one has none, in their order."""
+        found: list[SpeechUnits | InputError | SkipItem] = []
+        for utterance in utterances:
+            try:
+                found.append(self.tokenize(utterance))
+            except (InputError, SkipItem) as error:
+                found.append(error)
+        return found
 
 
 @dataclass(frozen=True)
-class SpeechTokenizing:
-    """How speech becomes units.
+class SpeechTokenizing(Tokenizing):
+    """How speech becomes units; its fields are the keys of its config."""
 
-    Args:
-        style: of the phonemes, ``position_stress`` or ``plain``.
-        method: ``align`` with the transcript, ``decode`` whether there is one or not, or ``auto``: align what has one.
-        lexicon: file of pronunciations that replace CMUdict's.
-        model: language model that untranscribed speech is decoded with; None is pocketsphinx's own.
-        max_states: HMM states that the decoder keeps in a frame.
-        min_confidence: utterances that were decoded with less are left out.
-        keep_text: write what was decoded as ``decoded_text``.
-        channel: which one, counted from 0, or ``mix``.
-    """
+    @abstractmethod
+    def inventory(self) -> UnitInventory:
+        """All units that it makes, without duration statistics."""
 
-    style: str = "position_stress"
-    method: Method = "auto"
-    lexicon: str | None = None
-    model: LanguageModel | None = None
-    max_states: int = 3000
-    min_confidence: float = 0.0
-    keep_text: bool = False
-    channel: Channel = "mix"
+    @abstractmethod
+    def make(self) -> SpeechTokenizer:
+        """The tokenizer; called once in each worker process."""
 
-    def __post_init__(self) -> None:
-        check_style(self.style)
-        if self.method not in get_args(Method):
-            raise InputError(f"method is {self.method!r}, expected one of {', '.join(get_args(Method))}")
-        confidence, channel = self.min_confidence, self.channel
-        if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
-            raise InputError(f"min_confidence is {confidence!r}, expected a number from 0 to 1")
-        if channel != "mix" and (not isinstance(channel, int) or channel < 0):
-            raise InputError(f"channel is {channel!r}, expected 0, 1, ... or mix")
+    def check(self, inventory: UnitInventory, path: str | Path) -> None:
+        """Raise unless its units are those of an inventory that a user named, in the same frames."""
+        check_units(self.inventory(), inventory, path)
 
 
-class SpeechTokenizer:
-    """Adds units to the records of a speech manifest.
-
-    Args:
-        tokenizing: how.
-    """
-
-    def __init__(self, tokenizing: SpeechTokenizing):
-        self._how = tokenizing
-        self._aligner = PhoneAligner(tokenizing.style, EnglishPhonemizer(tokenizing.lexicon))
-        self._cleaner = SentenceCleaner(TextCleaning())
-
-    @functools.cached_property
-    def _decoder(self) -> SpeechDecoder:
-        return SpeechDecoder(self._how.model, self._how.max_states)
-
-    def tokenize(self, record: Record, manifest: str | Path, number: int) -> Record:
-        """Line ``number`` of ``manifest`` with ``units``, ``unit_durations`` and the true ``duration``.
-
-        Raises:
-            InputError: naming the line, if its audio or transcript is bad.
-            SkipItem: if no units were found in the audio.
-        """
-        samples = read_utterance(record, manifest, number, SAMPLE_RATE, self._how.channel)
-        record = {key: value for key, value in record.items() if key not in ("units", "unit_durations")}
-        record["duration"] = round(len(samples) / SAMPLE_RATE, 4)
-        if self._how.method == "align" and not is_transcribed(record):
-            raise InputError("no text to align with; method=decode or auto needs none", manifest, number)
-        if self._how.method != "decode" and is_transcribed(record):
-            words = self._words(record["text"], manifest, number)
-        else:
-            decoded = self._decoder.decode(samples)
-            if decoded.confidence < self._how.min_confidence:
-                raise SkipItem(f"decoded with a confidence of {decoded.confidence:.2f}")
-            words = decoded.words
-            record["confidence"] = round(decoded.confidence, 3)
-            if self._how.keep_text:
-                record["decoded_text"] = " ".join(words)
-        try:
-            segments = self._aligner.align(samples, words)
-        except InputError as error:
-            raise InputError(error.reason, manifest, number) from error
-        record["units"] = " ".join(segment.unit for segment in segments)
-        record["unit_durations"] = [segment.frames for segment in segments]
-        return record
-
-    def _words(self, text: object, manifest: str | Path, number: int) -> list[str]:
-        if not isinstance(text, str):
-            raise InputError(f"text is {type(text).__name__}, expected a string", manifest, number)
-        return self._cleaner.clean(text).split()
+def check_units(own: UnitInventory, inventory: UnitInventory, path: str | Path) -> None:
+    """Raise unless all of a tokenizer's ``own`` units are in the inventory ``path``, of the same kind and frames."""
+    for key in ("kind", "language", "frame_rate", "silence"):
+        wanted, found = getattr(own, key), getattr(inventory, key)
+        if wanted != found:
+            raise InputError(f"unit inventory: {key} is {found!r}, but this tokenizer's is {wanted!r}", path)
+    missing = sorted(set(own.symbols) - set(inventory.symbols))
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the tokenizer's {len(own)} units are not among its {len(inventory)} units "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); was it made by another tokenizer?",
+            path,
+        )
 
 
 def is_transcribed(record: Record) -> bool:
@@ -112,29 +116,54 @@ def is_transcribed(record: Record) -> bool:
     return text is not None and (not isinstance(text, str) or bool(text.strip()))
 
 
-def make_speech_units_work(manifest: str | Path, output: str | Path, tokenizing: SpeechTokenizing) -> Work:
+def make_speech_units_work(
+    manifest: str | Path, output: str | Path, tokenizing: SpeechTokenizing, channel: Channel = "mix"
+) -> BatchWork:
     """The work of a job (see :mod:`nemo_speechlm.jobs`) that adds units to the lines of a speech manifest."""
     manifest = Path(manifest)
-    tokenizer = SpeechTokenizer(tokenizing)
+    tokenizer = tokenizing.make()
     moved = manifest.parent.resolve() != Path(output).parent.resolve()
 
-    def work(number: int, line: str) -> Record:
-        record = tokenizer.tokenize(parse_line(line, manifest, number, ["audio_filepath"]), manifest, number)
+    def read(number: int, line: str) -> Utterance:
+        record = parse_line(line, manifest, number, ["audio_filepath"])
+        samples = read_utterance(record, manifest, number, tokenizer.sample_rate, channel)
+        record = {key: value for key, value in record.items() if key not in ("units", "unit_durations")}
+        record["duration"] = round(len(samples) / tokenizer.sample_rate, 4)
+        text = record.get("text") if is_transcribed(record) else None
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"text is {type(text).__name__}, expected a string", manifest, number)
+        return Utterance(samples, text, record)
+
+    def written(record: Record, found: SpeechUnits) -> Record:
+        record |= found.extra
+        record["units"], record["unit_durations"] = " ".join(found.units), list(found.durations)
         path = Path(record["audio_filepath"]).expanduser()
         if moved and not path.is_absolute():  # it is relative to the manifest that it stands in
             record["audio_filepath"] = str((manifest.parent / path).resolve())
         return record
 
+    def work(lines: Sequence[tuple[int, str]]) -> list[Record | InputError | SkipItem]:
+        results: list[Record | InputError | SkipItem | None] = []
+        utterances: list[Utterance] = []
+        for number, line in lines:
+            try:
+                utterances.append(read(number, line))
+                results.append(None)
+            except (InputError, SkipItem) as error:
+                results.append(error)
+        found = iter(zip(utterances, tokenizer.tokenize_batch(utterances), strict=True))
+        for position, (number, _) in enumerate(lines):
+            if results[position] is None:
+                utterance, units = next(found)
+                if isinstance(units, SpeechUnits):
+                    results[position] = written(utterance.record, units)
+                elif isinstance(units, InputError):
+                    results[position] = InputError(units.reason, manifest, number)
+                else:
+                    results[position] = units
+        return results  # type: ignore[return-value]  # none is None any more
+
     return work
-
-
-def check_speech_inventory(inventory: UnitInventory, path: str | Path) -> None:
-    """Raise unless the inventory counts durations as this aligner does."""
-    if inventory.frame_rate != FRAME_RATE:
-        raise InputError(
-            f"unit inventory: frame_rate is {inventory.frame_rate:g}, but speech is aligned at {FRAME_RATE} a second",
-            path,
-        )
 
 
 def with_estimated_durations(inventory: UnitInventory, manifest: str | Path) -> UnitInventory:

@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,28 @@ def test_places(texts: list[str], valid_lines: int, unique: bool):
     if unique:
         kept = [text for text, where in zip(texts, places, strict=True) if where != "a repeated sentence"]
         assert kept == list(dict.fromkeys(texts))
+
+
+def test_hyphens_stay_inside_words_alone():
+    cleaner = SentenceCleaner(TextCleaning(characters=" абвгдеёжзийклмнопрстуфхцчшщъыьэюя-"))
+    assert cleaner.clean("Кто-то — он - сказал: «Да-»!") == "кто-то он сказал да"
+    assert SentenceCleaner(TextCleaning()).clean("well-known - so") == "well known so"
+
+
+def test_language_that_the_normalizer_lacks():
+    with pytest.raises(SpeechLMError, match="does not have this language"):
+        check_normalizer(TextCleaning(normalizer="nemo", language=None))
+
+
+@pytest.mark.skipif(find_spec("nemo_text_processing") is None, reason="needs the extra normalize")
+def test_real_normalizer_from_a_cache(tmp_path):
+    """Slow: it builds its grammars. A second one must find them."""
+    cleaning = TextCleaning(normalizer="nemo", normalizer_cache=str(tmp_path / "cache"))
+    check_normalizer(cleaning)
+    grammars = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert any(name.endswith(".far") for name in grammars)
+    cleaner = SentenceCleaner(cleaning)
+    assert cleaner.clean("Mr. Smith paid $5.50 for 12 eggs.") == (
+        "mister smith paid five dollars fifty cents for twelve eggs"
+    )
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == grammars

@@ -10,6 +10,7 @@ from nemo_speechlm.data.text_units import make_text_units_work, prepare_inventor
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.tokenizers.durations import paper_durations
 from nemo_speechlm.tokenizers.english import phoneme_inventory
+from nemo_speechlm.tokenizers.text import EnglishTokenizing
 from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory
 
 INVENTORY = phoneme_inventory("plain")
@@ -17,7 +18,7 @@ INVENTORY = phoneme_inventory("plain")
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    prepare_inventory(tmp_path / "units.json", "plain")
+    prepare_inventory(tmp_path / "units.json", EnglishTokenizing("plain"))
     return tmp_path / "units.json"
 
 
@@ -29,7 +30,14 @@ def aligned(tmp_path: Path) -> Path:
 
 
 def test_lines(units: Path):
-    work = make_text_units_work("text.json", units, style="plain", silence_probability=0, max_units=9)
+    tokenize = make_text_units_work("text.json", units, EnglishTokenizing("plain", silence_probability=0), max_units=9)
+
+    def work(number, line):
+        [result] = tokenize([(number, line)])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
     line = json.dumps({"text": "a cat sat", "id": 7, "units": "X", "unit_durations": [1]})
     assert work(1, line) == {"text": "a cat sat", "id": 7, "units": "SIL AH K AE T S AE T SIL"}
     with pytest.raises(SkipItem, match="more than max_units=9 units"):
@@ -50,7 +58,7 @@ def test_inventory_is_made_with_the_papers_durations(units: Path):
 
 def test_durations_are_estimated_from_speech(tmp_path: Path, units: Path, aligned: Path):
     for path in (units, tmp_path / "new.json"):
-        estimated = prepare_inventory(path, "plain", aligned_manifest=aligned)
+        estimated = prepare_inventory(path, EnglishTokenizing("plain"), aligned_manifest=aligned)
         assert estimated.durations["T"].mean == pytest.approx(8, abs=0.1)
         assert estimated.durations["SIL"].mean == pytest.approx(30, abs=0.3)
         saved = UnitInventory.load(path)
@@ -62,10 +70,10 @@ def test_durations_that_are_there_stay_unless_told(tmp_path: Path):
     path = tmp_path / "units.json"
     own = INVENTORY.with_durations(dict.fromkeys(INVENTORY.symbols, DurationModel(9, 1)))
     own.save(path)
-    assert prepare_inventory(path, "plain").durations["T"] == (9, 1)
-    assert prepare_inventory(path, "plain", "paper").durations["T"] == (5, 2.5)
+    assert prepare_inventory(path, EnglishTokenizing("plain")).durations["T"] == (9, 1)
+    assert prepare_inventory(path, EnglishTokenizing("plain"), "paper").durations["T"] == (5, 2.5)
     INVENTORY.save(path)
-    assert prepare_inventory(path, "plain").durations["T"] == (5, 2.5)
+    assert prepare_inventory(path, EnglishTokenizing("plain")).durations["T"] == (5, 2.5)
     assert UnitInventory.load(path).durations["SIL"] == (14, 7)
 
 
@@ -83,14 +91,14 @@ def test_text_must_fit_the_inventory(tmp_path: Path, inventory: UnitInventory, s
     inventory.save(tmp_path / "units.json")
     before = (tmp_path / "units.json").read_text()
     with pytest.raises(InputError, match=rf"units\.json: .*{message}"):
-        prepare_inventory(tmp_path / "units.json", style)
+        prepare_inventory(tmp_path / "units.json", EnglishTokenizing(style))
     assert (tmp_path / "units.json").read_text() == before
 
 
 def test_an_imported_inventory_may_have_another_order_and_more_units(tmp_path: Path):
     symbols = ("#0", *reversed(phoneme_inventory().symbols))
     UnitInventory("phoneme", "en", 100, symbols, "SIL").save(tmp_path / "units.json")
-    assert prepare_inventory(tmp_path / "units.json", "position_stress").symbols == symbols
+    assert prepare_inventory(tmp_path / "units.json", EnglishTokenizing("position_stress")).symbols == symbols
 
 
 @pytest.mark.parametrize(
@@ -104,11 +112,13 @@ def test_an_imported_inventory_may_have_another_order_and_more_units(tmp_path: P
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: dict, message: str):
     with pytest.raises(InputError, match=message):
-        prepare_inventory(tmp_path / "units.json", "plain", **options)
+        prepare_inventory(tmp_path / "units.json", EnglishTokenizing("plain"), **options)
     assert not (tmp_path / "units.json").exists()
 
 
 def test_speech_with_other_units(tmp_path: Path):
     write_manifest(tmp_path / "aligned.json", [{"units": "SIL AH0_B", "unit_durations": [3, 4]}])
     with pytest.raises(InputError, match=r"aligned\.json:1: unit 1 is 'AH0_B'"):
-        prepare_inventory(tmp_path / "units.json", "plain", aligned_manifest=tmp_path / "aligned.json")
+        prepare_inventory(
+            tmp_path / "units.json", EnglishTokenizing("plain"), aligned_manifest=tmp_path / "aligned.json"
+        )

@@ -1,15 +1,19 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.errors import InputError
-from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.evaluation.error_rates import align_words
+from nemo_speechlm.evaluation.phones import make_phones
+from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions, split_tables
 
+LANGUAGES = Path(__file__).resolve().parents[2] / "conf" / "language"
 RECORDS = [{"audio_filepath": "a.wav", "text": "one two"}, {"audio_filepath": "b.wav", "text": "", "speaker": "7"}]
 
 
-def report():
-    return RecognitionReport.of(RECORDS, ["one two", ""], ["one too", "uh"])
+def report(**options):
+    return RecognitionReport.of(RECORDS, ["one two", ""], ["one too", "uh"], ReportOptions(**options))
 
 
 def test_files(tmp_path):
@@ -17,8 +21,10 @@ def test_files(tmp_path):
     report().write(files, [InputError("no text", "m.json", 3)], model="x.nemo")
     lines = [json.loads(line) for line in files.utterances.read_text().splitlines()]
     assert [line["wer"] for line in lines] == [0.5, None]
+    assert lines[0]["alignment"] == [["one", "one"], ["two", "too"]]
     assert lines[1]["speaker"] == "7"
     assert lines[1]["words"] == {"substitutions": 0, "insertions": 1, "deletions": 0, "length": 0}
+    assert lines[1]["alignment"] == [[None, "uh"]]
     summary = json.loads(files.summary.read_text())
     assert (summary["wer"], summary["utterances"], summary["model"], summary["skipped"]) == (1.0, 2, "x.nemo", 1)
     assert json.loads(files.skipped.read_text()) == {"file": "m.json", "line": 3, "reason": "no text"}
@@ -30,6 +36,7 @@ def test_files(tmp_path):
 def test_beside_a_file(tmp_path):
     files = ReportFiles.at(tmp_path / "test.json")
     assert (files.utterances.name, files.summary.name) == ("test.json", "test.summary.json")
+    assert files.page.name == "test.html"
 
 
 def test_table():
@@ -37,3 +44,36 @@ def test_table():
     assert table[1].split() == ["WER", "100.00%", "2", "1", "1", "0", "2"]
     empty = RecognitionReport.of(RECORDS[1:], [""], ["uh"]).table().splitlines()
     assert empty[1].split()[:2] == ["WER", "-"]
+
+
+def test_splits():
+    found = report(split_by=("speaker",))
+    summary = found.summary()
+    assert summary["splits"]["speaker"]["7"]["utterances"] == 1
+    assert summary["splits"]["speaker"][""]["wer"] == 0.5
+    assert summary["wer_interval"][0] <= summary["wer"] <= summary["wer_interval"][1]
+    assert split_tables(summary).splitlines()[2].split() == ["1", "50.00%", "14.29%"]
+    assert "wer_interval" not in report(draws=0).summary()
+    with pytest.raises(InputError, match="no line of the manifest has 'chapter'"):
+        report(split_by=("chapter",)).summary()
+
+
+def test_phones():
+    phones = make_phones("en", None, LANGUAGES)
+    found = report(phones=phones)
+    assert found.counts["per"][0].errors == 0  # "two" and "too" sound alike
+    assert found.counts["per"][0].length == 5
+    units = make_phones("en", "units", LANGUAGES)
+    record = {"audio_filepath": "a.wav", "units": "SIL W_B AH1_I N_E SIL T_B UW1_E SIL"}
+    assert units(record, "", "one to")[0] == units(record, "", "one to")[1]
+    with pytest.raises(InputError, match=r"a\.wav: 'units' is 'None'"):
+        units(RECORDS[0], "", "")
+    with pytest.raises(SpeechLMError, match="there is no language 'xx'; there are"):
+        make_phones("xx", None, LANGUAGES)
+
+
+def test_alignment_has_every_word_once():
+    pairs = align_words("a b c d", "b x d e")
+    assert [r for r, _ in pairs if r is not None] == "a b c d".split()
+    assert [h for _, h in pairs if h is not None] == "b x d e".split()
+    assert sum(r != h for r, h in pairs) == 3

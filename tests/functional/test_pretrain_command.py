@@ -61,7 +61,7 @@ def test_trains_goes_on_and_keeps_what_is_there(corpus, tmp_path):
         (["--config-name", "speechlm_p_huge"], "speechlm_p_huge.yaml; there are: "),
         (["output=x.nemo"], "not given: model.train_ds.speech.manifest_filepath"),
         (["output=x.nemo", "DATA", "model.train_ds.text.manifest_filepath=gone.json"], "gone.json: no such file"),
-        (["output=x.nemo", "DATA", "model.units=nowhere.json"], "nowhere.json"),
+        (["output=x.nemo", "DATA", "model.units=nowhere.json"], "nowhere.json: cannot read the unit inventory"),
     ],
 )  # fmt: skip
 def test_mistakes(corpus, tmp_path, arguments, message):

@@ -8,11 +8,14 @@ from lightning.pytorch import Trainer
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from omegaconf import OmegaConf
 
+from nemo_speechlm.data.sentences import read_sentences
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMModel
+from nemo_speechlm.models.ctc import SpeechLMCTCModelBPE, ctc_model_class
 from nemo_speechlm.models.pretrained import read_pretrained
 from nemo_speechlm.modules import SpeechLMCTCHead, SpeechLMEncoder
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
+from nemo_speechlm.tokenizers.sentencepiece_model import train_tokenizer
 
 HEAD = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead", "dropout": 0.1}
 
@@ -260,3 +263,47 @@ def test_changes_its_vocabulary():
     model.change_vocabulary(["x", "y"])
     assert log_probs(model).shape == (2, 49, 3)
     assert list(model.cfg.labels) == list(model.cfg.decoder.vocabulary) == ["x", "y"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(read_sentences(corpus.text), folder, 20)
+    return folder
+
+
+def test_tokens_of_a_tokenizer(pretrained, tokenizer, corpus, tmp_path):
+    source, path = pretrained
+    options = {"init_from_pretrained": str(path), "reuse_ctc_head": True}
+    cfg = config(**options, tokenizer={"dir": str(tokenizer), "type": "bpe"})
+    assert ctc_model_class(cfg) is SpeechLMCTCModelBPE
+    model = SpeechLMCTCModelBPE(cfg)
+    assert same_weights(model.encoder, source.encoder)
+    assert torch.equal(model.decoder.conv.weight, source.ctc_head.conv.weight)
+    labels = list(model.decoder.vocabulary)
+    assert len(labels) == 20
+    shared = set(labels) & set(tiny_labels())
+    assert shared
+    for label in shared:
+        theirs = source.ctc_head.linear.weight[tiny_labels().index(label)]
+        assert torch.equal(model.decoder.linear.weight[labels.index(label)], theirs)
+    assert log_probs(model).shape == (2, 49, 21)
+    model.save_to(str(tmp_path / "bpe.nemo"))
+    restored = ASRModel.restore_from(str(tmp_path / "bpe.nemo"), map_location="cpu")
+    assert type(restored) is SpeechLMCTCModelBPE
+    assert torch.equal(log_probs(restored), log_probs(model))
+
+    # The tokenizer came along: a restored model reads transcripts, too.
+    data = {"manifest_filepath": str(corpus.speech), "use_lhotse": True, "batch_duration": 6, "num_workers": 0}
+    _, _, ids, lengths = next(iter(restored._setup_dataloader_from_config(OmegaConf.create(data))))
+    text = restored.tokenizer.ids_to_text(ids[0, : lengths[0]].tolist())
+    assert text in {json.loads(line)["text"] for line in corpus.speech.read_text().splitlines()}
+
+
+def test_no_tokenizer(pretrained, tmp_path):
+    path = str(pretrained[1])
+    assert ctc_model_class(config(tokenizer={"dir": None, "type": "bpe"})) is SpeechLMCTCModel
+    with pytest.raises(InputError, match=r"nowhere/tokenizer\.model: no such file"):
+        SpeechLMCTCModelBPE(config(init_from_pretrained=path, tokenizer={"dir": "nowhere", "type": "bpe"}))
+    with pytest.raises(SpeechLMError, match=r"model\.tokenizer\.dir is not given"):
+        SpeechLMCTCModelBPE(config(init_from_pretrained=path))

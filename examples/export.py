@@ -1,0 +1,41 @@
+r"""Write a model as ONNX, or as TorchScript, and compare it with the original.
+
+    python examples/export.py model=ctc.nemo output=ctc.onnx
+    python examples/export.py model=pretrained.nemo output=encoder.onnx part=encoder
+    python examples/export.py model=ctc.nemo output=ctc.ts
+
+Inputs are audio_signal, (batch, 1, samples) or (batch, mel bins, frames) as the model's preprocessor makes them, and
+length, in samples or frames; outputs are log probabilities (batch, frames, labels and the blank), or states (batch,
+width, frames) with their lengths. An ONNX file's metadata have sample_rate, labels, blank, normalize, steps_per_frame.
+"""
+
+from omegaconf import DictConfig
+
+from nemo_speechlm.cli import command
+from nemo_speechlm.errors import SpeechLMError
+
+
+@command("export")
+def main(cfg: DictConfig) -> None:
+    from nemo.core.classes import ModelPT
+
+    from nemo_speechlm.evaluation.exporting import can_compare, compare, export
+    from nemo_speechlm.models.restoring import restore_file
+
+    model = restore_file(ModelPT, cfg.model, "cpu")
+    paths = export(model, cfg.output, cfg.part, cfg.opset, cfg.overwrite)
+    print("\n".join(str(path) for path in paths))
+    part = "encoder" if len(paths) > 1 else cfg.part  # of a transducer, the encoder comes first
+    if not cfg.check:
+        return
+    if not can_compare(paths[0]):
+        print("not compared with the model: onnxruntime is not installed")
+        return
+    difference = compare(model, paths[0], part)
+    if difference > cfg.tolerance:
+        raise SpeechLMError(f"{paths[0]} differs from the model by up to {difference:.2g}, allowed is {cfg.tolerance}")
+    print(f"differs from the model by {difference:.2g} at most")
+
+
+if __name__ == "__main__":
+    main()

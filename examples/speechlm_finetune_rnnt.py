@@ -1,0 +1,28 @@
+r"""Fine-tune a pretrained SpeechLM encoder for recognition with a transducer (RNN-T), NeMo's stock model.
+
+Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes: rnnt_small (two CPU
+cores, hours of speech), rnnt_base (8 GPUs).
+
+    python examples/speechlm_finetune_rnnt.py --config-name rnnt_small output=rnnt.nemo \
+        model.init_from_pretrained=pretrained.nemo \
+        model.train_ds.manifest_filepath=train.json model.validation_ds.manifest_filepath=valid.json
+
+The model writes characters, or the tokens of train_tokenizer.py with model.tokenizer.dir=FOLDER: fewer, so less memory
+and time per utterance.
+"""
+
+from omegaconf import DictConfig
+
+from nemo_speechlm.cli import command
+
+
+@command("rnnt_small")
+def main(cfg: DictConfig) -> None:
+    from nemo_speechlm.models.transducer import build_transducer
+    from nemo_speechlm.training import train
+
+    train(cfg, build_transducer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+r"""Train a phone aligner (GMM-HMM) from transcribed speech and a lexicon, in any language, without other tools.
+
+    python examples/train_aligner.py manifest=train.json output=aligner.safetensors
+    python examples/train_aligner.py manifest=train.json output=aligner.safetensors language=ru phonemizer=null \
+        lexicon=lexicon.txt
+
+It starts from nothing (every phone alike) and goes over the speech in passes: align, estimate, add Gaussians. After
+each pass it says the log-likelihood per frame, which should rise and level off; <output>.png shows the passes. What
+could not be used is counted by reason and listed in <output>.skipped.jsonl. A run that was interrupted goes on with
+the pass it was in when the same command is given again.
+
+The file then aligns speech that is transcribed, this or other:
+
+    python examples/tokenize_speech.py speech_tokenizer=gmm model=aligner.safetensors manifest=train.json \
+        output=train_units.json units=units.json
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from nemo_speechlm.alignment.training import TrainingPlan
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.evaluation.aligner import plot_passes
+from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.jobs import JobReport, default_workers, skipped_path
+from nemo_speechlm.tokenizers.gmm_corpus import CorpusSource
+from nemo_speechlm.tokenizers.gmm_training import AlignerTraining, passes_table
+from nemo_speechlm.tokenizers.pronouncing import Pronouncing
+from nemo_speechlm.tokenizers.units import UnitInventory
+
+
+@command("train_aligner")
+def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "states", "silence_states", "max_variants", "threads", least=1)
+    refuse_overwrite(cfg.output, cfg.overwrite)
+    if cfg.max_hours is not None and (not isinstance(cfg.max_hours, int | float) or cfg.max_hours <= 0):
+        raise SpeechLMError(f"max_hours is {cfg.max_hours!r}, expected a number above 0, or null")
+    threads = cfg.threads or default_workers()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
+    training = AlignerTraining(
+        CorpusSource(
+            Path(cfg.manifest), cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), int(cfg.seed)
+        ),
+        Pronouncing.read(
+            cfg.lexicon,
+            language=cfg.language.code,
+            style=cfg.style,
+            phonemizer=cfg.phonemizer,
+            max_variants=cfg.max_variants,
+            characters=cfg.characters,
+        ),
+        _plan(cfg),
+        cfg.states,
+        cfg.silence_states,
+        None if cfg.units is None else UnitInventory.load(cfg.units),
+        _device(cfg.device),
+        threads,
+    )
+    done = training.run(
+        cfg.output,
+        lambda r: tqdm.write(
+            f"pass {r.number}: log-likelihood {r.log_likelihood:.3f} a frame, {r.components} Gaussians"
+        ),
+    )
+    plot_passes(done.reports, f"{cfg.output}.png")
+    print(passes_table(done.reports))
+    report = JobReport()
+    for failure in done.failures:
+        report.skip(failure.reason)
+    reasons = "".join(f"\n  {count} x {reason}" for reason, count in report.skipped.most_common(10))
+    print(
+        f"{cfg.output}: trained on {done.utterances} utterances ({done.seconds / 3600:.2f} h), "
+        f"{len(done.failures)} left out{reasons}"
+    )
+    if done.failures:
+        print(f"what was left out: {skipped_path(cfg.output)}")
+
+
+def _plan(cfg: DictConfig) -> TrainingPlan:
+    values = OmegaConf.to_container(cfg.plan, resolve=True)
+    try:
+        return TrainingPlan(**values)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise SpeechLMError(f"plan: {error}") from error
+
+
+def _device(name: str | None) -> str | None:
+    try:
+        if name is not None:
+            torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device is {name!r}, which cannot be used: {str(error).splitlines()[0]}") from error
+    return name
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+r"""Train the centroids that make hidden units: k-means over a teacher's features of speech, transcribed or not.
+
+    python examples/train_kmeans.py manifest=train.json output=kmeans.safetensors model=hubert.nemo layer=9
+    python examples/train_kmeans.py manifest=train.json output=mfcc.safetensors clusters=100
+
+Speech is read in random order and its frames are forgotten when they have been learned from, so memory does not grow
+with the corpus. The first iteration of a teacher of your own has MFCC (39 numbers, 100 frames a second), the second
+one a layer of the model that was pretrained on these. With phones=manifest, how much units say about phones is
+reported too. A run that was interrupted goes on where it was when the same command is given again.
+
+The file then makes units of speech:
+
+    python examples/tokenize_speech.py speech_tokenizer=kmeans kmeans=kmeans.safetensors manifest=train.json \
+        output=train_units.json units=units.json
+"""
+
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, ListConfig
+
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.manifest import dump_line
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import atomic_write, refuse_overwrite
+from nemo_speechlm.jobs import default_workers, skipped_path
+from nemo_speechlm.tokenizers.kmeans import save_kmeans
+from nemo_speechlm.tokenizers.units import UnitInventory
+
+
+@command("train_kmeans")
+def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "threads", least=1)
+    whole_numbers(cfg, "num_workers")
+    refuse_overwrite(cfg.output, cfg.overwrite)
+    if (cfg.phones is None) != (cfg.phones_units is None):
+        raise InputError("phones and phones_units go together: a manifest and the inventory of its units")
+    phones = None if cfg.phones is None else UnitInventory.load(cfg.phones_units)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or default_workers()))
+
+    from nemo_speechlm.evaluation.unit_quality import quality_of_kmeans
+    from nemo_speechlm.models.kmeans_training import KMeansTraining, progress_path
+    from nemo_speechlm.models.teacher import make_teacher
+
+    manifests = tuple(cfg.manifest) if isinstance(cfg.manifest, ListConfig) else (cfg.manifest,)
+    own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
+    training = KMeansTraining(manifests, **{name: cfg[name] for name in own})
+    teacher = make_teacher(cfg.model, cfg.layer, cfg.normalize, cfg.batch_seconds, cfg.device, cfg.precision)
+    kmeans, errors = training.run(teacher, cfg.output, cfg.language)
+    if phones is not None:
+        quality = quality_of_kmeans(kmeans, teacher, cfg.phones, phones, cfg.phones_utterances, cfg.merge_phones)
+        kmeans = replace(kmeans, statistics={**kmeans.statistics, "phones": quality.to_dict()})
+        print(quality)
+    if errors:
+        with atomic_write(skipped_path(cfg.output)) as file:
+            file.writelines(dump_line({"reason": error}) for error in errors)
+        print(f"{len(errors)} lines left out: {skipped_path(cfg.output)}")
+    save_kmeans(cfg.output, kmeans)
+    Path(progress_path(cfg.output)).unlink(missing_ok=True)
+    found = kmeans.statistics
+    print(
+        f"{cfg.output}: {len(kmeans.centroids)} centroids of {found['frames']} frames at "
+        f"{kmeans.source.frame_rate:g} a second; inertia {found['inertia_per_frame']:.4g} a frame, "
+        f"{found['used_clusters']} used, perplexity {found['perplexity']:.0f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

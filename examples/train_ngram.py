@@ -1,0 +1,94 @@
+r"""Make an n-gram language model of text, for CTC decoding by speechlm_evaluate.py and transcribe.py.
+
+Of words, for the lexicon decoder (decoding=lexicon):
+
+    python examples/train_ngram.py source=text.json output=words.arpa.gz order=3 vocabulary_size=50000
+
+Of a model's own characters or tokens, for NeMo's n-gram fusion (decoding=ngram):
+
+    python examples/train_ngram.py source=text.json output=tokens.nemo tokens_of=ctc.nemo order=6
+
+KenLM's lmplz or IRSTLM does the counting where it is installed, else our own builder (modified Kneser-Ney), which
+takes a minute or so for 40 MB of text. The text should look as the model's transcripts do.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.sentences import read_sentences
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.tokenizers.arpa import ArpaModel
+from nemo_speechlm.tokenizers.ngram_tools import NGramOptions, find_builder, make_arpa
+
+
+@command("train_ngram")
+def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "order", "vocabulary_size", "max_lines", least=1)
+    output = Path(cfg.output)
+    is_nemo = output.suffix == ".nemo"
+    if is_nemo and cfg.tokens_of is None:
+        raise SpeechLMError("a .nemo language model is one of tokens: say tokens_of=, or an output ending in .arpa")
+    refuse_overwrite(output, cfg.overwrite)
+    options = NGramOptions(
+        cfg.order or (3 if cfg.tokens_of is None else 6),
+        tuple(cfg.cutoffs),
+        cfg.vocabulary_size,
+        find_builder(cfg.builder),
+    )
+    sources = list(cfg.source) if isinstance(cfg.source, ListConfig) else [cfg.source]
+    split = _Splitter(cfg.tokens_of)
+    sentences = chain.from_iterable(read_sentences(path, cfg.text_field, cfg.max_lines) for path in sources)
+    with tempfile.TemporaryDirectory() as folder:
+        arpa = Path(folder) / "lm.arpa" if is_nemo else output
+        builder = make_arpa(split(sentences), arpa, options)
+        print(f"{output}: {options.order}-grams by {builder}{split.left_out()}")
+        if cfg.perplexity_of is not None:
+            other = _Splitter(cfg.tokens_of, split)
+            print(f"{cfg.perplexity_of}: {ArpaModel(arpa).perplexity(other(read_sentences(cfg.perplexity_of)))}")
+        if is_nemo:
+            split.save(arpa, output)
+
+
+class _Splitter:
+    """Sentences into words, or into the tokens of a model; those that it cannot spell are left out and counted."""
+
+    def __init__(self, model: str | None, like: "_Splitter | None" = None):
+        self.unspelled, self.first = 0, ""
+        self.encode, self.size = (like.encode, like.size) if like else (None, 0)
+        if model is not None and like is None:
+            from nemo_speechlm.decoding.tokens import labels_of, require_ctc, text_encoder
+            from nemo_speechlm.evaluation.recognition import restore
+
+            ctc = require_ctc(restore(model, "cpu"))
+            self.encode, self.size = text_encoder(ctc), len(labels_of(ctc))
+
+    def __call__(self, sentences: Iterator[str]) -> Iterator[list[str]]:
+        if self.encode is None:
+            yield from (sentence.split() for sentence in sentences)
+            return
+        from nemo_speechlm.decoding.tokens import as_lm_tokens
+
+        for sentence in sentences:
+            try:
+                yield as_lm_tokens(self.encode(sentence))
+            except SpeechLMError as error:
+                self.unspelled, self.first = self.unspelled + 1, self.first or str(error)
+
+    def left_out(self) -> str:
+        return f"; {self.unspelled} sentences left out, the first: {self.first}" if self.unspelled else ""
+
+    def save(self, arpa: Path, output: Path) -> None:
+        """Turn an ARPA file into NeMo's format."""
+        from nemo_speechlm.decoding.fusion import load_ngram
+
+        load_ngram(arpa, self.size).save_to(str(output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+r"""Speech in one language to text in another: audio files and folders, of any length and sample rate.
+
+    python examples/translate.py model=st.nemo input=interview.mp3
+    python examples/translate.py model=st.nemo input=recordings/ output=translations format=[text,srt]
+
+Long recordings are cut at pauses, and each part is translated by itself. Otherwise like transcribe.py.
+"""
+
+from omegaconf import DictConfig
+
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.errors import InputError
+
+
+@command("translate")
+def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "beam_size", least=1)
+    from nemo_speechlm.evaluation.transcript_files import inputs_of, run_transcription
+
+    inputs_of(cfg)
+    from nemo.utils import logging
+
+    from nemo_speechlm.evaluation.recognition import restore
+    from nemo_speechlm.evaluation.transcription import PlainRecognizer
+    from nemo_speechlm.evaluation.translation import is_translation, set_search
+
+    logging.setLevel(logging.WARNING)  # NeMo tells what it restores on stdout, where the texts go
+    model = restore(cfg.model, cfg.device)
+    if not is_translation(model):
+        raise InputError("recognizes speech, it does not translate; transcribe.py takes it", cfg.model)
+    set_search(model, beam_size=cfg.beam_size, length_penalty=cfg.length_penalty)
+    run_transcription(cfg, PlainRecognizer(model, cfg.precision), int(model.cfg.get("sample_rate", 16000)))
+
+
+if __name__ == "__main__":
+    main()

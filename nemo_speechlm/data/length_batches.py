@@ -1,0 +1,83 @@
+"""Batches of items of similar length, up to so many frames in each."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+def batches_by_length(lengths: Sequence[int] | np.ndarray, max_frames: int, order: np.ndarray | None = None) -> list:
+    """Cut items, ordered by length, into batches of at most ``max_frames`` frames, padding included.
+
+    Args:
+        lengths: frames of each item.
+        max_frames: in a batch; an item that is longer is a batch by itself.
+        order: the items from short to long, or nearly so; None sorts them.
+
+    Returns:
+        arrays of item numbers; each item is in one of them.
+
+    >>> [batch.tolist() for batch in batches_by_length([5, 1, 4, 2], 9)]
+    [[1, 3], [2], [0]]
+    """
+    lengths = np.asarray(lengths)
+    if order is None:
+        order = np.argsort(lengths, kind="stable")
+    batches, start, longest = [], 0, 0
+    for position, item in enumerate(order):
+        grown = max(longest, int(lengths[item]))
+        if position > start and grown * (position + 1 - start) > max_frames:
+            batches.append(order[start:position])
+            start, grown = position, int(lengths[item])
+        longest = grown
+    return [*batches, order[start:]] if len(order) else []
+
+
+class LengthBatches(Sampler[list[int]]):
+    """Endless batches for training, in passes over all items; each is decided by the seed and its number alone.
+
+    In each pass lengths are jittered before they are sorted, so that batches differ from pass to pass, and the
+    batches come in random order. A resumed run goes on behind the batches that it has had.
+
+    Args:
+        lengths: frames of each item.
+        max_frames: in a batch, padding included.
+        seed: of the order.
+        rank: of this process.
+        world_size: processes, which take turns with the batches.
+        jitter: share of its length by which an item's place in the order may differ.
+
+    Attributes:
+        start: batches of this process to leave out, because they have been used.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        max_frames: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        jitter: float = 0.1,
+    ):
+        self.lengths, self.max_frames = np.asarray(lengths), max_frames
+        self.seed, self.rank, self.world_size, self.jitter = seed, rank, world_size, jitter
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        number, turn = 0, 0
+        first = self.start * self.world_size + self.rank
+        while True:
+            batches = self._pass(turn)
+            for batch in batches:
+                if number >= first and (number - self.rank) % self.world_size == 0:
+                    yield batch.tolist()
+                number += 1
+            turn += 1
+
+    def _pass(self, turn: int) -> list[np.ndarray]:
+        rng = np.random.default_rng((self.seed, turn))
+        noisy = self.lengths * (1 + self.jitter * rng.random(len(self.lengths)))
+        batches = batches_by_length(self.lengths, self.max_frames, np.argsort(noisy, kind="stable"))
+        rng.shuffle(batches)
+        return batches

@@ -1,0 +1,102 @@
+"""NeMo's batched CTC beam search, alone or with NeMo's n-gram model of tokens (NGPU-LM), on CPU or GPU.
+
+Axis legend: B utterances, T frames, V labels without the blank.
+"""
+
+import gzip
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from nemo.collections.asr.parts.submodules.ctc_batched_beam_decoding import BatchedBeamCTCComputer
+from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+
+from nemo_speechlm.decoding.decoders import Decoded, DecodingOptions
+from nemo_speechlm.errors import InputError
+
+BATCH_FRAMES = 16000
+"""Frames of a batch, padding included; with the beam and the labels they decide the memory that is needed."""
+
+
+def load_ngram(path: str | Path, vocabulary_size: int) -> NGramGPULanguageModel:
+    """Load an n-gram model of label ids, of ``train_ngram.py tokens_of=``, in the ARPA format or in NeMo's.
+
+    Args:
+        path: ``.arpa``, ``.arpa.gz`` or ``.nemo`` file.
+        vocabulary_size: V.
+
+    Raises:
+        InputError: if it is not there, or not one of these labels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such file; expected a language model made by train_ngram.py", path)
+    try:
+        if path.suffix != ".gz":
+            return NGramGPULanguageModel.from_file(path, vocabulary_size).eval()
+        with tempfile.NamedTemporaryFile(suffix=".arpa") as plain, gzip.open(path) as packed:
+            while block := packed.read(1 << 20):
+                plain.write(block)
+            plain.flush()
+            return NGramGPULanguageModel.from_file(plain.name, vocabulary_size).eval()
+    except (AssertionError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"is not a language model of the {vocabulary_size} labels of this model ({error or 'they are others'}); "
+            "make one with train_ngram.py tokens_of=",
+            path,
+        ) from error
+
+
+class FusionDecoder:
+    """Beam search over labels.
+
+    Args:
+        vocabulary_size: V.
+        lm: n-gram model of the labels, or None.
+        device: where to search.
+    """
+
+    def __init__(self, vocabulary_size: int, lm: NGramGPULanguageModel | None = None, device: str | None = None):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.lm = None if lm is None else lm.to(self.device)
+        self.vocabulary_size = vocabulary_size
+
+    @torch.inference_mode()
+    def decode(
+        self, log_probs: Sequence[np.ndarray], options: DecodingOptions, progress: Callable[[int], object]
+    ) -> list[Decoded]:
+        """See :class:`~nemo_speechlm.decoding.decoders.Decoder`."""
+        search = BatchedBeamCTCComputer(
+            blank_index=self.vocabulary_size,
+            beam_size=options.beam_size,
+            fusion_models=None if self.lm is None else [self.lm],
+            fusion_models_alpha=None if self.lm is None else [options.lm_weight],
+            beam_beta=options.word_score,
+            beam_threshold=options.beam_threshold,
+            allow_cuda_graphs=self.device.type == "cuda",
+        )
+        decoded: list[Decoded] = [Decoded([], 0.0)] * len(log_probs)
+        for batch in _batches([len(frames) for frames in log_probs]):
+            lengths = torch.tensor([len(log_probs[i]) for i in batch])
+            x_BTV = torch.zeros(len(batch), int(lengths.max()), self.vocabulary_size + 1)
+            for row, i in enumerate(batch):
+                x_BTV[row, : len(log_probs[i])] = torch.from_numpy(log_probs[i])
+            found = search(x_BTV.to(self.device), lengths.to(self.device)).to_hyps_list(score_norm=False)
+            for i, hypothesis in zip(batch, found, strict=False):
+                decoded[i] = Decoded([int(t) for t in hypothesis.y_sequence], float(hypothesis.score))
+            progress(len(batch))
+        progress(sum(not len(frames) for frames in log_probs))
+        return decoded
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of the utterances that have frames, longest first, as many in a batch as ``BATCH_FRAMES`` allows."""
+    batches: list[list[int]] = []
+    for index in sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i]):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= BATCH_FRAMES:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

@@ -1,0 +1,153 @@
+"""Beam search over the words of an ARPA model, through flashlight-text (extra ``lm``).
+
+Axis legend: T frames, V labels without the blank.
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nemo_speechlm.decoding.decoders import Decoded, DecodingOptions
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.files import iter_lines, open_text
+
+_SPECIAL = ("<s>", "</s>", "<unk>", "<UNK>")
+
+
+class LexiconDecoder:
+    """The most likely sequence of words that the language model knows.
+
+    Args:
+        lm: ARPA file of words (gzipped or not), or KenLM's binary format with ``<lm>.words`` beside it, a word a line.
+        labels: the V labels. Characters with the space among them, or tokens that begin words with ``▁``.
+        spell: turns a word into label ids; words that it refuses by an ``InputError`` are left out.
+
+    Raises:
+        InputError: if the file is not there or cannot be read, or no word can be spelled.
+        SpeechLMError: if flashlight-text is not installed.
+    """
+
+    def __init__(self, lm: str | Path, labels: Sequence[str], spell: Callable[[str], list[int]]):
+        try:
+            from flashlight.lib.text import decoder as flashlight
+            from flashlight.lib.text.decoder.kenlm import KenLM
+            from flashlight.lib.text.dictionary import create_word_dict
+        except ImportError as error:
+            raise SpeechLMError("decoding=lexicon needs flashlight: pip install 'nemo_speechlm[lm]'") from error
+        self._flashlight = flashlight
+        lm = Path(lm)
+        self._space = labels.index(" ") if " " in labels else None
+        # Flashlight's silence may stand between words without costing any. Tokens have none; the unknown never occurs.
+        self._silence = 0 if self._space is None else self._space
+        self._blank = len(labels)
+        spellings = dict(_spellings(lm, spell, self._space))
+        if not spellings:
+            raise InputError("none of its words can be spelled with the labels of this model", lm)
+        words = create_word_dict({**{word: [] for word in spellings}, "<unk>": []})
+        self._unknown = words.get_index("<unk>")
+        with tempfile.TemporaryDirectory() as folder:
+            self._lm = KenLM(str(_unpacked(lm, Path(folder))), words)
+        self._trie = flashlight.Trie(self._blank + 1, self._silence)
+        start = self._lm.start(False)
+        for word, ids in spellings.items():
+            index = words.get_index(word)
+            self._trie.insert(ids, index, self._lm.score(start, index)[1])
+        self._trie.smear(flashlight.SmearingMode.MAX)
+        self.vocabulary_size = len(spellings)
+
+    def decode(
+        self, log_probs: Sequence[np.ndarray], options: DecodingOptions, progress: Callable[[int], object]
+    ) -> list[Decoded]:
+        """See :class:`~nemo_speechlm.decoding.decoders.Decoder`."""
+        settings = self._flashlight.LexiconDecoderOptions(
+            beam_size=options.beam_size,
+            beam_size_token=options.beam_size_token or self._blank + 1,
+            beam_threshold=options.beam_threshold,
+            lm_weight=options.lm_weight,
+            word_score=options.word_score,
+            unk_score=-math.inf,
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=self._flashlight.CriterionType.CTC,
+        )
+        search = self._flashlight.LexiconDecoder(
+            settings, self._trie, self._lm, self._silence, self._blank, self._unknown, [], False
+        )
+        decoded = []
+        for frames in log_probs:
+            decoded.append(self._one(search, frames))
+            progress(1)
+        return decoded
+
+    def _one(self, search, log_probs: np.ndarray) -> Decoded:
+        if not len(log_probs):
+            return Decoded([], 0.0)
+        x_TV = np.asarray(log_probs, dtype=np.float32)
+        if self._space is not None:  # words end with a space, the last one too
+            end = np.full((1, x_TV.shape[1]), -1e4, dtype=np.float32)
+            end[0, self._space] = 0.0
+            x_TV = np.concatenate([x_TV, end])
+        x_TV = np.ascontiguousarray(x_TV)
+        results = search.decode(x_TV.ctypes.data, *x_TV.shape)
+        if not results:
+            return Decoded([], 0.0)
+        path = np.array([t for t in results[0].tokens if t >= 0])
+        first = np.ones(len(path), dtype=bool)
+        first[1:] = path[1:] != path[:-1]
+        tokens = path[first & (path != self._blank)].tolist()
+        if self._space is None:
+            tokens = [token for token in tokens if token != self._silence]
+        else:
+            tokens = _without_outer(tokens, self._space)
+        return Decoded(tokens, float(results[0].score))
+
+
+def _without_outer(tokens: list[int], space: int) -> list[int]:
+    start, end = 0, len(tokens)
+    while start < end and tokens[start] == space:
+        start += 1
+    while end > start and tokens[end - 1] == space:
+        end -= 1
+    return tokens[start:end]
+
+
+def _spellings(lm: Path, spell: Callable[[str], list[int]], space: int | None) -> Iterator[tuple[str, list[int]]]:
+    for word in _words(lm):
+        try:
+            ids = spell(word)
+        except InputError:
+            continue
+        if ids and word not in _SPECIAL:
+            yield word, ids if space is None else [*ids, space]
+
+
+def _words(lm: Path) -> Iterator[str]:
+    """The model's vocabulary: unigrams of an ARPA file, or the list beside a binary one."""
+    if not lm.is_file():
+        raise InputError("no such file; expected a language model of words, see train_ngram.py", lm)
+    listed = lm.with_name(lm.name + ".words")
+    if listed.exists():
+        yield from (line.strip() for _, line in iter_lines(listed))
+        return
+    inside = False
+    for _, line in iter_lines(lm):
+        if line.startswith("\\"):
+            if inside:
+                return
+            inside = line.startswith("\\1-grams:")
+        elif inside:
+            yield line.split()[1]
+    raise InputError("is neither an ARPA file nor has it a list of its words beside it", lm)
+
+
+def _unpacked(lm: Path, folder: Path) -> Path:
+    if lm.suffix != ".gz":
+        return lm
+    plain = folder / lm.stem
+    with open_text(lm) as source, open(plain, "w", encoding="utf-8") as target:
+        shutil.copyfileobj(source, target)
+    return plain

@@ -1,0 +1,129 @@
+"""How an aligner learned, and how well it aligns where the true times are known."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from nemo_speechlm.alignment.training import PassReport
+
+
+def plot_passes(reports: Sequence["PassReport"], output: str | Path) -> None:
+    """Draw the log-likelihood per frame of each pass, with the number of Gaussians below."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from nemo_speechlm.evaluation.plots import _STYLE, _save
+
+    numbers = [report.number for report in reports]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6, 4.5), layout="constrained")
+        likelihood, components = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        likelihood.plot(numbers, [report.log_likelihood for report in reports], marker=".")
+        realigned = [report for report in reports if report.realigned]
+        likelihood.plot(
+            [r.number for r in realigned], [r.log_likelihood for r in realigned], "o", color="C1", label="aligned anew"
+        )
+        likelihood.set_title("log-likelihood per frame")
+        if realigned:
+            likelihood.legend()
+        components.plot(numbers, [report.components for report in reports], color="C2")
+        components.set_title("Gaussians")
+        components.set_ylim(bottom=0)
+        components.set_xlabel("pass")
+        _save(figure, output)
+
+
+class Segment(NamedTuple):
+    """A phone in time.
+
+    Attributes:
+        phone: its name.
+        end: where it ends, in seconds; it begins where the one before it ends.
+    """
+
+    phone: str
+    end: float
+
+
+class AlignmentAccuracy(NamedTuple):
+    """How well segments fit the true ones.
+
+    Attributes:
+        frames: share of frames of 10 ms with the right phone.
+        boundaries: share of the true boundaries that were found within the tolerance.
+        matched_boundaries: the same share of those whose phones on both sides were found as neighbours.
+        mean_error: of the latter, in seconds.
+        count: of frames.
+    """
+
+    frames: float
+    boundaries: float
+    matched_boundaries: float
+    mean_error: float
+    count: int  # type: ignore[assignment]
+
+
+def alignment_accuracy(
+    pairs: Sequence[tuple[Sequence[Segment], Sequence[Segment]]], tolerance: float = 0.02
+) -> AlignmentAccuracy:
+    """Compare found segments with true ones.
+
+    Boundaries are compared between phones that an alignment of the two phone sequences matches: a boundary counts if
+    the true phones on both its sides are matched by neighbours. All other true boundaries count as missed.
+
+    Args:
+        pairs: (found, true) segments of each utterance.
+        tolerance: seconds that a boundary may be off.
+    """
+    right = frames = good = boundaries = 0
+    errors: list[float] = []
+    for found, true in pairs:
+        count = round(100 * true[-1].end)
+        middles = (np.arange(count) + 0.5) / 100
+        right += int((_labels(found, middles) == _labels(true, middles)).sum())
+        frames += count
+        offsets = _boundary_errors(found, true)
+        boundaries += len(true) - 1
+        errors += offsets
+        good += sum(offset <= tolerance + 1e-9 for offset in offsets)
+    mean = float(np.mean(errors)) if errors else float("nan")
+    return AlignmentAccuracy(
+        right / max(frames, 1), good / max(boundaries, 1), good / max(len(errors), 1), mean, frames
+    )
+
+
+def _labels(segments: Sequence[Segment], times: np.ndarray) -> np.ndarray:
+    at = np.searchsorted([segment.end for segment in segments], times, side="right")
+    return np.array([segment.phone for segment in segments])[np.minimum(at, len(segments) - 1)]
+
+
+def _boundary_errors(found: Sequence[Segment], true: Sequence[Segment]) -> list[float]:
+    matched = _matches([s.phone for s in found], [s.phone for s in true])
+    return [
+        abs(found[matched[n]].end - true[n].end)
+        for n in range(len(true) - 1)
+        if n in matched and matched.get(n + 1) == matched[n] + 1
+    ]
+
+
+def _matches(found: Sequence[str], true: Sequence[str]) -> dict[int, int]:
+    """Position in ``true`` -> position in ``found``, of equal phones on the cheapest alignment of the two."""
+    cost = np.zeros((len(found) + 1, len(true) + 1), dtype=int)
+    cost[:, 0], cost[0] = np.arange(len(found) + 1), np.arange(len(true) + 1)
+    for i in range(1, len(found) + 1):
+        for j in range(1, len(true) + 1):
+            substitution = cost[i - 1, j - 1] + (0 if found[i - 1] == true[j - 1] else 2)
+            cost[i, j] = min(substitution, cost[i - 1, j] + 1, cost[i, j - 1] + 1)
+    matched, i, j = {}, len(found), len(true)
+    while i and j:
+        if found[i - 1] == true[j - 1] and cost[i, j] == cost[i - 1, j - 1]:
+            matched[j - 1] = i - 1
+            i, j = i - 1, j - 1
+        elif cost[i, j] == cost[i - 1, j] + 1:
+            i -= 1
+        else:
+            j -= 1
+    return matched

@@ -1,0 +1,83 @@
+"""Phones of references and hypotheses, for phone error rates."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from nemo_speechlm.data.manifest import Record
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.evaluation.report import Phones
+from nemo_speechlm.tokenizers.phonemizer import Phonemizer
+
+NOT_SPOKEN = ("SIL", "SPN", "SPN_S")
+
+
+def make_phones(language: str, units_field: str | None, languages: Path) -> Phones:
+    """A function that makes phones of references and hypotheses, without stress, positions and silences.
+
+    Args:
+        language: whose phonemizer pronounces texts: ``en`` for English, or a file in ``languages``.
+        units_field: manifest field of phoneme units that are the references' phones; None pronounces them.
+        languages: folder of language configs.
+    """
+    phonemizer = _phonemizer(language, languages)
+
+    @cache
+    def word(text: str) -> tuple[str, ...]:
+        try:
+            return tuple(bare_phone(phone) for phone in phonemizer.pronunciations(text)[0])
+        except InputError:
+            return (f"?{text}",)  # counts as one phone, which is right if it is the same word
+
+    def sentence(text: str) -> list[str]:
+        return [phone for spoken in text.split() for phone in word(spoken)]
+
+    def phones(record: Record, reference: str, hypothesis: str) -> tuple[Sequence[str], Sequence[str]]:
+        if units_field is None:
+            return sentence(reference), sentence(hypothesis)
+        return spoken_units(record, units_field), sentence(hypothesis)
+
+    return phones
+
+
+def spoken_units(record: Record, units_field: str) -> list[str]:
+    """The phones of a record's units, silences left out.
+
+    Raises:
+        InputError: if it has none.
+    """
+    units = record.get(units_field)
+    if isinstance(units, str):
+        units = units.split()
+    if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units):
+        name = record.get("audio_filepath", "a line")
+        raise InputError(f"{name}: {units_field!r} is {str(units)[:40]!r}, expected symbols of phoneme units")
+    return [bare_phone(unit) for unit in units if unit not in NOT_SPOKEN]
+
+
+def bare_phone(symbol: str) -> str:
+    """A phone without its position in the word and without the digit or mark of its stress.
+
+    >>> bare_phone("AH0_B"), bare_phone("T"), bare_phone("ˈa_S")
+    ('AH', 'T', 'a')
+    """
+    return symbol.partition("_")[0].rstrip("012").lstrip("ˈˌ")
+
+
+def _phonemizer(language: str, languages: Path) -> Phonemizer:
+    if language == "en":
+        from nemo_speechlm.tokenizers.english import EnglishPhonemizer
+
+        return EnglishPhonemizer()
+    path = languages / f"{language}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in languages.glob("*.yaml")))
+        raise SpeechLMError(f"there is no language {language!r}; there are {known}")
+    from nemo_speechlm.tokenizers.espeak_text import EspeakPhonemizer
+    from nemo_speechlm.tokenizers.language import Language
+
+    values = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(values, dict)
+    return EspeakPhonemizer(Language.of(values.get("language", values)))

@@ -1,0 +1,110 @@
+"""Is a difference in error rates more than chance? Bootstrap over utterances (Bisani and Ney, 2004)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nemo_speechlm.evaluation.error_rates import ErrorCounts
+
+_CHUNK = 256
+"""Resamplings drawn at once, to bound memory."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of a rate."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired bootstrap test of system B against system A.
+
+    Attributes:
+        difference: rate of B less that of A; negative where B is better.
+        interval: of the difference.
+        p_value: two-sided: how often resampled differences, centred, are at least as large as the one found.
+        better: share of resamplings in which B has the lower rate.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+    better: float
+
+
+def confidence_interval(
+    counts: Sequence[ErrorCounts], groups: Sequence[object] | None = None, level: float = 0.95, draws: int = 1000
+) -> Interval | None:
+    """Interval of the error rate over all utterances.
+
+    Args:
+        counts: of each utterance.
+        groups: what is resampled as a whole, such as each utterance's speaker; None: single utterances.
+        level: of confidence.
+        draws: resamplings.
+
+    Returns:
+        None where there is nothing to divide by.
+    """
+    errors, lengths = _grouped([(c.errors, c.length) for c in counts], groups)
+    if not lengths.sum():
+        return None
+    return _interval(_resampled(errors, lengths, draws), level)
+
+
+def compare(
+    a: Sequence[ErrorCounts],
+    b: Sequence[ErrorCounts],
+    groups: Sequence[object] | None = None,
+    level: float = 0.95,
+    draws: int = 10000,
+) -> Comparison:
+    """Test two systems on the same utterances.
+
+    Args:
+        a: counts of system A.
+        b: counts of system B, of the same utterances in the same order.
+        groups: see :func:`confidence_interval`.
+        level: of confidence.
+        draws: resamplings.
+
+    Raises:
+        ValueError: if there are no reference words.
+    """
+    differences = [(y.errors - x.errors, x.length) for x, y in zip(a, b, strict=True)]
+    errors, lengths = _grouped(differences, groups)
+    if not lengths.sum():
+        raise ValueError("there are no reference words to compare on")
+    difference = float(errors.sum() / lengths.sum())
+    resampled = _resampled(errors, lengths, draws)
+    extreme = np.abs(resampled - difference) >= abs(difference) - 1e-12
+    p_value = (extreme.sum() + 1) / (draws + 1)
+    return Comparison(difference, _interval(resampled, level), float(p_value), float((resampled < 0).mean()))
+
+
+def _grouped(values: Sequence[tuple[int, int]], groups: Sequence[object] | None) -> tuple[np.ndarray, np.ndarray]:
+    table = np.array(values, dtype=np.int64).reshape(-1, 2)
+    if groups is not None:
+        names: dict[object, int] = {}
+        index = np.array([names.setdefault(group, len(names)) for group in groups])
+        table = np.stack([np.bincount(index, column, len(names)) for column in table.T], axis=1)
+    return table[:, 0].astype(float), table[:, 1].astype(float)
+
+
+def _resampled(errors: np.ndarray, lengths: np.ndarray, draws: int) -> np.ndarray:
+    """Rates of resamplings, (draws,); always the same ones."""
+    rng = np.random.default_rng(0)
+    rates = []
+    for start in range(0, draws, _CHUNK):
+        picks = rng.integers(len(errors), size=(min(_CHUNK, draws - start), len(errors)))
+        rates.append(errors[picks].sum(1) / np.maximum(lengths[picks].sum(1), 1))
+    return np.concatenate(rates)
+
+
+def _interval(rates: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))

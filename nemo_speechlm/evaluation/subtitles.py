@@ -1,0 +1,69 @@
+"""Words in time as subtitles (SubRip) and as paragraphs."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from nemo_speechlm.decoding.times import TimedWord
+
+_LINE = 42
+"""Characters of a line, as broadcasters have it; a cue has two lines."""
+_LONGEST = 6.0
+"""Seconds of a cue."""
+_PAUSE = 0.8
+"""Seconds without a word that end a cue."""
+
+
+class Cue(NamedTuple):
+    """A subtitle.
+
+    Attributes:
+        start: seconds.
+        end: seconds.
+        text: one line or two.
+    """
+
+    start: float
+    end: float
+    text: str
+
+
+def make_cues(words: Iterable[TimedWord]) -> list[Cue]:
+    """Words in cues of at most two lines and six seconds that end at pauses."""
+    groups: list[list[TimedWord]] = []
+    for word in words:
+        last = groups[-1] if groups else []
+        if (
+            not last
+            or word.start - last[-1].end > _PAUSE
+            or word.end - last[0].start > _LONGEST
+            or len(_lines([w.text for w in [*last, word]])) > 2
+        ):
+            groups.append([])
+        groups[-1].append(word)
+    return [Cue(group[0].start, group[-1].end, "\n".join(_lines([w.text for w in group]))) for group in groups]
+
+
+def to_srt(cues: Iterable[Cue]) -> str:
+    """Cues in the SubRip format."""
+    blocks = [
+        f"{number}\n{_clock(cue.start)} --> {_clock(max(cue.end, cue.start + 0.1))}\n{cue.text}\n"
+        for number, cue in enumerate(cues, start=1)
+    ]
+    return "\n".join(blocks)
+
+
+def _lines(words: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word) <= _LINE:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02},{rest % 1000:03}"

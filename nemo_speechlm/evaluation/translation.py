@@ -1,0 +1,86 @@
+"""BLEU and chrF of translations, and what evaluating a model with an attention decoder needs to know of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo.collections.asr.models import ASRModel
+from sacrebleu.metrics import BLEU, CHRF
+
+from nemo_speechlm.data.manifest import Record
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.encdec import SpeechLMEncDecModel
+
+_TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char"}
+"""sacrebleu's tokenizers for languages without spaces between words (its own for Japanese and Korean need more)."""
+
+
+def translation_scores(
+    hypotheses: Sequence[str], references: Sequence[str], target_lang: str | None = None
+) -> dict[str, Any]:
+    """Score translations against one reference each, case and punctuation included.
+
+    Args:
+        hypotheses: what was written.
+        references: what should have been, in the same order.
+        target_lang: of both, ISO 639-1; decides how BLEU cuts them into words.
+
+    Returns:
+        ``bleu`` and ``chrf`` (0 to 100), their signatures as sacrebleu writes them, and ``bleu_details``: n-gram
+        precisions, brevity penalty and lengths.
+    """
+    bleu, chrf = BLEU(tokenize=_TOKENIZERS.get(target_lang or "", "13a")), CHRF()
+    score = bleu.corpus_score(list(hypotheses), [list(references)])
+    return {
+        "bleu": round(score.score, 2),
+        "chrf": round(chrf.corpus_score(list(hypotheses), [list(references)]).score, 2),
+        "bleu_signature": str(bleu.get_signature()),
+        "chrf_signature": str(chrf.get_signature()),
+        "bleu_details": str(score),
+    }
+
+
+def is_translation(model: ASRModel) -> bool:
+    """Whether a model translates (it says so itself)."""
+    return model.cfg.get("task") == "translation"
+
+
+def has_attention_decoder(model: ASRModel) -> bool:
+    """Whether a model is one of ours with an attention decoder."""
+    return isinstance(model, SpeechLMEncDecModel)
+
+
+def check_languages(model: ASRModel, records: Sequence[Record], manifest: str | Path) -> None:
+    """Check that what a model translates from and to is what a manifest holds, where both say it.
+
+    Args:
+        model: with ``source_lang`` and ``target_lang`` in its config.
+        records: lines of the manifest.
+        manifest: for the message.
+
+    Raises:
+        InputError: if a language is another.
+    """
+    for key in ("source_lang", "target_lang"):
+        own = model.cfg.get(key)
+        found = next((r[key] for r in records if own is not None and r.get(key) not in (None, own)), None)
+        if found is not None:
+            raise InputError(f"{key!r} is {found!r} in a line; the model's is {own!r}", manifest)
+
+
+def set_search(model: ASRModel, **settings: Any) -> None:
+    """Change how a model with an attention decoder searches; None leaves a setting as it is.
+
+    Args:
+        model: the model.
+        settings: fields of ``SearchSettings``.
+
+    Raises:
+        InputError: if something is to be changed in a model without such a decoder.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if not given:
+        return
+    if not isinstance(model, SpeechLMEncDecModel):
+        raise InputError(f"{', '.join(given)}: {type(model).__name__} has no attention decoder; leave it out")
+    model.change_decoding_strategy(given)

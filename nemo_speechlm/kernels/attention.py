@@ -1,0 +1,158 @@
+"""Attention with relative positions: ``softmax((q k^T + q r^T) / sqrt(K)) v``, r being a row per distance.
+
+``q r^T`` is one product with the few distances that are told apart; its columns are then laid where they belong.
+Nothing of the size (T, T, K) is ever made.
+
+Axis legend: B batch, T frames, H heads, K width of a head, R distances.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from nemo_speechlm.kernels.cpu import is_fast
+from nemo_speechlm.kernels.dropout import keep_mask, keep_scale
+
+
+class Positions(NamedTuple):
+    """Rows of the distances j - i of key j from query i, from ``-before`` to ``after``; farther ones take the ends.
+
+    Attributes:
+        rows_RK: (before + 1 + after, K).
+        before: the farthest distance that is told apart, backwards.
+        after: the same, forwards.
+    """
+
+    rows_RK: Tensor
+    before: int
+    after: int
+
+
+def relative_attention(
+    q_BHTK: Tensor,
+    k_BHTK: Tensor,
+    v_BHTK: Tensor,
+    positions: Positions | None = None,
+    padding_BT: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attend within each row.
+
+    Args:
+        q_BHTK: queries, not scaled.
+        k_BHTK: keys.
+        v_BHTK: values.
+        positions: None for none.
+        padding_BT: True where a key is not to be seen; each row must have a key that is.
+        dropout: on the attention's weights.
+
+    Returns:
+        (B, T, H, K).
+    """
+    if positions is not None and is_fast(q_BHTK, k_BHTK, v_BHTK, positions.rows_RK):
+        rows, before, after = positions
+        return _RelativeAttention.apply(q_BHTK, k_BHTK, v_BHTK, rows, before, after, padding_BT, dropout)
+    bias = None
+    if positions is not None:
+        scores = torch.matmul(q_BHTK * q_BHTK.shape[-1] ** -0.5, positions.rows_RK.t().type_as(q_BHTK))
+        bias = _by_key(_widen(scores, positions))
+    if padding_BT is not None:
+        hidden = torch.zeros_like(padding_BT, dtype=q_BHTK.dtype).masked_fill_(padding_BT, -torch.inf)[:, None, None]
+        bias = hidden if bias is None else bias + hidden
+    return F.scaled_dot_product_attention(
+        q_BHTK, k_BHTK, v_BHTK, attn_mask=None if bias is None else bias.type_as(q_BHTK), dropout_p=dropout
+    ).transpose(1, 2)
+
+
+def _widen(scores: Tensor, positions: Positions) -> Tensor:
+    """(B, H, T, R) -> (B, H, T, 2T - 1): the columns of all distances, the ends repeated."""
+    farthest = scores.shape[2] - 1
+    left, right = farthest - positions.before, farthest - positions.after
+    if not left and not right:
+        return scores
+    return torch.cat(
+        [scores[..., :1].expand(-1, -1, -1, left), scores, scores[..., -1:].expand(-1, -1, -1, right)], -1
+    )
+
+
+def _by_key(scores: Tensor) -> Tensor:
+    """(..., T, 2T - 1), columns by j - i -> a view (..., T, T), columns by j."""
+    *batch, T, _ = scores.shape
+    # Row i begins at column T - 1 - i: one to the left of the row before it.
+    scores = scores.contiguous()
+    strides = (*scores.stride()[:-2], max(2 * T - 2, 1), 1)
+    return scores.as_strided((*batch, T, T), strides, scores.storage_offset() + T - 1)
+
+
+class _RelativeAttention(torch.autograd.Function):
+    """An utterance at a time, so that its scores stay in the cache. PyTorch's own has no dropout on a CPU.
+
+    Of the weights that are kept for the gradient, those that dropout took away have their sign turned.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows_RK: Tensor, before: int, after: int, padding: Tensor | None,
+        dropout: float,
+    ) -> Tensor:  # fmt: skip
+        B, H, T, K = q.shape
+        R, scale, left = len(rows_RK), K**-0.5, T - 1 - before
+        needs_gradient = any(ctx.needs_input_grad)
+        rows_KR = rows_RK.t() * scale
+        out = q.new_empty(B, T, H, K)
+        wide, scores = q.new_empty(H, T, 2 * T - 1), q.new_empty(H, T, T)
+        kept = q.new_empty(B if needs_gradient else 1, H, T, T)
+        for b in range(B):
+            near = torch.matmul(q[b], rows_KR)
+            wide[..., left : left + R] = near
+            wide[..., :left] = near[..., :1]
+            wide[..., left + R :] = near[..., -1:]
+            torch.baddbmm(_by_key(wide), q[b], k[b].transpose(1, 2), alpha=scale, out=scores)
+            if padding is not None:
+                scores.masked_fill_(padding[b], -torch.inf)
+            weights = torch.softmax(scores, -1, out=kept[b if needs_gradient else 0])
+            if dropout:
+                mask = keep_mask(weights.shape, dropout)
+                out[b] = torch.bmm(torch.mul(weights, mask, out=scores), v[b] * keep_scale(dropout)).transpose(0, 1)
+                weights.mul_(mask.mul_(2).sub_(1))
+            else:
+                out[b] = torch.bmm(weights, v[b]).transpose(0, 1)
+        if needs_gradient:
+            ctx.save_for_backward(q, k, v, rows_RK, out, kept)
+            ctx.before, ctx.keep_scale = before, keep_scale(dropout)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, rows_RK, out, kept = ctx.saved_tensors
+        B, H, T, K = q.shape
+        R = len(rows_RK)
+        scale = K**-0.5
+        left = T - 1 - ctx.before
+        of_q, of_k, of_v = (torch.empty(B, T, H, K).transpose(1, 2) for _ in range(3))
+        of_rows = torch.zeros_like(rows_RK)
+        wide = q.new_zeros(H, T, 2 * T - 1)  # what lies between its rows stays zero
+        by_key = _by_key(wide)
+        drift = (gradient * out).sum(-1).transpose(1, 2).unsqueeze(3)
+        scaled_rows = rows_RK * scale
+        for b, signed in enumerate(kept):
+            of_context = gradient[b].transpose(0, 1) * ctx.keep_scale
+            dropped = signed.clamp(min=0)
+            of_v[b] = torch.bmm(dropped.transpose(1, 2), of_context)
+            # softmax: w (dw - sum(w dw)); what was dropped has no dw.
+            of_scores = torch.bmm(of_context, v[b].transpose(1, 2)).mul_(dropped)
+            torch.addcmul(of_scores, signed.abs_(), drift[b], value=-1, out=by_key)
+            # A product reads the layout by keys in place: its rows are one apart from those by distance.
+            of_query = torch.bmm(by_key, k[b]).mul_(scale)
+            of_k[b] = torch.bmm(by_key.transpose(1, 2), q[b]).mul_(scale)
+            of_distances = wide[..., left : left + R].clone()
+            of_distances[..., 0] += wide[..., :left].sum(-1)
+            of_distances[..., -1] += wide[..., left + R :].sum(-1)
+            flat = of_distances.view(H * T, R)
+            of_q[b] = of_query.view(H * T, K).addmm_(flat, scaled_rows).view(H, T, K)
+            of_rows.addmm_(flat.t(), q[b].reshape(H * T, K), alpha=scale)
+        return of_q, of_k, of_v, of_rows, None, None, None, None

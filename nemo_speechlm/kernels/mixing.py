@@ -1,0 +1,101 @@
+"""What masking, swapping and padding do to the states, in one pass: a PyTorch version, and the switch to Triton's.
+
+Axis legend: B utterances, T frames, D width, V units.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Backend = Literal["auto", "triton", "torch"]
+
+BACKEND_VARIABLE = "NEMO_SPEECHLM_KERNELS"
+"""Environment variable that says which version runs where a call says ``auto``."""
+
+
+def mix_states(
+    states_BTD: Tensor,
+    mask_BT: Tensor | None = None,
+    mask_vector_D: Tensor | None = None,
+    swap_BT: Tensor | None = None,
+    units_BT: Tensor | None = None,
+    embedding_VD: Tensor | None = None,
+    padding_BT: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Replace frames: padded ones by zeros, masked ones by a vector, swapped ones by the embedding of their unit.
+
+    Where a frame is more than one of these, the first in this order counts. All others stay.
+
+    Args:
+        states_BTD: (B, T, D), of the dtype of the result.
+        mask_BT: bool; with ``mask_vector_D``, or both None.
+        mask_vector_D: what masked frames become.
+        swap_BT: bool; with ``units_BT`` and ``embedding_VD``, or all None.
+        units_BT: integers; read only where frames are swapped.
+        embedding_VD: a row per unit.
+        padding_BT: bool, or None where nothing is padded.
+        backend: ``"triton"``, ``"torch"``, or ``"auto"``: what the environment variable ``NEMO_SPEECHLM_KERNELS``
+            says, else Triton for CUDA tensors where it is installed, and PyTorch for others.
+
+    Returns:
+        (B, T, D), a new tensor.
+
+    Raises:
+        ValueError: for arguments that belong together and are not, or an unknown backend.
+    """
+    if (mask_BT is None) != (mask_vector_D is None):
+        raise ValueError("mix_states: mask and mask_vector belong together")
+    if not (swap_BT is None) == (units_BT is None) == (embedding_VD is None):
+        raise ValueError("mix_states: swap, units and embedding belong together")
+    mix = _chosen(backend, states_BTD)
+    return mix(states_BTD, mask_BT, mask_vector_D, swap_BT, units_BT, embedding_VD, padding_BT)
+
+
+def mix_states_torch(
+    states_BTD: Tensor,
+    mask_BT: Tensor | None = None,
+    mask_vector_D: Tensor | None = None,
+    swap_BT: Tensor | None = None,
+    units_BT: Tensor | None = None,
+    embedding_VD: Tensor | None = None,
+    padding_BT: Tensor | None = None,
+) -> Tensor:
+    """The PyTorch version of :func:`mix_states`: a pass over the states for each kind of replacement."""
+    mixed = states_BTD
+    if swap_BT is not None and units_BT is not None and embedding_VD is not None:
+        rows = torch.nn.functional.embedding(units_BT.masked_fill(~swap_BT, 0), embedding_VD)
+        mixed = torch.where(swap_BT.unsqueeze(2), rows.type_as(mixed), mixed)
+    if mask_BT is not None and mask_vector_D is not None:
+        mixed = torch.where(mask_BT.unsqueeze(2), mask_vector_D.type_as(mixed), mixed)
+    if padding_BT is not None:
+        mixed = mixed.masked_fill(padding_BT.unsqueeze(2), 0.0)
+    return mixed
+
+
+def _chosen(backend: str, states: Tensor) -> Callable[..., Tensor]:
+    if backend == "auto":
+        backend = os.environ.get(BACKEND_VARIABLE, "auto")
+    if backend == "auto":
+        backend = "triton" if states.is_cuda and _triton() is not None else "torch"
+    if backend == "torch":
+        return mix_states_torch
+    if backend != "triton":
+        raise ValueError(f"the kernels' backend is {backend!r}, expected auto, triton or torch")
+    mix = _triton()
+    if mix is None:
+        raise ValueError("the kernels' backend is triton, which is not installed: pip install triton")
+    return mix
+
+
+@cache
+def _triton() -> Callable[..., Tensor] | None:
+    try:
+        from nemo_speechlm.kernels.mixing_triton import mix_states_triton
+    except ImportError:
+        return None
+    return mix_states_triton

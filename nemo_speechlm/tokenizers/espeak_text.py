@@ -1,0 +1,247 @@
+"""Pronunciations of any language that espeak-ng speaks, and text to their units.
+
+espeak-ng and phonemizer are GPL. They come with the extra ``languages`` and are loaded only when words are to be
+pronounced.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_speechlm.data.espeak import espeak_files
+from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
+from nemo_speechlm.tokenizers.english import FRAME_RATE, POSITIONS, SILENCE, check_style, word_units
+from nemo_speechlm.tokenizers.language import Language
+from nemo_speechlm.tokenizers.phonemizer import Phonemizer
+from nemo_speechlm.tokenizers.pronouncing import read_any_lexicon
+from nemo_speechlm.tokenizers.text import TextTokenizer, TextTokenizing, TextUnits, with_silences
+from nemo_speechlm.tokenizers.units import UnitInventory
+
+Pronunciation = tuple[str, ...]
+"""Phones in IPA as espeak-ng writes them; those of stressed vowels begin with ˈ or ˌ."""
+
+
+class EspeakPhonemizer(Phonemizer):
+    """Pronunciations of single words by espeak-ng, memoized; many at once are faster (:meth:`prepare`).
+
+    Args:
+        language: which, with the words that espeak-ng gets wrong alone.
+        lexicon: further pronunciations, which go before both.
+
+    >>> from nemo_speechlm.testing import russian
+    >>> EspeakPhonemizer(russian()).pronunciations("мама")
+    [('m', 'ˈɑ', 'm', 'a')]
+    """
+
+    def __init__(self, language: Language, lexicon: Mapping[str, Sequence[Sequence[str]]] | None = None):
+        self.language = language.code
+        self._language = language
+        self._known: dict[str, list[Pronunciation]] = {
+            word: [tuple(variant.split()) for variant in variants] for word, variants in language.words.items()
+        }
+        self._known.update((word, [tuple(v) for v in variants]) for word, variants in (lexicon or {}).items())
+
+    def pronunciations(self, word: str) -> list[Pronunciation]:
+        """The word's pronunciations."""
+        found = self._known.get(word)
+        if found is None:
+            self.prepare([word])
+            found = self._known[word]
+        if not found:
+            raise InputError(f"espeak-ng has no pronunciation of {word!r}")
+        return found
+
+    def prepare(self, words: Iterable[str]) -> None:
+        """Look several words up at once."""
+        new = [word for word in dict.fromkeys(words) if word not in self._known]
+        if not new:
+            return
+        spoken = self._backend.phonemize(new, separator=self._separator, strip=True)
+        for word, phones in zip(new, spoken, strict=True):
+            parts = [phone.strip("-") for phone in phones.split()]
+            self._known[word] = [tuple(phone for phone in parts if phone)] if any(parts) else []
+
+    def inventory(self, style: str, words: Iterable[str]) -> UnitInventory:
+        """Silence and the phones that occur in the words, sorted, each with all positions if the style has them."""
+        words = list(words)
+        self.prepare(words)
+        phones = {phone for word in words for variant in self._known[word] for phone in variant}
+        return phone_inventory(self.language, phones, style)
+
+    @cached_property
+    def _separator(self) -> Any:
+        from phonemizer.separator import Separator
+
+        return Separator(phone=" ", word="  ", syllable="")
+
+    @cached_property
+    def _backend(self) -> Any:
+        library, data = espeak_files()
+        try:
+            from phonemizer.backend import EspeakBackend
+            from phonemizer.backend.espeak.wrapper import EspeakWrapper
+        except ImportError as error:
+            raise SpeechLMError(
+                "pronunciations by espeak-ng need phonemizer (GPL): pip install 'nemo_speechlm[languages]'"
+            ) from error
+        EspeakWrapper.set_library(str(library))
+        EspeakWrapper.set_data_path(str(data))
+        quiet = logging.getLogger(f"{__name__}.phonemizer")
+        quiet.setLevel(logging.ERROR)  # it warns of each word in which espeak-ng changes to another language
+        try:
+            return EspeakBackend(
+                self._language.voice, with_stress=self._language.stress, language_switch="remove-flags", logger=quiet
+            )
+        except RuntimeError as error:
+            raise InputError(f"language.voice is {self._language.voice!r}: {error}") from error
+
+
+def phone_inventory(language: str, phones: Iterable[str], style: str) -> UnitInventory:
+    """Silence and phones in order of their spelling; with all positions in a word if ``style`` has them.
+
+    >>> phone_inventory("cs", ["p"], "position_stress").symbols
+    ('SIL', 'p_B', 'p_E', 'p_I', 'p_S')
+    """
+    check_style(style)
+    symbols = sorted(phones)
+    if style == "position_stress":
+        symbols = [f"{phone}_{position}" for phone in symbols for position in POSITIONS]
+    return UnitInventory("phoneme", language, FRAME_RATE, (SILENCE, *symbols), silence=SILENCE)
+
+
+def phone_units(phones: Sequence[str], style: str) -> list[str]:
+    """The units of one word; the style ``plain`` leaves its phones as they are."""
+    return list(phones) if style == "plain" else word_units(phones, style)
+
+
+@dataclass(frozen=True)
+class EspeakTokenizing(TextTokenizing):
+    """How text of a language becomes the units of espeak-ng's pronunciations.
+
+    Args:
+        language: the values of a config in ``conf/language/``.
+        style: ``position_stress``: units say where in the word a phone stands; ``plain``: they do not. Stress is the
+            language's.
+        silence_probability: of a silence between two words; both ends always have one.
+        lexicon: file of pronunciations that go before espeak-ng's, in its phones.
+        unknown: what becomes of a word with a phone that is not in the inventory: ``skip_line``, ``drop_word`` or
+            ``error``.
+    """
+
+    language: Language | dict[str, Any]
+    style: str = "position_stress"
+    silence_probability: float = 0.25
+    lexicon: str | None = None
+    unknown: str = "skip_line"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "language", Language.of(self.language))
+        check_style(self.style)
+        if not 0 <= self.silence_probability <= 1:
+            raise InputError(f"silence_probability is {self.silence_probability}, expected a number from 0 to 1")
+        if self.unknown not in ("skip_line", "drop_word", "error"):
+            raise InputError(f"unknown is {self.unknown!r}, expected skip_line, drop_word or error")
+
+    def inventory(self) -> UnitInventory:
+        """None to begin with: which phones a language has is found out in a corpus."""
+        raise InputError(
+            "no unit inventory; make it of a text: examples/make_lexicon.py "
+            f"language={self.spoken.code} source=[text.json] output=lexicon.txt units=units.json"
+        )
+
+    def check(self, inventory: UnitInventory, path: str | Path) -> None:
+        """Raise unless an inventory is of phonemes of this language, in this style."""
+        if inventory.kind != "phoneme" or inventory.language != self.spoken.code:
+            raise InputError(
+                f"an inventory of {inventory.kind} units for language {inventory.language!r}, expected phonemes of "
+                f"{self.spoken.code!r}",
+                path,
+            )
+        if inventory.silence is None:
+            raise InputError("the inventory has no silence", path)
+        positions = any(symbol.endswith(tuple(f"_{p}" for p in POSITIONS)) for symbol in inventory.symbols)
+        if positions != (self.style == "position_stress"):
+            raise InputError(
+                f"style is {self.style!r}, but its units are {', '.join(inventory.symbols[:4])}, ...", path
+            )
+
+    def make(self, inventory: UnitInventory) -> "EspeakTextTokenizer":
+        """The tokenizer."""
+        return EspeakTextTokenizer(self, inventory)
+
+    def files(self) -> Sequence[str]:
+        """The lexicon."""
+        return () if self.lexicon is None else (self.lexicon,)
+
+    @property
+    def spoken(self) -> Language:
+        """The language as such."""
+        assert isinstance(self.language, Language)
+        return self.language
+
+    @property
+    def batch_size(self) -> int:
+        """Sentences whose words are looked up at once."""
+        return 64
+
+
+class EspeakTextTokenizer(TextTokenizer):
+    """Turns text into the units of its words' usual pronunciations.
+
+    Args:
+        tokenizing: how.
+        inventory: of the units.
+    """
+
+    def __init__(self, tokenizing: EspeakTokenizing, inventory: UnitInventory):
+        self._how, self._language = tokenizing, tokenizing.spoken
+        lexicon = None if tokenizing.lexicon is None else read_any_lexicon(tokenizing.lexicon)
+        self._phonemizer = EspeakPhonemizer(tokenizing.spoken, lexicon)
+        self._silence, self._symbols = inventory.silence or SILENCE, frozenset(inventory.symbols)
+        self._words: dict[str, str | None] = {}
+
+    def tokenize(self, text: str, rng: np.random.Generator) -> TextUnits:
+        """The units of a sentence, without durations; its words if some of them were dropped."""
+        every = self._language.sentence_words(text)
+        words = self._language.own_words(text)
+        if self._how.unknown == "drop_word":
+            words = [word for word in words if self._word(word) is not None]
+        units = [self._units(word) for word in words]
+        if not units:
+            raise SkipItem("no word that can be pronounced")
+        dropped = (
+            {"text": " ".join(words), "dropped_words": len(every) - len(words)} if len(words) < len(every) else {}
+        )
+        return TextUnits(with_silences(units, self._silence, self._how.silence_probability, rng), None, dropped)
+
+    def tokenize_batch(
+        self, texts: Sequence[str], rngs: Sequence[np.random.Generator]
+    ) -> list[TextUnits | InputError | SkipItem]:
+        """As :meth:`tokenize`; words that are new are looked up together."""
+        foreign = self._language.foreign == "espeak"
+        words = {word for text in texts for word in self._language.sentence_words(text)}
+        self._phonemizer.prepare(sorted(word for word in words if foreign or not self._language.is_foreign(word)))
+        return super().tokenize_batch(texts, rngs)
+
+    def _units(self, word: str) -> str:
+        units = self._word(word)
+        if units is None:
+            if self._how.unknown == "error":
+                raise InputError(f"{word!r} cannot be pronounced, or with a phone that is not among the units")
+            raise SkipItem(f"words with phones that are not among the units ({word!r})")
+        return units
+
+    def _word(self, word: str) -> str | None:
+        """The units of a word, joined by spaces; None where one is not in the inventory, or there are none."""
+        if word not in self._words:
+            try:
+                units = phone_units(self._phonemizer.pronunciations(word)[0], self._how.style)
+            except InputError:
+                units = []
+            self._words[word] = " ".join(units) if units and self._symbols.issuperset(units) else None
+        return self._words[word]

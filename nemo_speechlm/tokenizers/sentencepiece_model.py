@@ -1,0 +1,71 @@
+"""Training a SentencePiece tokenizer, in the folder that NeMo's models want."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from nemo_speechlm.errors import InputError
+
+KINDS = ("unigram", "bpe", "char", "word")
+FILES = ("tokenizer.model", "tokenizer.vocab", "vocab.txt")
+"""What the folder holds; the model is the last to be there."""
+
+
+def train_tokenizer(
+    sentences: Iterable[str],
+    folder: str | Path,
+    vocab_size: int,
+    kind: str = "unigram",
+    character_coverage: float = 1.0,
+    sample_size: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Train a tokenizer with NeMo's settings of SentencePiece: no sentence symbols, and id 0 for the unknown.
+
+    Args:
+        sentences: what to train on, cleaned as transcripts are.
+        folder: where ``tokenizer.model``, ``tokenizer.vocab`` and ``vocab.txt`` go.
+        vocab_size: number of tokens; fewer are made where the text is too small for so many.
+        kind: one of ``KINDS``.
+        character_coverage: share of the text's characters that are given tokens; below 1 for thousands of characters.
+        sample_size: draw so many sentences to train on; 0 takes all.
+        overwrite: replace a tokenizer that is there already.
+
+    Returns:
+        the number of tokens.
+
+    Raises:
+        InputError: if there is no text, a tokenizer in the folder, or the settings do not fit the text.
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    folder = Path(folder)
+    if not overwrite and (found := [name for name in FILES if (folder / name).exists()]):
+        raise InputError("exists already; give another output, or overwrite=true to replace it", folder / found[0])
+    from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial.") as work:
+        text = Path(work) / "text"
+        with open(text, "w", encoding="utf-8") as file:
+            count = sum(bool(file.write(sentence + "\n")) for sentence in sentences)
+        if not count:
+            raise InputError("there is no text to train a tokenizer on")
+        try:
+            create_spt_model(
+                str(text),
+                vocab_size,
+                sample_size,
+                do_lower_case=False,
+                tokenizer_type=kind,
+                output_dir=str(Path(work) / "made"),
+                character_coverage=character_coverage,
+                remove_extra_whitespaces=True,
+            )
+        except RuntimeError as error:
+            raise InputError(f"SentencePiece cannot make {vocab_size} tokens of this text: {error}") from error
+        for name in reversed(FILES):
+            os.replace(Path(work) / "made" / name, folder / name)
+    with open(folder / "tokenizer.vocab", encoding="utf-8") as file:
+        return sum(1 for _ in file)

@@ -1,0 +1,32 @@
+"""What tokenizers of speech and of text have in common: they are described by the values of a config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Tokenizing:
+    """How something becomes units: picklable, and its ``repr`` says all that decides the result but files' contents.
+
+    Its fields are the keys of its config.
+    """
+
+    def files(self) -> Sequence[str | Path]:
+        """Files whose content decides the result, such as a lexicon or a model."""
+        return ()
+
+    def prepared(self, manifest: str | Path, output: str | Path) -> Self:
+        """Itself after what is to be done once, before the job; called in the main process."""
+        return self
+
+    @property
+    def batch_size(self) -> int:
+        """Lines that a tokenizer is given at once; 1 where it gains nothing from more."""
+        return 1
+
+    @property
+    def max_workers(self) -> int | None:
+        """Most processes that make sense if the user names no number; None is one per core."""
+        return None

@@ -1,0 +1,147 @@
+"""Beam searches against all paths, one by one."""
+
+import itertools
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from nemo_speechlm.data.transcripts import CharacterEncoder
+from nemo_speechlm.decoding.decoders import Decoded, DecodingOptions, greedy, make_decoder
+from nemo_speechlm.decoding.tokens import as_lm_tokens, words_of
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.tokenizers.arpa import ArpaModel
+from nemo_speechlm.tokenizers.ngram import train_ngram_model
+
+LABELS = [" ", "a", "b"]
+SENTENCES = ["ab a", "ab b a", "a ab", "b ab", "ab", "ba b a"] * 2
+
+
+def random_log_probs(frames, seed):
+    x = np.random.default_rng(seed).normal(size=(frames, len(LABELS) + 1)) * 1.5
+    return (x - np.log(np.exp(x).sum(1, keepdims=True))).astype(np.float32)
+
+
+def collapse(path):
+    return tuple(k for k, _ in itertools.groupby(path) if k != len(LABELS))
+
+
+def all_sequences(log_probs, combine):
+    """Label sequence -> log probability over all its paths."""
+    scores = defaultdict(lambda: -math.inf)
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        sequence = collapse(path)
+        scores[sequence] = combine(scores[sequence], sum(log_probs[t, k] for t, k in enumerate(path)))
+    return scores
+
+
+def decode(log_probs, **options):
+    options = DecodingOptions(beam_size=200, beam_threshold=1e4, **options)
+    decoder = make_decoder(options, LABELS, CharacterEncoder(LABELS))
+    done = []
+    found = decoder.decode(log_probs, options, done.append)
+    assert sum(done) == len(log_probs)
+    return found
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lm") / "characters.arpa"
+    encoder = CharacterEncoder(LABELS)
+    train_ngram_model([as_lm_tokens(encoder(s)) for s in SENTENCES], order=3).write_arpa(path, "<unk>")
+    return path
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lm") / "words.arpa.gz"
+    train_ngram_model([s.split() for s in SENTENCES], order=2).write_arpa(path, "<unk>")
+    return path
+
+
+def test_greedy():
+    for seed in range(5):
+        x = random_log_probs(9, seed)
+        assert tuple(greedy(x).tokens) == collapse(x.argmax(1))
+    assert greedy(np.zeros((0, 4))) == Decoded([], 0.0)
+
+
+def test_beam_finds_the_best_path():
+    inputs = [random_log_probs(frames, seed) for seed, frames in enumerate((4, 5, 3, 5))]
+    for x, (tokens, score) in zip(inputs, decode(inputs, kind="beam"), strict=True):
+        scores = all_sequences(x, max)  # NeMo's search does not sum the paths of a hypothesis up
+        best = max(scores, key=scores.get)
+        assert tuple(tokens) == best
+        assert score == pytest.approx(scores[best], abs=1e-3)
+
+
+@pytest.mark.parametrize(("weight", "bonus"), [(0.7, 0.0), (1.5, 1.0), (0.0, -0.5)])
+def test_fusion_adds_the_language_model(characters, weight, bonus):
+    lm = ArpaModel(characters)
+    inputs = [random_log_probs(frames, seed + 10) for seed, frames in enumerate((4, 5, 5))]
+    found = decode(inputs, kind="ngram", lm=str(characters), lm_weight=weight, word_score=bonus)
+    for x, (tokens, score) in zip(inputs, found, strict=True):
+        scores = {
+            sequence: total
+            + weight * math.log(10) * lm.perplexity([as_lm_tokens(sequence)]).log10
+            + bonus * len(sequence)
+            for sequence, total in all_sequences(x, max).items()
+        }
+        assert score == pytest.approx(max(scores.values()), abs=2e-3)
+        assert scores[tuple(tokens)] == pytest.approx(max(scores.values()), abs=2e-3)
+
+
+@pytest.mark.parametrize(("weight", "bonus"), [(1.0, 0.0), (2.0, 1.5)])
+def test_lexicon_allows_known_words_only(words, weight, bonus):
+    pytest.importorskip("flashlight.lib.text")
+    lm = ArpaModel(words)
+    inputs = [random_log_probs(6, seed + 20) for seed in range(3)]
+    found = decode(inputs, kind="lexicon", lm=str(words), lm_weight=weight, word_score=bonus)
+    for x, (tokens, score) in zip(inputs, found, strict=True):
+        best, best_score = "", -math.inf
+        for sequence, path_score in all_sequences(x, max).items():
+            text = "".join(LABELS[i] for i in sequence)
+            sentence = text.split()
+            if not sentence or any(word not in lm for word in sentence):
+                continue
+            # KenLM counts in log10, and so does flashlight
+            total = path_score + weight * lm.perplexity([sentence]).log10 + bonus * len(sentence)
+            if total > best_score:
+                best, best_score = " ".join(sentence), total
+        assert words_of(LABELS, tokens) == best
+        assert score == pytest.approx(best_score, abs=2e-3)
+
+
+def test_no_frames(characters):
+    assert decode([np.zeros((0, 4), dtype=np.float32)], kind="ngram", lm=str(characters)) == [Decoded([], 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"kind": "viterbi"}, SpeechLMError, "expected one of greedy, beam, ngram, lexicon"),
+        ({"kind": "ngram"}, SpeechLMError, "decoding=ngram needs a language model"),
+        ({"kind": "greedy", "lm": "x.arpa"}, SpeechLMError, "takes no language model"),
+        ({"kind": "ngram", "lm": "nowhere.arpa"}, InputError, r"nowhere\.arpa: no such file"),
+        ({"kind": "lexicon", "lm": "nowhere.arpa"}, InputError, r"nowhere\.arpa: no such file"),
+    ],
+)
+def test_options_that_do_not_go_together(options, error, message):
+    if options["kind"] == "lexicon":
+        pytest.importorskip("flashlight.lib.text")
+    with pytest.raises(error, match=message):
+        decode([], **options)
+
+
+def test_a_model_of_other_labels(words, characters, tmp_path):
+    with pytest.raises(InputError, match="is not a language model of the 3 labels"):
+        decode([], kind="ngram", lm=str(words))
+    (tmp_path / "lm.arpa").write_text("hello\n")
+    with pytest.raises(InputError, match="is not a language model of the 3 labels"):
+        decode([], kind="ngram", lm=str(tmp_path / "lm.arpa"))
+    pytest.importorskip("flashlight.lib.text")
+    with pytest.raises(InputError, match="neither an ARPA file"):
+        decode([], kind="lexicon", lm=str(tmp_path / "lm.arpa"))
+    with pytest.raises(InputError, match="none of its words"):
+        decode([], kind="lexicon", lm=str(characters))

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.evaluation.comparison import Pairing, write_comparison
+from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions
+from nemo_speechlm.evaluation.worst_page import write_page
+
+TEXTS = ["the cat sat on the mat", "a dog", "one two three four"] * 4
+RECORDS = [
+    {"audio_filepath": f"{i}.wav", "duration": 2.0, "speaker": str(i % 2), "text": t} for i, t in enumerate(TEXTS)
+]
+
+
+def result(folder, hypotheses, records=RECORDS):
+    files = ReportFiles.at(folder)
+    RecognitionReport.of(records, [r["text"] for r in records], hypotheses).write(files)
+    return files.utterances
+
+
+def test_compares_utterance_by_utterance(tmp_path):
+    a = result(tmp_path / "a", [text.replace("cat", "cart").replace("dog", "dock") for text in TEXTS])
+    b = result(tmp_path / "b", [text.replace("two", "too") for text in TEXTS][::-1], RECORDS[::-1])
+    pairing = Pairing.read(a, b)
+    comparison = pairing.compare(draws=500)
+    words = sum(len(text.split()) for text in TEXTS)
+    assert comparison.difference == pytest.approx((4 - 8) / words)
+    assert pairing.compare("speaker", draws=500).difference == comparison.difference
+    table = pairing.table(comparison).splitlines()
+    assert table[1].split()[:4] == ["A", f"{8 / words:.2%}", "8", str(words)]
+    assert "B is better on 8 utterances, worse on 4, equal on 0" in table[-1]
+    changes = "\n".join(pairing.changes(2))
+    assert changes.count("(-1 errors)") == changes.count("(+1 errors)") == 2
+    write_comparison(tmp_path / "c.json", pairing, comparison)
+    assert json.loads((tmp_path / "c.json").read_text())["p_value"] == comparison.p_value
+
+
+def test_other_utterances_are_an_error(tmp_path):
+    a = result(tmp_path / "a", TEXTS)
+    b = result(tmp_path / "b", TEXTS[1:], RECORDS[1:])
+    with pytest.raises(InputError, match=r"b/utterances\.jsonl: 1 utterances of the other file .* 0\.wav from 0 s on"):
+        Pairing.read(a, b)
+    other = [{**RECORDS[0], "text": "something else"}, *RECORDS[1:]]
+    c = result(tmp_path / "c", TEXTS, other)
+    with pytest.raises(InputError, match="the reference is 'something else'"):
+        Pairing.read(a, c)
+    with pytest.raises(InputError, match="no key 'phones'"):
+        Pairing.read(a, a, "per")
+    with pytest.raises(InputError, match="no utterance has 'chapter'"):
+        Pairing.read(a, a).compare("chapter")
+
+
+def test_page_of_the_worst(tmp_path):
+    records = [{**r, "audio_filepath": "<b>.wav"} if i == 0 else r for i, r in enumerate(RECORDS)]
+    hypotheses = ["the <i>cart</i> on a the mat", *TEXTS[1:]]
+    report = RecognitionReport.of(records, TEXTS, hypotheses, ReportOptions(split_by=("speaker",)))
+    write_page(tmp_path / "worst.html", report.records, report.summary(), tmp_path / "test.json", count=3)
+    page = (tmp_path / "worst.html").read_text()
+    assert page.count("<article>") == 3
+    assert page.index("&lt;b&gt;.wav") < page.index(">1.wav")
+    assert "&lt;i&gt;cart&lt;/i&gt;" in page
+    assert "<i>cart" not in page
+    assert "By speaker" in page
+    assert "http" not in page

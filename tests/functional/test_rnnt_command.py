@@ -1,0 +1,104 @@
+"""A transducer as a user trains it: it saves, restores, decodes both ways, and is one of NeMo's own models."""
+
+import json
+
+import pytest
+import torch
+from nemo.collections.asr.models import ASRModel, EncDecRNNTBPEModel, EncDecRNNTModel
+from omegaconf import OmegaConf
+
+from nemo_speechlm.data.sentences import read_sentences
+from nemo_speechlm.models import SpeechLMCTCModel
+from nemo_speechlm.modules import SpeechLMEncoder
+from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
+from nemo_speechlm.tokenizers.sentencepiece_model import train_tokenizer
+from tests.functional.test_transcribe_command import run
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"), n_speech=4)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    path = tmp_path_factory.mktemp("start") / "start.nemo"
+    head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}
+    SpeechLMCTCModel(OmegaConf.create({**tiny_architecture(), "labels": tiny_labels(), "decoder": head})).save_to(
+        str(path)
+    )
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path, corpus, start):
+    return [
+        "--config-name=rnnt_small",
+        f"output={tmp_path / 'rnnt.nemo'}",
+        f"exp_manager.exp_dir={tmp_path / 'runs'}",
+        f"model.init_from_pretrained={start}",
+        f"model.train_ds.manifest_filepath={corpus.speech}",
+        f"model.validation_ds.manifest_filepath={corpus.speech}",
+        "model.train_ds.batch_duration=6",
+        "model.train_ds.num_workers=0",
+        "model.train_ds.num_buckets=2",
+        "model.model_defaults.pred_hidden=16",
+        "model.model_defaults.joint_hidden=16",
+        "trainer.accelerator=cpu",
+        "trainer.max_steps=3",
+        "trainer.val_check_interval=3",
+        "save=last",
+    ]
+
+
+def test_characters(monkeypatch, tmp_path, corpus, start, recipe):
+    assert run(monkeypatch, *recipe, "model.freeze_front_end=true", example="speechlm_finetune_rnnt.py") == 0
+    model = ASRModel.restore_from(str(tmp_path / "rnnt.nemo"), map_location="cpu").eval()
+    assert type(model) is EncDecRNNTModel
+    assert isinstance(model.encoder, SpeechLMEncoder)
+    assert list(model.joint.vocabulary) == tiny_labels()
+    before = ASRModel.restore_from(str(start), map_location="cpu").state_dict()
+    after = model.state_dict()
+    encoder = [name for name in before if name.startswith("encoder.")]
+    changed = {name for name in encoder if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any("front_end" in name for name in changed)
+    assert all((after[name] - before[name]).abs().max() < 0.02 for name in encoder)  # it began there
+
+    arguments = [f"model={tmp_path / 'rnnt.nemo'}", f"manifest={corpus.speech}", "device=cpu"]
+    for decoding in ("greedy", "beam"):
+        output = tmp_path / decoding
+        options = [f"output={output}", f"decoding={decoding}", "beam_size=2"]
+        assert run(monkeypatch, *arguments, *options, example="speechlm_evaluate.py") == 0
+        lines = [json.loads(line) for line in (output / "utterances.jsonl").read_text().splitlines()]
+        assert len(lines) == 4
+    paths = [str(corpus.speech.parent / line["audio_filepath"]) for line in lines]
+    greedy = [json.loads(line)["pred_text"] for line in (tmp_path / "greedy/utterances.jsonl").open()]
+    assert greedy == [
+        " ".join(h.text.split()) for p in paths for h in model.transcribe([p], batch_size=1, verbose=False)
+    ]
+
+
+def test_tokens(monkeypatch, tmp_path, corpus, recipe):
+    train_tokenizer(read_sentences(corpus.text), tmp_path / "tokenizer", 20)
+    options = [f"model.tokenizer.dir={tmp_path / 'tokenizer'}"]
+    assert run(monkeypatch, *recipe, *options, example="speechlm_finetune_rnnt.py") == 0
+    model = ASRModel.restore_from(str(tmp_path / "rnnt.nemo"), map_location="cpu")
+    assert type(model) is EncDecRNNTBPEModel
+    assert model.joint.num_classes_with_blank == 21
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model.labels=[a,b]"], "speech.json:1: 'k' (U+006B)"),
+        (["model.freeze_encoder_steps=3"], "model.freeze_encoder_steps is not for transducers"),
+        (["model.init_from_pretrained=nowhere.nemo"], "nowhere.nemo: no such file"),
+        (["model.tokenizer.dir=nowhere"], "tokenizer.model: no such file"),
+    ],
+)
+def test_bad_input(monkeypatch, capsys, recipe, changes, message):
+    assert run(monkeypatch, *recipe, *changes, example="speechlm_finetune_rnnt.py") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error

@@ -1,0 +1,97 @@
+"""The walk-through of docs/russian.md runs as it is written, only smaller."""
+
+import json
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_speechlm.data.manifest import read_manifest
+from nemo_speechlm.testing import russian
+from nemo_speechlm.tokenizers.units import UnitInventory
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("espeakng_loader")
+pytest.importorskip("phonemizer")
+
+SMALLER = {
+    "train_minutes": "0.7",
+    "untranscribed_minutes": "0.05",
+    "valid_minutes": "0.1",
+    "test_minutes": "0.1",
+    "sentences": "300",
+    "valid_lines": "20",
+    "trainer.max_steps": "2",
+}
+"""Values of the page's options that only say how much."""
+SHORTER = {
+    "train_aligner": ["plan.passes=4", "plan.settle=1", "plan.components=300", "threads=1"],
+    "speechlm_pretrain": ["trainer.val_check_interval=2", "model.train_ds.speech.batch_duration=12"],
+    "speechlm_finetune_ctc": ["trainer.val_check_interval=2", "model.train_ds.batch_duration=12"],
+    "prepare_text": ["workers=1"],
+    "tokenize_speech": ["workers=1"],
+    "tokenize_text": ["workers=1"],
+}
+
+
+def commands(page: str, out: Path) -> list[list[str]]:
+    """The page's commands with their loops unrolled, each as (script, argument, ...)."""
+    code = "\n".join(line[4:] for line in page.splitlines() if line.startswith("    "))
+    code = re.sub(r"\\\n\s*", "", code)
+    code = re.sub(
+        r"for (\w+) in ([^;]*); do\n(.*?)\ndone",
+        lambda loop: "\n".join(loop[3].replace(f"${loop[1]}", value) for value in loop[2].split()),
+        code,
+        flags=re.DOTALL,
+    )
+    code = code.replace("$OUT", str(out))
+    lines = [line.strip() for line in code.splitlines() if line.strip().startswith("python ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def smaller(arguments: list[str]) -> list[str]:
+    cut = [
+        re.sub(r"^([\w.]+)=.*", lambda m: f"{m[1]}={SMALLER[m[1]]}" if m[1] in SMALLER else m[0], a) for a in arguments
+    ]
+    return [*cut, *SHORTER.get(Path(arguments[0]).stem, [])]
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (ROOT / "docs" / "russian.md").read_text(encoding="utf-8")
+    steps = commands(page, tmp_path)
+    assert len(steps) == 11
+    assert set(SMALLER) <= set(re.findall(r"([\w.]+)=", page))
+    monkeypatch.chdir(ROOT)
+    for step in steps:
+        arguments = smaller(step)
+        monkeypatch.setattr(sys, "argv", arguments)
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        assert not status, arguments
+
+    inventory = UnitInventory.load(tmp_path / "units.json")
+    assert inventory.language == "ru"
+    assert set(inventory.durations) == set(inventory.symbols)
+    for part in ("train", "valid", "text", "valid_text"):
+        records = [record for _, record in read_manifest(tmp_path / f"{part}.units.json")]
+        assert records
+        for record in records:
+            assert set(record["text"]) <= set(russian().characters)
+            assert set(inventory.encode(record["units"].split()))
+    given, aligned = (
+        sum(1 for _ in read_manifest(tmp_path / name)) for name in ("corpus/train.json", "train.units.json")
+    )
+    assert aligned >= 0.8 * given
+
+    from nemo.collections.asr.models import ASRModel
+
+    model = ASRModel.restore_from(str(tmp_path / "ctc.nemo"), map_location="cpu")
+    assert "".join(model.cfg.decoder.vocabulary) == russian().characters
+    summary = json.loads((tmp_path / "test" / "summary.json").read_text())
+    assert summary["cer"] > 0

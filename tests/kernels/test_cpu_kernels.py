@@ -1,0 +1,145 @@
+"""What is computed by the CPU's own way, against PyTorch's plain one: values, gradients, what needs none."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nemo_speechlm.kernels import attention as attention_module
+from nemo_speechlm.kernels import convolution
+from nemo_speechlm.kernels.attention import Positions, relative_attention
+from nemo_speechlm.kernels.cpu import FEW_ROWS, is_fast
+from nemo_speechlm.kernels.dropout import dropout, keep_mask, keep_scale
+from nemo_speechlm.kernels.linear import feed_forward, linear
+from nemo_speechlm.modules import ConvFrontEnd
+
+
+def randn(*shape, grad=True):
+    return torch.randn(*shape, requires_grad=grad)
+
+
+def compare(ours, theirs, inputs, tolerance=1e-5):
+    """Values and gradients of two results."""
+    assert torch.allclose(ours, theirs, atol=tolerance * theirs.abs().max().item())
+    weight = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, weight), torch.autograd.grad(theirs, inputs, weight), strict=True
+    ):
+        assert (a - b).abs().max() <= tolerance * max(b.abs().max().item(), 0.1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS - 1, FEW_ROWS, 3 * FEW_ROWS + 1])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(rows, bias):
+    x, weight, b = randn(2, rows, 24), randn(37, 24), randn(37) if bias else None
+    inputs = [t for t in (x, weight, b) if t is not None]
+    compare(linear(x, weight, b), F.linear(x, weight, b), inputs)
+    strided = x.transpose(0, 1)
+    compare(linear(strided, weight, b), F.linear(strided, weight, b), inputs)
+
+
+def test_feed_forward():
+    inputs = [randn(3, 50, 16), randn(40, 16), randn(40), randn(16, 40), randn(16)]
+    x, w1, b1, w2, b2 = inputs
+    plain = F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+    compare(feed_forward(*inputs), plain, inputs)
+    with torch.no_grad():
+        assert torch.allclose(feed_forward(*inputs), plain, atol=1e-4)
+
+
+def test_frozen_parts_get_no_gradient():
+    x, w1, b1 = randn(2, 70, 16, grad=False), randn(40, 16, grad=False), torch.zeros(40)
+    w2, b2 = randn(16, 40), randn(16)
+    feed_forward(x, w1, b1, w2, b2).sum().backward()
+    assert w2.grad is not None
+    assert x.grad is w1.grad is b1.grad is None
+
+
+def test_dropout_keeps_its_share_and_its_mean():
+    mask = keep_mask((1001, 503), 0.1)
+    assert mask.mean() == pytest.approx(0.9, abs=0.002)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert keep_scale(0.5) == 2.0
+    assert mask.mean(0).std() == pytest.approx((0.09 / 1001) ** 0.5, rel=0.2)  # draws are independent
+    assert not torch.equal(mask, keep_mask((1001, 503), 0.1))
+    torch.manual_seed(7)
+    first = keep_mask((5, 3), 0.3)
+    torch.manual_seed(7)
+    assert torch.equal(first, keep_mask((5, 3), 0.3))
+
+
+def test_dropout_and_its_gradient():
+    x, residual = randn(30, 20), randn(30, 20)
+    y = dropout(x, 0.25, True, residual)
+    kept = (y - residual) != 0
+    assert 0.6 < kept.float().mean() < 0.9
+    assert torch.allclose(y, residual + x * kept / 0.75, atol=1e-6)
+    a, b = torch.autograd.grad(y.sum(), (x, residual))
+    assert torch.allclose(a, kept / 0.75)
+    assert torch.equal(b, torch.ones_like(b))
+    assert dropout(x, 0.25, False) is x
+    assert not dropout(x, 1.0, True).any()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 9, 40])
+@pytest.mark.parametrize("prob", [0.0, 0.3])
+def test_relative_attention(frames, prob, monkeypatch):
+    B, H, K, distance = 3, 2, 8, 6
+    q, k, v = (randn(B, frames, H, K) for _ in range(3))
+    before, after = min(frames, distance) - 1, min(frames - 1, distance)
+    rows = randn(before + 1 + after, K)
+    padding = torch.arange(frames) >= torch.tensor([[frames], [max(1, frames - 3)], [1]])
+    masks = keep_mask((B, H, frames, frames), prob)
+    left = iter(masks)
+    monkeypatch.setattr(attention_module, "keep_mask", lambda shape, p: next(left).clone())
+    heads = [t.transpose(1, 2) for t in (q, k, v)]
+    ours = relative_attention(*heads, Positions(rows, before, after), padding, prob)
+    apart = (torch.arange(frames)[None] - torch.arange(frames)[:, None]).clamp(-before, after) + before
+    scores = torch.einsum("bihk,bjhk->bhij", q, k) + torch.einsum("bihk,ijk->bhij", q, rows[apart])
+    weights = (scores * K**-0.5).masked_fill(padding[:, None, None], -torch.inf).softmax(-1)
+    plain = torch.einsum("bhij,bjhk->bihk", weights * masks * keep_scale(prob), v)
+    compare(ours, plain, (q, k, v, rows))
+
+
+@pytest.mark.parametrize("released_padding", [True, False])
+@pytest.mark.parametrize("samples", [430, 1203, 5000])
+def test_convolutions(samples, released_padding, monkeypatch):
+    """Chunks shorter than the signal, an utterance padded, an offset in the audio; weights of norm and bias drawn."""
+    monkeypatch.setattr(convolution, "CHUNK", 23)
+    layers = [(8, 10, 5), (8, 3, 2), (6, 3, 2), (8, 2, 2), (4, 4, 1)]
+    front_end = ConvFrontEnd(layers, released_padding=released_padding)
+    for parameter in front_end.norms[0].parameters():
+        torch.nn.init.normal_(parameter)
+    audio, lengths = torch.randn(2, 1, samples) + 0.3, torch.tensor([samples, samples * 2 // 3])
+    audio[1, :, lengths[1] :] = 0
+    assert front_end._by_kernels(audio)
+    ours, frames = front_end(audio, lengths)
+    monkeypatch.setattr(front_end, "_by_kernels", lambda audio: False)
+    theirs, their_frames = front_end(audio, lengths)
+    assert torch.equal(frames, their_frames)
+    compare(ours, theirs, list(front_end.parameters()), 2e-5)
+
+
+def test_silence_has_no_variance():
+    front_end = ConvFrontEnd([(8, 10, 5), (8, 3, 2)])
+    features, _ = front_end(torch.zeros(1, 1, 500), torch.tensor([500]))
+    assert features.isfinite().all()
+    features.sum().backward()
+    assert all(p.grad.isfinite().all() for p in front_end.parameters())
+
+
+def test_other_kinds_of_tensors_take_the_plain_way():
+    assert is_fast(torch.zeros(1), None)
+    assert not is_fast(torch.zeros(1, dtype=torch.double))
+    assert not is_fast(torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16))
+    with torch.autocast("cpu"):
+        assert not is_fast(torch.zeros(1))
+    x, weight = torch.randn(100, 8), torch.randn(4, 8)
+    rows = torch.func.vmap(lambda row: linear(row, weight))(x)
+    assert torch.allclose(rows, x @ weight.t(), atol=1e-5)
+    traced = torch.jit.trace(lambda x: linear(x, weight), x)
+    assert torch.allclose(traced(torch.ones(3, 8)), torch.ones(3, 8) @ weight.t(), atol=1e-5)

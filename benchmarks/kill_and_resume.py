@@ -1,0 +1,260 @@
+r"""Kill each tool with SIGKILL at random points, run it again until it ends, and compare with an undisturbed run.
+
+    python benchmarks/kill_and_resume.py --work runs/killed --kills 10
+
+For each tool: one undisturbed run gives the expected files and the time that it takes. Then it is started in an empty
+folder, killed after a time drawn between nothing and that (every second time its workers are killed with it), and
+started again, until it ends by itself; and so on with empty folders until it was killed often enough. Every file in
+the folder must then be there, with the same bytes, and no other.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command to kill.
+
+    Args:
+        name: of the row.
+        command: script and options; paths are relative to the folder that it is run in.
+        given: files that are copied there first, by name.
+    """
+
+    name: str
+    command: Sequence[str]
+    given: Mapping[str, Path]
+
+
+@dataclass
+class Outcome:
+    """What became of a tool that was killed.
+
+    Attributes:
+        seconds: of the undisturbed run.
+        kills: how often it was killed.
+        ends: how often it was brought to an end.
+        resumed: kills that came when there was something to go on with.
+        differences: files that differed from the undisturbed run's.
+    """
+
+    seconds: float
+    kills: int = 0
+    ends: int = 0
+    resumed: int = 0
+    differences: tuple[str, ...] = ()
+
+
+def start(tool: Tool, folder: Path) -> subprocess.Popen:
+    """Start the tool in a session of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    log = open(folder.with_suffix(".log"), "ab")  # noqa: SIM115  # the child's
+    with log:
+        return subprocess.Popen(
+            [sys.executable, str(EXAMPLES / tool.command[0]), *tool.command[1:]],
+            cwd=folder, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+
+def fresh(tool: Tool, folder: Path) -> None:
+    """An empty folder with nothing but what the tool is given."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, path in tool.given.items():
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / name)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The digest of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def kill(process: subprocess.Popen, workers_too: bool) -> None:
+    """SIGKILL the tool, and its workers with it, or leave it to them to notice."""
+    if workers_too:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # two runs in one folder would be another test
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise RuntimeError("workers outlive their parent")
+
+
+def _all_there(folder: Path) -> bool:
+    """Whether a tool ended because a run before it was killed when all was done: in its last moment."""
+    return "exists already" in folder.with_suffix(".log").read_text(errors="replace").splitlines()[-1]
+
+
+def disturb(tool: Tool, folder: Path, kills: int, seed: int = 0, say: Callable[[str], Any] = print) -> Outcome:
+    """Kill a tool so often, and compare."""
+    draw = random.Random(seed)
+    calm, troubled = folder / "calm", folder / "troubled"
+    fresh(tool, calm)
+    begun = time.monotonic()
+    if start(tool, calm).wait():
+        raise RuntimeError(f"{tool.name} failed; see {calm.with_suffix('.log')}")
+    outcome = Outcome(time.monotonic() - begun)
+    expected = contents(calm)
+    while outcome.kills < kills:
+        fresh(tool, troubled)
+        while True:
+            before = contents(troubled)
+            process = start(tool, troubled)
+            try:
+                status = process.wait(draw.uniform(0, outcome.seconds) if outcome.kills < kills else None)
+            except subprocess.TimeoutExpired:
+                kill(process, workers_too=outcome.kills % 2 == 1)
+                outcome.kills += 1
+                outcome.resumed += before != contents(troubled) or len(before) > len(tool.given)
+                continue
+            if status and not _all_there(troubled):
+                raise RuntimeError(f"{tool.name} failed; see {troubled.with_suffix('.log')}")
+            break
+        outcome.ends += 1
+        found = contents(troubled)
+        differ = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+        outcome.differences = tuple(sorted({*outcome.differences, *differ}))
+    said = "identical" if not outcome.differences else f"DIFFERENT: {', '.join(outcome.differences)}"
+    say(f"{tool.name}: {outcome.kills} kills, {outcome.ends} runs brought to an end, {said}")
+    return outcome
+
+
+def text_tools(text: Path, lines: int, workers: int = 2) -> list[Tool]:
+    """prepare_text.py and tokenize_text.py on so many lines of a plain text."""
+    parallel = f"workers={workers}"
+    return [
+        Tool(
+            "prepare_text",
+            ["prepare_text.py", "source=text.txt", "output=out.json.gz", "valid_lines=50", "valid_output=valid.json",
+             f"max_lines={lines}", parallel],
+            {"text.txt": text},
+        ),
+        Tool(
+            "tokenize_text english",
+            ["tokenize_text.py", "manifest=text.json", "output=out.json", "units=units.json", f"max_lines={lines}",
+             parallel],
+            {"text.json": text.with_suffix(".json")},
+        ),
+        Tool(
+            "tokenize_text espeak",
+            ["tokenize_text.py", "text_tokenizer=espeak", "language=en", "manifest=text.json", "output=out.json.gz",
+             "units=units.json", f"max_lines={lines // 4}", "skip_bad=true", parallel],
+            {"text.json": text.with_suffix(".json"), "units.json": text.with_name("espeak_units.json")},
+        ),
+        Tool(
+            "make_lexicon",
+            ["make_lexicon.py", "language=en", "source=text.txt", "output=out.txt", "units=units.json"],
+            {"text.txt": text},
+        ),
+    ]  # fmt: skip
+
+
+def speech_tools(corpus: Path, aligner: Path) -> list[Tool]:
+    """The tools that read or make speech, on the demo's corpus."""
+    train = f"manifest={corpus / 'train.json'}"
+    return [
+        Tool(
+            "prepare_data folder",
+            ["prepare_data.py", "corpus=folder", "source=audio", "output=out.json", "decode=true", "workers=2"],
+            {"audio": corpus / "train"},
+        ),
+        Tool(
+            "prepare_data demo",
+            ["prepare_data.py", "corpus=demo", "output=out", "train_minutes=1", "untranscribed_minutes=1",
+             "valid_minutes=0.2", "test_minutes=0.2", "sentences=2000"],
+            {},
+        ),
+        Tool(
+            "tokenize_speech pocketsphinx",
+            ["tokenize_speech.py", train, "output=out.json", "units=units.json", "workers=2"],
+            {},
+        ),
+        Tool(
+            "tokenize_speech gmm",
+            ["tokenize_speech.py", "speech_tokenizer=gmm", f"model={aligner}", train, "output=out.json.gz",
+             "units=units.json", "workers=2"],
+            {},
+        ),
+        Tool(
+            "train_aligner",
+            ["train_aligner.py", train, "output=aligner.safetensors", "threads=1", "plan.passes=6", "plan.settle=1",
+             "plan.components=300"],
+            {},
+        ),
+    ]  # fmt: skip
+
+
+def prepare(work: Path, lines: int) -> tuple[Path, Path]:
+    """A corpus, its text as a manifest, an inventory of espeak-ng's English, and an aligner; the text's path first."""
+    corpus, text = work / "corpus", work / "corpus" / "text.txt"
+    for marker, command in (
+        (text, ["prepare_data.py", "corpus=demo", f"output={corpus}", "train_minutes=2", "untranscribed_minutes=0.1",
+                "valid_minutes=0.1", "test_minutes=0.1", f"sentences={lines}"]),
+        (text.with_suffix(".json"), ["prepare_text.py", f"source={text}", f"output={text.with_suffix('.json')}"]),
+        (corpus / "espeak_units.json", ["make_lexicon.py", "language=en", f"source={text}",
+                f"output={work}/lexicon.txt", f"units={corpus}/espeak_units.json"]),
+        (work / "aligner.safetensors", ["train_aligner.py", f"manifest={corpus}/train.json",
+                f"output={work}/aligner.safetensors", "plan.passes=6", "plan.settle=1", "plan.components=300"]),
+    ):  # fmt: skip
+        if not marker.exists():
+            subprocess.run([sys.executable, str(EXAMPLES / command[0]), *command[1:]], check=True)
+    return text, work / "aligner.safetensors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--lines", type=int, default=20000, help="of text")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="tools whose name has this in it")
+    arguments = parser.parse_args()
+    from common import report
+
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    text, aligner = prepare(work, arguments.lines)
+    rows = []
+    for number, tool in enumerate([*text_tools(text, arguments.lines), *speech_tools(text.parent, aligner)]):
+        if arguments.only and arguments.only not in tool.name:
+            continue
+        outcome = disturb(tool, work / tool.name.replace(" ", "_"), arguments.kills, arguments.seed + number)
+        rows.append(
+            {
+                "tool": tool.name,
+                "undisturbed_s": outcome.seconds,
+                "kills": outcome.kills,
+                "runs_ended": outcome.ends,
+                "result": "identical" if not outcome.differences else " ".join(outcome.differences),
+            }
+        )
+    report("kill_and_resume", rows, packages=("numpy", "torch", "pocketsphinx", "phonemizer"))
+    sys.exit(any(row["result"] != "identical" for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A pretraining step of Base size in fp32, forward and backward: ours on speech and text, HubertModel's on speech.
+
+    python benchmarks/pretrain_step.py [--threads 2] [--rounds 3] [--profile]
+
+Ours computes all of SpeechLM's losses on 4 x 10 s of speech and 4 x 500 units of text, layerdrop 0. transformers'
+HubertModel runs forward and backward on the same 4 x 10 s, without any loss but a sum of squares. They take turns in
+one process; peak memory is then measured in a process for each.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.base import batch, our_model, peer_model, step_operations
+from benchmarks.common import alternate, measure_ceiling, report
+
+ROWS, SECONDS, SENTENCES, UNITS = 4, 10, 4, 500
+
+
+def our_step() -> Callable[[], None]:
+    model = our_model().train()
+    data = batch(ROWS, SECONDS, SENTENCES, UNITS)
+
+    def step() -> None:
+        model.zero_grad()
+        model.compute_loss(data)[0].backward()
+
+    return step
+
+
+def peer_step() -> Callable[[], None]:
+    model = peer_model().train()
+    audio = batch(ROWS, SECONDS, 0).speech.audio
+
+    def step() -> None:
+        model.zero_grad()
+        model(audio).last_hidden_state.square().mean().backward()
+
+    return step
+
+
+STEPS = {"ours": our_step, "HubertModel": peer_step}
+
+
+def peak_memory(name: str, threads: int) -> float:
+    """GiB that a process of its own takes for two steps, at most."""
+    run = [sys.executable, __file__, "--threads", str(threads), "--memory-of", name]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="print where our time goes, and nothing else")
+    parser.add_argument("--memory-of", choices=STEPS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        step = STEPS[options.memory_of]()
+        step(), step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        return
+    steps = {name: make() for name, make in STEPS.items() if name == "ours" or not options.profile}
+    if options.profile:
+        steps["ours"]()
+        with torch.profiler.profile() as profile:
+            steps["ours"]()
+        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=50))
+        return
+    ceiling = measure_ceiling()
+    timings = alternate(steps, options.rounds)
+    samples = SECONDS * 16000
+    operations = {
+        "ours": step_operations(ROWS, samples, SENTENCES, UNITS),
+        "HubertModel": step_operations(ROWS, samples, relative=False),
+    }
+    del steps
+    rows = [
+        {
+            "model": name,
+            **timing.row(),
+            "of_peer": timing.median / timings["HubertModel"].median,
+            "peak_GiB": peak_memory(name, options.threads),
+            "GFLOP": operations[name] / 1e9,
+            "GFLOP_per_s": operations[name] / timing.median / 1e9,
+            "product_GFLOP_per_s": ceiling.flops / 1e9,
+            "of_ceiling": operations[name] / timing.median / ceiling.flops,
+            "copy_GB_per_s": ceiling.bytes / 1e9,
+        }
+        for name, timing in timings.items()
+    ]
+    report("pretrain_step", rows)
+
+
+if __name__ == "__main__":
+    main()

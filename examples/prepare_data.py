@@ -10,6 +10,11 @@ where "speaker" and "text" are there if they are known. To check that a manifest
 
     python examples/prepare_data.py corpus=manifest source=train.json output=checked.json
 
+or to take another of its keys as "text", such as what was said in speech that is to be translated:
+
+    python examples/prepare_data.py corpus=manifest source=train.json output=said.json text_field=source_text \
+        language=cs clean=true
+
 A table of CoVoST 2 with Common Voice's clips becomes a manifest for speech translation: "text" is the translation,
 "source_text" what was said; its name says the languages, "source_lang" and "target_lang".
 
@@ -128,6 +133,7 @@ def _options(cfg: DictConfig, clean: bool) -> CorpusOptions:
         decode=cfg.decode,
         cleaning=cleaning if (clean if cfg.clean is None else cfg.clean) else None,
         fix_duration=cfg.fix_duration,
+        text_field=cfg.text_field,
     )
 
 

@@ -154,6 +154,7 @@ class CorpusOptions:
         decode: read each file to its end, instead of believing its header.
         cleaning: of transcripts; None leaves them as they are.
         fix_duration: correct wrong durations in a manifest, instead of raising.
+        text_field: key in a manifest of what becomes its ``text``.
     """
 
     min_duration: float | None = None
@@ -161,6 +162,7 @@ class CorpusOptions:
     decode: bool = False
     cleaning: TextCleaning | None = None
     fix_duration: bool = False
+    text_field: str = "text"
 
     def check(self, duration: float, path: Path) -> None:
         """Raise SkipItem unless the duration, in seconds, is in the range."""
@@ -248,6 +250,10 @@ def make_manifest_work(manifest: str | Path, output: str | Path, options: Corpus
             raise InputError(str(error), manifest, number) from error
         record["duration"] = _checked_duration(record, length, path, manifest, number, options.fix_duration)
         options.check(record["duration"], path)
+        if options.text_field != "text":
+            if not isinstance(record.get(options.text_field), str):
+                raise InputError(f"no {options.text_field!r} (text_field) with a string", manifest, number)
+            record["text"] = record.pop(options.text_field)
         if cleaner is not None and record.get("text"):
             try:
                 record["text"] = cleaner.clean(record["text"])

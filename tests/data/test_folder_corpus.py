@@ -177,3 +177,15 @@ def test_paths_of_a_manifest_that_moves(folder, tmp_path):
     record = work(1, manifest.read_text())
     assert record["audio_filepath"] == str((folder / "a/1/a1.wav").resolve())
     assert [r for _, r in read_manifest(manifest)] == [{"audio_filepath": "a/1/a1.wav"}]
+
+
+def test_another_key_as_text(folder):
+    manifest = folder / "m.json"
+    keys = {"audio_filepath": "a/1/a1.wav", "text": "Where?"}
+    manifest.write_text(dump_line({**keys, "source_text": "Kde?"}) + dump_line(keys))
+    options = CorpusOptions(text_field="source_text", cleaning=TextCleaning())
+    work = make_manifest_work(manifest, folder / "out.json", options)
+    said, untold = manifest.read_text().splitlines()
+    assert work(1, said) == {"audio_filepath": "a/1/a1.wav", "text": "kde", "duration": 1.0}
+    with pytest.raises(InputError, match=r"m\.json:2: no 'source_text' \(text_field\)"):
+        work(2, untold)

@@ -8,7 +8,7 @@ import soundfile
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.cli import CONF
-from nemo_speechlm.data.manifest import Record, write_manifest
+from nemo_speechlm.data.manifest import Record, read_manifest, write_manifest
 from nemo_speechlm.tokenizers.language import Language
 from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory
 
@@ -169,6 +169,23 @@ def tiny_corpus(
         [_utterance(folder, i, inventory, sample_rate, rng) for i in range(n_speech)],
     )
     write_manifest(corpus.text, [_sentence(rng) for _ in range(n_text)])
+    return corpus
+
+
+def tiny_hidden_corpus(folder: str | Path, n_speech: int = 8, n_text: int = 16, seed: int = 0) -> TinyCorpus:
+    """As :func:`tiny_corpus`, with hidden units at 50 frames a second; text has ``unit_durations``, as if spoken."""
+    corpus = tiny_corpus(folder, n_speech, n_text, seed, frame_rate=50)
+    phonemes = UnitInventory.load(corpus.units)
+    hidden = tiny_hidden_inventory(len(phonemes))
+    rng = np.random.default_rng(seed)
+    for path in (corpus.speech, corpus.text):
+        records = [record for _, record in read_manifest(path, ["units"])]
+        for record in records:
+            ids = phonemes.encode(record["units"])
+            record["units"] = hidden.decode(ids)
+            record.setdefault("unit_durations", rng.integers(2, 6, len(ids)).tolist())
+        write_manifest(path, records)
+    hidden.save(corpus.units)
     return corpus
 
 

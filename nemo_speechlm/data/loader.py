@@ -85,6 +85,7 @@ def build_pretrain_dataloader(
     global_rank: int = 0,
     world_size: int = 1,
     sample_rate: int = 16000,
+    text_inventory: UnitInventory | None = None,
 ) -> PretrainLoader:
     """An endless loader of training batches; it has no length, so the trainer needs ``max_steps``.
 
@@ -96,6 +97,7 @@ def build_pretrain_dataloader(
         global_rank: of this process among ``world_size``; each reads lines of its own.
         world_size: number of processes.
         sample_rate: of the audio.
+        text_inventory: the units of text, where it has others than speech.
 
     Raises:
         InputError: on what is wrong in the config, or in the lines of the manifests that are looked at first.
@@ -103,7 +105,7 @@ def build_pretrain_dataloader(
     settings, parts = _split(config)
     workers, seed = settings["num_workers"], settings["seed"]
     order = {"seed": seed, "rank": global_rank, "world_size": world_size, "shuffle": True}
-    shared = _Shared(inventory, labels, text_frame_rate, sample_rate, order)
+    shared = _Shared(inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order)
     own_types = {name: _uses_own_types(part) for name, part in parts.items()}
     nemo_config = {
         "multi_config": True,
@@ -134,6 +136,7 @@ def build_validation_dataloaders(
     global_rank: int = 0,
     world_size: int = 1,
     sample_rate: int = 16000,
+    text_inventory: UnitInventory | None = None,
 ) -> list[PretrainLoader]:
     """One finite loader for each part of the config, speech before text; arguments as in training.
 
@@ -142,7 +145,7 @@ def build_validation_dataloaders(
     """
     settings, parts = _split(config)
     order = {"seed": settings["seed"], "rank": 0, "world_size": 1, "shuffle": False, "force_finite": True}
-    shared = _Shared(inventory, labels, text_frame_rate, sample_rate, order)
+    shared = _Shared(inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order)
     loaders = []
     for name, part in parts.items():
         nemo_config = {
@@ -172,6 +175,7 @@ class _NoTokenizer:
 
 class _Shared(NamedTuple):
     inventory: UnitInventory
+    text_inventory: UnitInventory
     labels: Sequence[str]
     text_frame_rate: float
     sample_rate: int
@@ -239,7 +243,7 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
     options = {key: part[key] for key in _READER_KEYS[name] if key in part}
     item: dict[str, Any] = {
         "type": f"{name}_units",
-        "inventory": shared.inventory.to_dict(),
+        "inventory": (shared.inventory if name == "speech" else shared.text_inventory).to_dict(),
         **shared.order,
         **options,
     }

@@ -54,6 +54,10 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
     The loss of a step is, with the weights of ``cfg.loss``: the cross-entropy per masked frame at both levels,
     the feature penalty, and the CTC loss per target character.
 
+    Speech and text share one inventory, ``cfg.units``. With ``cfg.text_units``, text has one of its own (the paper's
+    ablation with hidden units for speech and phonemes for text): the unit embedding is then that of text's units, and
+    swapping must be off, since no text ever trains an embedding of speech's units.
+
     Args:
         cfg: see ``conf/pretrain.yaml``. The config that ``save_to`` writes does not need ``init_from_pretrained``.
         trainer: Lightning trainer, for training.
@@ -67,6 +71,8 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         source = start_from(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
         self.inventory = registered_inventory(self, "units")
+        has_own = self._cfg.get("text_units") is not None
+        self.text_inventory = registered_inventory(self, "text_units") if has_own else self.inventory
         self.labels: list[str] = list(self._cfg.labels)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
@@ -80,10 +86,15 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         self.masking = SpanMask(**self._cfg.masking)
         self.swapping = SpanMask(**self._cfg.swapping)
         self.text_masking = SpanMask(**self._cfg.text_masking)
+        if has_own and self.swapping.prob > 0:
+            raise SpeechLMError(
+                "model.swapping.prob is not 0, and text has units of its own (model.text_units): speech's units have "
+                "no embedding to swap in; set model.swapping.prob=0"
+            )
         # Without text or swapping (UMLM alone) neither would ever see a gradient.
         self.uses_units_as_input = self._cfg.loss.uctc > 0 or self.swapping.prob > 0
         if self.uses_units_as_input:
-            self.unit_embedding = nn.Embedding(num_units, width)
+            self.unit_embedding = nn.Embedding(len(self.text_inventory), width)
             nn.init.normal_(self.unit_embedding.weight, std=width**-0.5)
         if self._cfg.loss.uctc > 0:
             self.ctc_head = SpeechLMCTCHead(feat_in=width, vocabulary=self.labels, **self._cfg.ctc_head)
@@ -361,6 +372,7 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         return {
             "config": own,
             "inventory": self.inventory,
+            "text_inventory": self.text_inventory,
             "labels": self.labels,
             "text_frame_rate": self.text_frame_rate,
             "sample_rate": self._cfg.sample_rate,

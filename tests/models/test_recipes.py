@@ -1,0 +1,92 @@
+"""Each pretraining recipe, with layers of its kind but fewer and narrower, takes training steps and validates."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
+
+from nemo_speechlm.cli import CONF
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.pretrain import SpeechLMModel
+from nemo_speechlm.testing import tiny_corpus, tiny_hidden_corpus
+from nemo_speechlm.tokenizers import UnitInventory
+
+RECIPES = sorted(path.stem for path in CONF.glob("speechlm_*.yaml"))
+NARROW = [
+    "model.encoder.d_model=48",
+    *(f"model.encoder.{half}_transformer.{key}" for half in ("speech", "shared") for key in ("n_layers=1", "d_ff=64")),
+    "model.train_ds.speech.batch_duration=6",
+    "model.train_ds.text.batch_tokens=400",
+    "model.train_ds.num_workers=0",
+]
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora")
+    return {"p": tiny_corpus(folder / "p", 16, 60), "h": tiny_hidden_corpus(folder / "h", 16, 60)}
+
+
+def config_of(recipe, corpora, *overrides):
+    """The recipe's config on the corpora that its name asks for."""
+    kind = recipe.split("_")[1]
+    speech, text = {"mixed": ("h", "p")}.get(kind, (kind, kind))
+    given = [f"model.units={corpora[speech].units}", "output=none.nemo"]
+    if kind == "mixed":
+        given.append(f"model.text_units={corpora[text].units}")
+    for part in ("train_ds", "validation_ds"):
+        given.append(f"model.{part}.speech.manifest_filepath={corpora[speech].speech}")
+        given.append(f"model.{part}.text.manifest_filepath={corpora[text].text}")
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        return compose(recipe, [*given, *NARROW, *overrides])
+
+
+def fit(config, steps=2):
+    torch.manual_seed(0)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, val_check_interval=steps,
+        check_val_every_n_epoch=None, gradient_clip_val=config.trainer.gradient_clip_val,
+    )  # fmt: skip
+    model = SpeechLMModel(config.model, trainer)
+    trainer.fit(model)
+    return model, {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_trains(recipe, corpora):
+    config = config_of(recipe, corpora)
+    model, metrics = fit(config)
+    for name in ("train_umlm_speech", "train_umlm_shared", "train_uctc", "val_umlm_shared", "val_uctc"):
+        assert torch.tensor(metrics[name]).isfinite(), name
+    assert (metrics["train_fraction_swapped"] > 0) is ("mixed" not in recipe)
+    torch.manual_seed(0)
+    before = SpeechLMModel(config.model).unit_embedding.weight
+    assert not torch.equal(model.unit_embedding.weight, before)
+
+
+def test_hidden_base_is_the_papers(corpora):
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        cfg = compose("speechlm_h_base").model
+        large = compose("speechlm_p_base").model
+    assert cfg.encoder == large.encoder
+    assert cfg.text_frame_rate is None, "the encoder's 50 Hz are the label rate"
+    model, _ = fit(config_of("speechlm_h_base", corpora), steps=1)
+    assert model.text_frame_rate == model.frame_rate == model.inventory.frame_rate == 50
+
+
+def test_mixed_tokenizers_have_two_inventories(corpora, tmp_path):
+    model, _ = fit(config_of("speechlm_mixed_small", corpora))
+    assert model.inventory == UnitInventory.load(corpora["h"].units)
+    assert model.text_inventory == UnitInventory.load(corpora["p"].units)
+    assert len(model.unit_embedding.weight) == len(model.text_inventory)
+    assert {len(c.unit_vectors) for c in model.unit_classifiers.values()} == {len(model.inventory)}
+    model.save_to(str(tmp_path / "mixed.nemo"))
+    restored = SpeechLMModel.restore_from(str(tmp_path / "mixed.nemo"), map_location="cpu")
+    assert restored.inventory == model.inventory
+    assert restored.text_inventory == model.text_inventory
+
+
+def test_units_of_one_side_alone_cannot_be_swapped(corpora):
+    with pytest.raises(SpeechLMError, match=r"model\.swapping\.prob=0"):
+        SpeechLMModel(config_of("speechlm_mixed_small", corpora, "model.swapping.prob=0.4").model)

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from nemo_speechlm.kernels.cpu import product_weight_gradient
+
 CHUNK = 2000
 """Output frames computed at a time."""
 
@@ -127,7 +129,7 @@ class _Kernel:
             taps = min(stride, kernel - first)
             start = x_TI.storage_offset() + first * width
             rows = x_TI.as_strided((num_frames, taps * width), (stride * width, 1), start)
-            total_OKI[:, first * width : (first + taps) * width].addmm_(gradient_TO.t(), rows)
+            total_OKI[:, first * width : (first + taps) * width] += product_weight_gradient(gradient_TO, rows)
 
     def weight_gradient(self, total_OKI: Tensor) -> Tensor:
         """What was added, as (O, I, K)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from nemo_speechlm.kernels.cpu import is_fast, product, product_gradient
+from nemo_speechlm.kernels.cpu import is_fast, product, product_gradient, product_weight_gradient
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -79,5 +79,5 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients for input, weight and bias of a product."""
     of_x = product_gradient(gradient_NO, x_NI, weight_OI) if needs[0] else None
-    of_weight = gradient_NO.t() @ x_NI if needs[1] else None
+    of_weight = product_weight_gradient(gradient_NO, x_NI) if needs[1] else None
     return of_x, of_weight, gradient_NO.sum(0) if needs[2] else None

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from nemo_speechlm.kernels import attention as attention_module
-from nemo_speechlm.kernels import convolution
+from nemo_speechlm.kernels import convolution, cpu
 from nemo_speechlm.kernels.attention import Positions, relative_attention
-from nemo_speechlm.kernels.cpu import FEW_ROWS, is_fast
+from nemo_speechlm.kernels.cpu import FEW_ROWS, is_fast, product_weight_gradient
 from nemo_speechlm.kernels.dropout import dropout, keep_mask, keep_scale
 from nemo_speechlm.kernels.linear import feed_forward, linear
 from nemo_speechlm.modules import ConvFrontEnd
@@ -40,6 +40,16 @@ def test_linear(rows, bias):
     compare(linear(x, weight, b), F.linear(x, weight, b), inputs)
     strided = x.transpose(0, 1)
     compare(linear(strided, weight, b), F.linear(strided, weight, b), inputs)
+
+
+@pytest.mark.parametrize("by_onednn", [True, False])
+def test_weight_gradient(by_onednn, monkeypatch):
+    monkeypatch.setattr(cpu, "_onednn_makes_weight_gradients", lambda: by_onednn)
+    for rows in (FEW_ROWS - 1, FEW_ROWS, 301):
+        gradient, x = randn(rows, 24, grad=False), randn(2 * rows, 40, grad=False)
+        for inputs in (x[:rows], x[::2], x.as_strided((rows, 80), (80, 1))):  # whole, apart, two in one row
+            expected = gradient.double().t() @ inputs.double()
+            assert torch.allclose(product_weight_gradient(gradient, inputs).double(), expected, atol=1e-4)
 
 
 def test_feed_forward():

@@ -66,3 +66,14 @@ def test_seeded_and_row_by_row():
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match="span masking"):
         SpanMask(**arguments)
+
+
+def test_selection_is_the_same_by_numpy_and_by_torch(monkeypatch):
+    lengths = torch.tensor([120, 3, 57, 1])
+    drawn = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda answer=compiling: answer)
+        generator = torch.Generator().manual_seed(3)
+        drawn.append(SpanMask(0.6, 7, 2).draw(lengths, 120, generator))
+    assert torch.equal(*drawn)
+    assert drawn[0].any(1).all()

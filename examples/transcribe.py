@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
     from nemo.utils import logging
 
     from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
-    from nemo_speechlm.evaluation.recognition import choose_strategy, restore
+    from nemo_speechlm.evaluation.recognition import choose_strategy, longest_audio, restore
     from nemo_speechlm.evaluation.transcription import CTCRecognizer, PlainRecognizer, Recognizer
     from nemo_speechlm.evaluation.translation import has_attention_decoder, set_search
 
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         elif cfg.decoding is not None:
             choose_strategy(model, options.kind, options.beam_size)
         recognize = PlainRecognizer(model, cfg.precision)
-    run_transcription(cfg, recognize, int(model.cfg.get("sample_rate", 16000)))
+    run_transcription(cfg, recognize, int(model.cfg.get("sample_rate", 16000)), longest_audio(model))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     inputs_of(cfg)
     from nemo.utils import logging
 
-    from nemo_speechlm.evaluation.recognition import restore
+    from nemo_speechlm.evaluation.recognition import longest_audio, restore
     from nemo_speechlm.evaluation.transcription import PlainRecognizer
     from nemo_speechlm.evaluation.translation import is_translation, set_search
 
@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> None:
     if not is_translation(model):
         raise InputError("recognizes speech, it does not translate; transcribe.py takes it", cfg.model)
     set_search(model, beam_size=cfg.beam_size, length_penalty=cfg.length_penalty)
-    run_transcription(cfg, PlainRecognizer(model, cfg.precision), int(model.cfg.get("sample_rate", 16000)))
+    sample_rate = int(model.cfg.get("sample_rate", 16000))
+    run_transcription(cfg, PlainRecognizer(model, cfg.precision), sample_rate, longest_audio(model))
 
 
 if __name__ == "__main__":

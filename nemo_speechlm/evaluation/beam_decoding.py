@@ -21,7 +21,7 @@ from nemo_speechlm.decoding.decoders import Decoded, Decoder, DecodingOptions, m
 from nemo_speechlm.decoding.tokens import labels_of, text_encoder, words_of
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts, character_errors, word_errors
-from nemo_speechlm.evaluation.recognition import AudioBatches, Utterance, autocast, length_batches
+from nemo_speechlm.evaluation.recognition import AudioBatches, Utterance, autocast, check_lengths, length_batches
 from nemo_speechlm.files import atomic_write
 
 MEASURES = {"wer": word_errors, "cer": character_errors}
@@ -43,7 +43,11 @@ def log_probabilities(
         batch_duration: seconds of audio in a batch, padding included.
         num_workers: processes that load audio.
         precision: ``bfloat16`` and ``float16`` run the model under autocast.
+
+    Raises:
+        InputError: if an utterance is longer than the model takes.
     """
+    check_lengths(model, utterances)
     batches = length_batches([u.duration for u in utterances], batch_duration)
     dataset = AudioBatches(list(utterances), batches, int(model.cfg.get("sample_rate", 16000)))
     found: list[np.ndarray] = [np.zeros((0, 0), dtype=np.float32)] * len(utterances)

@@ -1,6 +1,6 @@
 """What a recognition model makes of a manifest, in batches of utterances of similar length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nemo_speechlm.data.audio import audio_info, read_audio
 from nemo_speechlm.data.manifest import Record, audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models.restoring import restore_file
+from nemo_speechlm.modules.transformer import LearnedPositions
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()  # so that NeMo builds our models too
@@ -96,6 +97,33 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
     return model
 
 
+def longest_audio(model: ASRModel) -> float | None:
+    """Seconds of the longest utterance that a model takes; None: it has no limit of which we know."""
+    encoder = getattr(model, "encoder", None)
+    position = getattr(getattr(encoder, "shared_transformer", None), "position", None)
+    if not isinstance(position, LearnedPositions):
+        return None
+    stride = OmegaConf.select(model.cfg, "preprocessor.window_stride")
+    steps = model.cfg.sample_rate if stride is None else 1 / stride
+    return position.max_frames * encoder.subsampling / steps  # type: ignore[union-attr]
+
+
+def check_lengths(model: ASRModel, utterances: Sequence[Utterance]) -> None:
+    """Check that a model takes utterances of these lengths.
+
+    Raises:
+        InputError: naming the first that is too long.
+    """
+    longest = longest_audio(model)
+    for utterance in utterances if longest is not None else ():
+        if utterance.duration > longest:  # type: ignore[operator]
+            raise InputError(
+                f"an utterance of {utterance.duration:.1f} s; the model takes {longest:g} s at most. Leave it out, or "
+                "cut it up; transcribe.py cuts recordings of any length",
+                utterance.path,
+            )
+
+
 def choose_strategy(model: ASRModel, kind: str, beam_size: int) -> None:
     """Make a transducer decode greedily or with a beam.
 
@@ -132,7 +160,11 @@ def transcribe(
 
     Returns:
         the texts, in the order of the utterances.
+
+    Raises:
+        InputError: if an utterance is longer than the model takes.
     """
+    check_lengths(model, utterances)
     batches = length_batches([u.duration for u in utterances], batch_duration)
     dataset = AudioBatches(utterances, batches, int(model.cfg.get("sample_rate", 16000)))
     loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)

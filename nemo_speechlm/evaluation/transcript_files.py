@@ -75,13 +75,14 @@ def render(transcript: Transcript, kind: str) -> str:
     return "".join(passage.text + "\n" for passage in transcript.passages if passage.text)
 
 
-def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int) -> None:
+def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, longest: float | None = None) -> None:
     """What ``transcribe.py`` and ``translate.py`` do once they have a model; exits with status 1 if a file failed.
 
     Args:
         cfg: ``input``, ``output``, ``format``, ``overwrite`` and the keys of :class:`CuttingOptions`.
         recognize: the model.
         sample_rate: its sample rate.
+        longest: seconds that it takes at once; segments are no longer than that.
     """
     formats = list(cfg.format) if isinstance(cfg.format, ListConfig) else [cfg.format]
     recordings = inputs_of(cfg)
@@ -92,7 +93,11 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int) 
     todo = list(dict.fromkeys(path for path, _ in recordings if path not in done))
     if done:
         print(f"{len(done)} of {len(recordings)} files have their transcripts already", file=sys.stderr)
-    options = CuttingOptions(cfg.max_segment, cfg.min_segment, cfg.silence, cfg.batch_duration, cfg.channel)
+    max_segment, min_segment = cfg.max_segment, cfg.min_segment
+    if longest is not None and max_segment > longest:
+        print(f"max_segment={max_segment:g} is more than the model takes; cutting at {longest:g} s", file=sys.stderr)
+        max_segment, min_segment = longest, min(min_segment, longest / 2)
+    options = CuttingOptions(max_segment, min_segment, cfg.silence, cfg.batch_duration, cfg.channel)
     failures: list[Transcript] = []
     with tqdm(total=_seconds(todo), desc="Transcribing", unit="s", unit_scale=True, smoothing=0.1) as bar:
         for transcript in transcribe_files(todo, recognize, sample_rate, options, bar.update):
@@ -106,6 +111,8 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int) 
                 title = f"{transcript.path}: " if len(todo) > 1 and formats[0] == "text" else ""
                 text = render(transcript, formats[0])
                 tqdm.write(title + (" ".join(text.split()) if title else text.rstrip("\n")), file=sys.stdout)
+    if len(failures) == len(todo) == 1:
+        raise InputError(str(failures[0].error), failures[0].path)
     if failures:
         listed = "\n".join(f"  {failure.path}: {failure.error}" for failure in failures)
         raise SpeechLMError(f"{len(failures)} of {len(todo)} files failed; the others are done:\n{listed}")

@@ -92,6 +92,25 @@ def test_a_file_to_the_terminal(monkeypatch, capsys, model, recordings):
     assert found["duration"] == pytest.approx(3, abs=0.01)
 
 
+def test_segments_are_no_longer_than_the_model_takes(monkeypatch, capsys, model, recordings):
+    path = recordings / "deep" / "long.ogg"  # 25 s; the model has 1000 positions of 20 ms
+    arguments = [f"model={model}", f"input={path}", "device=cpu", "format=json", "max_segment=40", "min_segment=25"]
+    assert run(monkeypatch, *arguments) == 0
+    output = capsys.readouterr()
+    assert "max_segment=40 is more than the model takes; cutting at 20 s" in output.err
+    assert max(s["end"] - s["start"] for s in json.loads(output.out)["segments"]) <= 20
+
+
+@pytest.mark.parametrize("decoding", ["null", "beam"])
+def test_an_utterance_that_is_too_long_to_evaluate(monkeypatch, capsys, tmp_path, model, recordings, decoding):
+    (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": str(recordings / "deep/long.ogg"), "text": "a"}))
+    arguments = [f"model={model}", f"manifest={tmp_path / 'm.json'}", f"output={tmp_path / 'out'}", "device=cpu"]
+    assert run(monkeypatch, *arguments, f"decoding={decoding}", example="speechlm_evaluate.py") == 1
+    error = capsys.readouterr().err
+    assert "long.ogg: an utterance of 25.0 s; the model takes 20 s at most" in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -100,7 +119,7 @@ def test_a_file_to_the_terminal(monkeypatch, capsys, model, recordings):
         (["format=[text,srt]"], "several formats need output=FOLDER"),
         (["decoding=ngram"], "decoding=ngram needs a language model"),
         (["min_segment=40"], "min_segment is 40"),
-        (["input=nowhere.wav"], "nowhere.wav: no such audio file"),
+        (["input=nowhere.wav"], "error: nowhere.wav: no such audio file"),
     ],
 )
 def test_bad_options(monkeypatch, capsys, model, recordings, changes, message):

@@ -100,7 +100,11 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
     options = CuttingOptions(max_segment, min_segment, cfg.silence, cfg.batch_duration, cfg.channel)
     failures: list[Transcript] = []
     with tqdm(total=_seconds(todo), desc="Transcribing", unit="s", unit_scale=True, smoothing=0.1) as bar:
-        for transcript in transcribe_files(todo, recognize, sample_rate, options, bar.update):
+
+        def advance(seconds: float) -> None:
+            bar.update(min(seconds, bar.total - bar.n))  # headers round; tqdm warns where more is done than there is
+
+        for transcript in transcribe_files(todo, recognize, sample_rate, options, advance):
             if transcript.error is not None:
                 failures.append(transcript)
                 tqdm.write(f"{transcript.path}: {transcript.error}", file=sys.stderr)

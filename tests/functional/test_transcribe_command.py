@@ -62,6 +62,7 @@ def test_folders_with_good_and_bad_files(monkeypatch, capsys, tmp_path, model, r
     assert "empty.wav: audio with no samples: the file is empty" in error
     assert "notes.wav: not audio that can be read" in error
     assert "Traceback" not in error
+    assert "TqdmWarning" not in error  # more audio done than the headers say
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
     stems = ("stereo", "deep/long", "short", "silent")
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("txt", "json", "srt")}

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import partial_path
+from nemo_speechlm.kernels.packed import packed_product
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 VERSION = 1
 _KEY = "kmeans"
-_CHUNK = 4096
+_CHUNK = 1024
 """Frames whose products with all centroids are held at once; more leaves the cache."""
 
 
@@ -90,14 +91,15 @@ def nearest(frames: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (N,) int64, and (N,) the squared distances.
     """
-    half_norms, transposed = centroids.square().sum(1) / -2, centroids.t()
+    frames, rows = frames.detach(), min(len(frames), _CHUNK)
+    product = packed_product(centroids, centroids.square().sum(1) / -2, rows)
     units = torch.empty(len(frames), dtype=torch.int64, device=frames.device)
-    scores = torch.empty(len(frames), device=frames.device)
+    distances = torch.empty(len(frames), device=frames.device)
     for start in range(0, len(frames), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        torch.max(torch.addmm(half_norms, frames[chunk], transposed), dim=1, out=(scores[chunk], units[chunk]))
-    norms = torch.linalg.vecdot(frames, frames)
-    return units, (norms - 2 * scores).clamp(min=0)
+        scores, units[chunk] = product(frames[chunk]).max(1)
+        torch.sub(torch.linalg.vecdot(frames[chunk], frames[chunk]), scores, alpha=2, out=distances[chunk])
+    return units, distances.clamp_(min=0)
 
 
 def save_kmeans(path: str | Path, kmeans: KMeans) -> None:

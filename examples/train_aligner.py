@@ -22,7 +22,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from nemo_speechlm.alignment.training import TrainingPlan
+from nemo_speechlm.alignment.training import PassReport, TrainingPlan
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.aligner import plot_passes
@@ -61,13 +61,17 @@ def main(cfg: DictConfig) -> None:
         _device(cfg.device),
         threads,
     )
-    done = training.run(
-        cfg.output,
-        lambda r: tqdm.write(
-            f"pass {r.number}: log-likelihood {r.log_likelihood:.3f} a frame, {r.components} Gaussians"
-        ),
-    )
-    plot_passes(done.reports, f"{cfg.output}.png")
+    reports: list[PassReport] = []
+
+    def show(report: PassReport) -> None:
+        tqdm.write(
+            f"pass {report.number}: log-likelihood {report.log_likelihood:.3f} a frame, {report.components} Gaussians"
+        )
+        reports.append(report)
+        if report.number == training.plan.passes:  # before the aligner takes its name: then all is there
+            plot_passes(reports, f"{cfg.output}.png")
+
+    done = training.run(cfg.output, show)
     print(passes_table(done.reports))
     report = JobReport()
     for failure in done.failures:

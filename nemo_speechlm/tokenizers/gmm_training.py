@@ -97,8 +97,8 @@ class AlignerTraining:
         model = GmmModel(state.aligner.to("cpu"), self.pronouncing, inventory, self.source.speaker_key)
         failures = [*loaded.failures, *_without_path(loaded, state)]
         used = loaded.corpus.lengths
-        save_model(output, model)
         _write_failures(output, self.source.manifest, failures)
+        save_model(output, model)
         progress.unlink(missing_ok=True)
         utterances = len(used) - (len(failures) - len(loaded.failures))
         return TrainedAligner(model, state.reports, failures, utterances, sum(used) / 100)

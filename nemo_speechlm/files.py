@@ -4,7 +4,7 @@ import gzip
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -72,7 +72,27 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
         partial.unlink(missing_ok=True)
 
 
-def refuse_overwrite(path: str | Path, overwrite: bool) -> None:
-    """Raise unless ``path`` is free or the user asked to overwrite it."""
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give another name to write to; the file takes the name ``path`` only when the block ends without an error.
+
+    Raises:
+        InputError: if it cannot be written there.
+    """
+    path = Path(path)
+    partial = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error}", path) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def refuse_overwrite(path: str | Path, overwrite: bool, option: str = "overwrite=true") -> None:
+    """Raise unless ``path`` is free or the user asked to overwrite it, by the option that the message names."""
     if Path(path).exists() and not overwrite:
-        raise InputError("exists already; give another output, or overwrite=true to replace it", path)
+        raise InputError(f"exists already; give another output, or {option} to replace it", path)

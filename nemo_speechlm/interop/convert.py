@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm import models
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.files import refuse_overwrite, whole_file
 from nemo_speechlm.interop.plan import Options, Plan, make_plan
-from nemo_speechlm.interop.source import read_source
+from nemo_speechlm.interop.source import naming, read_source
 
 _SHOWN = 12
 
@@ -29,22 +29,17 @@ def convert(source: str | Path, output: str | Path, options: Options = Options()
 
     Raises:
         InputError: if the checkpoint cannot be read or recognized, or its parameters are not exactly those of our
-            model; nothing is written then.
+            model, or the output cannot be written; nothing is written then.
     """
     output = Path(output)
     if output.suffix != ".nemo":
         raise InputError("the output must end in .nemo", output)
-    refuse_overwrite(output, overwrite)
+    refuse_overwrite(output, overwrite, "--overwrite")
     plan = make_plan(read_source(source), options)
     with tempfile.TemporaryDirectory() as folder:
         model = build(plan, Path(folder), options)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(output)
-        try:
+        with whole_file(output) as partial:
             model.save_to(str(partial))
-            partial.replace(output)
-        finally:
-            partial.unlink(missing_ok=True)
     return plan
 
 
@@ -73,7 +68,7 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
         )
     try:
         model = getattr(models, plan.model)(cfg=OmegaConf.create(config)).eval()
-    except (ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # of any layer between OmegaConf and the modules, which say best what they cannot be
         raise InputError(f"no model can be built with its sizes: {error}", plan.source.path) from error
     own = model.state_dict()
     shapes = [
@@ -93,7 +88,8 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
             "initialized)",
             plan.source.path,
         )
-    model.load_state_dict(plan.weights, strict=False)
+    with naming(plan.source.path):
+        model.load_state_dict(plan.weights, strict=False)
     return model
 
 

@@ -65,6 +65,8 @@ def encoder_config(
         speech |= {"n_layers": speech_layers, "output_norm": False}
     else:
         text = settings.get("text_transformer") or {}
+        if not isinstance(text, dict) or not isinstance(text.get("encoder") or {}, dict):
+            raise InputError(f"its setting text_transformer is {text!r:.80}, expected a table with one of an encoder")
         own = {**settings, **{name: text[name] for name in _DROPOUTS if name in text}}
         inner = text.get("encoder") or {}
         shared_pre_norm = bool(inner.get("normalize_before", "unit_encoder.layer_norm.weight" in weights))

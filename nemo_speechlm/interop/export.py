@@ -1,6 +1,5 @@
 """The way back: a ``.nemo`` file as a checkpoint that the released SpeechLM inference code loads."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.files import refuse_overwrite, whole_file
 from nemo_speechlm.interop.encoder_names import RENAMED
 from nemo_speechlm.interop.export_text_to_unit import (
     dictionary_paths,
@@ -49,10 +48,10 @@ def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = Fal
     output = Path(output)
     if output.suffix != ".pt":
         raise InputError("the output must end in .pt", output)
-    refuse_overwrite(output, overwrite)
+    refuse_overwrite(output, overwrite, "--overwrite")
     if str(read_nemo(source).cfg.get("target")).endswith(".TextToUnitModel"):
         for path in dictionary_paths(output):
-            refuse_overwrite(path, overwrite)
+            refuse_overwrite(path, overwrite, "--overwrite")
         text_to_unit = restore_file(TextToUnitModel, source, "cpu")
         try:
             content = text_to_unit_checkpoint(text_to_unit)
@@ -74,13 +73,8 @@ def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = Fal
 
 
 def _save(content: dict[str, Any], output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(output)
-    try:
+    with whole_file(output) as partial:
         torch.save(content, partial)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _settings(model: PretrainedFile) -> dict[str, Any]:

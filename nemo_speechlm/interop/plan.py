@@ -13,7 +13,7 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop import dictionaries, text_to_unit, translation
 from nemo_speechlm.interop.encoder_config import encoder_config
 from nemo_speechlm.interop.encoder_names import encoder_name
-from nemo_speechlm.interop.source import Kind, Source
+from nemo_speechlm.interop.source import Kind, Source, naming
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 
@@ -88,13 +88,11 @@ def make_plan(source: Source, options: Options = Options()) -> Plan:
     Raises:
         InputError: if its kind or a setting cannot be converted, or a dictionary is missing or of another size.
     """
-    try:
+    with naming(source.path):
         if source.kind is Kind.PRETRAINED:
             return _pretrained(source, options)
         if source.kind is Kind.CTC:
             return _ctc(source, options)
-        if source.kind in (Kind.CLEANED, Kind.HUBERT, Kind.WAV2VEC2):
-            return _encoder_alone(source, options)
         if source.kind is Kind.TRANSLATION:
             plan = _encoder_alone(source, options, "SpeechLMEncDecModel")
             translation.fill_plan(plan, options)
@@ -103,9 +101,7 @@ def make_plan(source: Source, options: Options = Options()) -> Plan:
             plan = Plan(source, "TextToUnitModel", {})
             text_to_unit.fill_plan(plan, options)
             return plan
-        raise InputError(f"is a {source.kind.value}; there is no model for it here yet (--list shows what it holds)")
-    except InputError as error:
-        raise error if error.path else InputError(error.reason, source.path) from None
+        return _encoder_alone(source, options)
 
 
 def _encoder(source: Source, options: Options, model: str) -> Plan:

@@ -1,7 +1,8 @@
 """What somebody else's checkpoint is, recognized by what is in it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -65,6 +66,23 @@ class Source:
         return {k.removeprefix(self.prefix): v for k, v in self.weights.items() if k.startswith(self.prefix)}
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What goes wrong inside is the file's fault: an error that names it.
+
+    A hostile file can hold anything anywhere: a list for a number, a table for a vector. What is checked has a message
+    of its own; for the rest it is enough that there is one.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise error if error.path else InputError(error.reason, path) from None
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"is damaged, or of a form that is not known here ({type(error).__name__}: {error})", path
+        ) from error
+
+
 def read_source(path: str | Path) -> Source:
     """Read a fairseq ``.pt`` file or a Hugging Face folder.
 
@@ -73,7 +91,8 @@ def read_source(path: str | Path) -> Source:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _read_folder(path)
+        with naming(path):
+            return _read_folder(path)
     if path.suffix == ".nemo":
         raise InputError("is a .nemo file already; expected a fairseq .pt file or a Hugging Face folder", path)
     if path.suffix == ".safetensors" or path.name in _WEIGHTS:
@@ -81,10 +100,8 @@ def read_source(path: str | Path) -> Source:
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise InputError(f"holds a {type(content).__name__}, expected a checkpoint", path)
-    try:
+    with naming(path):
         return _from_fairseq(content, path)
-    except InputError as error:
-        raise InputError(error.reason, path) from None
 
 
 def _from_fairseq(content: dict[str, Any], path: Path) -> Source:
@@ -227,10 +244,8 @@ def _folder_weights(folder: Path) -> dict[str, Tensor]:
 def _weights(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         content = read_torch_file(path)
-        try:
+        with naming(path):
             return _tensors(content)
-        except InputError as error:
-            raise InputError(error.reason, path) from None
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

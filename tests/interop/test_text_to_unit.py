@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import randn
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.convert import convert
@@ -17,51 +16,16 @@ from nemo_speechlm.interop.text_to_unit import our_name, released_name
 from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing import tiny_text_to_unit_config
 from tests.golden import GOLDEN, needs_golden
-from tests.interop.checkpoints import SPECIAL, linear, norm, write_dictionary
+from tests.interop.checkpoints import HIDDEN, PHONES, SPECIAL, text_to_unit, write_dictionary
 
 COMMAND = Path(__file__).parents[2] / "examples" / "convert_checkpoint.py"
-PHONES = [*SPECIAL, "AA", "T", "SIL"]
-UNITS = [*SPECIAL, "0", "1", "2", "3", "4"]
-
-
-def conv(name, out, into, kernel):
-    return {f"{name}.weight": randn(out, into, kernel), f"{name}.bias": randn(out)}
-
-
-def checkpoint(width=12, heads=3, ffn=10, kernel=5, layers=(3, 1), hidden=7, speakers=0):
-    """As fairseq writes it."""
-    state = {"encoder.pos_emb_alpha": randn(1), "encoder.dec_pos_emb_alpha": randn(1)}
-    state["encoder.embed_tokens.weight"] = randn(len(PHONES), width)
-    state["encoder.embed_positions._float_tensor"] = randn(1)
-    for stack, count in zip(("encoder", "decoder"), layers, strict=True):
-        for number in range(count):
-            layer = f"encoder.{stack}_fft_layers.{number}"
-            for projection in ("q", "k", "v", "out"):
-                state |= linear(f"{layer}.self_attn.{projection}_proj", width, width)
-            state |= norm(f"{layer}.layer_norm", width) | norm(f"{layer}.ffn.layer_norm", width)
-            state |= conv(f"{layer}.ffn.ffn.0", ffn, width, kernel) | conv(f"{layer}.ffn.ffn.2", width, ffn, kernel)
-    for name in ("duration", "pitch", "energy"):
-        predictor = f"encoder.var_adaptor.{name}_predictor"
-        state |= conv(f"{predictor}.conv1.0", hidden, width, 3) | conv(f"{predictor}.conv2.0", hidden, hidden, 3)
-        state |= norm(f"{predictor}.ln1", hidden) | norm(f"{predictor}.ln2", hidden)
-        state |= linear(f"{predictor}.proj", 1, hidden)
-    for name in ("pitch", "energy"):
-        state[f"encoder.var_adaptor.embed_{name}.weight"] = randn(256, width)
-    state |= linear("encoder.out_proj", len(UNITS), width)
-    model = {"_name": "fasttext2unit_s", "encoder_attention_heads": heads, "decoder_attention_heads": heads}
-    model |= {"dropout": 0.2, "attention_dropout": 0.1, "var_pred_dropout": 0.5, "use_pitch": False}
-    if speakers:
-        state["encoder.embed_speaker.weight"] = randn(speakers, 6)
-        state |= linear("encoder.spk_emb_proj", width, width + 6)
-        model["speaker_to_id"] = {f"s{number}": number for number in range(speakers)}
-    return {"args": None, "cfg": {"model": model, "task": {}}, "model": state}
 
 
 @pytest.fixture
 def options(tmp_path):
     return Options(
         phone_dictionary=write_dictionary(tmp_path / "dict.phones.txt", PHONES),
-        unit_dictionary=write_dictionary(tmp_path / "dict.km.txt", UNITS),
+        unit_dictionary=write_dictionary(tmp_path / "dict.km.txt", HIDDEN),
     )
 
 
@@ -76,12 +40,12 @@ def restore(path):
 
 @pytest.mark.parametrize("speakers", [0, 4])
 def test_another_size(tmp_path, options, speakers):
-    content = checkpoint(speakers=speakers)
+    content = text_to_unit(speakers=speakers)
     plan = convert(save(content, tmp_path / "x.pt"), tmp_path / "y.nemo", options)
     model = restore(tmp_path / "y.nemo")
     assert list(model.phones.symbols) == PHONES
     assert model.phones.silence == "SIL"
-    assert list(model.inventory.symbols) == UNITS
+    assert list(model.inventory.symbols) == HIDDEN
     assert (len(model.encoder.layers), len(model.decoder.layers)) == (3, 1)
     assert model.encoder.layers[0].self_attn.n_heads == 3
     assert model.encoder.layers[0].conv1.kernel_size == (5,)
@@ -94,18 +58,18 @@ def test_another_size(tmp_path, options, speakers):
         assert torch.equal(state[ours], content["model"][theirs]), ours
     voices = torch.tensor([speakers - 1]) if speakers else None
     output = model(torch.tensor([[4, 5, 6]]), torch.tensor([3]), torch.tensor([[2, 0, 3]]), voices)
-    assert output.logits.shape == (1, 5, len(UNITS))
+    assert output.logits.shape == (1, 5, len(HIDDEN))
 
 
 def test_exact_padding_is_an_option(tmp_path, options):
     chosen = Options(**{**vars(options), "released_padding": False})
-    convert(save(checkpoint(), tmp_path / "x.pt"), tmp_path / "y.nemo", chosen)
+    convert(save(text_to_unit(), tmp_path / "x.pt"), tmp_path / "y.nemo", chosen)
     assert not restore(tmp_path / "y.nemo").decoder.released_padding
 
 
 @pytest.mark.parametrize("speakers", [0, 4])
 def test_round_trip(tmp_path, options, speakers):
-    content = checkpoint(speakers=speakers)
+    content = text_to_unit(speakers=speakers)
     convert(save(content, tmp_path / "x.pt"), tmp_path / "y.nemo", options)
     export_fairseq(tmp_path / "y.nemo", tmp_path / "z.pt")
     again = torch.load(tmp_path / "z.pt", weights_only=True)
@@ -174,14 +138,14 @@ def test_what_the_released_code_cannot_be(tmp_path):
 
 
 def edited(name):
-    content = checkpoint()
+    content = text_to_unit()
     state, model = content["model"], content["cfg"]["model"]
     if name == "missing":
         del state["encoder.decoder_fft_layers.0.ffn.ffn.0.bias"]
     elif name == "unused":
-        state["encoder.postnet.0.weight"] = randn(2)
+        state["encoder.postnet.0.weight"] = torch.randn(2)
     elif name == "shape":
-        state["encoder.encoder_fft_layers.1.self_attn.k_proj.weight"] = randn(12, 11)
+        state["encoder.encoder_fft_layers.1.self_attn.k_proj.weight"] = torch.randn(12, 11)
     elif name == "layer":
         for key in [key for key in state if "encoder_fft_layers.1" in key]:
             del state[key]
@@ -190,7 +154,7 @@ def edited(name):
     elif name == "pitch":
         model["use_pitch"] = True
     elif name == "embedding":
-        state["encoder.embed_tokens.weight"] = randn(3)
+        state["encoder.embed_tokens.weight"] = torch.randn(3)
     return content
 
 
@@ -215,7 +179,7 @@ def test_what_does_not_fit_is_listed(tmp_path, options, name):
 
 
 def test_dictionaries_are_needed(tmp_path, options):
-    path = save(checkpoint(), tmp_path / "x.pt")
+    path = save(text_to_unit(), tmp_path / "x.pt")
     with pytest.raises(InputError, match=r"no dictionary of its 7 phones; .*--phone-dictionary"):
         convert(path, tmp_path / "y.nemo")
     with pytest.raises(InputError, match=r"no dictionary of its 9 units; .*--unit-dictionary"):
@@ -230,7 +194,7 @@ def test_names_go_both_ways(tmp_path):
 
 
 def test_command(tmp_path, options, monkeypatch, capsys):
-    path = save(checkpoint(), tmp_path / "x.pt")
+    path = save(text_to_unit(), tmp_path / "x.pt")
     given = ["--phone-dictionary", options.phone_dictionary, "--unit-dictionary", options.unit_dictionary]
     monkeypatch.setattr(sys, "argv", [str(COMMAND), "--input", str(path), "--list", *map(str, given)])
     runpy.run_path(str(COMMAND), run_name="__main__")

@@ -1,6 +1,5 @@
 """Translation checkpoints: of other sizes than the golden one, wrong ones, and the way back."""
 
-import argparse
 import json
 
 import pytest
@@ -15,61 +14,12 @@ from nemo_speechlm.interop.plan import Options
 from nemo_speechlm.interop.source import read_source
 from nemo_speechlm.models import SpeechLMEncDecModel
 from tests.golden import GOLDEN, needs_golden
-from tests.interop.checkpoints import SPECIAL, layers, linear, norm, speechlm, write_dictionary
-
-LETTERS = [*SPECIAL, "▁", "a", "b", "ü", "."]
-
-
-def translation(width=20, heads=5, count=3, pre_norm=False, relative=True, tied=False, tgt=LETTERS, **encoder):
-    """A translation checkpoint; ``encoder`` goes to :func:`speechlm`."""
-    pretrained = speechlm(**encoder)
-    inner = len(pretrained["model"]["mask_emb"])
-    state = {f"encoder.w2v_model.{key}": value for key, value in pretrained["model"].items()}
-    head = width // heads if relative else None
-    decoder = layers("decoder", count, width, 28, head)
-    for i in range(count):
-        layer = f"decoder.layers.{i}.encoder_attn"
-        for name in ("q_proj", "out_proj", "k_proj", "v_proj"):
-            decoder |= linear(f"{layer}.{name}", width, width)
-        decoder |= norm(f"{layer}_layer_norm", width)
-    decoder["decoder.embed_tokens.weight"] = torch.randn(len(tgt), width)
-    decoder["decoder.output_projection.weight"] = (
-        decoder["decoder.embed_tokens.weight"] if tied else torch.randn(len(tgt), width)
-    )
-    if relative:
-        decoder["decoder.pos_emb.pe_k.weight"] = torch.randn(48, head)
-    if pre_norm:
-        decoder |= norm("decoder.layer_norm", width)
-    decoder["decoder.version"] = torch.tensor([3.0])
-    decoder["decoder.embed_positions._float_tensor"] = torch.zeros(1)
-    if inner != width:
-        decoder |= linear("encoder.proj", width, inner)
-    model = {
-        "_name": "speechlm_st_legacy",
-        "apply_mask": True,
-        "mask_prob": 0.5,
-        "mask_length": 10,
-        "mask_channel_prob": 0.0,
-        "mask_channel_length": 8,
-        "dropout": 0.0,
-        "attention_dropout": 0.1,
-        "activation_dropout": 0.0,
-        "layerdrop": 0.05,
-        "dropout_input": 0.0,
-        "feature_grad_mult": 0.0,
-        "final_dropout": 0.1,
-        "decoder_attention_heads": heads,
-        "decoder_normalize_before": pre_norm,
-        "decoder_layerdrop": 0.2,
-        "share_decoder_input_output_embed": tied,
-        "w2v_args": argparse.Namespace(**pretrained["cfg"]["model"]),
-    }
-    return {"cfg": {"model": argparse.Namespace(**model), "task": {"normalize": False}}, "model": state | decoder}
+from tests.interop.checkpoints import PIECES, SPECIAL, linear, translation, write_dictionary
 
 
 @pytest.fixture
 def options(tmp_path):
-    return Options(label_dictionary=write_dictionary(tmp_path / "dict.txt", LETTERS))
+    return Options(label_dictionary=write_dictionary(tmp_path / "dict.txt", PIECES))
 
 
 def save(content, path):

@@ -80,11 +80,12 @@ def _widen(scores: Tensor, positions: Positions) -> Tensor:
 
 def _by_key(scores: Tensor) -> Tensor:
     """(..., T, 2T - 1), columns by j - i -> a view (..., T, T), columns by j."""
-    *batch, T, _ = scores.shape
+    T = scores.shape[-2]
+    if T == 1:
+        return scores
     # Row i begins at column T - 1 - i: one to the left of the row before it.
-    scores = scores.contiguous()
-    strides = (*scores.stride()[:-2], max(2 * T - 2, 1), 1)
-    return scores.as_strided((*batch, T, T), strides, scores.storage_offset() + T - 1)
+    flat = scores.contiguous().flatten(-2)[..., T - 1 : T - 1 + T * (2 * T - 2)]
+    return flat.unflatten(-1, (T, 2 * T - 2))[..., :T]
 
 
 class _RelativeAttention(torch.autograd.Function):

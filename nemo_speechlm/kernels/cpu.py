@@ -19,7 +19,7 @@ FEW_ROWS = 64
 
 def is_fast(*tensors: Tensor | None) -> bool:
     """Whether all these are plain fp32 tensors on a CPU that oneDNN serves, computed now and not traced."""
-    if not torch.backends.mkldnn.is_available() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.backends.mkldnn.is_available():
         return False
     if torch.is_autocast_enabled("cpu") or torch._C._functorch.peek_interpreter_stack() is not None:
         return False

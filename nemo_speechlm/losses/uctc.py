@@ -36,7 +36,10 @@ class UCTCLoss(Loss):
 
     @typecheck()
     def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
-        """(B, T, V) log-probabilities and (B, U) targets with their lengths (B,) -> () loss in nats."""
+        """(B, T, V) log-probabilities and (B, U) targets with their lengths (B,) -> () loss in nats.
+
+        PyTorch wants the lengths on the host; where they are not, it waits for the device to get them there.
+        """
         total = F.ctc_loss(
             log_probs.transpose(0, 1).float(),
             targets,

@@ -20,6 +20,7 @@ from nemo_speechlm.data.token_encoder import TokenEncoder
 from nemo_speechlm.data.transcripts import CharacterEncoder, TextEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import schedules  # noqa: F401  (registers TriStage)
+from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.freezing import EncoderFreezingMixin
@@ -35,7 +36,7 @@ else:
     _Host = object
 
 
-class SpeechLMCTC(FeatureExtraction, EncoderFreezingMixin, _Host):
+class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     """What the two CTC models have in common; goes before NeMo's class among the bases.
 
     Config keys beyond those of NeMo's class:

@@ -23,6 +23,7 @@ from nemo_speechlm.data.token_encoder import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses.label_smoothing import smoothed_cross_entropy
 from nemo_speechlm.models import schedules  # noqa: F401  (registers TriStage)
+from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.freezing import EncoderFreezingMixin
@@ -35,7 +36,9 @@ from nemo_speechlm.modules.padding import padding_mask
 TASKS = ("recognition", "translation")
 
 
-class SpeechLMEncDecModel(FeatureExtraction, EncoderFreezingMixin, ASRModel, ASRBPEMixin, ASRTranscriptionMixin):
+class SpeechLMEncDecModel(
+    Accelerated, FeatureExtraction, EncoderFreezingMixin, ASRModel, ASRBPEMixin, ASRTranscriptionMixin
+):
     """A SpeechLM encoder with a decoder that attends to it and writes characters or SentencePiece tokens.
 
     Config keys:

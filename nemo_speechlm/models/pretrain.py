@@ -17,6 +17,7 @@ from nemo_speechlm.data.loader import build_pretrain_dataloader, build_validatio
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.kernels.mixing import mix_states
 from nemo_speechlm.losses import UCTCLoss, UnitPrediction, unit_prediction
+from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.inventories import registered_inventory
 from nemo_speechlm.models.monitoring import Throughput
@@ -48,7 +49,7 @@ class SpeechOutput(NamedTuple):
     penalty: Tensor
 
 
-class SpeechLMModel(FeatureExtraction, ModelPT):
+class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
     """Pretrains a :class:`SpeechLMEncoder` on speech with units (UMLM) and on text with units (UCTC).
 
     The loss of a step is, with the weights of ``cfg.loss``: the cross-entropy per masked frame at both levels,
@@ -198,9 +199,10 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
             log-probabilities (B, L, labels + 1), blank last, and the mask.
         """
         L = batch.units.shape[1]
-        padding = padding_mask(batch.unit_lengths, L)
+        lengths = batch.unit_lengths.to(batch.units.device, non_blocking=True)
+        padding = padding_mask(lengths, L)
         if mask is None:
-            mask = self.text_masking.draw(batch.unit_lengths, L, generator)
+            mask = self.text_masking.draw(lengths, L, generator)
         states = self.encoder.apply_mask(self.unit_embedding(batch.units.clamp(min=0)), mask, padding)
         shared, _ = self.encoder.encode_shared(states, padding)
         return self.ctc_head(encoder_output=shared.transpose(1, 2)), mask
@@ -281,6 +283,16 @@ class SpeechLMModel(FeatureExtraction, ModelPT):
         if self.training and isinstance(batch, PretrainBatch) and batch.speech is not None:
             self.throughput.add(float(batch.speech.audio_lengths.sum()) / self._cfg.sample_rate)
         return batch
+
+    def transfer_batch_to_device(
+        self, batch: PretrainBatch, device: torch.device, dataloader_idx: int
+    ) -> PretrainBatch:
+        """Leave lengths of text on the host, where the CTC loss would bring them, waiting for the device."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(moved, PretrainBatch) and moved.text is not None and batch.text is not None:
+            lengths = {"unit_lengths": batch.text.unit_lengths, "target_lengths": batch.text.target_lengths}
+            moved = moved._replace(text=moved.text._replace(**lengths))
+        return moved
 
     def configure_gradient_clipping(
         self,

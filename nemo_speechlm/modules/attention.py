@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nemo_speechlm.kernels.attention import Positions, relative_attention
 from nemo_speechlm.kernels.linear import Linear
+from nemo_speechlm.kernels.norm import layer_norm
 
 
 class RelativePositions(nn.Module):
@@ -54,7 +55,7 @@ class RelativeSelfAttention(nn.Module):
         self.k_proj = Linear(d_model, d_model)
         self.v_proj = Linear(d_model, d_model)
         self.out_proj = Linear(d_model, d_model)
-        self.norm_k = nn.LayerNorm(d_model // n_heads) if normalize_positions else None
+        self.norm_k = layer_norm(d_model // n_heads) if normalize_positions else None
         for linear in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
         nn.init.xavier_uniform_(self.out_proj.weight)

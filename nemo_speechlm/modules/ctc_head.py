@@ -11,6 +11,8 @@ from nemo.core.neural_types import AcousticEncodedRepresentation, LogprobsType, 
 from omegaconf import ListConfig, OmegaConf
 from torch import Tensor, nn
 
+from nemo_speechlm.kernels.norm import layer_norm
+
 
 class SpeechLMCTCHead(NeuralModule, Exportable):
     """Convolution, dropout, layer norm, GELU and a projection (SpeechLM section 3.3, CTC on the text branch).
@@ -38,7 +40,7 @@ class SpeechLMCTCHead(NeuralModule, Exportable):
         self.temperature = 1.0  # NeMo's change_decoding_strategy sets it
         self.conv = nn.Conv1d(feat_in, feat_in, kernel_size=2, stride=1, padding=1, bias=False)
         self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(feat_in)
+        self.norm = layer_norm(feat_in)
         self.activation = nn.GELU()
         self.linear = nn.Linear(feat_in, self._num_classes)
 

@@ -12,6 +12,7 @@ from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nemo_speechlm.kernels.norm import layer_norm
 from nemo_speechlm.modules.attention import RelativePositions
 from nemo_speechlm.modules.decoder_attention import CausalSelfAttention, CrossAttention, KeysValues
 from nemo_speechlm.modules.transformer import TransformerLayer
@@ -64,7 +65,7 @@ class DecoderLayer(TransformerLayer):
         super().__init__(d_model, n_heads, d_ff, dropout, attention_dropout, activation_dropout, pre_norm, relative)
         self.self_attn = CausalSelfAttention(d_model, n_heads, attention_dropout, relative and pre_norm)
         self.cross_attn = CrossAttention(d_model, n_heads, encoder_dim, attention_dropout)
-        self.cross_attn_norm = nn.LayerNorm(d_model)
+        self.cross_attn_norm = layer_norm(d_model)
 
     def forward(  # type: ignore[override]
         self,
@@ -153,7 +154,7 @@ class RelativeDecoder(NeuralModule):
                 nn.init.xavier_uniform_(linear.weight)
                 nn.init.zeros_(linear.bias)
         self.layers = nn.ModuleList(layers)
-        self.output_norm = nn.LayerNorm(d_model) if pre_norm else None
+        self.output_norm = layer_norm(d_model) if pre_norm else None
 
     def forward(self, tokens: Tensor, encoded: Tensor, padding: Tensor) -> Tensor:
         """Score the next token after each of given ones.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.kernels.linear import Linear
 from nemo_speechlm.kernels.mixing import Backend, mix_states
+from nemo_speechlm.kernels.norm import layer_norm
 from nemo_speechlm.modules.export_forward import check_exportable, front_end_frames, transformer_states
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd, released_lengths
 from nemo_speechlm.modules.masking import SpanMask
@@ -68,7 +69,7 @@ class SpeechLMEncoder(NeuralModule, Exportable):
         self.d_model = d_model
         self._feat_out = d_model  # NeMo's models look for it under this name
         self.front_end = front_end
-        self.feature_norm = nn.LayerNorm(front_end.output_dim)
+        self.feature_norm = layer_norm(front_end.output_dim)
         if project_features is None:
             project_features = front_end.output_dim != d_model
         self.feature_proj = Linear(front_end.output_dim, d_model) if project_features else nn.Identity()

@@ -11,6 +11,7 @@ import torch
 from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nemo_speechlm.kernels.convolution import Window, first_layers, gelu_convolution, normalized_weights, windows
 from nemo_speechlm.kernels.cpu import is_fast
@@ -29,6 +30,8 @@ class ConvFrontEnd(NeuralModule):
             (Large).
         bias: whether the convolutions have one.
         gradient_scale: factor on the gradient that reaches the stack (Base: 0.1).
+        checkpoint: keep only what stands between the layers for the gradient, and compute each layer's inside again;
+            saves memory for time. On a CPU the layers do so anyway where they can.
         released_padding: the released code's two habits. Its group norm counts padding in its statistics, so that an
             utterance's features depend on the batch it is in; and it cuts the padded samples into T equal chunks and
             keeps a frame unless its whole chunk is padding, so that an utterance may own one frame more in a batch
@@ -42,6 +45,7 @@ class ConvFrontEnd(NeuralModule):
         bias: bool = False,
         gradient_scale: float = 1.0,
         released_padding: bool = False,
+        checkpoint: bool = False,
     ):
         super().__init__()
         if norm not in ("group", "layer"):
@@ -49,6 +53,7 @@ class ConvFrontEnd(NeuralModule):
         self.layers = [tuple(layer) for layer in layers]
         self.gradient_scale = gradient_scale
         self.released_padding = released_padding
+        self.checkpoint = checkpoint
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         channels_in = 1
         self.subsampling = 1
@@ -81,13 +86,12 @@ class ConvFrontEnd(NeuralModule):
 
     def _layer_by_layer(self, x_BCT: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         for conv, norm, (_, kernel, stride) in zip(self.convs, self.norms, self.layers, strict=True):
-            x_BCT = conv(x_BCT)
             length = torch.div(length - kernel, stride, rounding_mode="floor") + 1
-            if isinstance(norm, MaskedInstanceNorm):
-                x_BCT = norm(x_BCT, None if self.released_padding else length.clamp(min=1))
+            inside = None if self.released_padding else length.clamp(min=1)
+            if self.checkpoint and torch.is_grad_enabled():
+                x_BCT = checkpoint(_layer, conv, norm, x_BCT, inside, use_reentrant=False)
             else:
-                x_BCT = norm(x_BCT)
-            x_BCT = F.gelu(x_BCT)
+                x_BCT = _layer(conv, norm, x_BCT, inside)
         return x_BCT.transpose(1, 2), length
 
     def _by_kernels(self, audio_signal: Tensor) -> bool:
@@ -118,6 +122,11 @@ class ConvFrontEnd(NeuralModule):
         for weight, window in zip(others, shapes[2:], strict=True):
             x_BTC = gelu_convolution(x_BTC, weight, window)
         return F.gelu(x_BTC), lengths[-1]
+
+
+def _layer(conv: nn.Module, norm: nn.Module, x_BCT: Tensor, length: Tensor | None) -> Tensor:
+    x_BCT = conv(x_BCT)
+    return F.gelu(norm(x_BCT, length) if isinstance(norm, MaskedInstanceNorm) else norm(x_BCT))
 
 
 def released_lengths(samples: Tensor, num_samples: int, num_frames: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from nemo_speechlm.kernels.attention import Positions
 from nemo_speechlm.kernels.dropout import dropout
 from nemo_speechlm.kernels.linear import Linear, feed_forward
+from nemo_speechlm.kernels.norm import layer_norm
 from nemo_speechlm.modules.attention import RelativePositions, RelativeSelfAttention
 
 
@@ -73,10 +74,10 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.pre_norm = pre_norm
         self.self_attn = RelativeSelfAttention(d_model, n_heads, attention_dropout, relative and pre_norm)
-        self.self_attn_norm = nn.LayerNorm(d_model)
+        self.self_attn_norm = layer_norm(d_model)
         self.fc1 = Linear(d_model, d_ff)
         self.fc2 = Linear(d_ff, d_model)
-        self.final_norm = nn.LayerNorm(d_model)
+        self.final_norm = layer_norm(d_model)
         self.dropout = nn.Dropout(dropout)
         self.activation_dropout = nn.Dropout(activation_dropout)
 
@@ -158,8 +159,8 @@ class RelativeTransformer(NeuralModule):
             input_norm = position == "learned" or not pre_norm
         if output_norm is None:
             output_norm = pre_norm
-        self.input_norm = nn.LayerNorm(d_model) if input_norm else None
-        self.output_norm = nn.LayerNorm(d_model) if output_norm else None
+        self.input_norm = layer_norm(d_model) if input_norm else None
+        self.output_norm = layer_norm(d_model) if output_norm else None
         self.dropout = nn.Dropout(dropout)
         self.relative_positions = RelativePositions(d_model // n_heads, max_distance) if max_distance else None
         layers = [

@@ -1,0 +1,69 @@
+"""What training on a GPU gains without a change of numbers: compiled layers, fused optimizers."""
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.accelerators import CUDAAccelerator
+from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
+from nemo.utils import logging
+from omegaconf import DictConfig
+
+from nemo_speechlm.modules.encoder import SpeechLMEncoder
+
+if TYPE_CHECKING:
+    from nemo.core.classes import ModelPT as _Host  # as types are checked, a mixin of NeMo's classes
+else:
+    _Host = object
+
+_APEX = "fused_adam"
+"""What NeMo calls apex's optimizer, which it knows where apex is installed."""
+
+
+class Accelerated(_Host):
+    """Mixin for models with an ``encoder``; goes before NeMo's class among the bases.
+
+    - ``cfg.compile: true`` compiles each layer of the encoder's transformers when a training begins, for inputs of any
+      length; a step of another length is not compiled anew.
+    - An optimizer called ``adamw`` becomes apex's fused one on GPUs where apex is installed, and PyTorch's fused one
+      where it is not. The config keeps saying ``adamw``.
+    """
+
+    encoder: SpeechLMEncoder
+
+    def on_fit_start(self) -> None:
+        """Compile what is to be compiled."""
+        super().on_fit_start()
+        if self.cfg.get("compile", False):
+            logging.info(f"torch.compile: {compile_layers(self.encoder)} layers")
+
+    def setup_optimization(
+        self, optim_config: DictConfig | dict | None = None, optim_kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """See :class:`ModelPT`."""
+        config = self._optim_config_copy(optim_config)
+        if config is None or config.get("name") != "adamw" or not _on_gpu(self._trainer):
+            return super().setup_optimization(config, optim_kwargs)
+        if _APEX in AVAILABLE_OPTIMIZERS:
+            config.name = _APEX
+        elif self._trainer.precision != "16-mixed":  # there, gradients are clipped before PyTorch's would unscale them
+            optim_kwargs = {"fused": True, **(optim_kwargs or {})}
+        made = super().setup_optimization(config, optim_kwargs)
+        if self._cfg.get("optim") is not None:
+            self._cfg.optim.name = "adamw"
+        return made
+
+
+def compile_layers(encoder: SpeechLMEncoder) -> int:
+    """Let each layer of both transformers be compiled when it is first called; returns how many they are.
+
+    Layers of a kind share their graphs, so that this takes the time of a few, not of the whole encoder.
+    """
+    layers = [
+        layer for half in (encoder.speech_transformer, encoder.shared_transformer) for layer in half.layers  # type: ignore[union-attr]
+    ]  # fmt: skip
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)
+
+
+def _on_gpu(trainer: Any) -> bool:
+    return trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator)

@@ -1,4 +1,6 @@
-"""Features of every layer, or of some, of a SpeechLM, HuBERT or wav2vec 2.0 model: one file per utterance.
+"""Features of every layer, or of some, of a SpeechLM, HuBERT or wav2vec 2.0 model.
+
+One file per utterance, or, by format=huggingface, a folder of shards for datasets.load_dataset(folder).
 
 Interrupted, the same command goes on with the utterances that have no file yet. features.jsonl is the manifest with
 features_filepath (relative to it) and num_frames in each line; it is there when all is done.

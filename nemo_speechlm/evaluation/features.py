@@ -1,4 +1,4 @@
-"""Features of utterances from any of our models, a file for each, in batches of similar length.
+"""Features of utterances from any of our models, a file for each or shards, in batches of similar length.
 
 Axis legend: B utterances, S samples, T frames, D width, L layers.
 """
@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from nemo_speechlm.data.audio import AUDIO_SUFFIXES, audio_info, read_audio, seconds_of
 from nemo_speechlm.data.manifest import Record, audio_path, read_manifest, write_manifest
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.evaluation.feature_shards import frames_of_shard, shard_files, write_card, write_shard
 from nemo_speechlm.evaluation.recognition import SHORTEST, length_batches
 from nemo_speechlm.files import atomic_write, partial_path
 from nemo_speechlm.models.features import FeatureExtraction
@@ -61,12 +63,14 @@ class FeatureOptions:
 
     def __post_init__(self):
         for name, allowed in (
-            ("format", ("npy", "safetensors")),
+            ("format", ("npy", "safetensors", "huggingface")),
             ("dtype", ("float32", "float16")),
             ("precision", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(allowed)}")
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, expected {', '.join(allowed[:-1])} or {allowed[-1]}"
+                )
         if self.layers is not None and not all(isinstance(layer, int) and layer for layer in self.layers):
             raise InputError(f"layers is {list(self.layers)}, expected whole numbers from 1 on, or -1 for the last")
         if self.layers == ():
@@ -186,15 +190,14 @@ def extract(
     numbers = options.layer_numbers(count)
     _open(folder, options, numbers, utterances, Path(model_path), overwrite)
     names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
-    files = [folder / "features" / f"{name}.{options.format}" for name in names]
+    sharded = options.format == "huggingface"
+    if sharded:
+        files = _shard_files(folder, model, utterances, options, len(numbers))
+        write_card(folder, numbers)
+    else:
+        files = [folder / "features" / f"{name}.{options.format}" for name in names]
     todo = [index for index, file in enumerate(files) if not file.exists()]
-    lengths = [utterances[index].duration for index in todo]
-    batch_duration = options.batch_duration
-    if batch_duration is None:
-        batch_duration = 0.0 if getattr(encoder.front_end, "released_padding", False) else BATCH_DURATION
-    batches = [[todo[i] for i in batch] for batch in length_batches(lengths, batch_duration)]
-    sample_rate = int(model.cfg.get("sample_rate", 16000))
-    loader = DataLoader(_Batches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers)
+    passes = [list(own) for _, own in groupby(todo, key=files.__getitem__)] if sharded else [todo]
     autocast = torch.autocast(
         model.device.type, getattr(torch, options.precision), enabled=options.precision != "float32"
     )
@@ -203,22 +206,63 @@ def extract(
         autocast,
         tqdm(total=len(files), initial=len(files) - len(todo), unit="utterance") as bar,
     ):
-        for batch, (audio, samples) in zip(batches, loader, strict=True):
-            layers, frames = model.extract_features(
-                audio.to(model.device), samples.to(model.device), [number - 1 for number in numbers]
-            )
-            stacked = torch.stack(layers, dim=1).to("cpu", getattr(torch, options.dtype))
-            for index, states, length in zip(batch, stacked, frames.tolist(), strict=True):
-                _write(files[index], states[:, :length], numbers)
-            bar.update(len(batch))
+        for own in passes:
+            kept: dict[int, Tensor] = {}
+            for index, states in _states(model, utterances, own, numbers, options):
+                if sharded:
+                    kept[index] = states.clone()
+                else:
+                    _write(files[index], states, numbers)
+                bar.update()
+            if kept:
+                records = [utterances[index].record for index in own]
+                write_shard(files[own[0]], [names[i] for i in own], records, [kept[i] for i in own], numbers)
+    frames = _rows(files) if sharded else [{"num_frames": _num_frames(file)} for file in files]
     lines = [
-        utterance.record | {"features_filepath": str(file.relative_to(folder)), "num_frames": _num_frames(file)}
-        for utterance, file in zip(utterances, files, strict=True)
+        utterance.record | {"features_filepath": str(file.relative_to(folder)), **more}
+        for utterance, file, more in zip(utterances, files, frames, strict=True)
     ]
     write_manifest(folder / "features.jsonl", lines)
     if skipped:
         write_manifest(folder / "skipped.jsonl", [{"reason": str(error)} for error in skipped])
     return len(todo)
+
+
+def _states(
+    model: Any, utterances: Sequence[Utterance], own: Sequence[int], numbers: Sequence[int], options: FeatureOptions
+) -> Iterator[tuple[int, Tensor]]:
+    """(index, features (L, T, D)) of some of the utterances, in the order of their length."""
+    batch_duration = options.batch_duration
+    if batch_duration is None:
+        batch_duration = 0.0 if getattr(model.encoder.front_end, "released_padding", False) else BATCH_DURATION
+    lengths = [utterances[index].duration for index in own]
+    batches = [[own[i] for i in batch] for batch in length_batches(lengths, batch_duration)]
+    sample_rate = int(model.cfg.get("sample_rate", 16000))
+    loader = DataLoader(_Batches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers)
+    for batch, (audio, samples) in zip(batches, loader, strict=True):
+        layers, frames = model.extract_features(
+            audio.to(model.device), samples.to(model.device), [number - 1 for number in numbers]
+        )
+        stacked = torch.stack(layers, dim=1).to("cpu", getattr(torch, options.dtype))
+        for index, states, length in zip(batch, stacked, frames.tolist(), strict=True):
+            yield index, states[:, :length]
+
+
+def _shard_files(
+    folder: Path, model: Any, utterances: Sequence[Utterance], options: FeatureOptions, layers: int
+) -> list[Path]:
+    frame_rate = model.cfg.get("sample_rate", 16000) / model.encoder.subsampling
+    values = frame_rate * layers * model.cfg.encoder.d_model
+    return shard_files(folder, [u.duration for u in utterances], values * getattr(torch, options.dtype).itemsize)
+
+
+def _rows(files: Sequence[Path]) -> list[dict[str, int]]:
+    """Where each utterance is in its shard, and how long."""
+    return [
+        {"features_row": row, "num_frames": frames}
+        for file in dict.fromkeys(files)
+        for row, frames in enumerate(frames_of_shard(file))
+    ]
 
 
 def _open(
@@ -247,10 +291,11 @@ def _open(
             raise InputError(
                 f"was made with another {', '.join(differ)}; give another output, or overwrite=true", folder
             )
-        shutil.rmtree(folder / "features", ignore_errors=True)
+        for own in ("features", "data"):
+            shutil.rmtree(folder / own, ignore_errors=True)
     elif folder.exists() and any(folder.iterdir()):
         raise InputError("holds other files; give a folder that is empty or not there yet", folder)
-    (folder / "features").mkdir(parents=True, exist_ok=True)
+    (folder / ("data" if options.format == "huggingface" else "features")).mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         json.dump(what, file)
 

@@ -78,6 +78,9 @@ class Plan:
     def put(self, ours: str, theirs: str, value: Tensor | None = None) -> None:
         """Say that a parameter of the checkpoint is one of ours; ``value`` where it needs a change."""
         if theirs in self.source.weights:
+            dtype = self.source.weights[theirs].dtype
+            if not dtype.is_floating_point:
+                raise InputError(f"its parameter {theirs} is of {dtype}, expected real numbers")
             self.weights[ours] = (self.source.weights[theirs] if value is None else value).float()
             self.names[ours] = theirs
 

@@ -86,6 +86,35 @@ def test_some_layers_as_safetensors(run, tmp_path, corpus, model):
     np.testing.assert_allclose(features["layer_2"], expected(model, record["audio_filepath"], [1])[0], atol=1e-2)
 
 
+def test_a_folder_for_hugging_face(run, tmp_path, corpus, model, monkeypatch):
+    from nemo_speechlm.evaluation import feature_shards
+
+    monkeypatch.setattr(feature_shards, "SHARD_BYTES", 2**15)
+    out, arguments = tmp_path / "out", (f"input={corpus.speech}", "format=huggingface")
+    status, said = run(*arguments, f"output={out}")
+    assert status == 0, said
+    shards = sorted(path.name for path in (out / "data").iterdir())
+    assert 1 < len(shards) <= 5
+    datasets = pytest.importorskip("datasets")
+    found = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache")).with_format("numpy")
+    lines = records(out)
+    assert len(found) == len(lines) == 5
+    for row, record in zip(found, lines, strict=True):
+        assert row["audio_filepath"] == record["audio_filepath"]
+        assert row["text"] == record["text"]
+        states = np.stack([row["layer_1"], row["layer_2"]])
+        assert states.shape == (2, record["num_frames"], 32)
+        np.testing.assert_allclose(states, expected(model, record["audio_filepath"]), atol=1e-4)
+    before = {path.name: path.read_bytes() for path in (out / "data").iterdir()}
+    (out / "data" / shards[1]).unlink()
+    status, said = run(*arguments, f"output={out}")
+    assert status == 0, said
+    assert {path.name: path.read_bytes() for path in (out / "data").iterdir()} == before
+    again = [int(line["features_row"]) for line in records(out)]
+    assert again[0] == 0
+    assert len(set(zip((line["features_filepath"] for line in records(out)), again, strict=True))) == 5
+
+
 def test_goes_on_where_it_was_interrupted(run, tmp_path, corpus):
     out = tmp_path / "out"
     arguments = f"input={corpus.speech}", f"output={out}"
@@ -151,7 +180,7 @@ def test_bad_audio(run, tmp_path, corpus):
         (["layers=[0]"], "expected whole numbers from 1 on"),
         (["layers=[]"], "layers is empty"),
         (["layers=[2,-1]"], "each once"),
-        (["format=csv"], "format is 'csv', expected npy or safetensors"),
+        (["format=csv"], "format is 'csv', expected npy, safetensors or huggingface"),
         (["precision=int8"], "precision is 'int8'"),
         (["model=nothing.nemo"], "nothing.nemo: no such file"),
         (["input=nothing.json"], "nothing.json: no such file"),

@@ -95,6 +95,8 @@ def edited(name):
         state |= linear("adapter.0", 3, 3)
     elif name == "shape":
         state["encoder.layers.2.fc1.bias"] = torch.randn(7)
+    elif name == "dtype":
+        state["encoder.layers.2.fc1.bias"] = state["encoder.layers.2.fc1.bias"].to(torch.complex64)
     elif name == "layer":
         content["model"] = {k: v for k, v in state.items() if not k.startswith("encoder.layers.1.")}
     elif name == "setting":
@@ -116,6 +118,7 @@ ERRORS = {
     "missing": r"missing: encoder\.speech_transformer\.layers\.1\.fc2\.bias",
     "unused": r"no place: adapter\.0\.bias; adapter\.0\.weight \(--allow-unused",
     "shape": r"encoder\.layers\.2\.fc1\.bias is \(7,\), expected \(36,\) for encoder\.speech_transformer",
+    "dtype": r"encoder\.layers\.2\.fc1\.bias is of torch\.complex64, expected real numbers",
     "layer": r"no parameters .* for 1",
     "setting": r"layer_type is 'conformer'; only 'transformer'",
     "strides": r"conv_feature_layers is \[\(12, 10, 5\)\], its weights have",

@@ -104,7 +104,7 @@ def tamper(content, marker, rng):
         inner = list(container.values()) if isinstance(container, dict) else []
         inner += [vars(value) for value in inner if isinstance(value, argparse.Namespace)]
         containers += [value for value in inner if isinstance(value, dict) and value]
-    where = rng.choice(containers)
+    where = rng.choice([container for container in containers if container] or [{"": None}])
     key = rng.choice(list(where))
     how = rng.random()
     if how < 0.25:

@@ -6,10 +6,13 @@ Axis legend: B utterances, T frames, D width, V units.
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nemo_speechlm.kernels.cpu import is_fast
 
 Backend = Literal["auto", "triton", "torch"]
 
@@ -65,7 +68,22 @@ def mix_states_torch(
     embedding_VD: Tensor | None = None,
     padding_BT: Tensor | None = None,
 ) -> Tensor:
-    """The PyTorch version of :func:`mix_states`: a pass over the states for each kind of replacement."""
+    """The PyTorch version of :func:`mix_states`: a pass over the states for each kind of replacement.
+
+    On a CPU a pass costs what the states take to be read and written, so there only the rows that change are touched.
+    """
+    if is_fast(states_BTD, mask_vector_D, embedding_VD) and states_BTD.numel():
+        swap, mask, padding = swap_BT, mask_BT, padding_BT
+        if padding is not None:
+            mask = None if mask is None else mask & ~padding
+            swap = None if swap is None else swap & ~padding
+        if mask is not None:
+            swap = None if swap is None else swap & ~mask
+        places = [
+            None if frames is None else frames.reshape(-1).nonzero().squeeze(1) for frames in (swap, mask, padding)
+        ]
+        units = None if places[0] is None or units_BT is None else units_BT.reshape(-1)[places[0]]
+        return _MixRows.apply(states_BTD, mask_vector_D, embedding_VD, units, *places)
     mixed = states_BTD
     if swap_BT is not None and units_BT is not None and embedding_VD is not None:
         rows = torch.nn.functional.embedding(units_BT.masked_fill(~swap_BT, 0), embedding_VD)
@@ -75,6 +93,43 @@ def mix_states_torch(
     if padding_BT is not None:
         mixed = mixed.masked_fill(padding_BT.unsqueeze(2), 0.0)
     return mixed
+
+
+class _MixRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, mask_vector: Tensor | None, embedding: Tensor | None, units: Tensor | None,
+        swapped: Tensor | None, masked: Tensor | None, padded: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        mixed = states.clone(memory_format=torch.contiguous_format)
+        rows_ND = mixed.view(-1, mixed.shape[-1])
+        if swapped is not None and units is not None and embedding is not None:
+            rows_ND.index_copy_(0, swapped, embedding.index_select(0, units))
+        if masked is not None and mask_vector is not None:
+            rows_ND.index_copy_(0, masked, mask_vector.expand(len(masked), -1))
+        if padded is not None:
+            rows_ND.index_fill_(0, padded, 0.0)
+        ctx.save_for_backward(units, swapped, masked, padded)
+        ctx.num_units = None if embedding is None else len(embedding)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        units, swapped, masked, padded = ctx.saved_tensors
+        rows_ND = gradient.reshape(-1, gradient.shape[-1])
+        of_mask = of_embedding = of_states = None
+        if ctx.needs_input_grad[1]:
+            of_mask = rows_ND.index_select(0, masked).sum(0)
+        if ctx.needs_input_grad[2]:
+            of_embedding = rows_ND.new_zeros(ctx.num_units, rows_ND.shape[1])
+            of_embedding.index_add_(0, units, rows_ND.index_select(0, swapped))
+        if ctx.needs_input_grad[0]:
+            of_states = gradient.clone(memory_format=torch.contiguous_format)
+            for rows in (swapped, masked, padded):
+                if rows is not None:
+                    of_states.view(rows_ND.shape).index_fill_(0, rows, 0.0)
+        return of_states, of_mask, of_embedding, None, None, None, None
 
 
 def _chosen(backend: str, states: Tensor) -> Callable[..., Tensor]:

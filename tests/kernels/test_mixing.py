@@ -71,6 +71,21 @@ def test_low_precision(dtype):
     compare(arguments, tolerance=2e-2)
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="the CPU's own way")
+def test_rows_that_change_on_a_cpu(monkeypatch):
+    torch.manual_seed(0)
+    arguments = inputs(3, 20, 6)
+    arguments["swap_BT"] &= arguments["units_BT"] >= 0
+    own = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in arguments.items()}
+    leaves, weight, results = [v for v in own.values() if v.requires_grad], torch.randn(3, 20, 6), []
+    for fast in (True, False):
+        monkeypatch.setattr(mixing, "is_fast", lambda *tensors, fast=fast: fast)
+        mixed = mix_states_torch(**own)
+        results.append([mixed, *torch.autograd.grad(mixed, leaves, weight)])
+    for ours, plain in zip(*results, strict=True):
+        assert torch.allclose(ours, plain, atol=1e-6)
+
+
 def test_strided_states_and_embeddings():
     torch.manual_seed(0)
     arguments = inputs(3, 20, 48)

@@ -50,12 +50,36 @@ class Ceiling(NamedTuple):
     """What this machine can do at most, measured now.
 
     Attributes:
-        flops: operations per second (a multiplication and an addition are two) of a matrix product.
+        flops: operations per second (a multiplication and an addition are two) of a matrix product, by the fastest
+            way that PyTorch has here.
+        mm_flops: the same of ``torch.mm``, which on a CPU is not always the fastest.
         bytes: bytes per second of a copy, reading and writing counted.
     """
 
     flops: float
+    mm_flops: float
     bytes: float
+
+    def row(self, operations: float, seconds: float) -> dict[str, float]:
+        """Cells of a table about work of so many operations that took so many seconds."""
+        rate = operations / seconds
+        return {
+            "GFLOP": operations / 1e9,
+            "GFLOP_per_s": rate / 1e9,
+            "mm_GFLOP_per_s": self.mm_flops / 1e9,
+            "of_mm": rate / self.mm_flops,
+            "product_GFLOP_per_s": self.flops / 1e9,
+            "of_product": rate / self.flops,
+            "copy_GB_per_s": self.bytes / 1e9,
+        }
+
+
+def peak_memory() -> float:
+    """GiB that this process has held at most; its parent's, which ``getrusage`` would count, is left out."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return float("nan")
 
 
 def synchronize(device: str | torch.device = "cpu") -> None:
@@ -65,7 +89,11 @@ def synchronize(device: str | torch.device = "cpu") -> None:
 
 
 def alternate(
-    work: Mapping[str, Callable[[], Any]], rounds: int = 5, warmup: int = 1, device: str | torch.device = "cpu"
+    work: Mapping[str, Callable[[], Any]],
+    rounds: int = 5,
+    warmup: int = 1,
+    device: str | torch.device = "cpu",
+    collect: bool = True,
 ) -> dict[str, Timing]:
     """Time several pieces of work in turns: first all of them ``warmup`` times, then ``rounds`` times each.
 
@@ -74,11 +102,13 @@ def alternate(
         rounds: measured calls of each.
         warmup: calls of each before that.
         device: where the work is done; an accelerator is waited for.
+        collect: collect garbage before each call; it empties the caches, which short work would feel.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(warmup + rounds):
         for name, run in work.items():
-            gc.collect()
+            if collect:
+                gc.collect()
             synchronize(device)
             start = time.perf_counter()
             run()
@@ -104,11 +134,17 @@ def measure_ceiling(device: str = "cpu", dtype: torch.dtype = torch.float32, sec
     products = [matrix_product(2048, 768, 3072), matrix_product(2048, 2048, 2048)]
     if on_gpu:
         products = [matrix_product(8192, 8192, 8192, dtype, device), matrix_product(8192, 4096, 16384, dtype, device)]
+    mm = max(_best_rate(run, operations, seconds / 4, device) for run, operations in products)
+    fastest = mm
+    if not on_gpu and torch.backends.mkldnn.is_available():
+        a, weight = torch.randn(1, 768, 1, 2048).to(memory_format=torch.channels_last), torch.randn(3072, 768, 1, 1)
+        with torch.no_grad():  # a product, as oneDNN's convolution of kernel 1
+            work = lambda: torch.conv2d(a, weight)  # noqa: E731
+            fastest = max(fastest, _best_rate(work, 2.0 * 2048 * 768 * 3072, seconds / 4, device))
     source = torch.ones((1 << 30 if on_gpu else 1 << 28) // 4, device=device)  # far larger than any cache
     target = torch.empty_like(source)
-    flops = max(_best_rate(run, operations, seconds / 4, device) for run, operations in products)
     moved = 2.0 * source.numel() * source.element_size()
-    return Ceiling(flops, _best_rate(lambda: target.copy_(source), moved, seconds / 2, device))
+    return Ceiling(fastest, mm, _best_rate(lambda: target.copy_(source), moved, seconds / 2, device))
 
 
 def _best_rate(run: Callable[[], Any], amount: float, seconds: float, device: str) -> float:

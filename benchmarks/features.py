@@ -45,11 +45,7 @@ def main() -> None:
                     "model": name,
                     **timing.row(),
                     "of_peer": timing.median / timings["HubertModel"].median,
-                    "GFLOP": operations / 1e9,
-                    "GFLOP_per_s": operations / timing.median / 1e9,
-                    "product_GFLOP_per_s": ceiling.flops / 1e9,
-                    "of_ceiling": operations / timing.median / ceiling.flops,
-                    "copy_GB_per_s": ceiling.bytes / 1e9,
+                    **ceiling.row(operations, timing.median),
                 }
             )
     report("features", rows)

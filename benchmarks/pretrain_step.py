@@ -8,7 +8,6 @@ one process; peak memory is then measured in a process for each.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.base import batch, our_model, peer_model, step_operations
-from benchmarks.common import alternate, measure_ceiling, report
+from benchmarks.common import alternate, measure_ceiling, peak_memory, report
 
 ROWS, SECONDS, SENTENCES, UNITS = 4, 10, 4, 500
 
@@ -48,7 +47,7 @@ def peer_step() -> Callable[[], None]:
 STEPS = {"ours": our_step, "HubertModel": peer_step}
 
 
-def peak_memory(name: str, threads: int) -> float:
+def memory_of(name: str, threads: int) -> float:
     """GiB that a process of its own takes for two steps, at most."""
     run = [sys.executable, __file__, "--threads", str(threads), "--memory-of", name]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
@@ -66,7 +65,7 @@ def main() -> None:
     if options.memory_of:
         step = STEPS[options.memory_of]()
         step(), step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        print(peak_memory())
         return
     steps = {name: make() for name, make in STEPS.items() if name == "ours" or not options.profile}
     if options.profile:
@@ -88,12 +87,8 @@ def main() -> None:
             "model": name,
             **timing.row(),
             "of_peer": timing.median / timings["HubertModel"].median,
-            "peak_GiB": peak_memory(name, options.threads),
-            "GFLOP": operations[name] / 1e9,
-            "GFLOP_per_s": operations[name] / timing.median / 1e9,
-            "product_GFLOP_per_s": ceiling.flops / 1e9,
-            "of_ceiling": operations[name] / timing.median / ceiling.flops,
-            "copy_GB_per_s": ceiling.bytes / 1e9,
+            "peak_GiB": memory_of(name, options.threads),
+            **ceiling.row(operations[name], timing.median),
         }
         for name, timing in timings.items()
     ]

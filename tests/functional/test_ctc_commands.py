@@ -1,9 +1,6 @@
 """Fine-tuning and evaluation as a user runs them, on a corpus of tones."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,18 +9,7 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def run(monkeypatch, example, *arguments):
-    """Run a command in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLES / example), *map(str, arguments)])
-    try:
-        runpy.run_path(str(EXAMPLES / example), run_name="__main__")
-    except SystemExit as exit_:
-        return exit_.code or 0
-    return 0
+from tests.functional.commands import run_example
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +58,9 @@ def scalars(folder):
     return found
 
 
-def test_train_resume_restore_evaluate(tmp_path, monkeypatch, corpus, model, recipe):
+def test_train_resume_restore_evaluate(tmp_path, corpus, model, recipe):
     freezing = ["model.freeze_front_end=true", "model.freeze_encoder_steps=2"]
-    assert run(monkeypatch, "speechlm_finetune_ctc.py", *recipe, *freezing) == 0
+    assert run_example("speechlm_finetune_ctc.py", *recipe, *freezing) == 0
     logged = scalars(tmp_path / "runs")
     assert {"train_loss", "val_loss", "val_wer", "val_cer", "learning_rate"} <= logged.keys()
     assert len(logged["train_loss"]) == 3
@@ -91,9 +77,9 @@ def test_train_resume_restore_evaluate(tmp_path, monkeypatch, corpus, model, rec
     assert not any(name.startswith("encoder.front_end") for name in changed)
 
     # Refuses to overwrite; asked to, it goes on from where it was.
-    assert run(monkeypatch, "speechlm_finetune_ctc.py", *recipe) == 1
+    assert run_example("speechlm_finetune_ctc.py", *recipe) == 1
     longer = ["overwrite=true", "save=last", "trainer.max_steps=5", "trainer.val_check_interval=5"]
-    assert run(monkeypatch, "speechlm_finetune_ctc.py", *recipe, *longer) == 0
+    assert run_example("speechlm_finetune_ctc.py", *recipe, *longer) == 0
     assert len(scalars(tmp_path / "runs")["train_loss"]) == 3 + 2
 
     restored = ASRModel.restore_from(str(tmp_path / "ctc.nemo"), map_location="cpu")
@@ -102,7 +88,7 @@ def test_train_resume_restore_evaluate(tmp_path, monkeypatch, corpus, model, rec
     texts = [h.text for h in restored.transcribe(files, batch_size=1, verbose=False)]
 
     arguments = [f"model={tmp_path / 'ctc.nemo'}", f"manifest={corpus.speech}", f"output={tmp_path / 'report'}"]
-    assert run(monkeypatch, "speechlm_evaluate.py", *arguments, "device=cpu", "batch_duration=5") == 0
+    assert run_example("speechlm_evaluate.py", *arguments, "device=cpu", "batch_duration=5") == 0
     lines = [json.loads(line) for line in (tmp_path / "report" / "utterances.jsonl").read_text().splitlines()]
     assert [line["pred_text"] for line in lines] == [" ".join(text.split()) for text in texts]
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
@@ -110,11 +96,11 @@ def test_train_resume_restore_evaluate(tmp_path, monkeypatch, corpus, model, rec
     assert summary["wer"] == sum(
         line["words"][kind] for line in lines for kind in ("substitutions", "insertions", "deletions")
     ) / sum(line["words"]["length"] for line in lines)
-    assert run(monkeypatch, "speechlm_evaluate.py", *arguments) == 1
+    assert run_example("speechlm_evaluate.py", *arguments) == 1
 
 
-def test_whole_encoder_stays_frozen_for_the_first_steps(tmp_path, monkeypatch, model, recipe):
-    assert run(monkeypatch, "speechlm_finetune_ctc.py", *recipe, "model.freeze_encoder_steps=3", "save=last") == 0
+def test_whole_encoder_stays_frozen_for_the_first_steps(tmp_path, model, recipe):
+    assert run_example("speechlm_finetune_ctc.py", *recipe, "model.freeze_encoder_steps=3", "save=last") == 0
     before = ASRModel.restore_from(str(model), map_location="cpu").state_dict()
     after = ASRModel.restore_from(str(tmp_path / "ctc.nemo"), map_location="cpu").state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -131,21 +117,21 @@ def test_whole_encoder_stays_frozen_for_the_first_steps(tmp_path, monkeypatch, m
         (["save=worst"], "save is 'worst', expected best or last"),
     ],
 )
-def test_bad_input_to_fine_tuning(monkeypatch, capsys, recipe, changes, message):
-    assert run(monkeypatch, "speechlm_finetune_ctc.py", *recipe, *changes) == 1
+def test_bad_input_to_fine_tuning(capsys, recipe, changes, message):
+    assert run_example("speechlm_finetune_ctc.py", *recipe, *changes) == 1
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
-def test_what_must_be_given_is_named(monkeypatch, capsys):
-    assert run(monkeypatch, "speechlm_finetune_ctc.py", "--config-name=ctc_small") == 1
+def test_what_must_be_given_is_named(capsys):
+    assert run_example("speechlm_finetune_ctc.py", "--config-name=ctc_small") == 1
     error = capsys.readouterr().err
     assert "output" in error
     assert "model.train_ds.manifest_filepath" in error
 
 
-def test_evaluation_of_bad_lines(tmp_path, monkeypatch, capsys, corpus, model):
+def test_evaluation_of_bad_lines(tmp_path, capsys, corpus, model):
     good = json.loads(corpus.speech.read_text().splitlines()[0])
     good["audio_filepath"] = str(corpus.speech.parent / good["audio_filepath"])
     silent = {**good, "text": "", "offset": 0.2, "duration": 0.002}
@@ -153,16 +139,13 @@ def test_evaluation_of_bad_lines(tmp_path, monkeypatch, capsys, corpus, model):
     manifest = tmp_path / "test.json"
     manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
     arguments = [f"model={model}", f"manifest={manifest}", f"output={tmp_path / 'test.jsonl'}", "device=cpu"]
-    assert run(monkeypatch, "speechlm_evaluate.py", *arguments) == 1
+    assert run_example("speechlm_evaluate.py", *arguments) == 1
     assert "test.json:2: 'text' is None, expected a string" in capsys.readouterr().err
-    assert run(monkeypatch, "speechlm_evaluate.py", *arguments, "skip_bad=true") == 0
+    assert run_example("speechlm_evaluate.py", *arguments, "skip_bad=true") == 0
     assert "3 lines left out" in capsys.readouterr().out
     skipped = [json.loads(line) for line in (tmp_path / "test.skipped.jsonl").read_text().splitlines()]
     assert [line["line"] for line in skipped] == [2, 3, 4]
     lines = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == [good["text"], ""]
-    assert (
-        run(monkeypatch, "speechlm_evaluate.py", "model=no.nemo", *arguments[1:], "overwrite=true", "skip_bad=true")
-        == 1
-    )
+    assert run_example("speechlm_evaluate.py", "model=no.nemo", *arguments[1:], "overwrite=true", "skip_bad=true") == 1
     assert "no.nemo: no such file" in capsys.readouterr().err

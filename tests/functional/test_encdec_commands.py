@@ -1,9 +1,6 @@
 """Fine-tuning with an attention decoder and its evaluation as a user runs them, on a corpus of tones."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,18 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nemo_speechlm.data.manifest import read_manifest, write_manifest
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def run(monkeypatch, example, *arguments):
-    """Run a command in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLES / example), *map(str, arguments)])
-    try:
-        runpy.run_path(str(EXAMPLES / example), run_name="__main__")
-    except SystemExit as exit_:
-        return exit_.code or 0
-    return 0
+from tests.functional.commands import run_example
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +69,8 @@ def tags(folder):
     return found
 
 
-def test_translation_trains_saves_restores_and_is_evaluated(tmp_path, monkeypatch, corpus, recipe):
-    assert run(monkeypatch, "speechlm_finetune_encdec.py", *recipe, "save=last") == 0
+def test_translation_trains_saves_restores_and_is_evaluated(tmp_path, corpus, recipe):
+    assert run_example("speechlm_finetune_encdec.py", *recipe, "save=last") == 0
     logged = tags(tmp_path / "runs")
     assert {"train_loss", "train_ctc_loss", "train_accuracy", "val_loss", "val_bleu", "learning_rate"} <= logged.keys()
     assert len(logged["train_loss"]) == 4
@@ -101,7 +87,7 @@ def test_translation_trains_saves_restores_and_is_evaluated(tmp_path, monkeypatc
     paths = [str(corpus.parent / record["audio_filepath"]) for record in records]
     expected = [model.transcribe([path], batch_size=1, verbose=False)[0].text for path in paths]
     arguments = [f"model={tmp_path / 'st.nemo'}", f"manifest={corpus}", "device=cpu"]
-    assert run(monkeypatch, "speechlm_evaluate.py", *arguments, f"output={tmp_path / 'five'}", "batch_duration=1") == 0
+    assert run_example("speechlm_evaluate.py", *arguments, f"output={tmp_path / 'five'}", "batch_duration=1") == 0
     lines = [json.loads(line) for line in (tmp_path / "five/utterances.jsonl").read_text().splitlines()]
     assert [line["pred_text"] for line in lines] == [" ".join(text.split()) for text in expected]
     summary = json.loads((tmp_path / "five/summary.json").read_text())
@@ -110,7 +96,7 @@ def test_translation_trains_saves_restores_and_is_evaluated(tmp_path, monkeypatc
     assert "nrefs:1|case:mixed|eff:no|tok:13a" in summary["bleu_signature"]
     assert 0 <= summary["chrf"] <= 100
 
-    assert run(monkeypatch, "speechlm_evaluate.py", *arguments, f"output={tmp_path / 'one'}", "beam_size=1") == 0
+    assert run_example("speechlm_evaluate.py", *arguments, f"output={tmp_path / 'one'}", "beam_size=1") == 0
     greedy = [json.loads(line)["pred_text"] for line in (tmp_path / "one/utterances.jsonl").read_text().splitlines()]
     model.change_decoding_strategy({"beam_size": 1})
     assert greedy == [
@@ -118,7 +104,7 @@ def test_translation_trains_saves_restores_and_is_evaluated(tmp_path, monkeypatc
     ]
 
 
-def test_recognition_with_nemos_decoder(tmp_path, monkeypatch, recipe):
+def test_recognition_with_nemos_decoder(tmp_path, recipe):
     changes = [
         "model.task=recognition",
         "text_field=source_text",
@@ -126,7 +112,7 @@ def test_recognition_with_nemos_decoder(tmp_path, monkeypatch, recipe):
         "model.ctc_weight=0",
         "exp_manager.checkpoint_callback_params.monitor=val_cer",
     ]
-    assert run(monkeypatch, "speechlm_finetune_encdec.py", *recipe, *changes) == 0
+    assert run_example("speechlm_finetune_encdec.py", *recipe, *changes) == 0
     assert {"val_wer", "val_cer"} <= tags(tmp_path / "runs").keys()
     model = ASRModel.restore_from(str(tmp_path / "st.nemo"), map_location="cpu").eval()
     assert "." not in model.cfg.labels
@@ -144,14 +130,14 @@ def test_recognition_with_nemos_decoder(tmp_path, monkeypatch, recipe):
         (["model.decoding.beam_size=0"], "beam_size is 0, expected at least 1"),
     ],
 )
-def test_bad_input(monkeypatch, capsys, recipe, changes, message):
-    assert run(monkeypatch, "speechlm_finetune_encdec.py", *recipe, *changes) == 1
+def test_bad_input(capsys, recipe, changes, message):
+    assert run_example("speechlm_finetune_encdec.py", *recipe, *changes) == 1
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
-def test_languages_are_checked(tmp_path, monkeypatch, capsys, corpus):
+def test_languages_are_checked(tmp_path, capsys, corpus):
     cfg = {**tiny_architecture(), "labels": ["a", "b"], "task": "translation", "target_lang": "zz"}
     decoder = {
         "_target_": "nemo_speechlm.modules.RelativeDecoder",
@@ -163,5 +149,5 @@ def test_languages_are_checked(tmp_path, monkeypatch, capsys, corpus):
     model = SpeechLMEncDecModel(OmegaConf.create({**cfg, "decoder": decoder}))
     model.save_to(str(tmp_path / "x.nemo"))
     arguments = [f"model={tmp_path / 'x.nemo'}", f"manifest={corpus}", f"output={tmp_path / 'out'}", "device=cpu"]
-    assert run(monkeypatch, "speechlm_evaluate.py", *arguments) == 1
+    assert run_example("speechlm_evaluate.py", *arguments) == 1
     assert "'target_lang' is 'yy' in a line; the model's is 'zz'" in capsys.readouterr().err

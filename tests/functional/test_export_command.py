@@ -12,7 +12,7 @@ from nemo_speechlm.evaluation.exporting import compare, export
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.models.transducer import build_transducer
 from nemo_speechlm.testing import tiny_architecture, tiny_labels
-from tests.functional.test_transcribe_command import run
+from tests.functional.commands import run_example
 
 HEAD = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}
 
@@ -137,11 +137,11 @@ def test_what_cannot_be_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_command(monkeypatch, capsys, tmp_path):
+def test_command(capsys, tmp_path):
     ctc("base").save_to(str(tmp_path / "ctc.nemo"))
     arguments = [f"model={tmp_path / 'ctc.nemo'}", f"output={tmp_path / 'out' / 'ctc.ts'}"]
-    assert run(monkeypatch, *arguments, example="export.py") == 0
+    assert run_example("export.py", *arguments) == 0
     assert "differs from the model by" in capsys.readouterr().out
-    assert run(monkeypatch, *arguments, example="export.py") == 1
+    assert run_example("export.py", *arguments) == 1
     assert "exists already" in capsys.readouterr().err
     assert np.isfinite(compare(ctc("base"), tmp_path / "out" / "ctc.ts", "model", (9,)))

@@ -1,9 +1,7 @@
 """extract_features.py as a user runs it."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,6 @@ from nemo_speechlm.data.audio import read_audio
 from nemo_speechlm.evaluation.features import restore
 from nemo_speechlm.models import SpeechLMEncoderModel
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus
-
-COMMAND = Path(__file__).resolve().parents[2] / "examples" / "extract_features.py"
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +31,9 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, model):
-    """Run the command in this process; returns its exit status and what it said."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(COMMAND), f"model={model}", *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(str(COMMAND), run_name="__main__")
-        except SystemExit as exit_:
-            status = exit_.code or 0
-        said = capsys.readouterr()
-        return status, said.out + said.err
-
-    return run
+def run(run, model):
+    """The same with the model given."""
+    return lambda *arguments: run("extract_features.py", f"model={model}", *arguments)
 
 
 def records(folder):

@@ -1,34 +1,12 @@
 """Training of a frame classifier and tokenizing with it, as a user does it."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 
 from nemo_speechlm.data.manifest import read_manifest
 from nemo_speechlm.jobs import progress_path
 from nemo_speechlm.testing import tiny_corpus
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run a command in this process; returns its exit status and what it printed."""
-
-    def run(example, *arguments):
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / example), *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(str(EXAMPLES / example), run_name="__main__")
-        except SystemExit as exit_:
-            status = exit_.code or 0
-        printed = capfd.readouterr()
-        return status, printed.out + printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.modules import SpeechLMEncoder
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
 from nemo_speechlm.tokenizers.sentencepiece_model import train_tokenizer
-from tests.functional.test_transcribe_command import run
+from tests.functional.commands import run_example
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def recipe(tmp_path, corpus, start):
     ]
 
 
-def test_characters(monkeypatch, tmp_path, corpus, start, recipe):
-    assert run(monkeypatch, *recipe, "model.freeze_front_end=true", example="speechlm_finetune_rnnt.py") == 0
+def test_characters(tmp_path, corpus, start, recipe):
+    assert run_example("speechlm_finetune_rnnt.py", *recipe, "model.freeze_front_end=true") == 0
     model = ASRModel.restore_from(str(tmp_path / "rnnt.nemo"), map_location="cpu").eval()
     assert type(model) is EncDecRNNTModel
     assert isinstance(model.encoder, SpeechLMEncoder)
@@ -69,7 +69,7 @@ def test_characters(monkeypatch, tmp_path, corpus, start, recipe):
     for decoding in ("greedy", "beam"):
         output = tmp_path / decoding
         options = [f"output={output}", f"decoding={decoding}", "beam_size=2"]
-        assert run(monkeypatch, *arguments, *options, example="speechlm_evaluate.py") == 0
+        assert run_example("speechlm_evaluate.py", *arguments, *options) == 0
         lines = [json.loads(line) for line in (output / "utterances.jsonl").read_text().splitlines()]
         assert len(lines) == 4
     paths = [str(corpus.speech.parent / line["audio_filepath"]) for line in lines]
@@ -79,10 +79,10 @@ def test_characters(monkeypatch, tmp_path, corpus, start, recipe):
     ]
 
 
-def test_tokens(monkeypatch, tmp_path, corpus, recipe):
+def test_tokens(tmp_path, corpus, recipe):
     train_tokenizer(read_sentences(corpus.text), tmp_path / "tokenizer", 20)
     options = [f"model.tokenizer.dir={tmp_path / 'tokenizer'}"]
-    assert run(monkeypatch, *recipe, *options, example="speechlm_finetune_rnnt.py") == 0
+    assert run_example("speechlm_finetune_rnnt.py", *recipe, *options) == 0
     model = ASRModel.restore_from(str(tmp_path / "rnnt.nemo"), map_location="cpu")
     assert type(model) is EncDecRNNTBPEModel
     assert model.joint.num_classes_with_blank == 21
@@ -97,8 +97,8 @@ def test_tokens(monkeypatch, tmp_path, corpus, recipe):
         (["model.tokenizer.dir=nowhere"], "tokenizer.model: no such file"),
     ],
 )
-def test_bad_input(monkeypatch, capsys, recipe, changes, message):
-    assert run(monkeypatch, *recipe, *changes, example="speechlm_finetune_rnnt.py") == 1
+def test_bad_input(capsys, recipe, changes, message):
+    assert run_example("speechlm_finetune_rnnt.py", *recipe, *changes) == 1
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

@@ -1,8 +1,6 @@
 """From audio files to manifests with units, as a user does it."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +10,6 @@ import soundfile
 from nemo_speechlm.data.manifest import read_manifest, unit_sequence
 from nemo_speechlm.tokenizers.english import phoneme_inventory
 from nemo_speechlm.tokenizers.units import UnitInventory
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run a command in this process; returns its exit status and what it printed."""
-
-    def run(example, *arguments):
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / example), *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(str(EXAMPLES / example), run_name="__main__")
-        except SystemExit as exit_:
-            status = exit_.code or 0
-        printed = capfd.readouterr()
-        return status, printed.out + printed.err
-
-    return run
 
 
 def tokenize(run, manifest, output, *arguments):

@@ -3,14 +3,13 @@
 import gzip
 import json
 import os
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nemo_speechlm.tokenizers.units import UnitInventory
+from tests.functional.commands import run_example
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("NEMO_SPEECHLM_DATA", ROOT.parent / "shared" / "data"))
@@ -23,12 +22,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
     def run(command: str, *arguments: str, fails: bool = False) -> str:
         capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", [command, *arguments])
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / "examples" / command), run_name="__main__")
-        except SystemExit as end:
-            status = int(end.code or 0)
+        status = run_example(command, *arguments)
         printed = capfd.readouterr()
         assert status == fails, printed.err
         return printed.err.split("error: ", 1)[1] if fails else printed.out

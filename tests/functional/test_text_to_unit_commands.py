@@ -1,11 +1,6 @@
 """Training of a text-to-unit model, interrupted and resumed, and hidden units of text by it, as commands."""
 
-import runpy
-import sys
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from nemo_speechlm.data.length_batches import LengthBatches
 from nemo_speechlm.data.manifest import read_manifest, write_manifest
@@ -13,17 +8,7 @@ from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing import tiny_paired_corpus
 from nemo_speechlm.tokenizers.english import phoneme_inventory
 from nemo_speechlm.tokenizers.units import UnitInventory
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture
-def run(monkeypatch):
-    def run(command, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, arguments)])
-        runpy.run_path(str(EXAMPLES / f"{command}.py"), run_name="__main__")
-
-    return run
+from tests.functional.commands import run_example
 
 
 def english(pairs):
@@ -40,7 +25,7 @@ def english(pairs):
     return pairs
 
 
-def test_train_resume_and_tokenize(tmp_path, run, monkeypatch, capsys):
+def test_train_resume_and_tokenize(tmp_path, monkeypatch, capsys):
     pairs = english(tiny_paired_corpus(tmp_path))
     arguments = [
         "--config-name",
@@ -72,17 +57,17 @@ def test_train_resume_and_tokenize(tmp_path, run, monkeypatch, capsys):
         return iterate(self)
 
     monkeypatch.setattr(LengthBatches, "__iter__", recorded)
-    run("train_text_to_unit", *arguments, "trainer.max_steps=4")
+    assert run_example("train_text_to_unit.py", *arguments, "trainer.max_steps=4") == 0
     (tmp_path / "t2u.nemo").unlink()
-    run("train_text_to_unit", *arguments, "trainer.max_steps=6")
+    assert run_example("train_text_to_unit.py", *arguments, "trainer.max_steps=6") == 0
     assert starts == [0, 4], "resumed, it goes on behind the batches that it has had"
     model = TextToUnitModel.restore_from(str(tmp_path / "t2u.nemo"), map_location="cpu")
     assert model.speakers == ["s0", "s1"]
     assert list((tmp_path / "runs").rglob("*-last.ckpt"))
 
     write_manifest(tmp_path / "text.json", [{"text": "hello there"}, {"text": "good bye"}, {"text": "?"}])
-    run(
-        "tokenize_text",
+    status = run_example(
+        "tokenize_text.py",
         "text_tokenizer=text_to_unit",
         f"manifest={tmp_path / 'text.json'}",
         f"output={tmp_path / 'text.units.json'}",
@@ -93,6 +78,7 @@ def test_train_resume_and_tokenize(tmp_path, run, monkeypatch, capsys):
         "skip_bad=true",
         "workers=1",
     )
+    assert status == 0
     records = [record for _, record in read_manifest(tmp_path / "text.units.json")]
     assert [record["text"] for record in records] == ["hello there", "good bye"]
     for record in records:

@@ -3,11 +3,8 @@
 import contextlib
 import io
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,25 +16,16 @@ from nemo_speechlm.tokenizers import gmm_training
 from nemo_speechlm.tokenizers.english import EnglishPhonemizer, base_phone
 from nemo_speechlm.tokenizers.gmm_file import load_model
 from nemo_speechlm.tokenizers.units import UnitInventory
+from tests.functional.commands import run_example
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ("plan.passes=7", "plan.tied_passes=4", "plan.components=160", "plan.settle=1", "threads=1")
 
 
 def run(example, *arguments):
     """Run a command in this process; returns its exit status and what it printed."""
-    printed, status = io.StringIO(), 0
-    argv = [str(EXAMPLES / example), *map(str, arguments)]
-    with (
-        mock.patch.object(sys, "argv", argv),
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-    ):
-        try:
-            runpy.run_path(argv[0], run_name="__main__")
-        except SystemExit as exit_:
-            status = exit_.code or 0
-    return status, printed.getvalue()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        return run_example(example, *arguments), printed.getvalue()
 
 
 @pytest.fixture(scope="module")

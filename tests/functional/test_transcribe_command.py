@@ -1,10 +1,7 @@
 """Transcription as a user runs it, on files of every kind, with a model that was not trained."""
 
 import json
-import runpy
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +11,7 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.testing import tiny_architecture, tiny_labels
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def run(monkeypatch, *arguments, example="transcribe.py"):
-    monkeypatch.setattr(sys, "argv", [example, *map(str, arguments)])
-    try:
-        runpy.run_path(str(EXAMPLES / example), run_name="__main__")
-    except SystemExit as exit_:
-        return exit_.code or 0
-    return 0
+from tests.functional.commands import run_example
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +40,10 @@ def recordings(tmp_path_factory):
     return folder
 
 
-def test_folders_with_good_and_bad_files(monkeypatch, capsys, tmp_path, model, recordings):
+def test_folders_with_good_and_bad_files(capsys, tmp_path, model, recordings):
     arguments = [f"model={model}", f"input={recordings}", f"output={tmp_path}", "format=[text,json,srt]", "device=cpu"]
     arguments += ["max_segment=10", "batch_duration=20"]
-    assert run(monkeypatch, *arguments) == 1
+    assert run_example("transcribe.py", *arguments) == 1
     error = capsys.readouterr().err
     assert "2 of 6 files failed; the others are done" in error
     assert "empty.wav: audio with no samples: the file is empty" in error
@@ -80,33 +67,36 @@ def test_folders_with_good_and_bad_files(monkeypatch, capsys, tmp_path, model, r
 
     # What is there is not done again.
     (tmp_path / "short.txt").write_text("mine\n")
-    assert run(monkeypatch, *arguments) == 1
+    assert run_example("transcribe.py", *arguments) == 1
     assert "4 of 6 files have their transcripts already" in capsys.readouterr().err
     assert (tmp_path / "short.txt").read_text() == "mine\n"
 
 
-def test_a_file_to_the_terminal(monkeypatch, capsys, model, recordings):
+def test_a_file_to_the_terminal(capsys, model, recordings):
     path = recordings / "stereo.flac"
-    assert run(monkeypatch, f"model={model}", f"input={path}", "device=cpu", "format=json", "decoding=beam") == 0
+    assert (
+        run_example("transcribe.py", f"model={model}", f"input={path}", "device=cpu", "format=json", "decoding=beam")
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["audio_filepath"] == str(path)
     assert found["duration"] == pytest.approx(3, abs=0.01)
 
 
-def test_segments_are_no_longer_than_the_model_takes(monkeypatch, capsys, model, recordings):
+def test_segments_are_no_longer_than_the_model_takes(capsys, model, recordings):
     path = recordings / "deep" / "long.ogg"  # 25 s; the model has 1000 positions of 20 ms
     arguments = [f"model={model}", f"input={path}", "device=cpu", "format=json", "max_segment=40", "min_segment=25"]
-    assert run(monkeypatch, *arguments) == 0
+    assert run_example("transcribe.py", *arguments) == 0
     output = capsys.readouterr()
     assert "max_segment=40 is more than the model takes; cutting at 20 s" in output.err
     assert max(s["end"] - s["start"] for s in json.loads(output.out)["segments"]) <= 20
 
 
 @pytest.mark.parametrize("decoding", ["null", "beam"])
-def test_an_utterance_that_is_too_long_to_evaluate(monkeypatch, capsys, tmp_path, model, recordings, decoding):
+def test_an_utterance_that_is_too_long_to_evaluate(capsys, tmp_path, model, recordings, decoding):
     (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": str(recordings / "deep/long.ogg"), "text": "a"}))
     arguments = [f"model={model}", f"manifest={tmp_path / 'm.json'}", f"output={tmp_path / 'out'}", "device=cpu"]
-    assert run(monkeypatch, *arguments, f"decoding={decoding}", example="speechlm_evaluate.py") == 1
+    assert run_example("speechlm_evaluate.py", *arguments, f"decoding={decoding}") == 1
     error = capsys.readouterr().err
     assert "long.ogg: an utterance of 25.0 s; the model takes 20 s at most" in error
     assert "Traceback" not in error
@@ -123,9 +113,9 @@ def test_an_utterance_that_is_too_long_to_evaluate(monkeypatch, capsys, tmp_path
         (["input=nowhere.wav"], "error: nowhere.wav: no such audio file"),
     ],
 )
-def test_bad_options(monkeypatch, capsys, model, recordings, changes, message):
+def test_bad_options(capsys, model, recordings, changes, message):
     arguments = [f"model={model}", f"input={recordings / 'short.wav'}", "device=cpu", *changes]
-    assert run(monkeypatch, *arguments) == 1
+    assert run_example("transcribe.py", *arguments) == 1
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

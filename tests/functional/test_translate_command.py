@@ -8,12 +8,12 @@ from omegaconf import OmegaConf
 from nemo_speechlm.interop.plan import Options
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.testing import tiny_architecture, tiny_labels
-from tests.functional.test_transcribe_command import run
+from tests.functional.commands import run_example
 from tests.golden import GOLDEN, converted, load, needs_golden
 
 
 @needs_golden
-def test_the_released_hypotheses(monkeypatch, capsys, tmp_path):
+def test_the_released_hypotheses(capsys, tmp_path):
     symbols = json.loads((GOLDEN / "speechlm_st_tiny/dictionaries.json").read_text())["target_dictionary"]
     (tmp_path / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols[4:]), encoding="utf-8")
     model = converted("speechlm_st_tiny/checkpoint.pt", Options(label_dictionary=tmp_path / "dict.txt"))[0]
@@ -25,21 +25,21 @@ def test_the_released_hypotheses(monkeypatch, capsys, tmp_path):
         soundfile.write(tmp_path / f"audio/{row}.wav", outputs["source"][row, :length].numpy(), 16000, subtype="FLOAT")
     arguments = [f"model={tmp_path / 'st.nemo'}", f"input={tmp_path / 'audio'}", f"output={tmp_path / 'out'}"]
     # Those of a batch; alone, the released padding makes them others.
-    assert run(monkeypatch, *arguments, "device=cpu", "silence=null", example="translate.py") == 0
+    assert run_example("translate.py", *arguments, "device=cpu", "silence=null") == 0
     for row in range(len(outputs["src_lengths"])):
         expected = model.vocabulary.decode(outputs[f"beam5.utt{row}.hyp0.tokens"].tolist())
         assert (tmp_path / f"out/{row}.txt").read_text() == f"{' '.join(expected.split())}\n"
 
 
-def test_a_model_that_does_not_translate(monkeypatch, capsys, tmp_path):
+def test_a_model_that_does_not_translate(capsys, tmp_path):
     head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}
     cfg = OmegaConf.create({**tiny_architecture(), "labels": tiny_labels(), "decoder": head})
     SpeechLMCTCModel(cfg).save_to(str(tmp_path / "ctc.nemo"))
     arguments = [f"model={tmp_path / 'ctc.nemo'}", "input=a.wav", "device=cpu"]
-    assert run(monkeypatch, *arguments, example="translate.py") == 1
+    assert run_example("translate.py", *arguments) == 1
     assert "recognizes speech, it does not translate" in capsys.readouterr().err
 
 
-def test_a_missing_model(monkeypatch, capsys):
-    assert run(monkeypatch, "model=no.nemo", "input=a.wav", example="translate.py") == 1
+def test_a_missing_model(capsys):
+    assert run_example("translate.py", "model=no.nemo", "input=a.wav") == 1
     assert "no.nemo: no such file" in capsys.readouterr().err

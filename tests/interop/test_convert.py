@@ -1,9 +1,5 @@
 """Checkpoints of sizes that no golden file has; what is wrong with one is listed, and nothing is left behind."""
 
-import runpy
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel
@@ -14,9 +10,10 @@ from nemo_speechlm.interop.encoder_config import parse_layers
 from nemo_speechlm.interop.plan import Options
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncoderModel, SpeechLMModel
 from nemo_speechlm.models.pretrained import read_pretrained
+from tests.functional.commands import run_example
 from tests.interop.checkpoints import LETTERS, UNITS, cleaned, fine_tuned, linear, speechlm, write_dictionary
 
-COMMAND = Path(__file__).parents[2] / "examples" / "convert_checkpoint.py"
+COMMAND = "convert_checkpoint.py"
 
 
 @pytest.fixture
@@ -197,25 +194,18 @@ def test_layers():
     assert parse_layers("[(512,10,5)] + [(512,3,2)] * 2") == [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(COMMAND), *map(str, arguments)])
-    runpy.run_path(str(COMMAND), run_name="__main__")
-
-
-def test_command(monkeypatch, capsys, tmp_path, options):
+def test_command(capsys, tmp_path, options):
     path = save(fine_tuned(), tmp_path / "x.pt")
-    run(monkeypatch, "--input", path, "--list")
+    assert run_example(COMMAND, "--input", path, "--list") == 0
     listed = capsys.readouterr().out
     assert "SpeechLM, fine-tuned with CTC" in listed
     assert "--label-dictionary" in listed
-    with pytest.raises(SystemExit) as status:
-        run(monkeypatch, "--input", path, "--output", tmp_path / "y.nemo")
-    assert status.value.code == 1
+    assert run_example(COMMAND, "--input", path, "--output", tmp_path / "y.nemo") == 1
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
     given = ("--input", path, "--output", tmp_path / "y.nemo", "--label-dictionary", options.label_dictionary)
-    run(monkeypatch, *given)
+    assert run_example(COMMAND, *given) == 0
     assert "SpeechLMCTCModel" in capsys.readouterr().out
-    run(monkeypatch, "--input", path, "--list", "--label-dictionary", options.label_dictionary)
+    assert run_example(COMMAND, "--input", path, "--list", "--label-dictionary", options.label_dictionary) == 0
     listed = capsys.readouterr().out
     assert "w2v_encoder.proj.5.bias (8,) float32 -> decoder.linear.bias" in listed
     assert "left: spells text in pretraining" in listed

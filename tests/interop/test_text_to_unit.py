@@ -1,9 +1,6 @@
 """Text-to-unit checkpoints of sizes that no golden file has, there and back; what is wrong with one is listed."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +12,9 @@ from nemo_speechlm.interop.plan import Options
 from nemo_speechlm.interop.text_to_unit import our_name, released_name
 from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing import tiny_text_to_unit_config
+from tests.functional.commands import run_example
 from tests.golden import GOLDEN, needs_golden
 from tests.interop.checkpoints import HIDDEN, PHONES, SPECIAL, text_to_unit, write_dictionary
-
-COMMAND = Path(__file__).parents[2] / "examples" / "convert_checkpoint.py"
 
 
 @pytest.fixture
@@ -193,11 +189,10 @@ def test_names_go_both_ways(tmp_path):
     assert our_name("encoder.var_adaptor.duration_predictor.conv9.0.weight") is None
 
 
-def test_command(tmp_path, options, monkeypatch, capsys):
+def test_command(tmp_path, options, capsys):
     path = save(text_to_unit(), tmp_path / "x.pt")
     given = ["--phone-dictionary", options.phone_dictionary, "--unit-dictionary", options.unit_dictionary]
-    monkeypatch.setattr(sys, "argv", [str(COMMAND), "--input", str(path), "--list", *map(str, given)])
-    runpy.run_path(str(COMMAND), run_name="__main__")
+    assert run_example("convert_checkpoint.py", "--input", path, "--list", *given) == 0
     listed = capsys.readouterr().out
     assert "text-to-unit model, " in listed
     assert "becomes: TextToUnitModel, 3 + 1 layers of 12, 3 heads, 7 phones, 9 units" in listed

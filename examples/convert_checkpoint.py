@@ -29,8 +29,8 @@ def parse() -> argparse.Namespace:
         "--to",
         choices=("nemo", "fairseq"),
         default="nemo",
-        help="fairseq: the encoder of a .nemo file (with the decoder, if it translates), or a text-to-unit model, as a "
-        "checkpoint that the released inference code loads (default: nemo)",
+        help="fairseq: the encoder of a .nemo file (with its decoder, if it translates), or a text-to-unit model, as "
+        "a checkpoint that the released inference code loads (default: nemo)",
     )
     add("--list", action="store_true", help="print what is in the input, and write nothing")
     add("--overwrite", action="store_true", help="replace the output if it is there")

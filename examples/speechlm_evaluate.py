@@ -14,6 +14,7 @@ compare_results.py tells whether a difference between two results is more than c
 """
 
 import time
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -73,20 +74,15 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
         cfg.decoding = None
     loading = {"batch_duration": cfg.batch_duration, "num_workers": cfg.num_workers, "precision": cfg.precision}
     if cfg.decoding is None and cfg.lm is None and cfg.tune_on is None:
-        return transcribe(model, utterances, **loading), {"decoding": "the model's own"}
+        facts: dict[str, Any] = {"decoding": "the model's own"}
+        if has_attention_decoder(model):
+            search = model.cfg.decoding
+            facts = {"decoding": "beam", "beam_size": search.beam_size, "length_penalty": search.length_penalty}
+        return transcribe(model, utterances, **loading), facts
     from nemo_speechlm.decoding.decoders import DecodingOptions, with_weights
     from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
 
-    options = DecodingOptions(
-        cfg.decoding or "greedy",
-        cfg.lm,
-        cfg.beam_size or 16,
-        cfg.beam_threshold,
-        cfg.beam_size_token,
-        cfg.lm_weight,
-        cfg.word_score,
-    )
-    options.check()
+    options = DecodingOptions.of(cfg)
     facts = {"decoding": options.kind}
     if options.kind != "greedy":
         facts["beam_size"] = options.beam_size

@@ -19,16 +19,7 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.decoding.decoders import DecodingOptions
     from nemo_speechlm.evaluation.transcript_files import inputs_of, run_transcription
 
-    options = DecodingOptions(
-        cfg.decoding or "greedy",
-        cfg.lm,
-        cfg.beam_size or 16,
-        cfg.beam_threshold,
-        cfg.beam_size_token,
-        cfg.lm_weight,
-        cfg.word_score,
-    )
-    options.check()
+    options = DecodingOptions.of(cfg)
     inputs_of(cfg)
     from nemo.utils import logging
 

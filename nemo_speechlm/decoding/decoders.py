@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from omegaconf import DictConfig
 
 from nemo_speechlm.errors import SpeechLMError
 
@@ -48,6 +49,25 @@ class DecodingOptions:
     beam_size_token: int | None = None
     lm_weight: float = 1.0
     word_score: float = 0.0
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "DecodingOptions":
+        """From what a command is given (``decoding``, ``lm``, ...), checked; what is null there takes a default.
+
+        Raises:
+            SpeechLMError: naming what does not go together.
+        """
+        options = cls(
+            cfg.decoding or cls.kind,
+            cfg.lm,
+            cfg.beam_size or cls.beam_size,
+            cfg.beam_threshold,
+            cfg.beam_size_token,
+            cfg.lm_weight,
+            cfg.word_score,
+        )
+        options.check()
+        return options
 
     def check(self) -> None:
         """Raise unless the options go together.

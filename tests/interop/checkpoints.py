@@ -2,9 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.interop.convert import convert
+from nemo_speechlm.interop.plan import Options
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 UNITS = [*SPECIAL, "SIL", "AA_B", "T_E", "<mask>"]
@@ -233,6 +239,21 @@ def text_to_unit(
         state |= linear("encoder.spk_emb_proj", width, width + 6)
         model["speaker_to_id"] = {f"s{number}": number for number in range(speakers)}
     return {"args": None, "cfg": {"model": model, "task": {}}, "model": state}
+
+
+def save(content: Any, path: Path) -> Path:
+    """Write a checkpoint; returns where."""
+    torch.save(content, path)
+    return path
+
+
+def expect_refusal(content: Any, folder: Path, options: Options, message: str) -> None:
+    """Convert a checkpoint that does not fit: the error names the file, and nothing is left behind."""
+    path = save(content, folder / "x.pt")
+    before = sorted(folder.iterdir())
+    with pytest.raises(InputError, match=rf"x\.pt: .*{message}"):
+        convert(path, folder / "y.nemo", options)
+    assert sorted(folder.iterdir()) == before, "nothing is left behind"
 
 
 def write_dictionary(path, symbols):

@@ -14,7 +14,7 @@ from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing import tiny_text_to_unit_config
 from tests.functional.commands import run_example
 from tests.golden import GOLDEN, needs_golden
-from tests.interop.checkpoints import HIDDEN, PHONES, SPECIAL, text_to_unit, write_dictionary
+from tests.interop.checkpoints import HIDDEN, PHONES, SPECIAL, expect_refusal, save, text_to_unit, write_dictionary
 
 
 @pytest.fixture
@@ -23,11 +23,6 @@ def options(tmp_path):
         phone_dictionary=write_dictionary(tmp_path / "dict.phones.txt", PHONES),
         unit_dictionary=write_dictionary(tmp_path / "dict.km.txt", HIDDEN),
     )
-
-
-def save(content, path):
-    torch.save(content, path)
-    return path
 
 
 def restore(path):
@@ -167,11 +162,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_what_does_not_fit_is_listed(tmp_path, options, name):
-    path = save(edited(name), tmp_path / "x.pt")
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match=rf"x\.pt: .*{ERRORS[name]}"):
-        convert(path, tmp_path / "y.nemo", options)
-    assert sorted(tmp_path.iterdir()) == before, "nothing is left behind"
+    expect_refusal(edited(name), tmp_path, options, ERRORS[name])
 
 
 def test_dictionaries_are_needed(tmp_path, options):

@@ -14,17 +14,12 @@ from nemo_speechlm.interop.plan import Options
 from nemo_speechlm.interop.source import read_source
 from nemo_speechlm.models import SpeechLMEncDecModel
 from tests.golden import GOLDEN, needs_golden
-from tests.interop.checkpoints import PIECES, SPECIAL, linear, translation, write_dictionary
+from tests.interop.checkpoints import PIECES, SPECIAL, expect_refusal, linear, save, translation, write_dictionary
 
 
 @pytest.fixture
 def options(tmp_path):
     return Options(label_dictionary=write_dictionary(tmp_path / "dict.txt", PIECES))
-
-
-def save(content, path):
-    torch.save(content, path)
-    return path
 
 
 SIZES = [
@@ -127,11 +122,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_what_does_not_fit_is_listed(tmp_path, options, name):
-    path = save(edited(name), tmp_path / "x.pt")
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match=rf"x\.pt: .*{ERRORS[name]}"):
-        convert(path, tmp_path / "y.nemo", options)
-    assert sorted(tmp_path.iterdir()) == before, "nothing is left behind"
+    expect_refusal(edited(name), tmp_path, options, ERRORS[name])
 
 
 def test_dictionary(tmp_path):

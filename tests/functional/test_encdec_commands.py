@@ -95,6 +95,7 @@ def test_translation_trains_saves_restores_and_is_evaluated(tmp_path, corpus, re
     assert summary["bleu"] == round(bleu.score, 2)
     assert "nrefs:1|case:mixed|eff:no|tok:13a" in summary["bleu_signature"]
     assert 0 <= summary["chrf"] <= 100
+    assert (summary["decoding"], summary["beam_size"], summary["length_penalty"]) == ("beam", 5, 1.0)
 
     assert run_example("speechlm_evaluate.py", *arguments, f"output={tmp_path / 'one'}", "beam_size=1") == 0
     greedy = [json.loads(line)["pred_text"] for line in (tmp_path / "one/utterances.jsonl").read_text().splitlines()]

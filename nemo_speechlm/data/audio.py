@@ -1,6 +1,7 @@
 """Reading speech: any format and sample rate that libsndfile knows, as one channel at the rate that is wanted."""
 
 import math
+import stat
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -113,8 +114,12 @@ def read_audio(
             raise InputError(f"audio cannot be read: {reason_of(error)}", where) from error
     if not len(samples):
         raise InputError("audio with no samples", where)
-    mono = samples.mean(axis=1) if channel == "mix" else samples[:, int(channel)]
-    if not np.isfinite(mono).all():
+    if channel == "mix":
+        mono = samples.mean(axis=1) if channels > 1 else samples[:, 0]
+    else:
+        mono = samples[:, int(channel)]
+    # A sum of squares is finite only if all samples are, and faster than looking at each; it may overflow.
+    if not np.isfinite(np.dot(mono, mono)) and not np.isfinite(mono).all():
         raise InputError("audio has samples that are not numbers", where)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
@@ -191,9 +196,13 @@ def open_audio(path: str | Path | BytesIO) -> soundfile.SoundFile:
             return soundfile.SoundFile(path)
         except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
             raise InputError(f"not audio that can be read: {reason_of(error)}") from error
-    if not Path(path).is_file():
+    try:
+        status = Path(path).stat()
+    except OSError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
         raise InputError("no such audio file", path)
-    if not Path(path).stat().st_size:
+    if not status.st_size:
         raise InputError("audio with no samples: the file is empty", path)
     try:
         return soundfile.SoundFile(path)

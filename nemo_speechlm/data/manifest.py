@@ -95,7 +95,7 @@ def unit_sequence(record: Record, inventory: UnitInventory, path: str | Path, nu
         raise InputError("units without unit_durations", path, number)
     if len(durations) != len(ids):
         raise InputError(f"{len(ids)} units but {len(durations)} unit_durations", path, number)
-    if not all(isinstance(d, int) and d > 0 for d in durations):
+    if set(map(type, durations)) - {int} or min(durations, default=1) < 1:
         raise InputError("unit_durations must be whole frames of at least 1", path, number)
     sequence = UnitSequence(ids, durations)
     if "duration" in record:

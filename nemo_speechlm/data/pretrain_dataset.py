@@ -143,7 +143,8 @@ def _in_memory(cut: Cut, audio: np.ndarray, sample_rate: int, transforms: list[A
 def _pad(rows: Sequence[np.ndarray], dtype: torch.dtype, value: float) -> tuple[Tensor, Tensor]:
     """Stack (N,) arrays to (B, max N) with ``value`` behind their ends; returns their lengths (B,) too."""
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    padded = torch.full((len(rows), int(lengths.max())), value, dtype=dtype)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = torch.from_numpy(np.ascontiguousarray(row))
+    padded = torch.empty((len(rows), int(lengths.max())), dtype=dtype)
+    for place, row in zip(padded.numpy(), rows, strict=True):
+        place[: len(row)] = row
+        place[len(row) :] = value
     return padded, lengths

@@ -86,6 +86,11 @@ class UnitInventory:
         Raises:
             InputError: at the first symbol that is not in the inventory, or id out of its range.
         """
+        symbols = list(symbols)
+        try:
+            return [self._ids[symbol] for symbol in symbols]  # type: ignore[index]
+        except (KeyError, TypeError):  # there are ids among them, or something is wrong
+            pass
         ids = []
         for position, symbol in enumerate(symbols):
             if isinstance(symbol, int) and not isinstance(symbol, bool):

@@ -6,7 +6,7 @@ import soundfile
 
 from nemo_speechlm.data.covost2 import list_covost2
 from nemo_speechlm.errors import InputError
-from tests.functional.test_transcribe_command import run
+from tests.functional.commands import run_example
 
 ROWS = [
     ("client_id", "path", "sentence", "translation"),
@@ -26,10 +26,10 @@ def table(tmp_path):
     return path
 
 
-def test_manifest_of_text_and_translation(monkeypatch, capsys, tmp_path, table):
+def test_manifest_of_text_and_translation(capsys, tmp_path, table):
     output = tmp_path / "train.json"
     arguments = ["corpus=covost2", f"source={table}", f"output={output}", "workers=1"]
-    assert run(monkeypatch, *arguments, example="prepare_data.py") == 0
+    assert run_example("prepare_data.py", *arguments) == 0
     assert "2 written, 1 left out" in capsys.readouterr().out
     one, two = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert one == {
@@ -47,12 +47,12 @@ def test_manifest_of_text_and_translation(monkeypatch, capsys, tmp_path, table):
     assert not list(tmp_path.glob(".partial*"))
 
 
-def test_a_clip_that_is_not_there(monkeypatch, capsys, tmp_path, table):
+def test_a_clip_that_is_not_there(capsys, tmp_path, table):
     (tmp_path / "clips" / "two.mp3").unlink()
     arguments = ["corpus=covost2", f"source={table}", f"output={tmp_path / 'train.json'}", "workers=1"]
-    assert run(monkeypatch, *arguments, example="prepare_data.py") == 1
+    assert run_example("prepare_data.py", *arguments) == 1
     assert "two.mp3: no such audio file" in capsys.readouterr().err
-    assert run(monkeypatch, *arguments, "skip_bad=true", example="prepare_data.py") == 0
+    assert run_example("prepare_data.py", *arguments, "skip_bad=true") == 0
 
 
 def test_what_is_wrong_with_a_table(tmp_path, table):

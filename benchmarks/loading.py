@@ -1,0 +1,159 @@
+"""Loading of speech with units, against bare decoding of the same files, and how much of a batch is padding.
+
+    python benchmarks/loading.py ../shared/data/librispeech/train.json [more.json ...] [--rounds 5]
+        [--text ../shared/data/text/novels.txt.gz]
+
+The loader of pretraining (audio, units expanded to frames, batches by length as in speechlm_p_base) runs in this
+process, as in one worker; the same files are decoded whole by soundfile and nothing else, in turns. Each round passes
+over about the same amount of audio. Units are drawn: runs of 7 frames on the average. Padding is counted in a pass of
+the training loader, crops included, for text as well where a text is given.
+"""
+
+import argparse
+import gzip
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.common import report
+from nemo_speechlm.data.loader import build_pretrain_dataloader
+from nemo_speechlm.data.manifest import read_manifest, write_manifest
+from nemo_speechlm.tokenizers.units import UnitInventory
+
+RATE = 16000
+LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
+INVENTORY = UnitInventory("phoneme", "en", 100, ("SIL", *(f"U{i}" for i in range(363))), "SIL")
+RECIPE = OmegaConf.load(Path(__file__).parent.parent / "conf" / "pretrain.yaml").model.train_ds
+CROPPED, TEXT = ({k: v for k, v in RECIPE[part].items() if k != "manifest_filepath"} for part in ("speech", "text"))
+SPEECH = {k: v for k, v in CROPPED.items() if k not in ("min_duration", "max_duration", "truncate_duration")}
+
+
+def runs(frames: int, rng: np.random.Generator) -> tuple[list[str], list[int]]:
+    """Units that last so many frames together."""
+    cuts = np.flatnonzero(rng.random(frames - 1) < 1 / 7) + 1
+    durations = np.diff([0, *cuts, frames])
+    symbols = [INVENTORY.symbols[i] for i in rng.integers(1, len(INVENTORY), len(durations))]
+    return symbols, durations.tolist()
+
+
+def speech_manifest(manifests: list[str], folder: Path) -> tuple[Path, list[tuple[str, float]]]:
+    """A manifest with units, and its files with their seconds."""
+    rng, records, files = np.random.default_rng(0), [], []
+    for manifest in manifests:
+        for _, record in read_manifest(manifest):
+            path = str((Path(manifest).parent / record["audio_filepath"]).resolve())
+            units, durations = runs(round(record["duration"] * INVENTORY.frame_rate), rng)
+            own = {"audio_filepath": path, "duration": record["duration"], "units": units, "unit_durations": durations}
+            records.append(own)
+            files.append((path, record["duration"]))
+    write_manifest(folder / "speech.json", records)
+    return folder / "speech.json", files
+
+
+def text_manifest(text: str, folder: Path, lines: int = 20000) -> Path:
+    """A manifest of the first sentences, a unit drawn for each character."""
+    rng = np.random.default_rng(0)
+    with gzip.open(text, "rt") as source, (folder / "text.json").open("w") as out:
+        for line, _ in zip(source, range(lines), strict=False):
+            sentence = "".join(c for c in line.strip().lower() if c in LABELS)
+            if sentence:
+                units = [INVENTORY.symbols[i] for i in rng.integers(1, len(INVENTORY), len(sentence))]
+                durations = rng.integers(3, 9, len(units)).tolist()
+                record = {"text": sentence, "units": units, "unit_durations": durations}
+                out.write(json.dumps(record) + "\n")
+    return folder / "text.json"
+
+
+def loader(config: dict[str, Any]) -> Iterator[Any]:
+    return iter(build_pretrain_dataloader({**config, "num_workers": 0}, INVENTORY, LABELS, 100))
+
+
+def decode(files: list[tuple[str, float]], position: int, seconds: float) -> tuple[float, int]:
+    """Decode files from a position on until so many seconds of audio are there; returns them and the next position."""
+    passed = 0.0
+    while passed < seconds:
+        samples, rate = soundfile.read(files[position % len(files)][0], dtype="float32")
+        passed += len(samples) / rate
+        position += 1
+    return passed, position
+
+
+def speeds(manifest: Path, files: list[tuple[str, float]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of audio per second, round by round."""
+    order = np.random.default_rng(1).permutation(len(files))
+    files = [files[i] for i in order]
+    batches = loader({"speech": {"manifest_filepath": str(manifest), **SPEECH}})
+    next(batches)  # it fills its buffer with lines before
+    position, rates = 0, {"loader": [], "soundfile": []}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        passed, position = decode(files, position, seconds)
+        rates["soundfile"].append(passed / (time.perf_counter() - start))
+        start, passed = time.perf_counter(), 0.0
+        while passed < seconds:
+            passed += float(next(batches).speech.audio_lengths.sum()) / RATE
+        rates["loader"].append(passed / (time.perf_counter() - start))
+    return rates
+
+
+def padding(config: dict[str, Any], steps: int) -> dict[str, float]:
+    """Share of padded places in the batches of so many steps."""
+    full: dict[str, int] = {}
+    used: dict[str, int] = {}
+    batches = loader(config)
+    for _ in range(steps):
+        batch = next(batches)
+        for name, part in (("speech", batch.speech), ("text", batch.text)):
+            if part is not None:
+                values, lengths = part[0], part[1]
+                full[name] = full.get(name, 0) + values.numel()
+                used[name] = used.get(name, 0) + int(lengths.sum())
+    return {name: 1 - used[name] / full[name] for name in full}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifests", nargs="+")
+    parser.add_argument("--text")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1000.0, help="of audio in a round")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp())
+    manifest, files = speech_manifest(options.manifests, folder)
+    rates = speeds(manifest, files, options.rounds, options.seconds)
+    bare = statistics.median(rates["soundfile"])
+    rows = [
+        {
+            "what": f"{name}, whole files",
+            "hours_per_hour": statistics.median(values),
+            "fastest": max(values),
+            "of_soundfile": statistics.median(values) / bare,
+            "padding": "",
+            "rounds": len(values),
+        }
+        for name, values in rates.items()
+    ]
+    config: dict[str, Any] = {"speech": {"manifest_filepath": str(manifest), **CROPPED}}
+    if options.text:
+        config["text"] = {"manifest_filepath": str(text_manifest(options.text, folder)), **TEXT}
+    steps = max(20, int(sum(seconds for _, seconds in files) / SPEECH["batch_duration"]))
+    for name, share in padding(config, steps).items():
+        blank = {"hours_per_hour": "", "fastest": "", "of_soundfile": ""}
+        rows.append({"what": f"padding of {name}, {steps} batches", **blank, "padding": share, "rounds": 1})
+    report("loading", rows, packages=("torch", "soundfile", "lhotse", "nemo_toolkit"))
+
+
+if __name__ == "__main__":
+    main()

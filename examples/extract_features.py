@@ -21,8 +21,11 @@ def main(cfg: DictConfig) -> None:
 
     inputs = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
     utterances, skipped = read_inputs(inputs, skip_bad=cfg.skip_bad)
+    layers = cfg.layers
+    if layers is not None:
+        layers = tuple(layers) if isinstance(layers, ListConfig) else (layers,)
     options = FeatureOptions(
-        layers=None if cfg.layers is None else tuple(cfg.layers),
+        layers=layers,
         format=cfg.format,
         dtype=cfg.dtype,
         batch_duration=cfg.batch_duration,

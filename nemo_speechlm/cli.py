@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -43,7 +44,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
     The config is ``conf/<config_name>.yaml`` or what ``--config-name`` (and ``--config-path``) say. ``--help`` prints
     the calling module's docstring and the config's own text, so that a comment beside a key is its documentation.
-    A :class:`SpeechLMError` ends the command with its message and status 1.
+    A :class:`SpeechLMError` ends the command with its message and status 1; so does a file that the system refuses.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -67,6 +68,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 task(cfg)
             except (SpeechLMError, OmegaConfBaseException) as error:
                 print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
+            except OSError as error:  # a folder that is a file, a disk that is full, ...: Python says which and why
+                if error.filename is None or os.environ.get("HYDRA_FULL_ERROR"):
+                    raise
+                print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
                 sys.exit(1)
             except KeyboardInterrupt:
                 print("interrupted; run the same command again to go on", file=sys.stderr)

@@ -73,6 +73,8 @@ class FeatureOptions:
                 )
         if self.layers is not None and not all(isinstance(layer, int) and layer for layer in self.layers):
             raise InputError(f"layers is {list(self.layers)}, expected whole numbers from 1 on, or -1 for the last")
+        if self.batch_duration is not None and not self.batch_duration >= 0:
+            raise InputError(f"batch_duration is {self.batch_duration}, expected seconds, or 0 for one by one")
         if self.layers == ():
             raise InputError("layers is empty; null takes all")
 
@@ -293,6 +295,8 @@ def _open(
             )
         for own in ("features", "data"):
             shutil.rmtree(folder / own, ignore_errors=True)
+    elif folder.is_file():
+        raise InputError("is a file; expected a folder for the features", folder)
     elif folder.exists() and any(folder.iterdir()):
         raise InputError("holds other files; give a folder that is empty or not there yet", folder)
     (folder / ("data" if options.format == "huggingface" else "features")).mkdir(parents=True, exist_ok=True)

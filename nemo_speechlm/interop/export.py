@@ -73,8 +73,8 @@ def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = Fal
 
 
 def _save(content: dict[str, Any], output: Path) -> None:
-    with whole_file(output) as partial:
-        torch.save(content, partial)
+    with whole_file(output) as partial, open(partial, "wb") as file:
+        torch.save(content, file)
 
 
 def _settings(model: PretrainedFile) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _encoder(source: Source, options: Options, model: str) -> Plan:
     weights, speech_layers = source.encoder_weights(), None
     if not source.kind.is_speechlm:
         count = sum(bool(re.fullmatch(r"encoder\.layers\.\d+\.fc1\.weight", key)) for key in weights)
-        speech_layers = options.speech_layers or count // 2
+        speech_layers = count // 2 if options.speech_layers is None else options.speech_layers
     padding = source.kind.is_speechlm if options.released_padding is None else options.released_padding
     config = encoder_config(weights, source.settings, padding, speech_layers)
     _fine_tuned(config, source.fine_tuning)

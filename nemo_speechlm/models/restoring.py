@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from nemo.core.classes import ModelPT
 
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SpeechLMError
 
 Model = TypeVar("Model", bound=ModelPT)
 
@@ -22,13 +22,27 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
 
     Raises:
         InputError: if the file is not there or cannot be restored.
+        SpeechLMError: if there is no such device.
     """
     path = Path(path)
     if not path.exists():
         raise InputError("no such file; expected the .nemo file of a model", path)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if path.is_dir():
+        raise InputError("is a folder; expected the .nemo file of a model", path)
     try:
-        return kind.restore_from(str(path), map_location=torch.device(device)).eval()
+        return kind.restore_from(str(path), map_location=_device(device)).eval()
     except (tarfile.TarError, FileNotFoundError, KeyError) as error:
         raise InputError(f"cannot be restored: {error}", path) from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch that was built without CUDA
+        raise SpeechLMError(
+            f"device is {name!r}, which PyTorch cannot use here: {str(error).splitlines()[0]}"
+        ) from error
+    return device

@@ -164,6 +164,10 @@ def test_bad_audio(run, tmp_path, corpus):
         (["layers=[3]"], "the model has layers 1 to 2"),
         (["layers=[0]"], "expected whole numbers from 1 on"),
         (["layers=[]"], "layers is empty"),
+        (["layers=nine"], "layers is ['nine'], expected whole numbers"),
+        (["batch_duration=-1"], "batch_duration is -1, expected seconds"),
+        (["device=abacus"], "device is 'abacus', which PyTorch cannot use here"),
+        (["model=/"], "/: is a folder; expected the .nemo file of a model"),
         (["layers=[2,-1]"], "each once"),
         (["format=csv"], "format is 'csv', expected npy, safetensors or huggingface"),
         (["precision=int8"], "precision is 'int8'"),
@@ -177,6 +181,24 @@ def test_wrong_options(run, tmp_path, corpus, arguments, message):
     assert status == 1
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+def test_one_layer(run, tmp_path, corpus):
+    status, said = run(f"input={corpus.speech}", f"output={tmp_path / 'out'}", "layers=2")
+    assert status == 0, said
+    assert len(np.load(next((tmp_path / "out/features").iterdir()))) == 1
+
+
+def test_output_that_is_no_folder(run, tmp_path, corpus):
+    (tmp_path / "out").write_text("mine")
+    status, said = run(f"input={corpus.speech}", f"output={tmp_path / 'out'}")
+    assert status == 1
+    assert "out: is a file; expected a folder" in said
+    status, said = run(f"input={corpus.speech}", f"output={tmp_path / 'out/deeper'}")
+    assert status == 1
+    assert said.startswith(f"error: {tmp_path / 'out/deeper'}")
+    assert "Not a directory" in said
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_folder_of_something_else(run, tmp_path, corpus):

@@ -63,6 +63,15 @@ def test_fine_tuned_models_too(tmp_path):
         assert torch.equal(written[name], content["model"][prefix + name])
 
 
+@needs_golden
+def test_output_that_cannot_be_written(tmp_path):
+    convert(GOLDEN / "speechlm_p_tiny/checkpoint_real_structure.pt", tmp_path / "x.nemo")
+    for output in (tmp_path / "x.nemo" / "y.pt", tmp_path / f"{'y' * 250}.pt"):
+        with pytest.raises(InputError, match=r"y\.pt: cannot be written: "):
+            export_fairseq(tmp_path / "x.nemo", output)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.nemo"]
+
+
 def test_what_the_released_code_cannot_be(tmp_path):
     SpeechLMEncoderModel(OmegaConf.create(tiny_architecture())).save_to(str(tmp_path / "x.nemo"))
     with pytest.raises(InputError, match=r"max_distance of its speech transformer is 16, the released code's 160"):

@@ -133,6 +133,8 @@ def test_split_into_speech_and_shared(tmp_path, layers):
     assert len(ours.encoder.shared_transformer.layers) == 5 - layers
     with pytest.raises(InputError, match="5 of its 5 layers as speech transformer; expected 1 to 4"):
         convert(tmp_path / "x", tmp_path / "z.nemo", Options(speech_layers=5))
+    with pytest.raises(InputError, match="0 of its 5 layers as speech transformer; expected 1 to 4"):
+        convert(tmp_path / "x", tmp_path / "z.nemo", Options(speech_layers=0))
 
 
 def test_hubert_base(tmp_path):

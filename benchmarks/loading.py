@@ -35,7 +35,9 @@ RATE = 16000
 LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 INVENTORY = UnitInventory("phoneme", "en", 100, ("SIL", *(f"U{i}" for i in range(363))), "SIL")
 RECIPE = OmegaConf.load(Path(__file__).parent.parent / "conf" / "pretrain.yaml").model.train_ds
-CROPPED, TEXT = ({k: v for k, v in RECIPE[part].items() if k != "manifest_filepath"} for part in ("speech", "text"))
+CROPPED, TEXT = (
+    {key: RECIPE[part][key] for key in RECIPE[part] if key != "manifest_filepath"} for part in ("speech", "text")
+)
 SPEECH = {k: v for k, v in CROPPED.items() if k not in ("min_duration", "max_duration", "truncate_duration")}
 
 

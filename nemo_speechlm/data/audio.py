@@ -1,7 +1,6 @@
 """Reading speech: any format and sample rate that libsndfile knows, as one channel at the rate that is wanted."""
 
 import math
-import stat
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -191,23 +190,17 @@ def open_audio(path: str | Path | BytesIO) -> soundfile.SoundFile:
     Raises:
         InputError: if it is missing, empty, or not audio that libsndfile reads.
     """
-    if isinstance(path, BytesIO):
-        try:
-            return soundfile.SoundFile(path)
-        except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-            raise InputError(f"not audio that can be read: {reason_of(error)}") from error
-    try:
-        status = Path(path).stat()
-    except OSError:
-        status = None
-    if status is None or not stat.S_ISREG(status.st_mode):
-        raise InputError("no such audio file", path)
-    if not status.st_size:
-        raise InputError("audio with no samples: the file is empty", path)
     try:
         return soundfile.SoundFile(path)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise InputError(f"not audio that can be read: {reason_of(error)}", path) from error
+        reason = f"not audio that can be read: {reason_of(error)}"
+        if isinstance(path, BytesIO):
+            raise InputError(reason) from error
+        if not Path(path).is_file():
+            reason = "no such audio file"
+        elif not Path(path).stat().st_size:
+            reason = "audio with no samples: the file is empty"
+        raise InputError(reason, path) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -66,7 +66,10 @@ def dump_line(record: Record) -> str:
 
 def audio_path(record: Record, manifest: str | Path) -> Path:
     """The record's audio file; a relative path is relative to the manifest, as in NeMo."""
-    path = Path(record["audio_filepath"]).expanduser()
+    path = Path(record["audio_filepath"])
+    if path.is_absolute():
+        return path
+    path = path.expanduser()
     return path if path.is_absolute() else Path(manifest).parent / path
 
 

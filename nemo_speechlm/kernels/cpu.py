@@ -1,7 +1,8 @@
 """Whether to take the CPU's own way, and its matrix products.
 
-On a CPU, fp32 products with weights run through oneDNN's convolution of kernel 1, which is faster than MKL's ``sgemm``
-on AMD's processors (15 to 25% where 512 bits take two steps, twice as fast where they take one), no slower on Intel's.
+On a CPU, fp32 products with weights run through oneDNN's inner product, which is faster than MKL's ``sgemm`` on AMD's
+processors (15 to 25% where 512 bits take two steps, twice as fast where they take one) and no slower on Intel's. It is
+the operator that torch.compile's inductor calls; ``torch.nn.functional.linear`` has no way to it.
 Gradients of weights go to MKL or to oneDNN, whichever is ahead on the processor.
 
 Axis legend: N rows, I inputs, O outputs.
@@ -27,32 +28,23 @@ def is_fast(*tensors: Tensor | None) -> bool:
 
 
 def product(x_NI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` of contiguous (N, I) and (O, I)."""
+    """``x @ weight.T + bias`` of (N, I) and (O, I)."""
     if len(x_NI) < FEW_ROWS:
         return torch.nn.functional.linear(x_NI, weight_OI, bias)
-    return _rows(torch.conv2d(_image(x_NI), weight_OI[:, :, None, None], bias))
+    return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias, "none", [], "")
 
 
-def product_gradient(gradient_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+def product_gradient(gradient_NO: Tensor, weight_OI: Tensor) -> Tensor:
     """The gradient of :func:`product` for its input: ``gradient @ weight``."""
-    if len(gradient_NO) < FEW_ROWS:
-        return gradient_NO @ weight_OI
-    return _rows(
-        torch.ops.aten.convolution_backward(
-            _image(gradient_NO), _image(x_NI), weight_OI[:, :, None, None], None,
-            [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False],
-        )[0]
-    )  # fmt: skip
+    return product(gradient_NO, weight_OI.t())
 
 
 def product_weight_gradient(gradient_NO: Tensor, x_NI: Tensor) -> Tensor:
     """The gradient of :func:`product` for its weights: ``gradient.T @ x``, (O, I)."""
     if len(x_NI) < FEW_ROWS or not _onednn_makes_weight_gradients():
         return gradient_NO.t() @ x_NI
-    return _onednn_weight_gradient(gradient_NO, x_NI)
-
-
-def _onednn_weight_gradient(gradient_NO: Tensor, x_NI: Tensor) -> Tensor:
+    if torch.get_num_threads() == 1:  # PyTorch then keeps convolutions of kernel 1 from oneDNN
+        return product(gradient_NO.t().contiguous(), x_NI.t().contiguous())
     weight = gradient_NO.new_empty(1).expand(gradient_NO.shape[1], x_NI.shape[1], 1, 1)  # its values are not read
     return torch.ops.aten.convolution_backward(
         _image(gradient_NO), _image(x_NI), weight, None,
@@ -79,7 +71,3 @@ def _onednn_makes_weight_gradients() -> bool:
 def _image(x_NI: Tensor) -> Tensor:
     """(N, I) as an image (1, I, 1, N) whose channels lie side by side."""
     return x_NI[None, None].permute(0, 3, 1, 2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1).reshape(x.shape[3], x.shape[1])

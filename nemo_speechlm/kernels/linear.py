@@ -78,6 +78,6 @@ def _gradients(
     gradient_NO: Tensor, x_NI: Tensor, weight_OI: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients for input, weight and bias of a product."""
-    of_x = product_gradient(gradient_NO, x_NI, weight_OI) if needs[0] else None
+    of_x = product_gradient(gradient_NO, weight_OI) if needs[0] else None
     of_weight = product_weight_gradient(gradient_NO, x_NI) if needs[1] else None
     return of_x, of_weight, gradient_NO.sum(0) if needs[2] else None

@@ -42,9 +42,10 @@ def test_linear(rows, bias):
     compare(linear(strided, weight, b), F.linear(strided, weight, b), inputs)
 
 
-@pytest.mark.parametrize("by_onednn", [True, False])
-def test_weight_gradient(by_onednn, monkeypatch):
+@pytest.mark.parametrize(("by_onednn", "threads"), [(False, 1), (True, 1), (True, 2)])
+def test_weight_gradient(by_onednn, threads, monkeypatch):
     monkeypatch.setattr(cpu, "_onednn_makes_weight_gradients", lambda: by_onednn)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for rows in (FEW_ROWS - 1, FEW_ROWS, 301):
         gradient, x = randn(rows, 24, grad=False), randn(2 * rows, 40, grad=False)
         for inputs in (x[:rows], x[::2], x.as_strided((rows, 80), (80, 1))):  # whole, apart, two in one row

@@ -11,6 +11,7 @@ and every place its parameter; otherwise nothing is written, and what is missing
         --unit-dictionary dict.km.txt --output text_to_unit.nemo
     python examples/convert_checkpoint.py --input hubert-base-ls960/ --output hubert.nemo
     python examples/convert_checkpoint.py --input pretrained.nemo --to fairseq --output for_the_released_code.pt
+    python examples/convert_checkpoint.py --input ctc.nemo --to fairseq --unit-dictionary dict.phn.txt --output ctc.pt
 """
 
 import argparse
@@ -29,16 +30,19 @@ def parse() -> argparse.Namespace:
         "--to",
         choices=("nemo", "fairseq"),
         default="nemo",
-        help="fairseq: the encoder of a .nemo file (with its decoder, if it translates), or a text-to-unit model, as "
-        "a checkpoint that the released inference code loads (default: nemo)",
+        help="fairseq: a .nemo file as a checkpoint that the released inference code loads: the encoder, with its CTC "
+        "head or decoder if it was fine-tuned, or a text-to-unit model; dictionaries of characters or units stand "
+        "beside it (default: nemo)",
     )
+    add("--encoder-only", action="store_true", help="with --to fairseq: only the encoder of a fine-tuned model")
     add("--list", action="store_true", help="print what is in the input, and write nothing")
     add("--overwrite", action="store_true", help="replace the output if it is there")
     add(
         "--unit-dictionary",
         type=Path,
         metavar="FILE",
-        help="fairseq's dictionary of units (dict.phn.txt), if the checkpoint has none",
+        help="fairseq's dictionary of units (dict.phn.txt), if the checkpoint has none; with --to fairseq, of the "
+        "units of pretraining: the released code loads a CTC model only with (unused) tables of their size",
     )
     add(
         "--label-dictionary",
@@ -83,6 +87,8 @@ def parse() -> argparse.Namespace:
         help="a parameter or module of the input that may be left out; may be given several times",
     )
     arguments = parser.parse_args()
+    if arguments.encoder_only and arguments.to != "fairseq":
+        parser.error("--encoder-only needs --to fairseq")
     if arguments.output is None and (arguments.to == "fairseq" or not arguments.list):
         parser.error("give --output Y.nemo, or --list")
     return arguments
@@ -93,7 +99,13 @@ def main() -> None:
     if arguments.to == "fairseq":
         from nemo_speechlm.interop.export import export_fairseq
 
-        count = export_fairseq(arguments.input, arguments.output, arguments.overwrite)
+        count = export_fairseq(
+            arguments.input,
+            arguments.output,
+            arguments.overwrite,
+            arguments.encoder_only,
+            arguments.unit_dictionary,
+        )
         print(f"{arguments.output}: {count} tensors")
         return
     from nemo_speechlm.interop.plan import Options

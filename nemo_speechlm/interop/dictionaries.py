@@ -12,6 +12,8 @@ from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
+NEVER = -1e4
+"""The logit of a symbol that fairseq's dictionaries have and our model does not know."""
 
 PHONE, SILENCE, NOISE = DurationModel(50, 25), DurationModel(140, 70), DurationModel(320, 110)
 """Durations that the released code draws for text, here in milliseconds (mean, standard deviation)."""
@@ -27,12 +29,13 @@ def symbols_of(value: Any) -> list[str] | None:
     return symbols if isinstance(symbols, list) and all(isinstance(s, str) for s in symbols) else None
 
 
-def read_dictionary(path: str | Path, size: int) -> list[str]:
+def read_dictionary(path: str | Path, size: int | None) -> list[str]:
     """Read a dictionary file (``SYMBOL COUNT`` a line) as fairseq does.
 
     Args:
         path: the file.
-        size: how many classes the checkpoint has: decides whether ``<mask>`` is one of them.
+        size: how many classes the checkpoint has: decides whether ``<mask>`` is one of them. None: it is, as in
+            pretraining.
 
     Returns:
         the symbols, those that fairseq puts in front included.
@@ -49,9 +52,9 @@ def read_dictionary(path: str | Path, size: int) -> list[str]:
         symbols.append(symbol)
     if len(symbols) == len(SPECIAL):
         raise InputError("the dictionary is empty; every label would be unknown", path)
-    if len(symbols) == size - 1 and MASK not in symbols:
+    if MASK not in symbols and size in (None, len(symbols) + 1):
         symbols.append(MASK)
-    if len(symbols) != size:
+    if size not in (None, len(symbols)):
         raise InputError(
             f"{len(symbols)} symbols with {' '.join(SPECIAL)} and {MASK}; the checkpoint has {size} classes", path
         )

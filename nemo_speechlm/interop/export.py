@@ -9,7 +9,14 @@ from torch import Tensor
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_overwrite, whole_file
+from nemo_speechlm.interop.dictionaries import read_dictionary
 from nemo_speechlm.interop.encoder_names import RENAMED
+from nemo_speechlm.interop.export_ctc import (
+    ctc_checkpoint,
+    ctc_symbols,
+    label_dictionary_path,
+    write_label_dictionary,
+)
 from nemo_speechlm.interop.export_text_to_unit import (
     dictionary_paths,
     text_to_unit_checkpoint,
@@ -28,16 +35,26 @@ _FINAL_DIM = 256
 _BACK = sorted(((ours, theirs) for theirs, ours in RENAMED.items()), key=lambda pair: -len(pair[0]))
 
 
-def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = False) -> int:
-    """Write a SpeechLM model's encoder in the form of the released "cleaned" checkpoints; or a whole model.
+def export_fairseq(
+    source: str | Path,
+    output: str | Path,
+    overwrite: bool = False,
+    encoder_only: bool = False,
+    unit_dictionary: str | Path | None = None,
+) -> int:
+    """Write a model for the released code: what was fine-tuned and text-to-unit models whole, others their encoder.
 
-    Whole are text-to-unit models and those with an attention decoder.
+    An encoder alone has the form of the released "cleaned" checkpoints.
 
     Args:
         source: ``.nemo`` file of a pretrained or fine-tuned model with the paper's architecture, or of a text-to-unit
-            model, whose two dictionaries are written beside the output.
+            model. The characters of a CTC model and both dictionaries of a text-to-unit model are written beside the
+            output.
         output: the ``.pt`` file to write.
         overwrite: replace the output if it is there.
+        encoder_only: leave the output layer or decoder of a fine-tuned model out.
+        unit_dictionary: fairseq's dictionary of the units of pretraining, which a CTC checkpoint needs before the
+            released code loads it; see :func:`~nemo_speechlm.interop.export_ctc.ctc_checkpoint`.
 
     Returns:
         the number of tensors.
@@ -50,6 +67,8 @@ def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = Fal
         raise InputError("the output must end in .pt", output)
     refuse_overwrite(output, overwrite, "--overwrite")
     if str(read_nemo(source).cfg.get("target")).endswith(".TextToUnitModel"):
+        if encoder_only:
+            raise InputError("is a text-to-unit model; expected one with a SpeechLM encoder", source)
         for path in dictionary_paths(output):
             refuse_overwrite(path, overwrite, "--overwrite")
         text_to_unit = restore_file(TextToUnitModel, source, "cpu")
@@ -61,14 +80,24 @@ def export_fairseq(source: str | Path, output: str | Path, overwrite: bool = Fal
         write_dictionaries(text_to_unit, output)
         return len(content["model"])
     model = read_pretrained(source)
+    decoder = "decoder" in model.cfg and not encoder_only
+    translates = decoder and str(model.cfg.get("target")).endswith(".SpeechLMEncDecModel")
+    symbols = ctc_symbols(model) if decoder and not translates else []
+    if symbols:
+        refuse_overwrite(label_dictionary_path(output), overwrite, "--overwrite")
     settings = _settings(model)
     weights = _weights(model)
     task = {"_name": "joint_sc2t_pretraining", "normalize": bool(model.cfg.preprocessor.get("normalize", False))}
     task |= {"label_rate": settings["label_rate"], "sample_rate": 16000}
     content = {"args": None, "cfg": {"model": settings, "task": task}, "model": weights}
-    if str(model.cfg.get("target")).endswith(".SpeechLMEncDecModel"):
+    if translates:
         content = translation_checkpoint(model, weights, content["cfg"])
+    elif symbols:
+        units = None if unit_dictionary is None else len(read_dictionary(unit_dictionary, None))
+        content = ctc_checkpoint(model, weights, content["cfg"], symbols, units)
     _save(content, output)
+    if symbols:
+        write_label_dictionary(symbols, output)
     return len(content["model"])
 
 

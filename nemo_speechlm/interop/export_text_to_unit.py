@@ -10,14 +10,12 @@ from torch import Tensor
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write
-from nemo_speechlm.interop.dictionaries import MASK, SPECIAL
+from nemo_speechlm.interop.dictionaries import MASK, NEVER, SPECIAL
 from nemo_speechlm.interop.text_to_unit import released_name
 from nemo_speechlm.models.text_to_unit import TextToUnitModel
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 _BINS = 256
-_NEVER = -1e4
-"""The logit of a symbol that our model does not know."""
 
 
 def text_to_unit_checkpoint(model: TextToUnitModel) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def text_to_unit_checkpoint(model: TextToUnitModel) -> dict[str, Any]:
         weights[embedding] = _with_rows(weights[embedding], 0.0)
     if not _has_specials(model.inventory):
         weights[f"{projection}.weight"] = _with_rows(weights[f"{projection}.weight"], 0.0)
-        weights[f"{projection}.bias"] = _with_rows(weights[f"{projection}.bias"], _NEVER)
+        weights[f"{projection}.bias"] = _with_rows(weights[f"{projection}.bias"], NEVER)
     settings["output_frame_dim"] = len(weights[f"{projection}.bias"])
     weights["encoder.embed_positions._float_tensor"] = torch.zeros(1)
     # The released model owns predictors of pitch and energy without using them; its state dict wants them.

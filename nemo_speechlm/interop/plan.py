@@ -13,6 +13,7 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop import dictionaries, text_to_unit, translation
 from nemo_speechlm.interop.encoder_config import encoder_config
 from nemo_speechlm.interop.encoder_names import encoder_name
+from nemo_speechlm.interop.fine_tuned import take_fine_tuning
 from nemo_speechlm.interop.source import Kind, Source, naming
 from nemo_speechlm.tokenizers.units import UnitInventory
 
@@ -31,7 +32,7 @@ class Options:
             text-to-unit models, whose numbers in a batch depend on it, false for HuBERT and wav2vec 2.0, whose
             features are used one by one.
         lowercase: lower the case of the characters.
-        allow_missing: parameters (or modules) that may stay random, under our name or the checkpoint's.
+        allow_missing: parameters (or modules) of our model that may stay random.
         allow_unused: parameters (or modules) of the checkpoint that may have no place.
     """
 
@@ -114,7 +115,7 @@ def _encoder(source: Source, options: Options, model: str) -> Plan:
         speech_layers = count // 2 if options.speech_layers is None else options.speech_layers
     padding = source.kind.is_speechlm if options.released_padding is None else options.released_padding
     config = encoder_config(weights, source.settings, padding, speech_layers)
-    _fine_tuned(config, source.fine_tuning)
+    take_fine_tuning(config, source.fine_tuning)
     plan = Plan(source, model, {"sample_rate": 16000, "encoder": config})
     plan.config["preprocessor"] = {
         "_target_": "nemo_speechlm.modules.WaveformPreprocessor",
@@ -130,23 +131,6 @@ def _encoder(source: Source, options: Options, model: str) -> Plan:
             plan.left[source.prefix + key] = "post-norm layers own it without using it"
     plan.left |= {key: "a version number" for key in source.weights if key.endswith(".version")}
     return plan
-
-
-def _fine_tuned(encoder: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Masking and dropout of fine-tuning, which fairseq puts in the place of pretraining's."""
-    names = ("mask_prob", "mask_length", "mask_channel_prob", "mask_channel_length")
-    if settings.get("apply_mask", False):
-        encoder |= {name: settings[name] for name in names if settings.get(name) is not None}
-    if settings.get("dropout_input") is not None:
-        encoder["dropout_input"] = settings["dropout_input"]
-    for name, ours in (
-        ("dropout", "dropout"),
-        ("attention_dropout", "attention_dropout"),
-        ("activation_dropout", "activation_dropout"),
-        ("layerdrop", "layerdrop"),
-    ):
-        if settings.get(name) is not None:
-            encoder["speech_transformer"][ours] = settings[name]
 
 
 _HEADS = {

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop import dictionaries
+from nemo_speechlm.interop.fine_tuned import fine_tuned_checkpoint, fine_tuning_settings
 
 if TYPE_CHECKING:
     from nemo_speechlm.interop.plan import Options, Plan
@@ -215,32 +216,15 @@ def translation_checkpoint(model: "PretrainedFile", encoder: dict[str, Any], pre
     settings = _settings(model.cfg, own, pretraining)
     task = {"_name": "speech_to_text", "max_target_positions": settings["max_target_positions"]}
     task["normalize"] = pretraining["task"]["normalize"]
-    return {"args": None, "cfg": {"model": settings, "task": task}, "model": weights}
+    return fine_tuned_checkpoint(settings, task, weights)
 
 
 def _settings(cfg: DictConfig, own: dict[str, Any], pretraining: dict[str, Any]) -> dict[str, Any]:
-    decoder, encoder = cfg.decoder, cfg.encoder
+    decoder = cfg.decoder
     d_model = own["embedding.weight"].shape[1]
-    speech = encoder.speech_transformer
     return {
         "_name": "speechlm_st_legacy",
-        "w2v_path": None,
-        "no_pretrained_weights": False,
-        "w2v_args": pretraining,
-        "normalize": pretraining["task"]["normalize"],
-        "dropout_input": encoder.get("dropout_input", 0.1),
-        "final_dropout": cfg.get("final_dropout", 0.0),
-        "dropout": speech.get("dropout", 0.1),
-        "attention_dropout": speech.get("attention_dropout", 0.1),
-        "activation_dropout": speech.get("activation_dropout", 0.0),
-        "layerdrop": speech.get("layerdrop", 0.0),
-        "apply_mask": bool(encoder.get("mask_prob", 0.0)),
-        "mask_prob": encoder.get("mask_prob", 0.0),
-        "mask_length": encoder.get("mask_length", 10),
-        "mask_channel_prob": encoder.get("mask_channel_prob", 0.0),
-        "mask_channel_length": encoder.get("mask_channel_length", 64),
-        "freeze_finetune_updates": 0,
-        "feature_grad_mult": 0.0 if cfg.get("freeze_front_end") else encoder.front_end.get("gradient_scale", 1.0),
+        **fine_tuning_settings(cfg, pretraining, cfg.get("final_dropout", 0.0)),
         "activation_fn": "gelu",
         "use_rel_pos_enc": "relative_positions.table.weight" in own,
         "encoder_embed_dim": decoder.get("encoder_dim") or d_model,

@@ -1,6 +1,8 @@
 """Carrying out a conversion: every parameter filled, every one used, or no ``.nemo`` file."""
 
 import tempfile
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from nemo.core.classes import ModelPT
@@ -52,7 +54,8 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
         options: what may be missing or unused.
 
     Raises:
-        InputError: listing the parameters that are missing, unused, or of another shape.
+        InputError: listing the parameters that are missing, unused, or of another shape; or if the model has nothing
+            of a name that may be missing.
     """
     config = dict(plan.config)
     if plan.inventory is not None:
@@ -81,6 +84,9 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
     strange = [f"{plan.names[name]} ({name})" for name in plan.weights.keys() - own.keys()]
     if strange:
         raise InputError(f"parameters that the model does not have: {_listed(sorted(strange))}", plan.source.path)
+    for name in options.allow_missing:
+        if not any(_allowed(one, (name,)) for one in own):
+            raise InputError(f"--allow-missing {name}: the model has no such parameter or module; {_near(name, own)}")
     missing = [name for name in own.keys() - plan.weights.keys() if not _allowed(name, options.allow_missing)]
     if missing:
         raise InputError(
@@ -95,6 +101,16 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
 
 def _allowed(name: str, allowed: tuple[str, ...]) -> bool:
     return any(name == one or name.startswith(one + ".") for one in allowed)
+
+
+def _near(name: str, parameters: Iterable[str]) -> str:
+    known = {
+        ".".join(parts[:end]) for key in parameters for parts in [key.split(".")] for end in range(1, len(parts) + 1)
+    }
+    found = get_close_matches(name, sorted(known), 3)
+    if found:
+        return f"near are {', '.join(found)}"
+    return f"it has {', '.join(sorted(one for one in known if '.' not in one))}"
 
 
 def _listed(names: list[str]) -> str:

@@ -1,5 +1,7 @@
 """Checkpoints of sizes that no golden file has; what is wrong with one is listed, and nothing is left behind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel
@@ -145,6 +147,23 @@ def test_what_may_be_missing_or_unused_is_named(tmp_path, options):
     )
     convert(save(edited("missing"), tmp_path / "a.pt"), tmp_path / "a.nemo", allowed)
     convert(save(edited("unused"), tmp_path / "b.pt"), tmp_path / "b.nemo", allowed)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        (
+            "encoder.speech_transfomer.layers.1.fc2.bias",
+            r"near are .*encoder\.speech_transformer\.layers\.1\.fc2\.bias",
+        ),
+        ("zzzz", r"it has ctc_head, encoder, unit_classifiers, unit_embedding"),
+    ],
+)
+def test_what_may_be_missing_must_be_a_name(tmp_path, options, name, near):
+    path = save(edited("missing"), tmp_path / "x.pt")
+    with pytest.raises(InputError, match=rf"^--allow-missing {name}: .* no such parameter or module; {near}"):
+        convert(path, tmp_path / "y.nemo", replace(options, allow_missing=(name,)))
+    assert not (tmp_path / "y.nemo").exists()
 
 
 def test_dictionaries_are_needed_and_checked(tmp_path, options):

@@ -39,13 +39,13 @@ class TrainingPlan:
         batch_frames: of the utterances that are aligned together, padding included.
     """
 
-    passes: int = 30
+    passes: int = 16
     tied_passes: int = 6
     tied_components: int = 2
     realign_every_pass: int = 12
     realign_interval: int = 2
-    components: int = 1500
-    settle: int = 5
+    components: int = 800
+    settle: int = 2
     silence_probability: float = 0.5
     batch_frames: int = 40000
 

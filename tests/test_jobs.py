@@ -41,6 +41,8 @@ def slow(number: int, line: str, log: Path) -> Record:
     with open(log, "a") as file:
         file.write(f"{number}\n")
     time.sleep(0.015)
+    while number > 100 and (log.parent / "hold").exists():
+        time.sleep(0.01)
     return {"number": number, "text": line.strip()}
 
 
@@ -185,12 +187,14 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers
     here = Path(__file__).parent
     command = [sys.executable, tmp_path / "job.py", here.parent, here, tmp_path, str(workers)]
     partial = progress_path(tmp_path / "out.json")
+    (tmp_path / "hold").touch()  # it must not be done before the signal comes, however busy the machine is
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not partial.exists() or partial.read_bytes().count(b"\n") < 20):
         time.sleep(0.006)
     process.send_signal(how)
     assert process.wait(timeout=30) != 0
+    (tmp_path / "hold").unlink()
     time.sleep(0.5)
     log = (tmp_path / "log").read_text()
     time.sleep(0.5)

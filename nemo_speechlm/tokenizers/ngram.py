@@ -116,7 +116,7 @@ def train_ngram_model(
     vocabulary, text = _to_ids(sentences, vocabulary_size)
     counted = _count(text, order, len(vocabulary))
     models: list[NGrams] = []
-    lower = np.zeros(0)  # probabilities of all n-grams one shorter
+    lower: np.ndarray | None = None  # probabilities of all n-grams one shorter
     kept_below = np.zeros(0, dtype=np.int64)  # where each of them is among those that were kept
     words = np.zeros((1, 0), dtype=np.int64)
     for n, (grams, cutoff) in enumerate(zip(counted, cutoffs, strict=True), start=1):
@@ -188,12 +188,12 @@ def _smoothing_counts(counted: list[_Counted], n: int) -> np.ndarray:
     return smoothed
 
 
-def _interpolated(grams: _Counted, counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
+def _interpolated(grams: _Counted, counts: np.ndarray, lower: np.ndarray | None) -> np.ndarray:
     """Probability of each n-gram's last word, interpolated with that of the shorter n-gram."""
     discounts = _discounts(counts)[np.minimum(counts, 3).astype(np.int64)]
     totals = np.bincount(grams.prefixes, counts)
     freed = np.bincount(grams.prefixes, discounts) / np.maximum(totals, 1)
-    if len(lower):
+    if lower is not None:
         below = lower[grams.suffixes]
     else:
         below = np.full(len(counts), 1 / (len(counts) - 1))  # all words but <s>

@@ -115,6 +115,13 @@ def test_probabilities_sum_up_to_one_in_every_context(tmp_path_factory, sentence
     assert all(np.isfinite(o.backoffs).all() for o in model.orders)
 
 
+def test_an_order_beyond_the_longest_sentence(tmp_path):
+    model = train_ngram_model([["a"], ["b"]], order=6)
+    assert [len(order.words) for order in model.orders] == [5, 4, 2, 0, 0, 0]
+    model.write_arpa(tmp_path / "lm.arpa")
+    assert probability(read_arpa(tmp_path / "lm.arpa"), (BEGIN,), "a") == pytest.approx(0.5, abs=0.2)
+
+
 def test_the_most_frequent_words_are_kept():
     model = train_ngram_model([["b", "a", "c"], ["b", "a"], ["b"]], order=2, vocabulary_size=2)
     assert model.words == ["b", "a"]

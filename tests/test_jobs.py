@@ -193,8 +193,8 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers
     while time.monotonic() < deadline and (not partial.exists() or partial.read_bytes().count(b"\n") < 20):
         time.sleep(0.006)
     process.send_signal(how)
+    (tmp_path / "hold").unlink()  # after Ctrl-C, what workers have begun is waited for
     assert process.wait(timeout=30) != 0
-    (tmp_path / "hold").unlink()
     time.sleep(0.5)
     log = (tmp_path / "log").read_text()
     time.sleep(0.5)

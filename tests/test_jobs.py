@@ -188,7 +188,8 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers
     command = [sys.executable, tmp_path / "job.py", here.parent, here, tmp_path, str(workers)]
     partial = progress_path(tmp_path / "out.json")
     (tmp_path / "hold").touch()  # it must not be done before the signal comes, however busy the machine is
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background job ignores it
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not partial.exists() or partial.read_bytes().count(b"\n") < 20):
         time.sleep(0.006)

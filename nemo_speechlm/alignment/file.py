@@ -5,15 +5,11 @@
 ...     print(json.loads(file.metadata()["aligner"]))
 """
 
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from nemo_speechlm.alignment.aligner import GmmAligner
@@ -21,10 +17,12 @@ from nemo_speechlm.alignment.graph import Topology
 from nemo_speechlm.alignment.mfcc import Mfcc
 from nemo_speechlm.alignment.mixtures import Mixtures
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path
+from nemo_speechlm.tensor_file import TensorFile
 
 VERSION = 1
-_KEY = "aligner"
+_FILE = TensorFile(
+    "aligner", VERSION, "examples/train_aligner.py makes an aligner", "an aligner", "an aligner", "train it anew"
+)
 _SHAPES = {"log_weights": 2, "means": 3, "variances": 3, "stay": 1}
 
 
@@ -53,8 +51,6 @@ def save_aligner(
         extra: plain values to keep with it.
         tensors: tensors to keep with it, under other names than the aligner's own.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     mixtures = aligner.mixtures
     own = {
         "log_weights": mixtures.log_weights,
@@ -63,20 +59,13 @@ def save_aligner(
         "stay": aligner.stay,
     }
     header = {
-        "version": VERSION,
         "topology": {key: value for key, value in asdict(aligner.topology).items() if not key.startswith("_")},
         "mfcc": asdict(aligner.mfcc),
         "silence": aligner.silence,
         "silence_probability": aligner.silence_probability,
         "extra": extra,
     }
-    partial = partial_path(path)
-    try:
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in {**(tensors or {}), **own}.items()}
-        partial.write_bytes(save(content, {_KEY: json.dumps(header, ensure_ascii=False)}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    _FILE.save(path, header, {**(tensors or {}), **own})
 
 
 def load_aligner(path: str | Path) -> SavedAligner:
@@ -85,21 +74,7 @@ def load_aligner(path: str | Path) -> SavedAligner:
     Raises:
         InputError: if the file is missing, damaged, or something else.
     """
-    if not Path(path).is_file():
-        raise InputError("no such file; examples/train_aligner.py makes an aligner", path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"not an aligner, or damaged: {error}", path) from error
-    try:
-        header = json.loads(metadata[_KEY])
-        version = header["version"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("a safetensors file, but not one of an aligner", path) from error
-    if version != VERSION:
-        raise InputError(f"an aligner of format {version}, expected {VERSION}; train it anew", path)
+    header, tensors = _FILE.load(path)
     try:
         topology = Topology(**{**header["topology"], "phones": tuple(header["topology"]["phones"])})
         mfcc = Mfcc(**header["mfcc"])

@@ -5,24 +5,27 @@ The file is safetensors, with all that is not a tensor as JSON in its header (ke
 Axis legend: N frames, D features, K centroids.
 """
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path
 from nemo_speechlm.kernels.packed import packed_product
+from nemo_speechlm.tensor_file import TensorFile
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 VERSION = 1
-_KEY = "kmeans"
+_FILE = TensorFile(
+    "kmeans",
+    VERSION,
+    "examples/train_kmeans.py makes centroids",
+    "a file of centroids",
+    "centroids",
+    "train them anew",
+)
 _CHUNK = 1024
 """Frames whose products with all centroids are held at once; more leaves the cache."""
 
@@ -104,21 +107,12 @@ def nearest(frames: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 def save_kmeans(path: str | Path, kmeans: KMeans) -> None:
     """Write the file, under a temporary name until all is written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {
-        "version": VERSION,
         "features": asdict(kmeans.source),
         "inventory": kmeans.inventory.to_dict(),
         "statistics": kmeans.statistics,
     }
-    partial = partial_path(path)
-    try:
-        content = {"centroids": kmeans.centroids.detach().float().cpu().contiguous()}
-        partial.write_bytes(save(content, {_KEY: json.dumps(header, ensure_ascii=False)}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    _FILE.save(path, header, {"centroids": kmeans.centroids.float()})
 
 
 def load_kmeans(path: str | Path) -> KMeans:
@@ -127,21 +121,7 @@ def load_kmeans(path: str | Path) -> KMeans:
     Raises:
         InputError: if it is missing, damaged, or something else.
     """
-    if not Path(path).is_file():
-        raise InputError("no such file; examples/train_kmeans.py makes centroids", path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"not a file of centroids, or damaged: {error}", path) from error
-    try:
-        header = json.loads(metadata[_KEY])
-        version = header["version"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("a safetensors file, but not one of centroids", path) from error
-    if version != VERSION:
-        raise InputError(f"centroids of format {version}, expected {VERSION}; train them anew", path)
+    header, tensors = _FILE.load(path)
     try:
         source, centroids = FeatureSource(**header["features"]), tensors["centroids"]
         kmeans = KMeans(centroids, source, header["inventory"]["language"], header["statistics"])

@@ -21,8 +21,9 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,languages]'
 	@touch $@
 
+# As many processes as there are cores. worksteal keeps tests of a file together, which share what is costly to make.
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST)
 
 demo: venv
 	$(BIN)/python examples/demo.py

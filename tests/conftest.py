@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from hypothesis import HealthCheck, settings
 
 # Triton reads it when it is first imported, which other libraries do too.
 if not torch.cuda.is_available():
@@ -14,3 +15,7 @@ if not torch.cuda.is_available():
 
 # NeMo's log handlers keep the stream that was captured for the first test that logged, which is closed after it.
 logging.raiseExceptions = False
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -17,3 +19,13 @@ def run_example(name: str, *arguments: object) -> int:
         except SystemExit as end:
             return int(end.code or 0)
     return 0
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard was told in all runs below a folder: by name, each step and its value."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.rglob("events.out.*")):
+        events = EventAccumulator(str(path)).Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend((e.step, e.value) for e in events.Scalars(tag))
+    return found

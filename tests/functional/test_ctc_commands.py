@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
-from tests.functional.commands import run_example
+from tests.functional.commands import run_example, scalars
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +45,6 @@ def recipe(tmp_path, corpus, model):
         "trainer.val_check_interval=3",
         "trainer.log_every_n_steps=1",
     ]
-
-
-def scalars(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = {}
-    for path in sorted(folder.rglob("events.out.*")):
-        events = EventAccumulator(str(path)).Reload()
-        for tag in events.Tags()["scalars"]:
-            found.setdefault(tag, []).extend((e.step, e.value) for e in events.Scalars(tag))
-    return found
 
 
 def test_train_resume_restore_evaluate(tmp_path, corpus, model, recipe):

@@ -7,12 +7,11 @@ import torch
 from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 from sacrebleu.metrics import BLEU
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_speechlm.data.manifest import read_manifest, write_manifest
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
-from tests.functional.commands import run_example
+from tests.functional.commands import run_example, scalars
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +59,9 @@ def recipe(tmp_path, corpus, pretrained):
     ]
 
 
-def tags(folder):
-    found = {}
-    for path in sorted(folder.rglob("events.out.*")):
-        events = EventAccumulator(str(path)).Reload()
-        for tag in events.Tags()["scalars"]:
-            found.setdefault(tag, []).extend(e.value for e in events.Scalars(tag))
-    return found
-
-
 def test_translation_trains_saves_restores_and_is_evaluated(tmp_path, corpus, recipe):
     assert run_example("speechlm_finetune_encdec.py", *recipe, "save=last") == 0
-    logged = tags(tmp_path / "runs")
+    logged = scalars(tmp_path / "runs")
     assert {"train_loss", "train_ctc_loss", "train_accuracy", "val_loss", "val_bleu", "learning_rate"} <= logged.keys()
     assert len(logged["train_loss"]) == 4
 
@@ -114,7 +104,7 @@ def test_recognition_with_nemos_decoder(tmp_path, recipe):
         "exp_manager.checkpoint_callback_params.monitor=val_cer",
     ]
     assert run_example("speechlm_finetune_encdec.py", *recipe, *changes) == 0
-    assert {"val_wer", "val_cer"} <= tags(tmp_path / "runs").keys()
+    assert {"val_wer", "val_cer"} <= scalars(tmp_path / "runs").keys()
     model = ASRModel.restore_from(str(tmp_path / "st.nemo"), map_location="cpu").eval()
     assert "." not in model.cfg.labels
     assert model.ctc_branch is None

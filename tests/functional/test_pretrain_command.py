@@ -1,16 +1,11 @@
 """speechlm_pretrain.py as a user runs it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from nemo_speechlm.testing import tiny_corpus
+from tests.functional.commands import run_example, scalars
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "model.encoder.d_model=48", "model.encoder.speech_transformer.n_layers=1",
     "model.encoder.shared_transformer.n_layers=1", "model.train_ds.speech.batch_duration=6",
@@ -23,12 +18,16 @@ def corpus(tmp_path_factory):
     return tiny_corpus(tmp_path_factory.mktemp("corpus"), n_speech=16, n_text=60)
 
 
-def run(*arguments, cwd):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "speechlm_pretrain.py"), *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Runs the command in this process, in a folder; returns its exit status and its error message."""
+
+    def run(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        capfd.readouterr()
+        return run_example("speechlm_pretrain.py", *arguments), capfd.readouterr().err
+
+    return run
 
 
 def data(corpus):
@@ -39,20 +38,25 @@ def data(corpus):
     ]
 
 
-def test_trains_goes_on_and_keeps_what_is_there(corpus, tmp_path):
-    command = [*data(corpus), *SMALL, "output=out.nemo", "trainer.val_check_interval=2"]
-    first = run(*command, "trainer.max_steps=2", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr[-2000:]
+def steps_trained(folder):
+    """In all runs together."""
+    return len(scalars(folder / "runs/speechlm_p_small")["train_loss"])
+
+
+def test_trains_goes_on_and_keeps_what_is_there(run, corpus, tmp_path):
+    command = [*data(corpus), *SMALL, "output=out.nemo", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1"]
+    status, error = run(*command, "trainer.max_steps=2", cwd=tmp_path)
+    assert status == 0, error[-2000:]
     assert (tmp_path / "out.nemo").exists()
-    assert list(tmp_path.glob("runs/speechlm_p_small/**/*tfevents*"))
-    again = run(*command, "trainer.max_steps=4", cwd=tmp_path)
-    assert again.returncode == 1
-    assert "out.nemo: exists already" in again.stderr
-    on = run(*command, "trainer.max_steps=4", "overwrite=true", cwd=tmp_path)
-    assert on.returncode == 0, on.stderr[-2000:]
+    assert steps_trained(tmp_path) == 2
+    status, error = run(*command, "trainer.max_steps=4", cwd=tmp_path)
+    assert status == 1
+    assert "out.nemo: exists already" in error
+    status, error = run(*command, "trainer.max_steps=4", "overwrite=true", cwd=tmp_path)
+    assert status == 0, error[-2000:]
     (last,) = tmp_path.glob("runs/**/*-last.ckpt")
     assert torch.load(last, weights_only=False)["global_step"] == 4
-    assert "Restored all states" in on.stderr + on.stdout
+    assert steps_trained(tmp_path) == 4  # the second run trained the two that were missing, and no other
 
 
 @pytest.mark.parametrize(
@@ -64,9 +68,10 @@ def test_trains_goes_on_and_keeps_what_is_there(corpus, tmp_path):
         (["output=x.nemo", "DATA", "model.units=nowhere.json"], "nowhere.json: cannot read the unit inventory"),
     ],
 )  # fmt: skip
-def test_mistakes(corpus, tmp_path, arguments, message):
+def test_mistakes(run, corpus, tmp_path, arguments, message):
     expanded = [a for argument in arguments for a in (data(corpus) if argument == "DATA" else [argument])]
-    result = run(*expanded, cwd=tmp_path)
-    assert result.returncode == 1
-    assert message in result.stderr
+    status, error = run(*expanded, cwd=tmp_path)
+    assert status == 1
+    assert message in error
+    assert "Traceback" not in error
     assert not list(tmp_path.glob("*.nemo"))

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHONS = [line.split()[-1] for line in PROJECT["classifiers"] if line.startswith("Programming Language :: Python ::")]
 PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in ("", "#")]
 
 
@@ -30,19 +31,48 @@ def test_no_pinned_torchaudio():
     assert not [pin for pin in PINS if canonical(pin.name) == "torchaudio"]
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python", PYTHONS)
 def test_all_dependencies_are_pinned_once_within_their_bounds(python):
     environment = {"python_version": python, "python_full_version": f"{python}.1"}
     pins = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate(environment)]
     names = [canonical(pin.name) for pin in pins]
     assert len(names) == len(set(names))
     versions = {canonical(pin.name): str(pin.specifier)[2:] for pin in pins}
-    extras = PROJECT["optional-dependencies"]
-    for line in [*PROJECT["dependencies"], *extras["dev"], *extras["languages"]]:
-        requirement = Requirement(line)
-        if requirement.name == PROJECT["name"]:
-            continue
-        assert requirement.specifier.contains(versions[canonical(requirement.name)]), line
+    for extra in (None, *PROJECT["optional-dependencies"]):
+        for requirement in brought(extra, environment):
+            if requirement.name != "torchaudio":  # it must match the wheel of torch
+                assert requirement.specifier.contains(versions[canonical(requirement.name)]), (extra, requirement)
+
+
+def brought(extra, environment):
+    """What an extra (None: the package itself) brings in an environment; other extras that it names aside."""
+    lines = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
+    wanted = [Requirement(line) for line in lines]
+    environment = environment | {"sys_platform": "linux"}
+    return [
+        each for each in wanted
+        if each.name != PROJECT["name"] and (each.marker is None or each.marker.evaluate(environment))
+    ]  # fmt: skip
+
+
+def test_the_readme_says_what_an_extra_lacks_on_which_python():
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    assert rows.keys() == PROJECT["optional-dependencies"].keys()
+    for extra, row in rows.items():
+        lacking = [
+            python for python in PYTHONS
+            if len(brought(extra, {"python_version": python})) < len(brought(extra, {"python_version": PYTHONS[0]}))
+        ]  # fmt: skip
+        assert re.findall(r"not (?:on|for) Python (3\.\d+)", row) == lacking, extra
+
+
+def test_the_pythons_are_the_same_everywhere():
+    bounds = PROJECT["requires-python"]
+    assert bounds == f">={PYTHONS[0]},<3.{int(PYTHONS[-1].split('.')[1]) + 1}"
+    listed = f"{', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}"
+    assert listed in (ROOT / "Makefile").read_text()
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "README.md").read_text()
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "constraints.txt").read_text().splitlines()[0]
 
 
 def test_version_is_that_of_the_changelog():

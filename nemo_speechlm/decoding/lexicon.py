@@ -37,7 +37,10 @@ class LexiconDecoder:
             from flashlight.lib.text.decoder.kenlm import KenLM
             from flashlight.lib.text.dictionary import create_word_dict
         except ImportError as error:
-            raise SpeechLMError("decoding=lexicon needs flashlight: pip install 'nemo_speechlm[lm]'") from error
+            raise SpeechLMError(
+                "decoding=lexicon needs flashlight-text, which has no wheel for Python 3.13: "
+                "pip install 'nemo_speechlm[lm]' with Python 3.11 or 3.12"
+            ) from error
         self._flashlight = flashlight
         lm = Path(lm)
         self._space = labels.index(" ") if " " in labels else None

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections import defaultdict
 
 import numpy as np
@@ -92,9 +93,21 @@ def test_fusion_adds_the_language_model(characters, weight, bonus):
         assert scores[tuple(tokens)] == pytest.approx(max(scores.values()), abs=2e-3)
 
 
+def needs_flashlight():
+    pytest.importorskip(
+        "flashlight.lib.text", reason="flashlight-text is not installed; it has no wheel for Python 3.13"
+    )
+
+
+def test_lexicon_without_flashlight(words, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
+    with pytest.raises(SpeechLMError, match=r"no wheel for Python 3\.13: pip install 'nemo_speechlm\[lm\]'"):
+        decode([random_log_probs(6, 20)], kind="lexicon", lm=str(words))
+
+
 @pytest.mark.parametrize(("weight", "bonus"), [(1.0, 0.0), (2.0, 1.5)])
 def test_lexicon_allows_known_words_only(words, weight, bonus):
-    pytest.importorskip("flashlight.lib.text")
+    needs_flashlight()
     lm = ArpaModel(words)
     inputs = [random_log_probs(6, seed + 20) for seed in range(3)]
     found = decode(inputs, kind="lexicon", lm=str(words), lm_weight=weight, word_score=bonus)
@@ -129,7 +142,7 @@ def test_no_frames(characters):
 )
 def test_options_that_do_not_go_together(options, error, message):
     if options["kind"] == "lexicon":
-        pytest.importorskip("flashlight.lib.text")
+        needs_flashlight()
     with pytest.raises(error, match=message):
         decode([], **options)
 
@@ -140,7 +153,7 @@ def test_a_model_of_other_labels(words, characters, tmp_path):
     (tmp_path / "lm.arpa").write_text("hello\n")
     with pytest.raises(InputError, match="is not a language model of the 3 labels"):
         decode([], kind="ngram", lm=str(tmp_path / "lm.arpa"))
-    pytest.importorskip("flashlight.lib.text")
+    needs_flashlight()
     with pytest.raises(InputError, match="neither an ARPA file"):
         decode([], kind="lexicon", lm=str(tmp_path / "lm.arpa"))
     with pytest.raises(InputError, match="none of its words"):

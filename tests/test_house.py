@@ -75,6 +75,14 @@ def test_the_pythons_are_the_same_everywhere():
     assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "constraints.txt").read_text().splitlines()[0]
 
 
+def test_a_test_that_hangs_ends(pytestconfig):
+    """By a signal; or, where none gets through, by pytest's faulthandler, a little later."""
+    assert pytestconfig.pluginmanager.hasplugin("timeout")
+    assert 0 < float(pytestconfig.getini("timeout")) < float(pytestconfig.getini("faulthandler_timeout"))
+    assert pytestconfig.getini("timeout_method") == "signal"
+    assert pytestconfig.getini("faulthandler_exit_on_timeout")
+
+
 def test_version_is_that_of_the_changelog():
     from nemo_speechlm import __version__
 

@@ -21,7 +21,8 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,languages]'
 	@touch $@
 
-# As many processes as there are cores. worksteal keeps tests of a file together, which share what is costly to make.
+# In as many processes as there are cores, at most eight. worksteal keeps most tests of a file in one process: they share
+# what is costly to make. More of pytest's options: make test PYTEST="--hypothesis-seed=1 -x".
 test: venv
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST)
 

@@ -22,9 +22,9 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	@touch $@
 
 # In as many processes as there are cores, at most eight. worksteal keeps most tests of a file in one process: they share
-# what is costly to make. More of pytest's options: make test PYTEST="--hypothesis-seed=1 -x".
+# what is costly to make. PYTEST_ADDOPTS gives pytest more options.
 test: venv
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 demo: venv
 	$(BIN)/python examples/demo.py

@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> None:
     print(f"\n{cfg.manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")
     print(report.table() + split_tables(summary))
     for name, value in scores.items():
-        print(f"{name}: {value}")
+        print(f"{name}: {'undefined' if value is None else value}")
     if skipped:
         print(f"{len(skipped)} lines left out: {files.skipped}")
     print("\n".join(str(path) for path in (files.utterances, files.summary, *([files.page] if cfg.worst else []))))

@@ -90,9 +90,7 @@ def alignment_accuracy(
         errors += offsets
         good += sum(offset <= tolerance + 1e-9 for offset in offsets)
     mean = float(np.mean(errors)) if errors else float("nan")
-    return AlignmentAccuracy(
-        _share(right, frames), _share(good, boundaries), _share(good, len(errors)), mean, frames
-    )
+    return AlignmentAccuracy(_share(right, frames), _share(good, boundaries), _share(good, len(errors)), mean, frames)
 
 
 def _share(part: int, whole: int) -> float:

@@ -38,7 +38,7 @@ class _Running:
 
     def __init__(self, step: Step, log: Path, position: int, threads: int):
         self.step, self.log, self.started = step, log, time.monotonic()
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
         with open(log, "w", encoding="utf-8") as file:
             print("$ python", *step.command, file=file, flush=True)
             self.process = subprocess.Popen(
@@ -75,7 +75,7 @@ class _Running:
 def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
     """Run the steps whose outputs are not there yet, at most ``jobs`` at once, each when its needs are done.
 
-    Each process computes with one thread for each job that leaves a core free: small models gain little from more.
+    Each process computes with as many threads as there are cores for each job, or as OMP_NUM_THREADS says.
 
     Raises:
         SpeechLMError: when a step fails, with the end of its log; the other running steps are ended. Also if a step

@@ -25,6 +25,7 @@ from nemo_speechlm.data.audio import read_utterance, to_int16
 from nemo_speechlm.data.manifest import read_manifest, unit_sequence
 from nemo_speechlm.evaluation.error_rates import ErrorCounts, count_errors
 from nemo_speechlm.evaluation.frame_tokenizer import FrameClassifierTokenizing
+from nemo_speechlm.evaluation.report import percent
 from nemo_speechlm.tokenizers.english import SILENCE, base_phone
 from nemo_speechlm.tokenizers.speech import SpeechUnits, Utterance
 from nemo_speechlm.tokenizers.sphinx_align import run_decoder
@@ -90,7 +91,7 @@ def total(scores: Sequence[Score]) -> dict[str, Any]:
     """Cells of a table."""
     phones = sum((s.phones for s in scores), ErrorCounts())
     return {
-        "phone error rate": f"{phones.rate or 0:.2%}",
+        "phone error rate": f"{percent(phones.rate)}",
         "substitutions": phones.substitutions,
         "insertions": phones.insertions,
         "deletions": phones.deletions,

@@ -12,7 +12,7 @@ from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.files import refuse_overwrite
 
 
-@command("compare")
+@command("compare", makes=["output"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "draws", least=100)
     whole_numbers(cfg, "show")

@@ -16,9 +16,11 @@ and every place its parameter; otherwise nothing is written, and what is missing
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.locks import only_writer
 
 
 def parse() -> argparse.Namespace:
@@ -96,6 +98,11 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
+    with nullcontext() if arguments.output is None else only_writer(arguments.output):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
     if arguments.to == "fairseq":
         from nemo_speechlm.interop.export import export_fairseq
 

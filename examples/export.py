@@ -15,7 +15,7 @@ from nemo_speechlm.cli import command
 from nemo_speechlm.errors import SpeechLMError
 
 
-@command("export")
+@command("export", makes=["output"])
 def main(cfg: DictConfig) -> None:
     from nemo.core.classes import ModelPT
 

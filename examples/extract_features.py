@@ -9,9 +9,12 @@ features_filepath (relative to it) and num_frames in each line; it is there when
     python examples/extract_features.py model=pretrained.nemo input=recordings/ output=features format=safetensors
 """
 
+from pathlib import Path
+
 from omegaconf import DictConfig, ListConfig
 
 from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.files import refuse_input_as_output
 
 
 @command("extract_features")
@@ -20,6 +23,8 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.evaluation.features import FeatureOptions, extract, read_inputs, restore
 
     inputs = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
+    made = [Path(cfg.output) / name for name in ("features.jsonl", "skipped.jsonl", "settings.json")]
+    refuse_input_as_output(made, {"input": inputs})
     utterances, skipped = read_inputs(inputs, skip_bad=cfg.skip_bad)
     layers = cfg.layers
     if layers is not None:
@@ -33,8 +38,8 @@ def main(cfg: DictConfig) -> None:
         precision=cfg.precision,
     )
     model = restore(cfg.model, cfg.device)
-    made = extract(model, utterances, skipped, cfg.output, options, model_path=cfg.model, overwrite=cfg.overwrite)
-    print(f"{len(utterances)} utterances, {made} of them now, {len(skipped)} left out: {cfg.output}/features.jsonl")
+    count = extract(model, utterances, skipped, cfg.output, options, model_path=cfg.model, overwrite=cfg.overwrite)
+    print(f"{len(utterances)} utterances, {count} of them now, {len(skipped)} left out: {cfg.output}/features.jsonl")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.lexicon import count_words, make_lexicon, write_counts, write_lexicon
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.files import refuse_one_file_twice, refuse_overwrite
 from nemo_speechlm.tokenizers.english import EnglishPhonemizer, phoneme_inventory
 from nemo_speechlm.tokenizers.espeak_text import EspeakPhonemizer, phone_inventory
 from nemo_speechlm.tokenizers.language import Language
@@ -25,11 +25,12 @@ from nemo_speechlm.tokenizers.phonemizer import Phonemizer
 from nemo_speechlm.tokenizers.pronouncing import read_any_lexicon
 
 
-@command("make_lexicon")
+@command("make_lexicon", makes=["output", "units"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "min_words", "min_phones", least=1)
     language = Language.of(OmegaConf.to_container(cfg.language))  # type: ignore[arg-type]
     phonemizer = _phonemizer(cfg, language)
+    refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     for path in (cfg.output, cfg.units):
         if path is not None:
             refuse_overwrite(path, cfg.overwrite)

@@ -42,6 +42,7 @@ from nemo_speechlm.data.text_cleaning import TextCleaning
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import partial_path, refuse_overwrite
 from nemo_speechlm.jobs import JobReport, default_workers, run_job
+from nemo_speechlm.locks import only_writer
 
 
 @command("prepare_data")
@@ -57,7 +58,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.source is None:
         raise SpeechLMError("not given: source; say source=..., or --help")
     refuse_overwrite(cfg.output, cfg.overwrite)
-    report = corpora[cfg.corpus](cfg)
+    with only_writer(cfg.output):
+        report = corpora[cfg.corpus](cfg)
     print(f"{cfg.output}: {report}")
 
 
@@ -100,7 +102,8 @@ def _demo(cfg: DictConfig) -> None:
 
     amounts = DemoAmounts(**{field.name: cfg[field.name] for field in fields(DemoAmounts)})
     refuse_overwrite(Path(cfg.output) / "text.txt", cfg.overwrite)
-    corpus = make_demo_corpus(cfg.output, cfg.seed or 0, amounts, cfg.language.code)
+    with only_writer(Path(cfg.output) / "text.txt"):
+        corpus = make_demo_corpus(cfg.output, cfg.seed or 0, amounts, cfg.language.code)
     for path in corpus:
         with open(path, encoding="utf-8") as file:
             print(f"{path}: {sum(1 for _ in file)} lines")

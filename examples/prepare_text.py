@@ -23,6 +23,7 @@ from nemo_speechlm.data.text_cleaning import (
     place_sentences,
 )
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs import default_workers, run_job
 
 FORMATS = ("auto", "text", "json")
@@ -36,8 +37,7 @@ def main(cfg: DictConfig) -> None:
         raise SpeechLMError(f"format is {cfg.format!r}, expected one of {', '.join(FORMATS)}")
     if (cfg.valid_lines > 0) != (cfg.valid_output is not None):
         raise SpeechLMError("valid_lines and valid_output go together: how many sentences to hold out, and where to")
-    if cfg.valid_output is not None and Path(cfg.valid_output).resolve() == Path(cfg.output).resolve():
-        raise SpeechLMError("valid_output and output are the same file")
+    refuse_one_file_twice({"output": cfg.output, "valid_output": cfg.valid_output})
     valid = None if cfg.valid_output is None else Path(cfg.valid_output)
     cleaning = TextCleaning(
         characters=cfg.characters,

@@ -20,19 +20,31 @@ from omegaconf import DictConfig
 
 from nemo_speechlm.cli import CONF, command, whole_numbers
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.files import refuse_input_as_output
+from nemo_speechlm.locks import only_writer
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "draws", "worst", "num_workers")
     whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
+    from nemo_speechlm.evaluation.report import ReportFiles
+
+    files = ReportFiles.at(cfg.output, cfg.overwrite)
+    inputs = {key: cfg[key] for key in ("model", "manifest", "lm", "tune_on")}
+    refuse_input_as_output(vars(files).values(), inputs)
+    with only_writer(files.utterances):
+        _evaluate(cfg, files)
+
+
+def _evaluate(cfg: DictConfig, files: Any) -> None:
+    """Recognize and report, once nobody else writes the report's files."""
     from nemo_speechlm.evaluation.phones import make_phones
     from nemo_speechlm.evaluation.recognition import read_utterances, restore
-    from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions, split_tables
+    from nemo_speechlm.evaluation.report import RecognitionReport, ReportOptions, split_tables
     from nemo_speechlm.evaluation.translation import check_languages, is_translation, translation_scores
     from nemo_speechlm.evaluation.worst_page import write_page
 
-    files = ReportFiles.at(cfg.output, cfg.overwrite)
     phones = None if cfg.phonemizer is None else make_phones(cfg.phonemizer, cfg.units_field, CONF / "language")
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     utterances, skipped = read_utterances(cfg.manifest, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
@@ -54,7 +66,7 @@ def main(cfg: DictConfig) -> None:
     print(f"\n{cfg.manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")
     print(report.table() + split_tables(summary))
     for name, value in scores.items():
-        print(f"{name}: {value}")
+        print(f"{name}: {'undefined' if value is None else value}")
     if skipped:
         print(f"{len(skipped)} lines left out: {files.skipped}")
     print("\n".join(str(path) for path in (files.utterances, files.summary, *([files.page] if cfg.worst else []))))

@@ -21,6 +21,7 @@ with shard=0/4, shard=1/4, ..., then once with shard=join/4.
 """
 
 import functools
+from contextlib import ExitStack
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -29,6 +30,9 @@ from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifest import read_manifest
 from nemo_speechlm.data.unit_job import tokenize_manifest
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import refuse_one_file_twice
+from nemo_speechlm.locks import only_writer
+from nemo_speechlm.shards import parse_join
 from nemo_speechlm.tokenizers.speech import SpeechTokenizing, make_speech_units_work, with_estimated_durations
 from nemo_speechlm.tokenizers.units import UnitInventory
 
@@ -38,31 +42,35 @@ def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "workers", least=1)
     if cfg.channel != "mix" and (not isinstance(cfg.channel, int) or cfg.channel < 0):
         raise InputError(f"channel is {cfg.channel!r}, expected 0, 1, ... or mix")
+    refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     tokenizing = chosen(cfg, SpeechTokenizing)
     next(read_manifest(cfg.manifest, ["audio_filepath"]))  # a wrong file is found out before anything is made
-    made = not Path(cfg.units).exists()
-    inventory = tokenizing.inventory() if made else UnitInventory.load(cfg.units)
-    tokenizing.check(inventory, cfg.units)
+    with ExitStack() as held:
+        makes_units = not Path(cfg.units).exists()
+        if makes_units and (cfg.shard is None or parse_join(cfg.shard)):  # a shard leaves it to the joining
+            held.enter_context(only_writer(cfg.units))
+        inventory = tokenizing.inventory() if makes_units else UnitInventory.load(cfg.units)
+        tokenizing.check(inventory, cfg.units)
 
-    def save_units(output: Path) -> None:
-        with_estimated_durations(inventory, output).save(cfg.units)
+        def save_units(output: Path) -> None:
+            with_estimated_durations(inventory, output).save(cfg.units)
 
-    report = tokenize_manifest(
-        cfg.manifest,
-        cfg.output,
-        tokenizing,
-        lambda prepared, output: functools.partial(
-            make_speech_units_work, cfg.manifest, output, prepared, cfg.channel
-        ),
-        settings={"channel": cfg.channel},
-        shard=cfg.shard,
-        workers=cfg.workers,
-        skip_bad=cfg.skip_bad,
-        overwrite=cfg.overwrite,
-        before_rename=save_units if made else None,
-        description="tokenize speech",
-        unit="utterance",
-    )
+        report = tokenize_manifest(
+            cfg.manifest,
+            cfg.output,
+            tokenizing,
+            lambda prepared, output: functools.partial(
+                make_speech_units_work, cfg.manifest, output, prepared, cfg.channel
+            ),
+            settings={"channel": cfg.channel},
+            shard=cfg.shard,
+            workers=cfg.workers,
+            skip_bad=cfg.skip_bad,
+            overwrite=cfg.overwrite,
+            before_rename=save_units if makes_units else None,
+            description="tokenize speech",
+            unit="utterance",
+        )
     print(report)
 
 

@@ -25,6 +25,7 @@ from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifest import read_manifest
 from nemo_speechlm.data.text_units import make_text_units_work, prepare_inventory
 from nemo_speechlm.data.unit_job import tokenize_manifest
+from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.tokenizers.text import TextTokenizing
 
 
@@ -33,6 +34,7 @@ def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "max_units", "max_lines", "workers", least=1)
     whole_numbers(cfg, "seed")
     tokenizing = chosen(cfg, TextTokenizing)
+    refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     next(read_manifest(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
     prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
     options = {"seed": cfg.seed, "max_units": cfg.max_units}

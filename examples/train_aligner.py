@@ -34,7 +34,7 @@ from nemo_speechlm.tokenizers.pronouncing import Pronouncing
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 
-@command("train_aligner")
+@command("train_aligner", makes=["output"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "states", "silence_states", "max_variants", "threads", least=1)
     refuse_overwrite(cfg.output, cfg.overwrite)

@@ -1,7 +1,7 @@
 r"""Train a frame classifier: which phone is heard in each 10 ms, for speech that nobody transcribed.
 
 It learns from speech with units, as tokenize_speech.py makes them of transcribed speech by alignment, or
-train_aligner.py's aligner. tokenize_speech.py then uses it for the rest (tokenizer=frame_classifier).
+train_aligner.py's aligner. tokenize_speech.py then uses it for the rest (speech_tokenizer=frame_classifier).
 
     python examples/train_frame_classifier.py output=classifier.nemo model.units=units.json \
         model.train_ds.speech.manifest_filepath=train_units.json \

@@ -30,7 +30,7 @@ from nemo_speechlm.tokenizers.kmeans import save_kmeans
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 
-@command("train_kmeans")
+@command("train_kmeans", makes=["output"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "threads", least=1)
     whole_numbers(cfg, "num_workers")

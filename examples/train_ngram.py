@@ -22,12 +22,12 @@ from omegaconf import DictConfig, ListConfig
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.sentences import read_sentences
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.files import refuse_overwrite, whole_file
 from nemo_speechlm.tokenizers.arpa import ArpaModel
 from nemo_speechlm.tokenizers.ngram_tools import NGramOptions, find_builder, make_arpa
 
 
-@command("train_ngram")
+@command("train_ngram", makes=["output"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "order", "vocabulary_size", "max_lines", least=1)
     output = Path(cfg.output)
@@ -87,7 +87,8 @@ class _Splitter:
         """Turn an ARPA file into NeMo's format."""
         from nemo_speechlm.decoding.fusion import load_ngram
 
-        load_ngram(arpa, self.size).save_to(str(output))
+        with whole_file(output) as partial:
+            load_ngram(arpa, self.size).save_to(str(partial))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.files import refuse_input_as_output
+from nemo_speechlm.locks import only_writer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -39,15 +42,24 @@ _RUN_IN_PLACE = [
 ]
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+Task = Callable[[DictConfig], None]
+
+
+def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Callable[[], None]]:
     """Decorate a function of a config so that it becomes a command with ``key=value`` options.
 
     The config is ``conf/<config_name>.yaml`` or what ``--config-name`` (and ``--config-path``) say. ``--help`` prints
     the calling module's docstring and the config's own text, so that a comment beside a key is its documentation.
-    A :class:`SpeechLMError` ends the command with its message and status 1; so does a file that the system refuses.
+    A :class:`SpeechLMError` ends the command with its message and status 1; so does a file that the system refuses,
+    and an ``output`` that is a file which another key names.
+
+    Args:
+        config_name: of the config.
+        makes: keys that name files which no other process may be making meanwhile. Commands whose processes work
+            together (training) and those that make folders have none.
     """
 
-    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(task: Task) -> Callable[[], None]:
         @functools.wraps(task)
         def run() -> None:
             if {"-h", "--help"} & set(sys.argv[1:]):
@@ -65,7 +77,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 missing = sorted(OmegaConf.missing_keys(cfg))
                 if missing:
                     raise SpeechLMError(f"not given: {', '.join(missing)}; say {missing[0]}=..., or --help")
-                task(cfg)
+                _refuse_own_input(cfg)
+                with ExitStack() as held:
+                    for key in makes:
+                        if isinstance(cfg[key], str):
+                            held.enter_context(only_writer(cfg[key]))
+                    task(cfg)
             except (SpeechLMError, OmegaConfBaseException) as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(1)
@@ -81,6 +98,15 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return run
 
     return decorate
+
+
+def _refuse_own_input(cfg: DictConfig) -> None:
+    """Raise if ``output`` is a file that another key of the config names."""
+    values = OmegaConf.to_container(cfg)
+    assert isinstance(values, dict)
+    output = values.pop("output", None)
+    if isinstance(output, str):
+        refuse_input_as_output([output], values)
 
 
 def whole_numbers(cfg: DictConfig, *keys: str, least: int = 0) -> None:

@@ -3,12 +3,13 @@
 import gzip
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.locks import only_writer
 
 
 def open_text(path: str | Path, mode: str = "r") -> IO[str]:
@@ -57,19 +58,25 @@ def partial_path(path: str | Path) -> Path:
 def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[IO[str]]:
     """Open a text file for writing that takes the name ``path`` only when the block ends without an error.
 
-    ``before_rename`` is called with the finished file under its other name; what it raises keeps the file from being.
+    Args:
+        path: the file.
+        before_rename: called with the finished file under its other name; if it raises, the file is not created.
+
+    Raises:
+        InputError: if another process is writing the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    try:
-        with open_text(partial, "w") as file:
-            yield file
-        if before_rename is not None:
-            before_rename(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with only_writer(path):
+        try:
+            with open_text(partial, "w") as file:
+                yield file
+            if before_rename is not None:
+                before_rename(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -77,22 +84,79 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Give another name to write to; the file takes the name ``path`` only when the block ends without an error.
 
     Raises:
-        InputError: if it cannot be written there.
+        InputError: if it cannot be written there, or another process is writing it.
     """
     path = Path(path)
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
+        with only_writer(path):
+            try:
+                yield partial
+                os.replace(partial, path)
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot be written: {error}", path) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def refuse_overwrite(path: str | Path, overwrite: bool, option: str = "overwrite=true") -> None:
     """Raise unless ``path`` is free or the user asked to overwrite it, by the option that the message names."""
     if Path(path).exists() and not overwrite:
         raise InputError(f"exists already; give another output, or {option} to replace it", path)
+
+
+def refuse_input_as_output(outputs: Iterable[str | Path | None], inputs: Mapping[str, Any]) -> None:
+    """Raise if a file that will be written is one that is read: writing it would destroy the source.
+
+    Files are compared, not names, so links (symbolic and hard) and other spellings of a path are seen through.
+
+    Args:
+        outputs: files that will be written; None stands for none.
+        inputs: files that are read, by the option that names them. A value may be a list or a mapping of values;
+            what is not the name of an existing file is passed over.
+
+    Raises:
+        InputError: naming the output and the option.
+    """
+    written = [Path(path) for path in outputs if path is not None and _is_file(path)]
+    for name, path in _files_in(inputs):
+        for output in written:
+            if output.samefile(path):
+                raise InputError(
+                    f"is also what {name} names ({path}); writing it would destroy it: give another output", output
+                )
+
+
+def _files_in(values: Any, name: str = "") -> Iterator[tuple[str, str | Path]]:
+    """(option, path) of the existing files that values name."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _files_in(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _files_in(value, name)
+    elif isinstance(values, str | Path) and _is_file(values):
+        yield name, values
+
+
+def _is_file(text: str | Path) -> bool:
+    return os.path.isfile(text)  # noqa: PTH113  # Path.is_file raises where a text is too long to name a file
+
+
+def refuse_one_file_twice(outputs: Mapping[str, str | Path | None]) -> None:
+    """Raise if two outputs of a command are one file: the later would replace the earlier.
+
+    Args:
+        outputs: files by the option that names them; None stands for none.
+
+    Raises:
+        InputError: naming both options.
+    """
+    seen: dict[Path, str] = {}
+    for name, path in outputs.items():
+        if path is not None:
+            before = seen.setdefault(Path(path).resolve(), name)
+            if before != name:
+                raise InputError(f"{before} and {name} are this one file; give each its own", path)

@@ -2,7 +2,7 @@
 
 Results go to ``.partial.<output>.jsonl`` as they come, one line per input line, in input order. A job that was killed
 starts again behind the last whole line there; when all is done, the results move to ``<output>`` and the reasons
-for what is missing to ``<output>.skipped.jsonl``.
+for what is missing to ``<output>.skipped.jsonl``. Two processes never work on one output: the second is refused.
 """
 
 import functools
@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from nemo_speechlm.data.manifest import Record, dump_line
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
-from nemo_speechlm.files import atomic_write, iter_lines, refuse_overwrite
+from nemo_speechlm.files import atomic_write, iter_lines, refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.locks import only_writer
 from nemo_speechlm.shards import Shard
 
 Work = Callable[[int, str], Record]
@@ -114,44 +115,48 @@ def run_job(
         unit: what the bar counts.
 
     Raises:
-        InputError: on bad input (unless ``skip_bad``), an empty source, or an output that exists. If nothing at all
-            could be used, the output is not written either.
+        InputError: on bad input (unless ``skip_bad``), an empty source, or an output that exists, is the source, or is
+            being made by another process. If nothing at all could be used, the output is not written either.
         SpeechLMError: if ``make_work`` does, or if a worker process dies.
     """
     source, output = Path(source), Path(output)
+    refuse_input_as_output([output, skipped_path(output), progress_path(output), *others], {"the input": source})
     partial = progress_path(output)
 
     def refuse_all() -> None:
         for path in (output, *others):
             refuse_overwrite(path, overwrite)
 
-    if not partial.exists():  # else it may have been killed between naming its files
-        refuse_all()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    total = sum(1 for _ in islice(iter_lines(source), max_lines))
-    if not total:
-        raise InputError("is empty", source)
-    first, last = (0, total) if shard is None else shard.part(total, batch_size or 1)
-    parts = {} if shard is None else {"shard": str(shard), "batch_size": batch_size}
-    header = dump_line({"source": _digest(source), "lines": total, **parts, **_plain(settings)})
-    if not (_is_progress_of(partial, header) and _count_lines(partial) == last - first):
-        refuse_all()
-    done = _resume(partial, header, batch_size or 1, last - first)
-    lines = islice(iter_lines(source), first + done, last)
-    with (
-        open(partial, "a", encoding="utf-8") as file,
-        tqdm(total=last - first, initial=done, desc=description, unit=unit, smoothing=0.1) as bar,
-        closing(_results(lines, make_work, workers, last - first - done, batch_size)) as results,
-    ):
-        for number, result in results:
-            if isinstance(result, InputError) and not skip_bad:
-                raise result if result.path else InputError(result.reason, source, number)
-            if isinstance(result, Exception):
-                result = _skip_record(result, source, number)
-            file.write(dump_line(result))
-            file.flush()
-            bar.update()
-    return _finish(partial, output, source, place, before_rename, may_be_empty=shard is not None)
+    with ExitStack() as held:
+        for path in (output, *others):
+            held.enter_context(only_writer(path))
+        if not partial.exists():  # else it may have been killed between naming its files
+            refuse_all()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        total = sum(1 for _ in islice(iter_lines(source), max_lines))
+        if not total:
+            raise InputError("is empty", source)
+        first, last = (0, total) if shard is None else shard.part(total, batch_size or 1)
+        parts = {} if shard is None else {"shard": str(shard), "batch_size": batch_size}
+        header = dump_line({"source": _digest(source), "lines": total, **parts, **_plain(settings)})
+        if not (_is_progress_of(partial, header) and _count_lines(partial) == last - first):
+            refuse_all()
+        done = _resume(partial, header, batch_size or 1, last - first)
+        lines = islice(iter_lines(source), first + done, last)
+        with (
+            open(partial, "a", encoding="utf-8") as file,
+            tqdm(total=last - first, initial=done, desc=description, unit=unit, smoothing=0.1) as bar,
+            closing(_results(lines, make_work, workers, last - first - done, batch_size)) as results,
+        ):
+            for number, result in results:
+                if isinstance(result, InputError) and not skip_bad:
+                    raise result if result.path else InputError(result.reason, source, number)
+                if isinstance(result, Exception):
+                    result = _skip_record(result, source, number)
+                file.write(dump_line(result))
+                file.flush()
+                bar.update()
+        return _finish(partial, output, source, place, before_rename, may_be_empty=shard is not None)
 
 
 def skipped_path(output: str | Path) -> Path:

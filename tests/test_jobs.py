@@ -16,6 +16,7 @@ import pytest
 from nemo_speechlm.data.manifest import Record
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
 from nemo_speechlm.jobs import JobReport, progress_path, run_job, skipped_path
+from nemo_speechlm.shards import Shard
 
 
 def upper(number: int, line: str) -> Record:
@@ -209,6 +210,38 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert records(tmp_path / "out.json") == [{"number": i + 1, "text": f"line {i}"} for i in range(300)]
     assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(done + 1, 301))
+
+
+def test_two_processes_do_not_work_on_one_output(source: Path, tmp_path: Path):
+    """The second is refused while the first is at it, unless it does a shard; once the first was killed, it is not."""
+    (tmp_path / "job.py").write_text(KILLED)
+    here = Path(__file__).parent
+    output = tmp_path / "out.json"
+    (tmp_path / "hold").touch()  # so that it does not end by itself
+    process = subprocess.Popen([sys.executable, tmp_path / "job.py", here.parent, here, tmp_path, "1"])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not progress_path(output).exists():
+        time.sleep(0.01)
+    shard = Shard(1, 3)
+    with pytest.raises(InputError, match=rf"out\.json: another process is making it \(process {process.pid} on "):
+        run_job(source, output, make_upper, settings={}, overwrite=True)
+    assert run_job(source, shard.path(output), make_upper, settings={}, shard=shard).written == 100
+    process.kill()
+    process.wait(timeout=30)
+    assert run_job(source, output, make_upper, settings={}).written == 300
+    assert [record["number"] for record in records(output)] == list(range(1, 301))
+
+
+def test_the_source_is_not_overwritten(source: Path, tmp_path: Path):
+    content = source.read_text()
+    (tmp_path / "out.json").hardlink_to(source)
+    with pytest.raises(InputError, match=r"out\.json: is also what the input names"):
+        run_job(source, tmp_path / "out.json", make_upper, settings={}, overwrite=True)
+    old = skipped_path(tmp_path / "new.json")
+    old.write_text(content)
+    with pytest.raises(InputError, match=r"new\.json\.skipped\.jsonl: is also what the input names"):
+        run_job(old, tmp_path / "new.json", make_upper, settings={})
+    assert source.read_text() == old.read_text() == content
 
 
 def test_a_partial_result_of_other_settings_or_another_source_is_not_resumed(source: Path, tmp_path: Path):

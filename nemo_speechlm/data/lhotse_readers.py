@@ -255,7 +255,8 @@ class TextUnitsReader(UnitReader):
             if self.unknown_characters == "error":
                 raise InputError(
                     f"text has the character {text[ids.index(-1)]!r}, which is not among the {len(self._characters)} "
-                    "labels; normalize the text, add it to the labels, or set unknown_characters=drop",
+                    "labels; normalize the text, add it to the labels, or set "
+                    "model.train_ds.text.unknown_characters=drop (of validation_ds for validation)",
                     file.path,
                     number,
                 )

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from nemo_speechlm.data.manifest import Record, parse_line, read_manifest, unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.jobs import BatchWork
+from nemo_speechlm.locks import only_writer
 from nemo_speechlm.tokenizers.durations import estimate_durations, paper_durations
 from nemo_speechlm.tokenizers.text import TextTokenizing, TextUnits, line_rng
 from nemo_speechlm.tokenizers.units import UnitInventory
@@ -92,17 +93,18 @@ def prepare_inventory(
         raise InputError("durations=estimate needs aligned_manifest, a speech manifest with units and unit_durations")
     if durations == "paper" and aligned_manifest is not None:
         raise InputError("durations=paper makes no use of aligned_manifest; leave out one of the two")
-    old = UnitInventory.load(units) if Path(units).exists() else None
-    inventory = old or tokenizing.inventory()
-    tokenizing.check(inventory, units)
-    if durations == "estimate" and aligned_manifest is not None:
-        sequences = (
-            unit_sequence(record, inventory, aligned_manifest, number)
-            for number, record in read_manifest(aligned_manifest, ["units", "unit_durations"])
-        )
-        inventory = inventory.with_durations(estimate_durations(sequences, inventory))
-    elif durations == "paper" or (not inventory.durations and inventory.kind == "phoneme"):
-        inventory = inventory.with_durations(paper_durations(inventory))
-    if inventory != old:
-        inventory.save(units)
+    with only_writer(units, wait=True):  # shards that run side by side all come here
+        old = UnitInventory.load(units) if Path(units).exists() else None
+        inventory = old or tokenizing.inventory()
+        tokenizing.check(inventory, units)
+        if durations == "estimate" and aligned_manifest is not None:
+            sequences = (
+                unit_sequence(record, inventory, aligned_manifest, number)
+                for number, record in read_manifest(aligned_manifest, ["units", "unit_durations"])
+            )
+            inventory = inventory.with_durations(estimate_durations(sequences, inventory))
+        elif durations == "paper" or (not inventory.durations and inventory.kind == "phoneme"):
+            inventory = inventory.with_durations(paper_durations(inventory))
+        if inventory != old:
+            inventory.save(units)
     return inventory

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, iter_lines, refuse_overwrite
+from nemo_speechlm.files import atomic_write, iter_lines, refuse_input_as_output, refuse_overwrite
 from nemo_speechlm.jobs import BatchWork, JobReport, default_workers, progress_path, run_job, skipped_path
+from nemo_speechlm.locks import only_writer
 from nemo_speechlm.shards import Shard, parse_join, shard_outputs
 from nemo_speechlm.tokenizers.tokenizing import Tokenizing
 
@@ -51,21 +53,23 @@ def tokenize_manifest(
         return f"{output}: {_join(manifest, output, joined, overwrite, before_rename, options.get('max_lines'))}"
     part = None if shard is None else Shard.parse(shard)
     path = Path(output) if part is None else part.path(output)
-    if not progress_path(path).exists():
-        refuse_overwrite(path, overwrite)  # before anything is prepared
-    tokenizing = tokenizing.prepared(manifest, path)
-    report = run_job(
-        manifest,
-        path,
-        make_work(tokenizing, path),
-        settings={"tokenizing": repr(tokenizing), "files": [_digest(p) for p in tokenizing.files()], **settings},
-        workers=workers or min(default_workers(), tokenizing.max_workers or default_workers()),
-        batch_size=tokenizing.batch_size,
-        shard=part,
-        overwrite=overwrite,
-        before_rename=before_rename if part is None else None,
-        **options,
-    )
+    with only_writer(path):
+        if not progress_path(path).exists():
+            refuse_overwrite(path, overwrite)  # before anything is prepared
+        tokenizing = tokenizing.prepared(manifest, path)
+        refuse_input_as_output([path], {"the tokenizer": list(tokenizing.files())})
+        report = run_job(
+            manifest,
+            path,
+            make_work(tokenizing, path),
+            settings={"tokenizing": repr(tokenizing), "files": [_digest(p) for p in tokenizing.files()], **settings},
+            workers=workers or min(default_workers(), tokenizing.max_workers or default_workers()),
+            batch_size=tokenizing.batch_size,
+            shard=part,
+            overwrite=overwrite,
+            before_rename=before_rename if part is None else None,
+            **options,
+        )
     return f"{path}: {report}"
 
 
@@ -78,10 +82,17 @@ def _join(
     max_lines: int | None,
 ) -> JobReport:
     """Put the outputs of all shards together; they stay."""
+    refuse_input_as_output([output], {"the input": manifest})
     refuse_overwrite(output, overwrite)
     paths = shard_outputs(output, count)
     report = JobReport()
-    with atomic_write(output, before_rename) as file, atomic_write(skipped_path(output)) as skipped:
+    with (
+        ExitStack() as held,
+        atomic_write(output, before_rename) as file,
+        atomic_write(skipped_path(output)) as skipped,
+    ):
+        for path in paths:  # nobody makes one anew meanwhile
+            held.enter_context(only_writer(path))
         for path in paths:
             for _, line in iter_lines(path):
                 file.write(line)

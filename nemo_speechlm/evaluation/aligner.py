@@ -49,7 +49,7 @@ class Segment(NamedTuple):
 
 
 class AlignmentAccuracy(NamedTuple):
-    """How well segments fit the true ones.
+    """How well segments fit the true ones; a share of nothing is not a number.
 
     Attributes:
         frames: share of frames of 10 ms with the right phone.
@@ -90,9 +90,11 @@ def alignment_accuracy(
         errors += offsets
         good += sum(offset <= tolerance + 1e-9 for offset in offsets)
     mean = float(np.mean(errors)) if errors else float("nan")
-    return AlignmentAccuracy(
-        right / max(frames, 1), good / max(boundaries, 1), good / max(len(errors), 1), mean, frames
-    )
+    return AlignmentAccuracy(_share(right, frames), _share(good, boundaries), _share(good, len(errors)), mean, frames)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
 
 
 def _labels(segments: Sequence[Segment], times: np.ndarray) -> np.ndarray:

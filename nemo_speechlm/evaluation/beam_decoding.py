@@ -122,10 +122,12 @@ def tune(
     """Decode with every pair of weights; log probabilities are computed once, by the caller.
 
     Raises:
-        SpeechLMError: if there is nothing to tune.
+        SpeechLMError: if there is nothing to tune, or no reference word to tune it on.
     """
     if options.kind not in ("ngram", "lexicon"):
         raise SpeechLMError(f"decoding={options.kind} has no weights to tune; expected ngram or lexicon")
+    if not any(reference.split() for reference in references):
+        raise SpeechLMError("tune_on: no reference has a word, so no weights are better than others")
     pairs = list(itertools.product(lm_weights, word_scores))
     if not pairs:
         raise SpeechLMError("lm_weights and word_scores must each have a value to try")

@@ -40,10 +40,8 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float | None:
-        """Errors per reference token; may pass 1. None where there is no reference to divide by, but are errors."""
-        if self.length:
-            return self.errors / self.length
-        return None if self.errors else 0.0
+        """Errors per reference token; may pass 1. None where there are no reference tokens: it is undefined then."""
+        return self.errors / self.length if self.length else None
 
 
 def count_errors(reference: Sequence, hypothesis: Sequence) -> ErrorCounts:

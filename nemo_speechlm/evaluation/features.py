@@ -26,11 +26,15 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.feature_shards import frames_of_shard, shard_files, write_card, write_shard
 from nemo_speechlm.evaluation.recognition import SHORTEST, length_batches
 from nemo_speechlm.files import atomic_write, partial_path
+from nemo_speechlm.locks import lock_path, only_writer
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.restoring import restore_file
 
 BATCH_DURATION = 120.0
 """Seconds of audio in a batch unless said otherwise."""
+
+_MANIFEST = "features.jsonl"
+"""In the folder; it is there last."""
 
 
 @dataclass(frozen=True)
@@ -187,10 +191,24 @@ def extract(
         InputError: if the folder holds features of other settings, unless ``overwrite``.
     """
     folder = Path(output)
+    with only_writer(folder / _MANIFEST):
+        return _extract(model, utterances, skipped, folder, options, Path(model_path), overwrite)
+
+
+def _extract(
+    model: Any,
+    utterances: Sequence[Utterance],
+    skipped: Sequence[InputError],
+    folder: Path,
+    options: FeatureOptions,
+    model_path: Path,
+    overwrite: bool,
+) -> int:
+    """:func:`extract` once nobody else writes the folder."""
     encoder = model.encoder
     count = len(encoder.speech_transformer.layers) + len(encoder.shared_transformer.layers)
     numbers = options.layer_numbers(count)
-    _open(folder, options, numbers, utterances, Path(model_path), overwrite)
+    _open(folder, options, numbers, utterances, model_path, overwrite)
     names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
     sharded = options.format == "huggingface"
     if sharded:
@@ -224,7 +242,7 @@ def extract(
         utterance.record | {"features_filepath": str(file.relative_to(folder)), **more}
         for utterance, file, more in zip(utterances, files, frames, strict=True)
     ]
-    write_manifest(folder / "features.jsonl", lines)
+    write_manifest(folder / _MANIFEST, lines)
     if skipped:
         write_manifest(folder / "skipped.jsonl", [{"reason": str(error)} for error in skipped])
     return len(todo)
@@ -297,7 +315,7 @@ def _open(
             shutil.rmtree(folder / own, ignore_errors=True)
     elif folder.is_file():
         raise InputError("is a file; expected a folder for the features", folder)
-    elif folder.exists() and any(folder.iterdir()):
+    elif set(folder.iterdir()) - {lock_path(folder / _MANIFEST)}:
         raise InputError("holds other files; give a folder that is empty or not there yet", folder)
     (folder / ("data" if options.format == "huggingface" else "features")).mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:

@@ -182,6 +182,8 @@ class RecognitionReport:
         for name, counts in self.totals.items():
             numbers = (counts.errors, counts.substitutions, counts.insertions, counts.deletions, counts.length)
             lines.append(f"{name.upper():12}{percent(counts.rate):>9}" + "".join(f"{number:>9}" for number in numbers))
+        if not self.totals["wer"].length:
+            lines.append("- is undefined: no reference has a word. Errors here are words that nobody said.")
         return "\n".join(lines)
 
 

@@ -53,7 +53,8 @@ def confidence_interval(
     errors, lengths = _grouped([(c.errors, c.length) for c in counts], groups)
     if not lengths.sum():
         return None
-    return _interval(_resampled(errors, lengths, draws), level)
+    rates = _resampled(errors, lengths, draws)
+    return _interval(rates, level) if len(rates) else None
 
 
 def compare(
@@ -81,8 +82,10 @@ def compare(
         raise ValueError("there are no reference words to compare on")
     difference = float(errors.sum() / lengths.sum())
     resampled = _resampled(errors, lengths, draws)
+    if not len(resampled):
+        raise ValueError(f"no resampling has reference words to compare on (draws={draws})")
     extreme = np.abs(resampled - difference) >= abs(difference) - 1e-12
-    p_value = (extreme.sum() + 1) / (draws + 1)
+    p_value = (extreme.sum() + 1) / (len(resampled) + 1)
     return Comparison(difference, _interval(resampled, level), float(p_value), float((resampled < 0).mean()))
 
 
@@ -96,12 +99,16 @@ def _grouped(values: Sequence[tuple[int, int]], groups: Sequence[object] | None)
 
 
 def _resampled(errors: np.ndarray, lengths: np.ndarray, draws: int) -> np.ndarray:
-    """Rates of resamplings, (draws,); always the same ones."""
+    """Rates of resamplings, (draws,) or fewer; always the same ones.
+
+    A resampling without reference words has no rate and is left out.
+    """
     rng = np.random.default_rng(0)
     rates = []
     for start in range(0, draws, _CHUNK):
         picks = rng.integers(len(errors), size=(min(_CHUNK, draws - start), len(errors)))
-        rates.append(errors[picks].sum(1) / np.maximum(lengths[picks].sum(1), 1))
+        wrong, words = errors[picks].sum(1), lengths[picks].sum(1)
+        rates.append(wrong[words > 0] / words[words > 0])
     return np.concatenate(rates)
 
 

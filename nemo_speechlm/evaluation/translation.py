@@ -26,14 +26,15 @@ def translation_scores(
         target_lang: of both, ISO 639-1; decides how BLEU cuts them into words.
 
     Returns:
-        ``bleu`` and ``chrf`` (0 to 100), their signatures as sacrebleu writes them, and ``bleu_details``: n-gram
-        precisions, brevity penalty and lengths.
+        ``bleu`` and ``chrf`` (0 to 100; None where no reference has text: they are undefined then), their signatures
+        as sacrebleu writes them, and ``bleu_details``: n-gram precisions, brevity penalty and lengths.
     """
     bleu, chrf = BLEU(tokenize=_TOKENIZERS.get(target_lang or "", "13a")), CHRF()
-    score = bleu.corpus_score(list(hypotheses), [list(references)])
+    score, characters = (metric.corpus_score(list(hypotheses), [list(references)]) for metric in (bleu, chrf))
+    defined = any(reference.strip() for reference in references)
     return {
-        "bleu": round(score.score, 2),
-        "chrf": round(chrf.corpus_score(list(hypotheses), [list(references)]).score, 2),
+        "bleu": round(score.score, 2) if defined else None,
+        "chrf": round(characters.score, 2) if defined else None,
         "bleu_signature": str(bleu.get_signature()),
         "chrf_signature": str(chrf.get_signature()),
         "bleu_details": str(score),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -38,9 +39,9 @@ class _Running:
 
     def __init__(self, step: Step, log: Path, position: int, threads: int):
         self.step, self.log, self.started = step, log, time.monotonic()
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
         with open(log, "w", encoding="utf-8") as file:
-            print("$ python", *step.command, file=file, flush=True)
+            print("$ python", shlex.join(step.command), file=file, flush=True)
             self.process = subprocess.Popen(
                 [sys.executable, *step.command], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=environment,
@@ -72,14 +73,29 @@ class _Running:
         tqdm.write(f"{self.step.name}: {seconds:.0f} s", file=sys.stdout)
 
 
+def _check_command(step: Step, log: Path) -> None:
+    """Raise if a step's log says that another command made what is there (of the script, only the name counts)."""
+    if not log.exists():
+        return
+    with open(log, encoding="utf-8", errors="replace") as file:
+        before = shlex.split(file.readline())[2:]  # behind "$ python"
+    now = [Path(step.command[0]).name, *step.command[1:]]
+    before[:1] = [Path(script).name for script in before[:1]]
+    if before != now:
+        differ = [f"then {a}" for a in before if a not in now] + [f"now {a}" for a in now if a not in before]
+        raise SpeechLMError(
+            f"{step.name}: another command made {step.output} ({'; '.join(differ)}); give another output, or delete it"
+        )
+
+
 def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
     """Run the steps whose outputs are not there yet, at most ``jobs`` at once, each when its needs are done.
 
-    Each process computes with one thread for each job that leaves a core free: small models gain little from more.
+    Each process computes with as many threads as there are cores for each job, or as OMP_NUM_THREADS says.
 
     Raises:
         SpeechLMError: when a step fails, with the end of its log; the other running steps are ended. Also if a step
-            needs one that is not among them.
+            needs one that is not among them, or was done before by another command.
     """
     logs.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
@@ -87,6 +103,9 @@ def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
     if unknown:
         raise SpeechLMError(f"steps need {', '.join(sorted(unknown))}, which no step makes")
     done = {step.name for step in steps if step.output.exists()}
+    for step in steps:
+        if step.name in done:
+            _check_command(step, logs / f"{step.name}.log")
     waiting = [step for step in steps if step.name not in done]
     for step in steps:
         if step.name in done:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm import models
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import refuse_overwrite, whole_file
+from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite, whole_file
 from nemo_speechlm.interop.plan import Options, Plan, make_plan
 from nemo_speechlm.interop.source import naming, read_source
 
@@ -36,6 +37,7 @@ def convert(source: str | Path, output: str | Path, options: Options = Options()
     output = Path(output)
     if output.suffix != ".nemo":
         raise InputError("the output must end in .nemo", output)
+    refuse_input_as_output([output], {"--input": source, **asdict(options)})
     refuse_overwrite(output, overwrite, "--overwrite")
     plan = make_plan(read_source(source), options)
     with tempfile.TemporaryDirectory() as folder:

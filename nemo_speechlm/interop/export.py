@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import refuse_overwrite, whole_file
+from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite, whole_file
 from nemo_speechlm.interop.dictionaries import read_dictionary
 from nemo_speechlm.interop.encoder_names import RENAMED
 from nemo_speechlm.interop.export_ctc import (
@@ -65,6 +65,8 @@ def export_fairseq(
     output = Path(output)
     if output.suffix != ".pt":
         raise InputError("the output must end in .pt", output)
+    written = (output, label_dictionary_path(output), *dictionary_paths(output))
+    refuse_input_as_output(written, {"--input": source, "--unit-dictionary": unit_dictionary})
     refuse_overwrite(output, overwrite, "--overwrite")
     if str(read_nemo(source).cfg.get("target")).endswith(".TextToUnitModel"):
         if encoder_only:

@@ -132,7 +132,7 @@ def load_ctc_head(head: nn.Module, labels: list[str], source: PretrainedFile) ->
     weights = source.part("ctc_head") or source.part("decoder")
     old = [*source.cfg.get("labels", ())]
     if not old or "linear.weight" not in weights:
-        raise InputError("holds no CTC head of SpeechLM's kind; set reuse_ctc_head=false", source.path)
+        raise InputError("holds no CTC head of SpeechLM's kind; set model.reuse_ctc_head=false", source.path)
     rows = {label: row for row, label in enumerate([*old, None])}
     new = [label for label in labels if label not in rows]
     pairs = [(row, rows[label]) for row, label in enumerate([*labels, None]) if label in rows]

@@ -1,5 +1,6 @@
 """Word and character errors and BLEU of validation batches, summed over batches and devices."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -34,9 +35,9 @@ def text_counts(references: Sequence[str], hypotheses: Sequence[str]) -> Tensor:
 
 
 def error_rates(counts: Tensor) -> dict[str, float]:
-    """``wer`` and ``cer`` as fractions."""
+    """``wer`` and ``cer`` as fractions; not numbers where no reference has a word: they are undefined then."""
     errors, words, edits, characters = counts[:4].tolist()
-    return {"wer": errors / max(words, 1), "cer": edits / max(characters, 1)}
+    return {"wer": errors / words if words else math.nan, "cer": edits / characters if characters else math.nan}
 
 
 def bleu_score(counts: Tensor) -> float:

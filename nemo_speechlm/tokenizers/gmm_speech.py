@@ -128,7 +128,9 @@ class GmmTokenizer(SpeechTokenizer):
     def tokenize(self, utterance: Utterance) -> SpeechUnits:
         """The units of an utterance, with ``alignment_score``, the log-likelihood per frame."""
         if utterance.text is None:
-            raise InputError("no text to align with; a frame classifier or tokenizer=sphinx needs none")
+            raise InputError(
+                "no text to align with; speech_tokenizer=frame_classifier and (English) pocketsphinx need none"
+            )
         aligner = self._model.aligner
         words = self._pronouncer.words(utterance.text)
         graph = aligner.graph([self._pronouncer.variants(word) for word in words])

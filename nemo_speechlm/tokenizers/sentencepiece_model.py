@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.locks import only_writer
 
 KINDS = ("unigram", "bpe", "char", "word")
 FILES = ("tokenizer.model", "tokenizer.vocab", "vocab.txt")
@@ -41,6 +42,20 @@ def train_tokenizer(
     if kind not in KINDS:
         raise InputError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     folder = Path(folder)
+    with only_writer(folder / FILES[0]):
+        return _train(sentences, folder, vocab_size, kind, character_coverage, sample_size, overwrite)
+
+
+def _train(
+    sentences: Iterable[str],
+    folder: Path,
+    vocab_size: int,
+    kind: str,
+    character_coverage: float,
+    sample_size: int,
+    overwrite: bool,
+) -> int:
+    """:func:`train_tokenizer` once nobody else writes the folder."""
     if not overwrite and (found := [name for name in FILES if (folder / name).exists()]):
         raise InputError("exists already; give another output, or overwrite=true to replace it", folder / found[0])
     from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model

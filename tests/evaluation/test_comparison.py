@@ -51,6 +51,13 @@ def test_other_utterances_are_an_error(tmp_path):
         Pairing.read(a, a).compare("chapter")
 
 
+def test_nothing_to_compare_on(tmp_path):
+    silent = [{**record, "text": ""} for record in RECORDS]
+    a, b = result(tmp_path / "a", [""] * len(silent), silent), result(tmp_path / "b", ["uh"] * len(silent), silent)
+    with pytest.raises(InputError, match=r"a/utterances\.jsonl: there are no reference words to compare on"):
+        Pairing.read(a, b).compare()
+
+
 def test_page_of_the_worst(tmp_path):
     records = [{**r, "audio_filepath": "<b>.wav"} if i == 0 else r for i, r in enumerate(RECORDS)]
     hypotheses = ["the <i>cart</i> on a the mat", *TEXTS[1:]]

@@ -31,7 +31,7 @@ def test_kinds_of_errors():
 
 
 def test_empty_references():
-    assert word_errors("", "").rate == 0.0
+    assert word_errors("", "").rate is None
     assert word_errors("", "noise here").rate is None
     assert (word_errors("", "noise here") + word_errors("a b c d", "a b c d")).rate == 0.5
     assert word_errors("a b", "").rate == 1.0

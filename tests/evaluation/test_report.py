@@ -46,6 +46,24 @@ def test_table():
     assert empty[1].split()[:2] == ["WER", "-"]
 
 
+@pytest.mark.parametrize("heard", ["", "uh"])
+def test_rates_of_references_without_words_are_undefined(heard, tmp_path):
+    records = [{"audio_filepath": f"{i}.wav", "text": "", "speaker": str(i)} for i in range(3)]
+    options = ReportOptions(phones=make_phones("en", None, LANGUAGES), split_by=("speaker",))
+    found = RecognitionReport.of(records, [""] * 3, [heard] * 3, options)
+    summary = found.write(ReportFiles.at(tmp_path), draws=100)
+    for part in (summary, summary["splits"]["speaker"]["0"]):
+        for rate in ("wer", "cer", "per"):
+            assert part[rate] is None
+            assert part[f"{rate}_interval"] is None
+    assert summary["words"]["insertions"] == 3 * len(heard.split())
+    assert [record["wer"] for record in found.records] == [None] * 3
+    _, *rates, note = found.table().splitlines()
+    assert [line.split()[1] for line in rates] == ["-"] * 3
+    assert note.startswith("- is undefined: no reference has a word")
+    assert split_tables(summary).splitlines()[2].split() == ["0", "1", "-", "-", "-"]
+
+
 def test_splits():
     found = report(split_by=("speaker",))
     summary = found.summary()

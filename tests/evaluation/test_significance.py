@@ -58,3 +58,14 @@ def test_pairing_sees_what_is_hidden_in_the_spread():
 def test_p_values_of_no_difference_are_uniform():
     values = [compare(drawn(0.3, 60, 2 * i), drawn(0.3, 60, 2 * i + 1), draws=300).p_value for i in range(150)]
     assert 0.01 <= np.mean(np.array(values) < 0.05) <= 0.11
+
+
+def test_resamplings_without_words_have_no_rate():
+    """Of 50 utterances one has words; a resampling that misses it says nothing, least of all that all was right."""
+    counts = [ErrorCounts(1, 0, 0, 2), *[ErrorCounts()] * 49]
+    interval = confidence_interval(counts)
+    assert (interval.low, interval.high) == (0.5, 0.5)
+    found = compare([ErrorCounts()] * 49 + [ErrorCounts(0, 0, 0, 2)], [ErrorCounts()] * 49 + [ErrorCounts(1, 0, 0, 2)])
+    assert found.interval.low == found.interval.high == found.difference == 0.5
+    assert found.better == 0.0
+    assert confidence_interval([ErrorCounts(1, 0, 0, 2), ErrorCounts()], draws=1) is None  # it draws the second twice

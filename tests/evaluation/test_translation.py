@@ -1,5 +1,7 @@
 """Scores of translations, of batches summed and of whole sets."""
 
+import math
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -24,6 +26,12 @@ def test_scores_and_signatures():
     assert scores["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert "nc:6|nw:0" in scores["chrf_signature"]
     assert "tok:zh" in translation_scores(["你好吗"], ["你好"], "zh")["bleu_signature"]
+
+
+def test_scores_of_nothing_are_undefined():
+    scores = translation_scores(["", "Oh"], ["", " "])
+    assert (scores["bleu"], scores["chrf"]) == (None, None)
+    assert all(math.isnan(rate) for rate in error_rates(text_counts(["", ""], ["", "Oh"])).values())
 
 
 def test_counts_of_batches_sum_up():

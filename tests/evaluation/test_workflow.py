@@ -21,6 +21,27 @@ def test_order_logs_and_nothing_twice(tmp_path, capsys):
     assert "done before" in capsys.readouterr().out
 
 
+def test_what_another_command_made_is_not_taken(tmp_path):
+    """A demo of 10 updates is not shown as one of 900."""
+    made = tmp_path / "a b"
+    step = Step("a", ("-c", "import sys; open(sys.argv[1], 'w')", str(made), "steps=10"), made)
+    run_steps([step], tmp_path / "logs", jobs=1)
+    run_steps([step], tmp_path / "logs", jobs=1)
+    other = Step("a", (*step.command[:-1], "steps=900"), made)
+    with pytest.raises(SpeechLMError, match=r"another command made .*a b \(then steps=10; now steps=900\)"):
+        run_steps([other], tmp_path / "logs", jobs=1)
+    made.unlink()
+    run_steps([other], tmp_path / "logs", jobs=1)
+
+
+def test_the_users_number_of_threads_counts(tmp_path, monkeypatch):
+    made = tmp_path / "threads"
+    step = Step("a", ("-c", f"import os; open({str(made)!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"), made)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    run_steps([step], tmp_path / "logs", jobs=1)
+    assert made.read_text() == "7"
+
+
 def test_a_failure_says_what_the_log_says(tmp_path):
     bad = Step("bad", ("-c", "raise SystemExit('the reason')"), tmp_path / "never")
     slow = Step("slow", ("-c", "import time; time.sleep(60)"), tmp_path / "slow")

@@ -210,6 +210,15 @@ def test_layers_are_parsed_not_run(bad):
         parse_layers(bad)
 
 
+@pytest.mark.parametrize("to", ["nemo", "fairseq"])
+def test_a_checkpoint_is_not_converted_into_itself(to, capsys, tmp_path):
+    path = tmp_path / f"x.{'nemo' if to == 'nemo' else 'pt'}"
+    path.write_bytes(b"x")
+    assert run_example(COMMAND, "--input", path, "--output", path, "--to", to, "--overwrite") == 1
+    assert f"{path}: is also what --input names" in capsys.readouterr().err
+    assert path.read_bytes() == b"x"
+
+
 def test_layers():
     assert parse_layers("[(512,10,5)] + [(512,3,2)] * 2") == [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
 

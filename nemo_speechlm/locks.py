@@ -1,0 +1,58 @@
+"""One process at a time writes a file: a lock that the system lets go of when its holder ends, however it ends."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from nemo_speechlm.errors import InputError
+
+
+def lock_path(path: str | Path) -> Path:
+    """The hidden file that is locked while ``path`` is being made; it is not there otherwise."""
+    path = Path(path)
+    return path.with_name(f".lock.{path.name}")
+
+
+@contextmanager
+def only_writer(path: str | Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from making the file ``path`` until the block ends; a process may hold it several times.
+
+    Args:
+        path: the file, or, of an output with several, the one that is there last.
+        wait: wait for another process to finish, instead of raising.
+
+    Raises:
+        InputError: if another process is making it; with its host, number and start.
+    """
+    lock_file = lock_path(path)
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file, is_singleton=True)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise InputError(
+            f"another process is making it ({_holder(lock_file)}); wait until that has ended, or give another output",
+            path,
+        ) from None
+    outermost = lock.lock_counter == 1
+    try:
+        # a soft lock (on file systems without locks) keeps its own notes in the file
+        if outermost and not isinstance(lock, SoftFileLock):
+            started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+            lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {started}", encoding="utf-8")
+        yield
+    finally:
+        if outermost:  # before the lock is let go of: afterwards the file may be another's
+            lock_file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(lock_file: Path) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return " ".join(lock_file.read_text(encoding="utf-8").split()) or "it has just begun"
+    return "it has just ended"

@@ -4,6 +4,7 @@ Nothing here needs torch or NeMo, so the data tools start at once.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from nemo_speechlm.tokenizers.units import UnitInventory, UnitSequence
 
 Record = dict[str, Any]
 
+_SECONDS = ("offset", "duration")
 FRAME_TOLERANCE = 2
 """Frames by which the durations of an utterance's units may differ from its audio."""
 
 
 def parse_line(line: str, path: str | Path, number: int, required: Iterable[str] = ()) -> Record:
-    """Parse one manifest line and check that it is an object with the required keys."""
+    """Parse one manifest line and check that it is an object with the required keys.
+
+    A number of seconds that is written as a string (``"offset": "1.5"``) becomes a number here, once for all readers.
+    """
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -31,7 +36,19 @@ def parse_line(line: str, path: str | Path, number: int, required: Iterable[str]
     missing = [key for key in required if key not in record]
     if missing:
         raise InputError(f"no key {', '.join(map(repr, missing))}; it has {', '.join(record)}", path, number)
+    for key in _SECONDS:
+        if isinstance(record.get(key), str):
+            record[key] = _number(record[key])
     return record
+
+
+def _number(text: str) -> float | str:
+    """The finite number that a string holds, or the string itself: who needs a number complains of it by name."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
 
 
 def read_manifest(path: str | Path, required: Iterable[str] = ()) -> Iterator[tuple[int, Record]]:
@@ -102,7 +119,10 @@ def unit_sequence(record: Record, inventory: UnitInventory, path: str | Path, nu
         raise InputError("unit_durations must be whole frames of at least 1", path, number)
     sequence = UnitSequence(ids, durations)
     if "duration" in record:
-        expected = float(record["duration"]) * inventory.frame_rate
+        seconds = record["duration"]
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise InputError(f"duration is {seconds!r}, expected seconds", path, number)
+        expected = seconds * inventory.frame_rate
         if abs(sequence.num_frames - expected) > FRAME_TOLERANCE:
             raise InputError(
                 f"units last {sequence.num_frames} frames, {record['duration']} s of audio are {expected:.0f} frames "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nemo_speechlm.data.audio import seconds_of
 from nemo_speechlm.data.batch import PAD_UNIT
 from nemo_speechlm.data.manifest import FRAME_TOLERANCE, Record, audio_path, read_manifest, unit_sequence
 from nemo_speechlm.errors import InputError
@@ -102,7 +103,7 @@ class PairedUnits(Dataset):
                 units = unit_sequence(record, inventory, manifest, number)
                 spoken = _own_phones(record, phones, manifest, number) if aligned is None else None
                 if aligned is not None:
-                    spoken = aligned.get(_key(record, manifest))
+                    spoken = aligned.get(_key(record, manifest, number))
                 if spoken is None:
                     self.left_out["no phones in the other manifest"] += 1
                 elif not filters.min_frames <= units.num_frames <= filters.max_frames:
@@ -212,8 +213,8 @@ def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:
     return out
 
 
-def _key(record: Record, path: str | Path) -> tuple[str, float]:
-    return str(audio_path(record, path).resolve()), round(float(record.get("offset", 0.0)), 3)
+def _key(record: Record, path: str | Path, number: int) -> tuple[str, float]:
+    return str(audio_path(record, path).resolve()), round(seconds_of(record, "offset", path, number) or 0.0, 3)
 
 
 def _own_phones(record: Record, phones: UnitInventory, path: str | Path, number: int) -> UnitSequence:
@@ -231,4 +232,4 @@ def _read_phones(paths: Sequence[str | Path], phones: UnitInventory) -> dict[tup
 
 def _sequences(path: str | Path, phones: UnitInventory) -> Iterator[tuple[tuple[str, float], UnitSequence]]:
     for number, record in read_manifest(path, ["audio_filepath", "units", "unit_durations"]):
-        yield _key(record, path), unit_sequence(record, phones, path, number)
+        yield _key(record, path, number), unit_sequence(record, phones, path, number)

@@ -8,6 +8,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from nemo_speechlm.data.audio import seconds_of
 from nemo_speechlm.data.manifest import Record, read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
@@ -130,7 +131,7 @@ def write_comparison(path: str | Path, pairing: Pairing, comparison: Comparison)
 def _read(path: Path, counts: str) -> dict[tuple[str, float], Record]:
     found: dict[tuple[str, float], Record] = {}
     for number, record in read_manifest(path, ["audio_filepath", "text", "pred_text", counts]):
-        key = (record["audio_filepath"], float(record.get("offset") or 0.0))
+        key = (record["audio_filepath"], seconds_of(record, "offset", path, number) or 0.0)
         if key in found:
             raise InputError(f"{key[0]} is there twice", path, number)
         found[key] = record

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from nemo_speechlm.data.audio import audio_info, read_audio
+from nemo_speechlm.data.audio import audio_info, read_audio, seconds_of
 from nemo_speechlm.data.manifest import Record, audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models.restoring import restore_file
@@ -228,18 +228,20 @@ def _utterance(record: Record, manifest: str | Path, number: int, text_field: st
     except InputError as error:
         raise InputError(f"{path}: {error.reason}", manifest, number) from None
     # The duration of a whole file is what the file says: encoders and manifests round it differently.
-    offset, duration = 0.0, available
-    if record.get("offset") is not None:
-        offset = float(record["offset"])
-        duration = float(record.get("duration", available - offset))
-        if offset < 0 or duration <= 0 or offset + duration > available + 0.1:
+    duration, offset = available, seconds_of(record, "offset", manifest, number)
+    if offset is not None:
+        wanted = seconds_of(record, "duration", manifest, number)
+        duration = available - offset if wanted is None else wanted
+        if duration <= 0 or offset + duration > available + 0.1:
             raise InputError(
                 f"{path} lasts {available:.2f} s; {duration:.2f} s from {offset:.2f} s on are asked for",
                 manifest,
                 number,
             )
         duration = min(duration, available - offset)
-    return Utterance(number, record, path, offset, duration, " ".join(record[text_field].split()))
+        if wanted is None:  # so that results say which part of the file it is
+            record = record | {"duration": round(duration, 4)}
+    return Utterance(number, record, path, offset or 0.0, duration, " ".join(record[text_field].split()))
 
 
 def _read(utterance: Utterance, sample_rate: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nemo_speechlm.data.audio import read_utterance
+from nemo_speechlm.data.audio import read_utterance, seconds_of
 from nemo_speechlm.data.manifest import Record, audio_path, read_manifest, unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.tokenizers.english import base_phone
@@ -129,13 +129,13 @@ def compare_manifests(
         InputError: if a line is wrong, or they have no utterance in common.
     """
     wanted = {
-        _name(record, phones): UnitSequence.from_frames(frames)
-        for _, record, frames in phones_of(phones, phone_inventory)
+        _name(record, phones, number): UnitSequence.from_frames(frames)
+        for number, record, frames in phones_of(phones, phone_inventory)
     }
     joint = JointCounts(len(unit_inventory), phone_inventory, merged)
     common = 0
     for number, record in read_manifest(units, ["audio_filepath", "units", "unit_durations"]):
-        aligned = wanted.get(_name(record, units))
+        aligned = wanted.get(_name(record, units, number))
         if aligned is not None:
             frames = unit_sequence(record, unit_inventory, units, number).expand()
             joint.add(frames, unit_inventory.frame_rate, aligned.expand(), phone_inventory.frame_rate)
@@ -177,8 +177,9 @@ def _first(items: Iterable, count: int | None) -> Iterable:
     return items if count is None else (item for item, _ in zip(items, range(count), strict=False))
 
 
-def _name(record: Record, manifest: str | Path) -> tuple[str, Any]:
-    return str(audio_path(record, manifest).resolve()), record.get("offset")
+def _name(record: Record, manifest: str | Path, number: int) -> tuple[str, float]:
+    offset = seconds_of(record, "offset", manifest, number) or 0.0
+    return str(audio_path(record, manifest).resolve()), round(offset, 3)
 
 
 def table(rows: Sequence[tuple[str, UnitQuality]]) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+import torch
 from nemo.core.classes import ModelPT
 from omegaconf import OmegaConf
 
@@ -13,6 +15,7 @@ from nemo_speechlm import models
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite, whole_file
 from nemo_speechlm.interop.plan import Options, Plan, make_plan
+from nemo_speechlm.interop.shown import shortened
 from nemo_speechlm.interop.source import naming, read_source
 
 _SHOWN = 12
@@ -71,11 +74,8 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
         raise InputError(
             f"parameters that have no place: {_listed(unused)} (--allow-unused NAME leaves one out)", plan.source.path
         )
-    try:
-        model = getattr(models, plan.model)(cfg=OmegaConf.create(config)).eval()
-    except Exception as error:  # of any layer between OmegaConf and the modules, which say best what they cannot be
-        raise InputError(f"no model can be built with its sizes: {error}", plan.source.path) from error
-    own = model.state_dict()
+    # Takes no memory: the sizes that a hostile file shows may ask for any amount of it.
+    own = _make(plan, config, "meta").state_dict()
     shapes = [
         f"{plan.names[name]} is {tuple(value.shape)}, expected {tuple(own[name].shape)} for {name}"
         for name, value in plan.weights.items()
@@ -96,9 +96,18 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
             "initialized)",
             plan.source.path,
         )
+    model = _make(plan, config, "cpu")
     with naming(plan.source.path):
         model.load_state_dict(plan.weights, strict=False)
     return model
+
+
+def _make(plan: Plan, config: dict[str, Any], device: str) -> ModelPT:
+    try:
+        with torch.device(device):
+            return getattr(models, plan.model)(cfg=OmegaConf.create(config)).eval()
+    except Exception as error:  # of any layer between OmegaConf and the modules, which say best what they cannot be
+        raise InputError(f"no model can be built with its sizes: {shortened(str(error))}", plan.source.path) from error
 
 
 def _allowed(name: str, allowed: tuple[str, ...]) -> bool:

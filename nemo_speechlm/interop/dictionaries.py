@@ -8,6 +8,7 @@ from typing import Any
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import iter_lines
 from nemo_speechlm.interop.safe_pickle import PickledObject
+from nemo_speechlm.interop.shown import shown
 from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -81,7 +82,7 @@ def labels(symbols: Sequence[str], lowercase: bool = False) -> list[str]:
     """Characters for our CTC models: without ``<s>``, which is the blank, and with ``|`` as the space."""
     if symbols[0] != SPECIAL[0]:
         raise InputError(
-            f"the first symbol of its characters is {symbols[0]!r}, expected {SPECIAL[0]!r}, the CTC blank"
+            f"the first symbol of its characters is {shown(symbols[0])}, expected {SPECIAL[0]!r}, the CTC blank"
         )
     own = [" " if symbol == "|" else symbol for symbol in symbols[1:]]
     lowered = [symbol.lower() for symbol in own]

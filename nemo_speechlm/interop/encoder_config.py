@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.interop.shown import shown
 
 Weights = Mapping[str, Tensor]
 Settings = Mapping[str, Any]
@@ -25,6 +26,19 @@ _ONLY = {
 """Settings of fairseq's that change the computation, with the values that ours has a counterpart of."""
 
 _STRIDES = {10: 5, 3: 2, 2: 2}
+_MAX_LAYERS, _MAX_NOTATION = 100, 1000
+
+
+def number(settings: Settings, name: str, default: float) -> float:
+    """A setting that goes into the config of our model as it is.
+
+    Raises:
+        InputError: if it is no number.
+    """
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"its setting {name} is {shown(value)}, expected a number")
+    return value
 
 
 def encoder_config(
@@ -43,7 +57,7 @@ def encoder_config(
     """
     for name, allowed in _ONLY.items():
         if settings.get(name, allowed[0]) not in allowed:
-            raise InputError(f"its setting {name} is {settings[name]!r}; only {allowed[0]!r} can be converted")
+            raise InputError(f"its setting {name} is {shown(settings[name])}; only {allowed[0]!r} can be converted")
     shared_by_split = speech_layers is not None
     pre_norm = bool(settings.get("layer_norm_first", "unit_encoder.layer_norm.weight" in weights))
     d_model = _shape(weights, "encoder.layers.0.fc1.weight")[1]
@@ -66,7 +80,7 @@ def encoder_config(
     else:
         text = settings.get("text_transformer") or {}
         if not isinstance(text, dict) or not isinstance(text.get("encoder") or {}, dict):
-            raise InputError(f"its setting text_transformer is {text!r:.80}, expected a table with one of an encoder")
+            raise InputError(f"its setting text_transformer is {shown(text)}, expected a table with one of an encoder")
         own = {**settings, **{name: text[name] for name in _DROPOUTS if name in text}}
         inner = text.get("encoder") or {}
         shared_pre_norm = bool(inner.get("normalize_before", "unit_encoder.layer_norm.weight" in weights))
@@ -108,7 +122,7 @@ def _transformer(weights: Weights, prefix: str, settings: Settings, heads: Any, 
         config["max_distance"] = len(table) // 2
     if not isinstance(heads, int) or heads < 1 or d_model % heads:
         raise InputError(
-            f"its number of attention heads is {heads!r}, of a width of {d_model}; there is no other sign"
+            f"its number of attention heads is {shown(heads)}, of a width of {d_model}; there is no other sign"
         )
     return config | {"n_heads": heads}
 
@@ -148,26 +162,34 @@ def parse_layers(text: Any) -> list[tuple[int, int, int]]:
         InputError: if it is anything but lists of numbers, added and repeated.
     """
     try:
+        if len(text) > _MAX_NOTATION:
+            raise ValueError("too long")
         layers = _arithmetic(ast.parse(text, mode="eval").body) if isinstance(text, str) else text
-        checked = [tuple(map(int, layer)) for layer in layers]
+        checked = [tuple(map(int, layer)) if len(layer) == 3 else () for layer in layers]
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         checked = []
     if not checked or not all(len(layer) == 3 and min(layer) > 0 for layer in checked):
         raise InputError(
-            f"its setting conv_feature_layers is {text!r:.80}, expected [(channels, kernel, stride), ...]"
+            f"its setting conv_feature_layers is {shown(text)}, expected [(channels, kernel, stride), ...]"
         )
     return checked  # type: ignore[return-value]
 
 
-def _arithmetic(node: ast.expr) -> Any:
+def _arithmetic(node: ast.expr) -> list[Any] | int:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _arithmetic(node.left) + _arithmetic(node.right)
+        left, right = _arithmetic(node.left), _arithmetic(node.right)
+        if not isinstance(left, list) or not isinstance(right, list):
+            raise ValueError("not two lists")
+        return left + right
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         left, right = _arithmetic(node.left), _arithmetic(node.right)
-        if not isinstance(right, int) or right > 100:
-            raise ValueError("not a small number")
+        if not isinstance(left, list) or not isinstance(right, int) or len(left) * right > _MAX_LAYERS:
+            raise ValueError("not a list, a few times")
         return left * right
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    if not isinstance(value, list | int):
+        raise ValueError("neither a list nor a number")
+    return value
 
 
 def _shape(weights: Weights, name: str) -> tuple[int, ...]:
@@ -179,6 +201,6 @@ def _shape(weights: Weights, name: str) -> tuple[int, ...]:
 def _count(weights: Weights, pattern: str) -> int:
     numbers = {int(found[1]) for key in weights if (found := re.fullmatch(pattern, key))}
     if numbers != set(range(len(numbers))) or not numbers:
-        missing = sorted(set(range(max(numbers, default=0) + 1)) - numbers)
-        raise InputError(f"has no parameters {pattern!r} for {', '.join(map(str, missing))}")
+        first = next(number for number in range(len(numbers) + 1) if number not in numbers)
+        raise InputError(f"has no parameters {pattern!r} for {first}, the first that is missing")
     return len(numbers)

@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nemo_speechlm.interop.encoder_config import number
+
 _DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")
 
 
@@ -14,15 +16,18 @@ def take_fine_tuning(encoder: dict[str, Any], settings: Mapping[str, Any]) -> No
     Args:
         encoder: config of our encoder, which is changed.
         settings: ``cfg.model`` of the checkpoint; empty where it was not fine-tuned.
+
+    Raises:
+        InputError: if one of these is no number.
     """
     names = ("mask_prob", "mask_length", "mask_channel_prob", "mask_channel_length")
     if settings.get("apply_mask", False):
-        encoder |= {name: settings[name] for name in names if settings.get(name) is not None}
+        encoder |= {name: number(settings, name, 0) for name in names if settings.get(name) is not None}
     if settings.get("dropout_input") is not None:
-        encoder["dropout_input"] = settings["dropout_input"]
+        encoder["dropout_input"] = number(settings, "dropout_input", 0)
     for name in _DROPOUTS:
         if settings.get(name) is not None:
-            encoder["speech_transformer"][name] = settings[name]
+            encoder["speech_transformer"][name] = number(settings, name, 0)
 
 
 def fine_tuning_settings(cfg: DictConfig, pretraining: dict[str, Any], final_dropout: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.plan import Options, Plan, make_plan
+from nemo_speechlm.interop.shown import shown
 from nemo_speechlm.interop.source import Kind, Source
 
 _SETTINGS = ("layer_norm_first", "conv_feature_layers", "encoder_layerdrop", "dropout", "mask_prob", "mask_length")
@@ -19,7 +20,7 @@ def describe(source: Source, options: Options = Options()) -> Iterator[str]:  # 
         yield f"  labels: {source.label_rate:g} a second"
     for name, symbols in source.dictionaries.items():
         yield f"  {name}: {len(symbols)} symbols, {' '.join(symbols[4:9])} ..."
-    found = [f"{name}={source.settings[name]}" for name in _SETTINGS if name in source.settings]
+    found = [f"{name}={shown(source.settings[name])}" for name in _SETTINGS if name in source.settings]
     yield f"  settings: {', '.join(found) or 'none; sizes are taken from the tensors'}"
     plan: Plan | None = None
     try:

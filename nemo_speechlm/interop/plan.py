@@ -143,8 +143,9 @@ _FINE_TUNED_HEADS = r"(w2v_encoder\.proj|lm_head|projector|classifier|layer_weig
 
 
 def _leave_heads(plan: Plan) -> None:
+    placed = set(plan.names.values())
     for key in plan.source.weights:
-        if key in plan.names.values():
+        if key in placed:
             continue
         for pattern, reason in _HEADS.items():
             if re.fullmatch(re.escape(plan.source.prefix) + pattern, key):
@@ -217,7 +218,7 @@ def _pretrained(source: Source, options: Options) -> Plan:
         _put_ctc_head(plan, "ctc_head.", "unit_encoder_ctc_head.")
         labels = _labels(source, options, len(weights["unit_encoder_ctc_head.5.weight"]), ("text_dictionary",))
     plan.inventory = _inventory(source, options, len(weights["unit_embed_tokens.weight"]))
-    spans = {"prob": settings.get("mask_prob", 0.8), "length": settings.get("mask_length", 10), "min_spans": 2}
+    spans = {"prob": number(settings, "mask_prob", 0.8), "length": number(settings, "mask_length", 10), "min_spans": 2}
     no_spans = spans | {"prob": 0.0, "min_spans": 0}
     halved = spans | {"prob": spans["prob"] / 2, "length": spans["length"] // 2}
     plan.config |= {
@@ -226,7 +227,7 @@ def _pretrained(source: Source, options: Options) -> Plan:
         "text_frame_rate": plan.inventory.frame_rate,
         "unit_classifier": {
             "final_dim": _first(weights, "label_embs_list.0", plan).shape[1],
-            "temperature": settings.get("logit_temp", 0.1),
+            "temperature": number(settings, "logit_temp", 0.1),
         },
         "masking": spans,
         "swapping": halved if settings.get("mix_with_unit", True) else no_spans,

@@ -3,6 +3,10 @@
 A pickle is a program that names functions and calls them. Of the names that may occur, a few become plain values
 (an ``OrderedDict``, a tensor that is rebuilt from its storage), those of the libraries that fairseq pickles become
 :class:`PickledObject`, which holds what they were made with and is never imported. Any other name is refused.
+
+Time and memory grow with the size of the file and no faster. An operation of few bytes can ask for much: a copy of a
+long list, a hash of a long tuple, the text of a list that holds itself. So copies are counted against the bytes that
+were read, keys and numbers have a longest length, and nothing here is turned into text but names.
 """
 
 import pickletools
@@ -12,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.interop.shown import shortened
 
 INERT_MODULES = ("argparse", "enum", "fairseq", "omegaconf", "pathlib", "typing")
 """Top-level modules whose classes are read as inert data."""
@@ -19,6 +24,12 @@ INERT_MODULES = ("argparse", "enum", "fairseq", "omegaconf", "pathlib", "typing"
 _TYPES = frozenset("bool bytes complex dict float frozenset int list long object set str tuple unicode".split())
 _PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _MAX_MEMO = 1 << 26
+_MAX_BITS = 1024
+_MAX_LINE = 1 << 24
+_MAX_NAME = 1000
+_MAX_KEY = 10_000
+"""Characters of a key."""
+_MAX_KEY_PARTS = 16
 _MARK = object()
 
 
@@ -74,10 +85,18 @@ _SAFE_CALLS: dict[str, Call] = {
     "builtins.tuple": lambda items=(): tuple(_sequence(items)),
     "builtins.complex": lambda real=0.0, imag=0.0: complex(float(real), float(imag)),
     "_codecs.encode": lambda text, encoding: _encode(text, encoding),
-    "copyreg._reconstructor": lambda cls, *_: PickledObject(str(cls)),
+    "copyreg._reconstructor": lambda cls, *_: PickledObject(str(_name(cls))),
     "torch.Size": lambda items=(): tuple(_sequence(items)),
-    "torch.device": lambda *parts: ":".join(str(part) for part in parts),
+    "torch.device": lambda *parts: ":".join(str(_label(part)) for part in parts),
 }
+
+
+def allowed_work(size: int) -> int:
+    """How many values (or characters, sixteen for one) may be made of a pickle of ``size`` bytes by repeating them.
+
+    What is meant to be read stays far below: in checkpoints of fairseq's, hardly anything occurs twice.
+    """
+    return 100_000 + 64 * size
 
 
 class Reader:
@@ -87,6 +106,9 @@ class Reader:
         calls: functions, by full name, for what the pickle may call beyond containers.
         names: values that names stand for.
         persistent: turns a persistent id (of a tensor's storage) into a value.
+
+    Attributes:
+        size: bytes of the pickle that was read last.
     """
 
     def __init__(
@@ -100,29 +122,37 @@ class Reader:
         self._persistent = persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._copied = 0
+        self.size = 0
 
     def read(self, file: IO[bytes]) -> Any:
         """Read one pickle from where ``file`` stands up to its end.
 
         Raises:
-            InputError: if it names what is not allowed, or is damaged; the message does not name the file.
+            InputError: if it names what is not allowed, is damaged, or wants more than a file of its size may; the
+                message does not name the file.
         """
-        self._stack, self._memo = [], {}
+        self._stack, self._memo, self._copied, self.size = [], {}, 0, 0
+        bounded = _Bounded(file)
+        start = file.tell()
         try:
-            for opcode, argument, _ in pickletools.genops(file):
+            for opcode, argument, position in pickletools.genops(bounded):
+                self.size = (position or start) + 1 - start
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 self._step(opcode.name, argument)
         except InputError:
             raise
         except Exception as error:  # damage shows in many ways, and none of them is of interest
-            raise InputError(f"its pickle is damaged ({type(error).__name__}: {error})") from None
+            raise InputError(f"its pickle is damaged ({type(error).__name__}: {shortened(str(error))})") from None
         raise InputError("its pickle is cut off")
 
     # One branch per operation of the pickle language; pickletools describes each.
     def _step(self, op: str, argument: Any) -> None:
         stack = self._stack
         if op in _PUSH:
+            if isinstance(argument, int) and argument.bit_length() > _MAX_BITS:
+                raise InputError(f"its pickle holds a whole number of {argument.bit_length()} bits: refused")
             stack.append(argument)
         elif op in _CONSTANTS:
             stack.append(_CONSTANTS[op]())
@@ -174,7 +204,8 @@ class Reader:
             stack.append(self._call(function, arguments))
         elif op == "NEWOBJ_EX":
             keywords, arguments, function = stack.pop(), stack.pop(), stack.pop()
-            stack.append(self._call(function, (*arguments, keywords) if keywords else arguments))
+            self._spend(arguments)
+            stack.append(self._call(function, (*_sequence(arguments), keywords) if keywords else arguments))
         elif op == "INST":
             arguments = tuple(self._to_mark())
             stack.append(self._call(self._resolve(*argument.split(" ", 1)), arguments))
@@ -190,13 +221,17 @@ class Reader:
         elif op == "BINPERSID":
             if self._persistent is None:
                 raise InputError("its pickle refers to storages where there are none")
-            stack.append(self._persistent(stack.pop()))
+            identity = stack.pop()
+            self._spend(identity)
+            stack.append(self._persistent(identity))
         else:
             raise InputError(f"its pickle uses {op}: refused")
 
     def _resolve(self, module: Any, name: Any) -> Any:
         if not isinstance(module, str) or not isinstance(name, str):
             raise InputError("its pickle names a function by something else than a name: refused")
+        if len(module) + len(name) > _MAX_NAME:
+            raise InputError(f"its pickle names a function by {len(module) + len(name)} characters: refused")
         named = Name(_PYTHON2.get(module, module), name)
         value = self._names(named)
         if value is not None:
@@ -205,8 +240,8 @@ class Reader:
         if known or module.split(".")[0] in INERT_MODULES:
             return named
         raise InputError(
-            f"refers to {named}, which is neither a tensor, a plain container nor a class of fairseq's: refused, for "
-            "it could run code; nothing of it was run"
+            f"refers to {shortened(str(named))}, which is neither a tensor, a plain container nor a class of "
+            "fairseq's: refused, for it could run code; nothing of it was run"
         )
 
     def _call(self, function: Any, arguments: Any) -> Any:
@@ -214,10 +249,17 @@ class Reader:
             raise InputError(f"its pickle calls a {type(function).__name__}: refused")
         call = self._calls.get(str(function))
         if call is not None:
+            self._spend(arguments, *arguments)
             return call(*arguments)
         if function.module == "builtins":
             raise InputError(f"its pickle calls {function}: refused")
         return PickledObject(str(function), arguments)
+
+    def _spend(self, *values: Any) -> None:
+        """Count what is copied: a list of a file can be given to a function as often as it likes."""
+        self._copied += sum(len(value) for value in values if isinstance(value, _SIZED))
+        if self._copied > allowed_work(self.size):
+            raise InputError("its pickle copies its values more often than one of its size may: refused")
 
     def _put(self, index: int) -> None:
         if not 0 <= index < _MAX_MEMO:
@@ -248,6 +290,23 @@ class Reader:
             raise InputError(f"its pickle adds to a {type(target).__name__}: refused")
 
 
+class _Bounded:
+    """A file from which no more is asked for than there is: buffers are as large as what is asked for."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self.tell = file, file.tell
+        start = file.tell()
+        self._end = file.seek(0, 2)
+        file.seek(start)
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count if count < 4096 else min(count, self._end - self._file.tell()))
+
+    def readline(self) -> bytes:
+        return self._file.readline(_MAX_LINE)
+
+
+_SIZED = (list, tuple, dict, set, frozenset, str, bytes, bytearray)
 _PUSH = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
     "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
@@ -265,10 +324,29 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 
 
 def _key(value: Any) -> Any:
-    # Hashing a tuple that is nested a million deep would overflow the C stack: one level will do.
+    # A key is hashed and compared each time it is used. Hashing a tuple that is nested a million deep would overflow
+    # the C stack, too: one level will do. Numbers are such that few of them have the same hash.
     flat = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(part, str | bytes | int | float | Name | None) for part in flat):
+    plain = all(isinstance(part, str | bytes | int | float | Name | None) for part in flat)
+    if len(flat) > _MAX_KEY_PARTS or not plain:
         raise InputError(f"its pickle has a {type(value).__name__} for a key: refused")
+    for part in flat:
+        if isinstance(part, str | bytes) and len(part) > _MAX_KEY:
+            raise InputError(f"its pickle has a key of {len(part)} characters: refused")
+        if isinstance(part, int) and part.bit_length() > 64:
+            raise InputError(f"its pickle has a number of {part.bit_length()} bits for a key: refused")
+    return value
+
+
+def _name(value: Any) -> Name:
+    if not isinstance(value, Name):
+        raise InputError(f"its pickle has a {type(value).__name__} where a class is expected")
+    return value
+
+
+def _label(value: Any) -> str | int:
+    if not isinstance(value, str | int):
+        raise InputError(f"its pickle has a {type(value).__name__} where a name or a number is expected")
     return value
 
 

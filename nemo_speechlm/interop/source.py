@@ -1,6 +1,7 @@
 """What somebody else's checkpoint is, recognized by what is in it."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.dictionaries import symbols_of
 from nemo_speechlm.interop.encoder_names import fairseq_name
+from nemo_speechlm.interop.shown import shortened, shown
 from nemo_speechlm.interop.torch_file import read_torch_file
 
 
@@ -79,7 +81,7 @@ def naming(path: Path) -> Iterator[None]:
         raise error if error.path else InputError(error.reason, path) from None
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"is damaged, or of a form that is not known here ({type(error).__name__}: {error})", path
+            f"is damaged, or of a form that is not known here ({type(error).__name__}: {shortened(str(error))})", path
         ) from error
 
 
@@ -117,7 +119,7 @@ def _from_fairseq(content: dict[str, Any], path: Path) -> Source:
         label_rate = None
     else:
         label_rate = model.get("label_rate") or task.get("label_rate")
-    if kind in (Kind.HUBERT, Kind.WAV2VEC2) and "hubert" in str(model.get("_name") or model.get("arch") or ""):
+    if kind in (Kind.HUBERT, Kind.WAV2VEC2) and _says(model, "hubert"):
         kind = Kind.HUBERT
     state = _part(content, "task_state", {})
     dictionaries = {name: symbols for name, value in state.items() if (symbols := symbols_of(value))}
@@ -132,8 +134,17 @@ def _part(cfg: Any, name: str, default: Any) -> dict[str, Any]:
     return default if isinstance(default, dict) else {}
 
 
+def _says(model: Mapping[str, Any], word: str) -> bool:
+    name = model.get("_name") or model.get("arch")
+    return isinstance(name, str) and word in name
+
+
 def _rate(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+_MOST_COPIES = 8
+"""How often the values of a checkpoint may occur on average; weights that are tied occur twice."""
 
 
 def _tensors(model: Any) -> dict[str, Tensor]:
@@ -142,7 +153,19 @@ def _tensors(model: Any) -> dict[str, Tensor]:
         raise InputError("holds no parameters; expected a checkpoint of fairseq's with a 'model'")
     if not all(isinstance(key, str) for key in found):
         raise InputError("holds tensors without names")
+    _check_sizes(found)
     return found
+
+
+def _check_sizes(weights: Mapping[str, Tensor]) -> None:
+    """Each parameter is copied, and the model gets the sizes that they show: neither may be much more."""
+    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in weights.values()}
+    values = sum(stored.values())
+    if sum(value.nbytes for value in weights.values()) > _MOST_COPIES * values:
+        raise InputError(f"its parameters hold the same values more than {_MOST_COPIES} times")
+    for name, value in weights.items():
+        if not value.numel() and math.prod(filter(None, value.shape)) > max(values, 1):
+            raise InputError(f"its parameter {shortened(name)} is of shape {tuple(value.shape)}")
 
 
 def _recognize(weights: Mapping[str, Tensor]) -> tuple[Kind, str]:
@@ -162,7 +185,7 @@ def _recognize(weights: Mapping[str, Tensor]) -> tuple[Kind, str]:
     if has("feature_extractor.conv_layers.") and has("encoder.layers."):
         return (Kind.HUBERT if has("label_embs_concat") else Kind.WAV2VEC2), ""
     known = ", ".join(kind.value for kind in Kind)
-    found = ", ".join(list(weights)[:4])
+    found = shortened(", ".join(list(weights)[:4]))
     raise InputError(f"is not recognized: it holds {found} and {max(len(weights) - 4, 0)} more; known are {known}")
 
 
@@ -177,7 +200,7 @@ def _read_folder(folder: Path) -> Source:
     kind = _MODEL_TYPES.get(str(config.get("model_type")))
     if kind is None:
         known = " or ".join(map(repr, _MODEL_TYPES))
-        raise InputError(f"model_type is {config.get('model_type')!r}, expected {known}", folder / "config.json")
+        raise InputError(f"model_type is {shown(config.get('model_type'))}, expected {known}", folder / "config.json")
     weights = {fairseq_name(key): value for key, value in _folder_weights(folder).items()}
     preprocessor = folder / "preprocessor_config.json"
     normalize = _json(preprocessor).get("do_normalize", True) if preprocessor.exists() else False
@@ -196,7 +219,7 @@ def _settings(config: dict[str, Any], path: Path) -> dict[str, Any]:
         ("adapter_attn_dim", None),
     ):
         if config.get(name, expected) != expected:
-            raise InputError(f"{name} is {config[name]!r}; only {expected!r} can be converted", path)
+            raise InputError(f"{name} is {shown(config[name])}; only {expected!r} can be converted", path)
     try:
         layers = list(zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True))
         heads, pre_norm = config["num_attention_heads"], config.get("do_stable_layer_norm", False)
@@ -250,6 +273,8 @@ def _weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"is not a safetensors file that can be read: {error}", path) from None
+    with naming(path):
+        return _tensors(weights)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop import dictionaries
+from nemo_speechlm.interop.shown import shown
 from nemo_speechlm.tokenizers.units import UnitInventory
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def fill_plan(plan: "Plan", options: "Options") -> None:
     weights, settings = source.weights, source.settings
     for name in _SETTINGS:
         if settings.get(name):
-            raise InputError(f"its setting {name} is {settings[name]!r}; only False can be converted")
+            raise InputError(f"its setting {name} is {shown(settings[name])}; only False can be converted")
     for key in weights:
         ours = our_name(key)
         if ours is not None:
@@ -121,8 +122,9 @@ def fill_plan(plan: "Plan", options: "Options") -> None:
 
 
 def _speakers(names: Any, count: int) -> list[str]:
-    if isinstance(names, dict) and sorted(names.values(), key=str) == sorted(range(count), key=str):
-        return [str(name) for name in sorted(names, key=names.get)]  # type: ignore[arg-type]
+    numbered = isinstance(names, dict) and all(isinstance(number, int) for number in names.values())
+    if numbered and sorted(names.values()) == list(range(count)):
+        return [str(name) for name in sorted(names, key=names.__getitem__)]
     return [str(number) for number in range(count)]
 
 
@@ -131,12 +133,12 @@ def _stack(plan: "Plan", stack: str) -> dict[str, Any]:
     prefix = f"encoder.{stack}_fft_layers"
     numbers = {int(found[1]) for key in weights if (found := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))}
     if not numbers or numbers != set(range(len(numbers))):
-        raise InputError(f"has layers {sorted(numbers)} in {prefix}, expected 0, 1, ...")
+        raise InputError(f"has layers {shown(sorted(numbers))} in {prefix}, expected 0, 1, ...")
     d_ff, d_model, kernel = _shape(weights, f"{prefix}.0.ffn.ffn.0.weight", 3)
     heads = settings.get(f"{stack}_attention_heads")
     if not isinstance(heads, int) or heads < 1 or d_model % heads:
         raise InputError(
-            f"its number of attention heads is {heads!r}, of a width of {d_model}; there is no other sign"
+            f"its number of attention heads is {shown(heads)}, of a width of {d_model}; there is no other sign"
         )
     return {
         "_target_": "nemo_speechlm.modules.FFTransformer",

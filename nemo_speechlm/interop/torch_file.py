@@ -1,19 +1,21 @@
 """PyTorch's ``.pt`` and ``.bin`` files, zip and legacy, read as data: see :mod:`nemo_speechlm.interop.safe_pickle`."""
 
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.interop.safe_pickle import Name, PickledObject, Reader
+from nemo_speechlm.interop.safe_pickle import Name, PickledObject, Reader, allowed_work
+from nemo_speechlm.interop.shown import shortened
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -33,6 +35,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _NUMPY_SCALARS = "biufS"
 _DEEPEST = 100
+_MAX_DIMS = 64
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -40,27 +43,31 @@ def read_torch_file(path: str | Path) -> Any:
 
     ``Namespace`` and omegaconf's containers become dicts and lists; any other object a :class:`PickledObject`.
 
+    Time and memory that this takes, and that it takes to print or copy what comes back, grow with the file's size and
+    no faster, whatever it holds.
+
     Raises:
-        InputError: if the file is missing, damaged, of another format, or refers to code that is not known to be
-            harmless. None of its code is run in any case.
+        InputError: if the file is missing, damaged, of another format, refers to code that is not known to be
+            harmless, or holds values in one another more often than a file of its size may. None of its code is run
+            in any case.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):
-                content = _read_zip(file)
+                content, pickled = _read_zip(file, path.stat().st_size)
             else:
                 file.seek(0)
-                content = _read_legacy(file, path.stat().st_size)
-        return as_plain(content)
+                content, pickled = _read_legacy(file, path.stat().st_size)
+        return as_plain(content, pickled)
     except InputError as error:
         raise InputError(error.reason, path) from None
     except FileNotFoundError:
         raise InputError("no such file", path) from None
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, struct.error) as error:
-        raise InputError(f"cannot be read as a PyTorch file: {error}", path) from None
+        raise InputError(f"cannot be read as a PyTorch file: {shortened(str(error))}", path) from None
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        raise InputError(f"damaged: {type(error).__name__}: {error}", path) from None
+        raise InputError(f"damaged: {type(error).__name__}: {shortened(str(error))}", path) from None
 
 
 class _Storage:
@@ -81,7 +88,8 @@ class _Storage:
         self.values = torch.frombuffer(bytearray(data), dtype=self.dtype, count=self.numel)
 
 
-def _read_zip(file: IO[bytes]) -> Any:
+def _read_zip(file: IO[bytes], size: int) -> tuple[Any, int]:
+    """What is in it, and the size of its pickle."""
     with zipfile.ZipFile(file) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in infos if name.split("/")[1:] == ["data.pkl"]]
@@ -90,7 +98,9 @@ def _read_zip(file: IO[bytes]) -> Any:
         root = pickles[0].split("/")[0]
         for info in infos.values():  # torch.save never compresses: a small file stays small in memory
             if info.compress_type != zipfile.ZIP_STORED:
-                raise InputError(f"is not a zip file of PyTorch's: {info.filename} is compressed")
+                raise InputError(f"is not a zip file of PyTorch's: {shortened(info.filename)} is compressed")
+        if sum(max(info.compress_size, info.file_size) for info in archive.infolist()) > size:
+            raise InputError("damaged: its parts are larger than the file; two of them share their bytes")
         order = f"{root}/byteorder"
         if order in infos and archive.read(order) != b"little":
             raise InputError("was written on a big-endian machine; load and save it on a little-endian one")
@@ -106,10 +116,12 @@ def _read_zip(file: IO[bytes]) -> Any:
                 storages[key].fill(archive.read(name))  # checks its checksum
             return storages[key]
 
-        return _reader(storage, _view).read(BytesIO(archive.read(pickles[0])))
+        reader = _reader(storage, _view)
+        return reader.read(BytesIO(archive.read(pickles[0]))), reader.size
 
 
-def _read_legacy(file: IO[bytes], size: int) -> Any:
+def _read_legacy(file: IO[bytes], size: int) -> tuple[Any, int]:
+    """What is in it, and the size of its pickle."""
     plain = Reader()
     try:
         if plain.read(file) != _LEGACY_MAGIC:
@@ -134,9 +146,11 @@ def _read_legacy(file: IO[bytes], size: int) -> Any:
         views.append(_LateTensor(arguments))
         return views[-1]
 
-    content = _reader(storage, late).read(file)
+    reader = _reader(storage, late)
+    content = reader.read(file)
     keys = plain.read(file)
-    if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
+    named = isinstance(keys, list) and all(isinstance(key, str | int) for key in keys)
+    if not named or sorted(map(str, keys)) != sorted(storages):
         raise InputError("damaged: its storages are not those that its tensors need")
     for key in keys:
         own = storages[str(key)]
@@ -149,7 +163,7 @@ def _read_legacy(file: IO[bytes], size: int) -> Any:
         own.fill(file.read(length))
     for view in views:
         view.tensor = _view(*view.arguments)
-    return content
+    return content, reader.size
 
 
 class _LateTensor:
@@ -162,7 +176,8 @@ class _LateTensor:
 
 def _identify(identity: Any) -> tuple[torch.dtype, str, int]:
     kind, dtype, key, _, numel, *_ = identity
-    if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(numel, int) or numel < 0:
+    described = kind == "storage" and isinstance(dtype, torch.dtype) and isinstance(key, str | int)
+    if not described or not isinstance(numel, int) or not 0 <= numel < 2**62:
         raise InputError("damaged: a storage that is not described as one")
     return dtype, str(key), numel
 
@@ -192,6 +207,8 @@ def _torch_name(name: Name) -> Any:
 def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(storage, _Storage) or storage.values is None:
         raise InputError("damaged: a tensor without a storage")
+    if not isinstance(size, tuple | list) or not isinstance(stride, tuple | list) or len(size) > _MAX_DIMS:
+        raise InputError("damaged: a tensor of an impossible shape")
     numbers = [offset, *size, *stride]
     if len(size) != len(stride) or not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
         raise InputError("damaged: a tensor of an impossible shape")
@@ -208,7 +225,7 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
 
 def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
     code = dtype.args[0] if isinstance(dtype, PickledObject) and dtype.args else None
-    if not isinstance(code, str) or code[:1] not in _NUMPY_SCALARS or not code[1:].isdigit():
+    if not isinstance(code, str) or not re.fullmatch(f"[{_NUMPY_SCALARS}][0-9]{{1,9}}", code):
         raise InputError("damaged: a NumPy value of an unknown type")
     if not isinstance(data, bytes | str):
         raise InputError("damaged: a NumPy value without data")
@@ -216,19 +233,51 @@ def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
     return np.frombuffer(data, dtype=np.dtype(code).newbyteorder("<"), count=1)[0].item()
 
 
-def as_plain(value: Any) -> Any:
-    """The same with ``Namespace`` and omegaconf's containers as dicts and lists, enumerations as their values."""
-    return _plain(value, {}, 0)
+def as_plain(value: Any, pickled: int) -> Any:
+    """The same with ``Namespace`` and omegaconf's containers as dicts and lists, enumerations as their values.
+
+    Args:
+        value: what a pickle held.
+        pickled: its size in bytes.
+
+    Raises:
+        InputError: if it is nested too deep, or holds its parts so often that whoever walks or prints it would take
+            longer than a pickle of its size may: a list that holds a list twice, and so on sixty times, has 2^60 ends.
+    """
+    return _plain(value, {}, 0, allowed_work(pickled)).value
 
 
-def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
-    # What occurs many times is done once: lists of lists of the same list would otherwise take forever.
-    if not isinstance(value, dict | list | tuple | PickledObject | _LateTensor | Name):
-        return value
+class _Plain(NamedTuple):
+    """A value, what it weighs when all of it is written out, and how many containers it is deep."""
+
+    value: Any
+    weight: int
+    height: int = 0
+
+
+def _plain(value: Any, done: dict[int, _Plain], depth: int, heaviest: int) -> _Plain:
+    if isinstance(value, str | bytes | bytearray):
+        return _Plain(value, 1 + len(value) // 16)
+    if not isinstance(value, dict | list | tuple | set | frozenset | PickledObject | _LateTensor | Name):
+        return _Plain(value, 1)
     if depth > _DEEPEST:
         raise InputError(f"damaged: containers nested more than {_DEEPEST} deep")
+    # What occurs many times is done once: lists of lists of the same list would otherwise take forever.
     if id(value) not in done:
-        done[id(value)] = _simplify(value, lambda inner: _plain(inner, done, depth + 1))
+        weight, height = 1, 0
+
+        def inner(part: Any) -> Any:
+            nonlocal weight, height
+            found = _plain(part, done, depth + 1, heaviest)
+            weight, height = weight + found.weight, max(height, found.height + 1)
+            if height > _DEEPEST:
+                raise InputError(f"damaged: containers nested more than {_DEEPEST} deep")
+            if weight > heaviest:
+                raise InputError("damaged: holds its values in one another more often than a file of its size may")
+            return found.value
+
+        plain = _simplify(value, inner)
+        done[id(value)] = _Plain(plain, weight, height)
     return done[id(value)]
 
 
@@ -239,7 +288,7 @@ def _simplify(value: Any, plain: Callable[[Any], Any]) -> Any:
         return str(value)
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set | frozenset):
         return type(value)(plain(item) for item in value)
     attributes = value.attributes
     if value.type == "argparse.Namespace":

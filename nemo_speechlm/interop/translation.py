@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop import dictionaries
 from nemo_speechlm.interop.fine_tuned import fine_tuned_checkpoint, fine_tuning_settings
+from nemo_speechlm.interop.shown import shown
 
 if TYPE_CHECKING:
     from nemo_speechlm.interop.plan import Options, Plan
@@ -81,7 +82,7 @@ def fill_plan(plan: "Plan", options: "Options") -> None:
     settings, weights = plan.source.fine_tuning, plan.source.weights
     for setting, value in _ONLY.items():
         if settings.get(setting, value) != value:
-            raise InputError(f"its setting {setting} is {settings[setting]!r}; only {value!r} can be converted")
+            raise InputError(f"its setting {setting} is {shown(settings[setting])}; only {value!r} can be converted")
     config = _decoder_config(plan)
     for key in weights:
         theirs = key.removeprefix("decoder.")
@@ -121,17 +122,19 @@ def _decoder_config(plan: "Plan") -> dict[str, Any]:
         if (found := re.fullmatch(r"decoder\.layers\.(\d+)\.fc1\.weight", key))
     }
     if numbers != set(range(len(numbers))):
-        raise InputError(f"has decoder layers {', '.join(map(str, sorted(numbers)))} only")
+        raise InputError(f"has decoder layers {shown(sorted(numbers))} only")
     heads, max_distance = settings.get("decoder_attention_heads"), 0
     if "decoder.pos_emb.pe_k.weight" in plan.source.weights:
         rows, width = _shape(plan, "decoder.pos_emb.pe_k.weight")
         heads, max_distance = d_model // width, rows // 2
     if not isinstance(heads, int) or heads < 1 or d_model % heads:
-        raise InputError(f"its number of decoder heads is {heads!r}, of a width of {d_model}; there is no other sign")
+        raise InputError(
+            f"its number of decoder heads is {shown(heads)}, of a width of {d_model}; there is no other sign"
+        )
     pre_norm = "decoder.layer_norm.weight" in plan.source.weights
     if bool(settings.get("decoder_normalize_before", pre_norm)) != pre_norm:
         raise InputError(
-            f"its setting decoder_normalize_before is {settings['decoder_normalize_before']!r}, but "
+            f"its setting decoder_normalize_before is {shown(settings['decoder_normalize_before'])}, but "
             f"decoder.layer_norm is {'there' if pre_norm else 'missing'}"
         )
     return {

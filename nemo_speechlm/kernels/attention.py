@@ -91,7 +91,7 @@ def _by_key(scores: Tensor) -> Tensor:
 class _RelativeAttention(torch.autograd.Function):
     """An utterance at a time, so that its scores stay in the cache. PyTorch's own has no dropout on a CPU.
 
-    Of the weights that are kept for the gradient, those that dropout took away have their sign turned.
+    The weights are kept for the gradient; dropped ones are stored negated.
     """
 
     @staticmethod
@@ -123,7 +123,7 @@ class _RelativeAttention(torch.autograd.Function):
                 out[b] = torch.bmm(weights, v[b]).transpose(0, 1)
         if needs_gradient:
             ctx.save_for_backward(q, k, v, rows_RK, out, kept)
-            ctx.before, ctx.keep_scale = before, keep_scale(dropout)
+            ctx.before, ctx.dropout = before, dropout
         return out
 
     @staticmethod
@@ -140,13 +140,16 @@ class _RelativeAttention(torch.autograd.Function):
         by_key = _by_key(wide)
         drift = (gradient * out).sum(-1).transpose(1, 2).unsqueeze(3)
         scaled_rows = rows_RK * scale
+        # What is kept stays as it is: with retain_graph, it is read again.
+        scratch = q.new_empty(H, T, T) if ctx.dropout else None
         for b, signed in enumerate(kept):
-            of_context = gradient[b].transpose(0, 1) * ctx.keep_scale
-            dropped = signed.clamp(min=0)
+            of_context = gradient[b].transpose(0, 1) * keep_scale(ctx.dropout)
+            dropped = signed if scratch is None else torch.clamp(signed, min=0, out=scratch)
             of_v[b] = torch.bmm(dropped.transpose(1, 2), of_context)
             # softmax: w (dw - sum(w dw)); what was dropped has no dw.
             of_scores = torch.bmm(of_context, v[b].transpose(1, 2)).mul_(dropped)
-            torch.addcmul(of_scores, signed.abs_(), drift[b], value=-1, out=by_key)
+            weights = signed if scratch is None else torch.abs(signed, out=scratch)
+            torch.addcmul(of_scores, weights, drift[b], value=-1, out=by_key)
             # A product reads the layout by keys in place: its rows are one apart from those by distance.
             of_query = torch.bmm(by_key, k[b]).mul_(scale)
             of_k[b] = torch.bmm(by_key.transpose(1, 2), q[b]).mul_(scale)

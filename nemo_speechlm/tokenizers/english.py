@@ -41,7 +41,7 @@ POSITIONS = ("B", "E", "I", "S")
 FRAME_RATE = 100
 _PREDICTOR_LIMIT = 20
 _SIBILANTS = frozenset(("S", "Z", "SH", "ZH", "CH", "JH"))
-_VOICELESS = frozenset(("P", "T", "K", "F", "TH", *_SIBILANTS))
+_VOICELESS = frozenset(("P", "T", "K", "F", "TH", "HH", "S", "SH", "CH"))
 
 
 def phoneme_inventory(style: str = "position_stress") -> UnitInventory:
@@ -165,6 +165,8 @@ class EnglishPhonemizer(Phonemizer):
         if word.startswith("'") or word.endswith("'"):
             bare = word.strip("'")
             return self._dropped_g(word, bare) or stem(bare)
+        if word.endswith("'d") and (whole := self._lexicon.get(word.removesuffix("'d") + "ed")):
+            return list(whole)  # older prose leaves out a letter that is not spoken: "rais'd" is "raised"
         for ending, attach in _CLITICS.items():
             if word.endswith(ending):
                 stems = stem(word.removesuffix(ending))
@@ -241,7 +243,7 @@ def _plural(last: str) -> Pronunciation:
 
 
 def _past(last: str) -> Pronunciation:
-    return ("AH0", "D") if last in ("T", "D") else ("T",) if last in _VOICELESS else ("D",)
+    return ("IH0", "D") if last in ("T", "D") else ("T",) if last in _VOICELESS else ("D",)
 
 
 def _after_vowel(phone: str, last: str) -> Pronunciation:

@@ -27,6 +27,14 @@ def test_what_is_written_is_read(tmp_path: Path, name: str):
     assert list(read_manifest(tmp_path / "new" / name, ["text"])) == list(enumerate(records, start=1))
 
 
+def test_seconds_in_strings_are_numbers(tmp_path: Path):
+    (tmp_path / "a.json").write_text(
+        '{"offset": "1.5", "duration": "2", "text": "3"}\n{"offset": "nan"}\n{"offset": "x"}'
+    )
+    records = [record for _, record in read_manifest(tmp_path / "a.json")]
+    assert records == [{"offset": 1.5, "duration": 2.0, "text": "3"}, {"offset": "nan"}, {"offset": "x"}]
+
+
 def test_text_is_written_as_it_is():
     assert dump_line({"text": "größer"}) == '{"text": "größer"}\n'
 

@@ -1,9 +1,12 @@
 import json
 
+import numpy as np
 import pytest
+import soundfile
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.comparison import Pairing, write_comparison
+from nemo_speechlm.evaluation.recognition import read_utterances
 from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions
 from nemo_speechlm.evaluation.worst_page import write_page
 
@@ -70,3 +73,37 @@ def test_page_of_the_worst(tmp_path):
     assert "<i>cart" not in page
     assert "By speaker" in page
     assert "http" not in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "part"),
+    [
+        ({"offset": "1.5", "duration": "2"}, "#t=1.5,3.5"),
+        ({"offset": 1.5, "duration": 2}, "#t=1.5,3.5"),
+        ({"offset": "1.5"}, "#t=1.5,4.0"),  # up to the end of the file
+        ({"offset": "0", "duration": None}, "#t=0.0,4.0"),
+        ({"duration": "4"}, ""),
+    ],
+)
+def test_page_plays_the_part_of_the_file(tmp_path, seconds, part):
+    soundfile.write(tmp_path / "a.wav", np.zeros(4 * 16000), 16000)
+    manifest = tmp_path / "test.json"
+    manifest.write_text(json.dumps({"audio_filepath": "a.wav", "text": "a dog", **seconds}))
+    utterances, _ = read_utterances(manifest)
+    report = RecognitionReport.of([utterances[0].record], ["a dog"], ["a dock"])
+    write_page(tmp_path / "worst.html", report.records, report.summary(), manifest)
+    assert f'a.wav{part}">' in (tmp_path / "worst.html").read_text()
+    # A result compares with one whose offset is written otherwise.
+    files = ReportFiles.at(tmp_path / "results")
+    report.write(files)
+    text = files.utterances.read_text()
+    (tmp_path / "other.json").write_text(text.replace('"offset": 1.5', '"offset": "1.50"'))
+    assert len(Pairing.read(files.utterances, tmp_path / "other.json").records) == 1
+
+
+@pytest.mark.parametrize("offset", ["begin", "nan", True, -1, [1]])
+def test_offsets_that_are_none(tmp_path, offset):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    (tmp_path / "test.json").write_text(json.dumps({"audio_filepath": "a.wav", "text": "a dog", "offset": offset}))
+    with pytest.raises(InputError, match=r"test\.json:1: offset is .*, expected seconds"):
+        read_utterances(tmp_path / "test.json")

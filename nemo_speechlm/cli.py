@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import SpeechLMError, Unfinished
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -45,6 +45,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     The config is ``conf/<config_name>.yaml`` or what ``--config-name`` (and ``--config-path``) say. ``--help`` prints
     the calling module's docstring and the config's own text, so that a comment beside a key is its documentation.
     A :class:`SpeechLMError` ends the command with its message and status 1; so does a file that the system refuses.
+    A task that ended before its end (:class:`Unfinished`) gives status 75, Ctrl-C 130; the same command goes on then.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -66,6 +67,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 if missing:
                     raise SpeechLMError(f"not given: {', '.join(missing)}; say {missing[0]}=..., or --help")
                 task(cfg)
+            except Unfinished as pause:
+                print(pause, file=sys.stderr)
+                sys.exit(pause.status)
             except (SpeechLMError, OmegaConfBaseException) as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(1)

@@ -15,7 +15,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.files import refuse_input_as_output
 from nemo_speechlm.locks import only_writer
 
@@ -51,7 +51,8 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
     The config is ``conf/<config_name>.yaml`` or what ``--config-name`` (and ``--config-path``) say. ``--help`` prints
     the calling module's docstring and the config's own text, so that a comment beside a key is its documentation.
     A :class:`SpeechLMError` ends the command with its message and status 1; so does a file that the system refuses,
-    and an ``output`` that is a file which another key names.
+    and an ``output`` that is a file which another key names. A task that ended before its end (:class:`Unfinished`)
+    gives status 75, Ctrl-C 130; the same command goes on then.
 
     Args:
         config_name: of the config.
@@ -83,6 +84,9 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                         if isinstance(cfg[key], str):
                             held.enter_context(only_writer(cfg[key]))
                     task(cfg)
+            except Unfinished as pause:
+                print(pause, file=sys.stderr)
+                sys.exit(pause.status)
             except (SpeechLMError, OmegaConfBaseException) as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(1)

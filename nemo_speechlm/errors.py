@@ -30,6 +30,15 @@ class InputError(SpeechLMError):
         return type(self), (self.reason, self.path, self.line)
 
 
+class Unfinished(SpeechLMError):
+    """Raised by a task that ended before its end, on purpose, and that the same command continues.
+
+    Commands exit with status 75 (``EX_TEMPFAIL`` of sysexits.h: try again), so that a job script can go on by it.
+    """
+
+    status = 75
+
+
 class SkipItem(SpeechLMError):
     """Raised for one item of a job that is fine as input but cannot be used (an alignment that found no path, say).
 

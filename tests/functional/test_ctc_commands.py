@@ -47,7 +47,7 @@ def recipe(tmp_path, corpus, model):
     ]
 
 
-def test_train_resume_restore_evaluate(tmp_path, corpus, model, recipe):
+def test_train_resume_restore_evaluate(tmp_path, capsys, corpus, model, recipe):
     freezing = ["model.freeze_front_end=true", "model.freeze_encoder_steps=2"]
     assert run_example("speechlm_finetune_ctc.py", *recipe, *freezing) == 0
     logged = scalars(tmp_path / "runs")
@@ -65,10 +65,15 @@ def test_train_resume_restore_evaluate(tmp_path, corpus, model, recipe):
     assert any(name.startswith("encoder.speech_transformer") for name in changed)  # trained in the third step
     assert not any(name.startswith("encoder.front_end") for name in changed)
 
-    # Refuses to overwrite; asked to, it goes on from where it was.
-    assert run_example("speechlm_finetune_ctc.py", *recipe) == 1
+    # Refuses to overwrite; asked to, it goes on from where it was, if it is the same run.
+    assert run_example("speechlm_finetune_ctc.py", *recipe, *freezing) == 1
     longer = ["overwrite=true", "save=last", "trainer.max_steps=5", "trainer.val_check_interval=5"]
-    assert run_example("speechlm_finetune_ctc.py", *recipe, *longer) == 0
+    capsys.readouterr()
+    assert run_example("speechlm_finetune_ctc.py", *recipe, *longer) == 1
+    refused = capsys.readouterr().err
+    assert "model.freeze_encoder_steps: 2 before, 0 now" in refused
+    assert "model.freeze_front_end: true before, false now" in refused
+    assert run_example("speechlm_finetune_ctc.py", *recipe, *freezing, *longer) == 0
     assert len(scalars(tmp_path / "runs")["train_loss"]) == 3 + 2
 
     restored = ASRModel.restore_from(str(tmp_path / "ctc.nemo"), map_location="cpu")

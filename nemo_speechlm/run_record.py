@@ -1,0 +1,262 @@
+"""What a training run was begun with, as ``run.json`` beside its checkpoints, so that only the same run continues it.
+
+A record holds the settings that decide the weights, and a digest of the content of every file among them: start file,
+manifests, units, tokenizer. Paths are not compared, so a corpus or a run may be moved. The audio that manifests name
+is not read: it is known by what the manifests say of it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from nemo_speechlm import __version__
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import atomic_write
+
+NAME = "run.json"
+
+BATCHES_PER_UPDATE = "batches per update (devices x nodes x trainer.accumulate_grad_batches)"
+"""Compared in place of the three: a run may move to half as many GPUs if it accumulates twice as many batches."""
+
+DECIDING = (
+    "exp_manager.ema.*",  # the average of weights that is kept
+    # they choose the best checkpoint, among those of before a change too
+    "exp_manager.checkpoint_callback_params.monitor", "exp_manager.checkpoint_callback_params.mode",
+)  # fmt: skip
+"""Keys that match a pattern of ``FREE`` and still decide what comes out."""
+
+FREE = (
+    # where results and logs go, and which of the run's checkpoints becomes the result
+    "output", "overwrite", "save", "name", "accept_changes", "exp_manager.*", "trainer.default_root_dir",
+    # how long training lasts; learning rates follow (see continuation.py)
+    "trainer.max_steps", "trainer.max_epochs", "trainer.min_steps", "trainer.min_epochs", "trainer.max_time",
+    # on what machines; how many batches make an update is compared instead
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.accumulate_grad_batches", "trainer.benchmark", "trainer.deterministic", "model.compile",
+    # how fast data come
+    "*.num_workers", "*.pin_memory", "*.prefetch_factor",
+    # when figures are computed and what is shown
+    "trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.num_sanity_val_steps",
+    "trainer.log_every_n_steps", "trainer.logger", "trainer.enable_*", "trainer.profiler", "trainer.detect_anomaly",
+    "trainer.inference_mode", "model.log_prediction", "model.test_ds.*",
+)  # fmt: skip
+"""Patterns of the keys that may change while a run goes on: they are taken from the command that continues it.
+
+All other keys decide the weights, or the figures by which the best of them are chosen."""
+
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")  # of audio, terabytes perhaps: known by name and size
+_SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is trusted to tell it from a newer one
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What decides the weights of a run.
+
+    Args:
+        settings: deciding keys of the config and their values, except those that name files.
+        files: for each key that names files, what is known of them: ``name``, ``path``, ``size`` and, but for archives
+            of audio, ``sha256`` with ``mtime_ns`` and ``read_ns`` (when it was computed).
+        free: the other keys of trainer and model and their values; not compared.
+        accepted: changes that the user accepted on the way, oldest first: ``version``, ``changes``.
+    """
+
+    settings: Mapping[str, Any]
+    files: Mapping[str, list[dict[str, Any]]]
+    free: Mapping[str, Any] = field(default_factory=dict)
+    accepted: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], batches_per_update: int, known: "RunRecord | None" = None) -> "RunRecord":
+        """The record of a run that is about to begin or to continue.
+
+        Args:
+            config: a recipe's config as nested dicts and lists, without interpolations.
+            batches_per_update: of all devices together.
+            known: an earlier record; files with the same path, size and time of change as in it are not read again.
+        """
+        digests = {f["path"]: f for files in known.files.values() for f in files} if known is not None else {}
+        settings: dict[str, Any] = {BATCHES_PER_UPDATE: batches_per_update}
+        named: dict[str, list[dict[str, Any]]] = {}
+        free: dict[str, Any] = {}
+        for key, value in _leaves(config):
+            if _matches(key, FREE) and not _matches(key, DECIDING):
+                if key.startswith(("trainer.", "model.")):  # what is in exp_manager may be secret, as a logger's key
+                    free[key] = value
+            elif paths := _paths(value):
+                named[key] = [_describe(path, root, digests) for root in paths for path in _files_of(root)]
+            else:
+                settings[key] = value
+        # through JSON, so that values compare as they will when the record is read
+        return cls(json.loads(json.dumps(settings, default=str)), named, json.loads(json.dumps(free, default=str)))
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "RunRecord | None":
+        """The record in a folder of checkpoints; None if there is none.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        path = Path(folder) / NAME
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(content["settings"], content["files"], content["free"], tuple(content["accepted"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"cannot be read as the record of a run ({error!r}); restore it, or remove it and continue the run "
+                "with accept_changes=true",
+                path,
+            ) from error
+
+    def write(self, folder: str | Path) -> None:
+        """Put the record into a folder of checkpoints."""
+        content = {
+            "version": __version__,
+            "settings": self.settings,
+            "files": self.files,
+            "free": self.free,
+            "accepted": list(self.accepted),
+        }
+        with atomic_write(Path(folder) / NAME) as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+
+    def differences(self, now: "RunRecord") -> list[str]:
+        """What decides the weights and is not the same now, a line each, by key."""
+        found = []
+        for key in [*self.settings, *(key for key in now.settings if key not in self.settings)]:
+            if key in self.files or key in now.files:
+                continue
+            before, after = self.settings.get(key, _NONE), now.settings.get(key, _NONE)
+            if before != after:
+                found.append(f"{key}: {_shown(before)} before, {_shown(after)} now")
+        for key in [*self.files, *(key for key in now.files if key not in self.files)]:
+            found += _file_differences(key, self, now)
+        return found
+
+    def free_changes(self, now: "RunRecord") -> list[str]:
+        """Which of the free keys have other values now, a line each."""
+        return [
+            f"{key}: {_shown(self.free[key])} before, {_shown(value)} now"
+            for key, value in now.free.items()
+            if key in self.free and self.free[key] != value
+        ]
+
+
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as ``sha256sum`` prints it; read once, a block at a time."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Nothing:
+    """Stands for a key that is not in a config, where None is a value."""
+
+
+_NONE = _Nothing()
+
+
+def _shown(value: Any) -> str:
+    if value is _NONE:
+        return "not set"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that is in nested dicts, in lists of dicts and lists, and in YAML files of data."""
+    if key.endswith("input_cfg") and isinstance(value, str) and Path(value).is_file():  # a list of data, in a file
+        from omegaconf import OmegaConf
+
+        value = OmegaConf.to_container(OmegaConf.load(value), resolve=True)
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{key}.{number}")
+    else:
+        yield key, value
+
+
+def _paths(value: Any) -> list[Path]:
+    """The files or folders that a value names: one, a list, NeMo's ``a.json,b.json`` or ``audio_{0..3}.tar``.
+
+    Empty where it names none, or one that does not exist, which whoever reads it will say.
+    """
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):
+        return []
+    if not any("/" in item or "." in item for item in strings):  # a word, though there be a file of that name
+        return []
+    paths = [Path(name) for item in strings for name in _expanded(item)]
+    if all(path.is_file() or (path.is_dir() and path.name not in ("", "..")) for path in paths):
+        return paths
+    return []
+
+
+def _expanded(item: str) -> list[str]:
+    if Path(item).exists():
+        return [item]
+    parts = item.split(",")
+    if not any(mark in item for mark in ("{", "_OP_", "(", "[", "<")):
+        return parts
+    from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
+
+    try:
+        return [name for part in parts for name in expand_sharded_filepaths(part)]
+    except ValueError:  # brackets that are no pattern of files
+        return parts
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+
+
+def _describe(path: Path, root: Path, digests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    status, place = path.stat(), str(path.resolve())
+    name = path.name if path == root else str(path.relative_to(root))
+    found: dict[str, Any] = {"name": name, "path": place, "size": status.st_size}
+    if path.name.endswith(_ARCHIVES):
+        return found
+    found |= {"mtime_ns": status.st_mtime_ns, "read_ns": time.time_ns()}
+    known = digests.get(place, {})
+    same = all(known.get(key) == found[key] for key in ("size", "mtime_ns")) and "sha256" in known
+    if same and known["mtime_ns"] + _SETTLED < known["read_ns"]:
+        return found | {"read_ns": known["read_ns"], "sha256": known["sha256"]}
+    return found | {"sha256": file_digest(path)}
+
+
+def _identity(file: Mapping[str, Any]) -> str:
+    """What makes two files the same: their content; of archives, name and size."""
+    return file.get("sha256") or f"{file['name']} {file['size']}"
+
+
+def _file_differences(key: str, before: RunRecord, now: RunRecord) -> list[str]:
+    if key not in before.files or key not in now.files:
+        states = [
+            ", ".join(file["path"] for file in record.files[key])
+            if key in record.files
+            else _shown(record.settings.get(key, _NONE))
+            for record in (before, now)
+        ]
+        return [f"{key}: {states[0]} before, {states[1]} now"]
+    old, new = before.files[key], now.files[key]
+    if len(old) != len(new):
+        return [f"{key}: {len(old)} files before, {len(new)} now"]
+    return [
+        f"{key}: the content of {b['path']} ({b['size']:,} bytes) is not that of {a['path']} "
+        f"before ({a['size']:,} bytes)"
+        for a, b in zip(old, new, strict=True)
+        if _identity(a) != _identity(b)
+    ]

@@ -77,6 +77,8 @@ class TranscriptStatistics:
         characters: their text.
         left_out: utterances that are shorter or longer.
         frame_rates: (utterances,) the frames per second that CTC needs to spell each.
+        longest_audio: seconds of the longest utterance.
+        longest_text: label ids of the longest text.
     """
 
     utterances: int
@@ -84,6 +86,8 @@ class TranscriptStatistics:
     characters: int
     left_out: int
     frame_rates: np.ndarray
+    longest_audio: float = 0.0
+    longest_text: int = 0
 
     def __str__(self) -> str:
         skipped = f"; {self.left_out} left out for their duration" if self.left_out else ""
@@ -113,6 +117,7 @@ def check_transcripts(
         InputError: with file and line, at the first line that is not usable; or if no utterance is left.
     """
     seconds, characters, left_out = 0.0, 0, 0
+    longest_audio, longest_text = 0.0, 0
     frame_rates: list[float] = []
     for number, record in read_manifest(manifest, required=("audio_filepath", "duration", text_field)):
         if not isinstance(record[text_field], str):
@@ -126,12 +131,15 @@ def check_transcripts(
         if min_duration <= duration <= max_duration:
             seconds, characters = seconds + duration, characters + len(ids)
             frame_rates.append(ctc_frames(ids) / duration)
+            longest_audio, longest_text = max(longest_audio, float(duration)), max(longest_text, len(ids))
         else:
             left_out += 1
     if not frame_rates:
         raise InputError(f"none of its utterances lasts between {min_duration} and {max_duration} s", manifest)
     rates = np.asarray(frame_rates, dtype=np.float32)
-    return TranscriptStatistics(len(rates), seconds / 3600, characters, left_out, rates)
+    return TranscriptStatistics(
+        len(rates), seconds / 3600, characters, left_out, rates, longest_audio, longest_text
+    )
 
 
 def _check_file(path: Path, manifest: str | Path, number: int) -> None:

@@ -24,6 +24,7 @@ from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.limits import check_data_fit
 from nemo_speechlm.models.pretrained import PretrainedFile, load_ctc_head, load_encoder
 
 ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -106,6 +107,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     def on_fit_start(self) -> None:
         """Tell how many transcripts have more characters than CTC can spell in their audio; their loss is zero."""
         super().on_fit_start()
+        check_data_fit(self)
         for statistics in getattr(self._train_dl, "statistics", ()):
             hopeless = int((statistics.frame_rates > self.frame_rate).sum())
             if hopeless:

@@ -27,6 +27,7 @@ from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.limits import check_data_fit
 from nemo_speechlm.models.pretrained import load_ctc_head, load_encoder
 from nemo_speechlm.models.text_counts import bleu_score, error_rates, text_counts
 from nemo_speechlm.modules.beam_search import EOS, SearchSettings, Translation, beam_search
@@ -184,6 +185,11 @@ class SpeechLMEncDecModel(
         return losses, states, frames
 
     # --- training ----------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Refuse data that would end the training when their turn comes."""
+        super().on_fit_start()
+        check_data_fit(self, self.decoder.max_length - 1)  # </s> is one more
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch, logged with its parts."""

@@ -20,6 +20,7 @@ from nemo_speechlm.losses import UCTCLoss, UnitPrediction, unit_prediction
 from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.inventories import registered_inventory
+from nemo_speechlm.models.limits import longest_audio
 from nemo_speechlm.models.monitoring import Throughput
 from nemo_speechlm.models.starting import load_start, start_from
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
@@ -388,6 +389,8 @@ class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
             "labels": self.labels,
             "text_frame_rate": self.text_frame_rate,
             "sample_rate": self._cfg.sample_rate,
+            "longest": longest_audio(self),
+            "max_frames": self.encoder.max_frames,
             "global_rank": self.global_rank,
             "world_size": self.world_size,
         }

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.step_guards import step_guards
 
 
 def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]) -> Path:
@@ -39,7 +40,7 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
         raise InputError(f"save is {cfg.save!r}, expected best or last")
     refuse_overwrite(output, cfg.overwrite)
     seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer = Trainer(**{"callbacks": [StepProgressBar()], **_plain(cfg.trainer)})
+    trainer = Trainer(**{"callbacks": [StepProgressBar(), *step_guards(cfg)], **_plain(cfg.trainer)})
     exp_manager(trainer, cfg.get("exp_manager"))
     model = build_model(cfg.model, trainer)
     try:

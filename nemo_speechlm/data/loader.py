@@ -109,7 +109,9 @@ def build_pretrain_dataloader(
     settings, parts = _split(config)
     workers, seed = settings["num_workers"], settings["seed"]
     order = {"seed": seed, "rank": global_rank, "world_size": world_size, "shuffle": True}
-    shared = _Shared(inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames)
+    shared = _Shared(
+        inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames
+    )
     own_types = {name: _uses_own_types(part) for name, part in parts.items()}
     nemo_config = {
         "multi_config": True,
@@ -151,7 +153,9 @@ def build_validation_dataloaders(
     """
     settings, parts = _split(config)
     order = {"seed": settings["seed"], "rank": 0, "world_size": 1, "shuffle": False, "force_finite": True}
-    shared = _Shared(inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames)
+    shared = _Shared(
+        inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames
+    )
     loaders = []
     for name, part in parts.items():
         nemo_config = {

@@ -154,6 +154,14 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         counts = {name: torch.tensor(value, device=loss.device) for name, value in sums.items()}
         return {**metrics, **counts, "val_loss": loss}
 
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
+        names = ["val_loss", "val_wer", "val_cer"]
+        if self.is_interctc_enabled():
+            layers = self.get_interctc_param("apply_at_layers")
+            names += ["val_final_loss", *(f"val_inter_{kind}_l{i}" for kind in ("ctc_loss", "wer") for i in layers)]
+        return dict.fromkeys(names, "min")
+
     def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
         """Mean loss, and error rates over the whole set (all devices together)."""
         return self._epoch_end(

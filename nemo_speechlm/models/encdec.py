@@ -218,6 +218,14 @@ class SpeechLMEncDecModel(
             logging.info(f"reference:  {references[0]}\nhypothesis: {hypotheses[0]}")
         return output
 
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
+        metrics = {"val_loss": "min", "val_attention_loss": "min", "val_accuracy": "max"}
+        if self.ctc_branch is not None:
+            metrics["val_ctc_loss"] = "min"
+        rates = {"val_bleu": "max"} if self.cfg.task == "translation" else {"val_wer": "min", "val_cer": "min"}
+        return metrics | rates
+
     def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
         """Mean losses; error rates, or BLEU, over the whole set (all devices together)."""
         result = super().multi_validation_epoch_end(outputs, dataloader_idx)

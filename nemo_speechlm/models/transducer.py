@@ -3,6 +3,7 @@
 Graves, *Sequence Transduction with Recurrent Neural Networks*, arXiv 1211.3711.
 """
 
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -61,6 +62,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
         for key in _OURS:
             cfg.pop(key, None)
     model = (EncDecRNNTBPEModel if has_tokens else EncDecRNNTModel)(cfg=cfg, trainer=trainer)
+    model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
     for part, statistics in found.items():
         check_manifests_fit(model, part, statistics)
     if source is not None and weights:
@@ -70,6 +72,11 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
             raise SpeechLMError(f"freeze_front_end: {type(model.encoder).__name__} has no front_end; set it to false")
         model.encoder.front_end.requires_grad_(False)
     return model
+
+
+def _validation_metrics(has_loss: bool) -> dict[str, str]:
+    """What the validation logs, with the end that is the better one; NeMo's models do not say it themselves."""
+    return dict.fromkeys(["val_loss", "val_wer"] if has_loss else ["val_wer"], "min")
 
 
 def _check_data(cfg: DictConfig, encoder: TextEncoder) -> dict[str, list[TranscriptStatistics]]:

@@ -166,8 +166,7 @@ def test_what_is_drawn_stays_within_all_bounds(tmp_path, units, text, mean, std,
             [str(tmp_path / "t.json")], inventory, tiny_labels(), frame_rate,
             min_tokens=low, max_tokens=high, max_frames=positions,
         )  # fmt: skip
-    except InputError as error:
-        assert "lines are left out" in str(error)
+    except InputError:  # the filters leave it out
         return
     for sentence in islice(reader, 8):
         assert max(low, ctc_frames(sentence.targets)) <= sentence.input_length <= min(high, positions)

@@ -294,8 +294,8 @@ class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
         """Leave lengths of text on the host, where the CTC loss would bring them, waiting for the device."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if isinstance(moved, PretrainBatch) and moved.text is not None and batch.text is not None:
-            lengths = {"unit_lengths": batch.text.unit_lengths, "target_lengths": batch.text.target_lengths}
-            moved = moved._replace(text=moved.text._replace(**lengths))
+            text = moved.text._replace(unit_lengths=batch.text.unit_lengths, target_lengths=batch.text.target_lengths)
+            moved = moved._replace(text=text)
         return moved
 
     # --- validation ----------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def batch(rows: int = 4, seconds: int = 10, sentences: int = 4, units: int = 500
             torch.randint(364, (sentences, units)), torch.full((sentences,), units),
             torch.randint(28, (sentences, units // 7)), torch.full((sentences,), units // 7),
         )  # fmt: skip
-    move = lambda part: None if part is None else type(part)(*(t.to(device) for t in part))  # noqa: E731
+    move = lambda part: None if part is None else type(part)(*(t.to(device) for t in part[:4]))  # noqa: E731
     return PretrainBatch(move(speech), move(text))
 
 

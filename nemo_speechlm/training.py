@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_speechlm.continuation import Continuation
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.step_guards import step_guards
 
 
 def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]) -> Path:
@@ -53,6 +54,7 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
     callbacks: list[Callback] = [
         *([StepProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []),
         continuation,
+        *step_guards(cfg),
     ]
     try:
         trainer = Trainer(**{**_plain(cfg.trainer), "callbacks": callbacks})

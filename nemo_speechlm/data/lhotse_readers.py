@@ -6,6 +6,7 @@ lines of a pass among ranks and workers; with ``force_finite`` they read one pas
 ``shuffle``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,6 +94,7 @@ class SpeechUnitsReader(UnitReader):
         truncate_duration: seconds to which longer utterances are cropped. Crops begin and end between two unit frames,
             so that no label moves against its audio.
         truncate_offset_type: ``"random"``, ``"start"`` or ``"end"``.
+        longest: seconds that the model can encode; utterances that are longer, once cropped, are left out.
     """
 
     required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration", "units")
@@ -108,6 +110,7 @@ class SpeechUnitsReader(UnitReader):
         max_duration: float | None = None,
         truncate_duration: float | None = None,
         truncate_offset_type: str = "random",
+        longest: float | None = None,
     ):
         super().__init__(manifests, inventory, order)
         if truncate_offset_type not in ("random", "start", "end"):
@@ -119,6 +122,7 @@ class SpeechUnitsReader(UnitReader):
         if self.crop_frames is not None and self.crop_frames < 1:
             raise InputError(f"truncate_duration is {truncate_duration} s, less than a frame")
         self.truncate_offset_type = truncate_offset_type
+        self.longest = longest or float("inf")
         self._survey()
         self._check_audio()
 
@@ -134,6 +138,8 @@ class SpeechUnitsReader(UnitReader):
         if self.crop_frames is not None and sequence.num_frames > self.crop_frames:
             start = self._crop_start(sequence.num_frames - self.crop_frames, key) / self.inventory.frame_rate
             duration = min(self.crop_frames / self.inventory.frame_rate, duration - start)
+        if duration > self.longest:
+            return f"longer than the encoder has positions for ({self.longest:g} s; see truncate_duration)"
         path = str(audio_path(record, file.path))
         num_samples = round((origin + float(record["duration"])) * self.sample_rate)
         return MonoCut(
@@ -182,8 +188,9 @@ def _seconds(record: Record, key: str, file: LineIndex, number: int) -> float:
 class TextUnitsReader(UnitReader):
     """Sentences of a text manifest as :class:`TextUnits`.
 
-    Durations that the manifest does not give are drawn from the inventory's statistics, anew in each pass, such that
-    CTC can spell the sentence. The filters go by expected durations, so they always leave out the same sentences.
+    Durations that the manifest does not give are drawn from the inventory's statistics, anew in each pass. A drawn
+    sentence lasts as many frames as CTC needs to spell it, at least ``min_tokens`` and at most ``max_tokens`` and
+    ``max_frames``. The filters go by expected durations, so they always leave out the same sentences.
 
     Args:
         manifests: text manifests with ``text``, ``units`` and, if they are not to be drawn, ``unit_durations``.
@@ -194,6 +201,7 @@ class TextUnitsReader(UnitReader):
         min_tokens: sentences expected to last fewer frames are left out.
         max_tokens: sentences expected to last more frames are left out.
         unknown_characters: ``"error"``, or ``"drop"`` to spell sentences without the characters not in ``labels``.
+        max_frames: frames that the model can encode; sentences expected to last longer are left out.
     """
 
     required: ClassVar[tuple[str, ...]] = ("text", "units")
@@ -209,6 +217,7 @@ class TextUnitsReader(UnitReader):
         min_tokens: float | None = None,
         max_tokens: float | None = None,
         unknown_characters: str = "error",
+        max_frames: int | None = None,
     ):
         super().__init__(manifests, inventory, order)
         if unknown_characters not in ("error", "drop"):
@@ -217,6 +226,7 @@ class TextUnitsReader(UnitReader):
         self.scale = frame_rate / inventory.frame_rate
         self.min_tokens = min_tokens or 0
         self.max_tokens = max_tokens or float("inf")
+        self.max_frames = max_frames or float("inf")
         self.unknown_characters = unknown_characters
         self._characters = {character: position for position, character in enumerate(labels)}
         if len(self._characters) != len(labels) or not all(len(c) == 1 or is_special(c) for c in labels):
@@ -235,7 +245,7 @@ class TextUnitsReader(UnitReader):
                 self._sampler = self._make_sampler()
             units = np.asarray(unit_ids(record, self.inventory, file.path, number), dtype=np.int32)
             num_frames = round(float(self._expected[units].sum()))
-            durations = self._expected[units] if key is None else self._draw(units, needed, np.random.default_rng(key))
+            durations = self._expected[units]
         else:
             sequence = unit_sequence(record, self.inventory, file.path, number)
             units = np.asarray(sequence.ids, dtype=np.int32)
@@ -247,6 +257,10 @@ class TextUnitsReader(UnitReader):
             return f"shorter than min_tokens ({self.min_tokens:g} frames)"
         if num_frames > self.max_tokens:
             return f"longer than max_tokens ({self.max_tokens:g} frames)"
+        if num_frames > self.max_frames:
+            return f"longer than the encoder has positions for ({self.max_frames:g} frames)"
+        if record.get("unit_durations") is None and key is not None:
+            durations = self._draw(units, needed, np.random.default_rng(key))
         return TextUnits(f"{file.path}:{number}", units, durations, targets)
 
     def _targets(self, text: str, file: LineIndex, number: int) -> np.ndarray:
@@ -270,14 +284,34 @@ class TextUnitsReader(UnitReader):
         return sampler
 
     def _draw(self, units: np.ndarray, needed: int, rng: np.random.Generator) -> np.ndarray:
-        """Durations of at least ``needed`` frames: drawn again if too short, lengthened if that fails too."""
+        """Durations of a sentence that the filters keep, within its bounds: drawn again, then made to fit."""
         assert self._sampler is not None
+        fewest = max(needed, math.ceil(self.min_tokens))
+        most = min(self.max_tokens, self.max_frames)
         for _ in range(_DRAWS):
             durations = np.asarray(self._sampler.draw(units, rng, self.scale))
-            if (missing := needed - int(durations.sum())) <= 0:
+            total = int(durations.sum())
+            if fewest <= total <= most:
                 return durations
-        np.add.at(durations, rng.integers(len(durations), size=missing), 1)
-        return durations
+        if total < fewest:
+            np.add.at(durations, rng.integers(len(durations), size=fewest - total), 1)
+            return durations
+        return shorten(durations, int(most))
+
+
+def shorten(durations: np.ndarray, most: int) -> np.ndarray:
+    """Durations (N,) shortened in proportion to what each has beyond one frame, to ``most`` frames together.
+
+    Args:
+        durations: at least 1 each, together more than ``most``.
+        most: frames, at least N.
+
+    >>> shorten(np.array([1, 9, 3, 1]), 9).tolist()
+    [1, 5, 2, 1]
+    """
+    room = most - len(durations)
+    ends = np.cumsum(durations - 1)
+    return 1 + np.diff((2 * room * ends + ends[-1]) // (2 * ends[-1]), prepend=0)  # borders, halves up
 
 
 def rescale(durations: Sequence[int], scale: float) -> np.ndarray:
@@ -289,14 +323,14 @@ def rescale(durations: Sequence[int], scale: float) -> np.ndarray:
 @data_type_parser("speech_units")
 def read_speech_units(config: DictConfig) -> tuple[CutSet, bool]:
     """Parse an ``input_cfg`` item; its keys are the arguments of :class:`SpeechUnitsReader` and :class:`Order`."""
-    keys = ("sample_rate", "min_duration", "max_duration", "truncate_duration", "truncate_offset_type")
+    keys = ("sample_rate", "min_duration", "max_duration", "truncate_duration", "truncate_offset_type", "longest")
     return CutSet(SpeechUnitsReader(**_shared(config), **_present(config, keys))), True
 
 
 @data_type_parser("text_units")
 def read_text_units(config: DictConfig) -> tuple[CutSet, bool]:
     """Parse an ``input_cfg`` item; its keys are the arguments of :class:`TextUnitsReader` and :class:`Order`."""
-    keys = ("labels", "frame_rate", "min_tokens", "max_tokens", "unknown_characters")
+    keys = ("labels", "frame_rate", "min_tokens", "max_tokens", "unknown_characters", "max_frames")
     return CutSet(TextUnitsReader(**_shared(config), **_present(config, keys))), True
 
 

@@ -86,6 +86,8 @@ def build_pretrain_dataloader(
     world_size: int = 1,
     sample_rate: int = 16000,
     text_inventory: UnitInventory | None = None,
+    longest: float | None = None,
+    max_frames: int | None = None,
 ) -> PretrainLoader:
     """An endless loader of training batches; it has no length, so the trainer needs ``max_steps``.
 
@@ -98,6 +100,8 @@ def build_pretrain_dataloader(
         world_size: number of processes.
         sample_rate: of the audio.
         text_inventory: the units of text, where it has others than speech.
+        longest: seconds of speech that the model can encode, None for any; longer utterances are left out.
+        max_frames: frames of text that the model can encode, None for any; no sentence gets more.
 
     Raises:
         InputError: on what is wrong in the config, or in the lines of the manifests that are looked at first.
@@ -105,7 +109,9 @@ def build_pretrain_dataloader(
     settings, parts = _split(config)
     workers, seed = settings["num_workers"], settings["seed"]
     order = {"seed": seed, "rank": global_rank, "world_size": world_size, "shuffle": True}
-    shared = _Shared(inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order)
+    shared = _Shared(
+        inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames
+    )
     own_types = {name: _uses_own_types(part) for name, part in parts.items()}
     nemo_config = {
         "multi_config": True,
@@ -137,6 +143,8 @@ def build_validation_dataloaders(
     world_size: int = 1,
     sample_rate: int = 16000,
     text_inventory: UnitInventory | None = None,
+    longest: float | None = None,
+    max_frames: int | None = None,
 ) -> list[PretrainLoader]:
     """One finite loader for each part of the config, speech before text; arguments as in training.
 
@@ -145,7 +153,9 @@ def build_validation_dataloaders(
     """
     settings, parts = _split(config)
     order = {"seed": settings["seed"], "rank": 0, "world_size": 1, "shuffle": False, "force_finite": True}
-    shared = _Shared(inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order)
+    shared = _Shared(
+        inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames
+    )
     loaders = []
     for name, part in parts.items():
         nemo_config = {
@@ -180,6 +190,8 @@ class _Shared(NamedTuple):
     text_frame_rate: float
     sample_rate: int
     order: dict[str, Any]
+    longest: float | None
+    max_frames: int | None
 
 
 def _split(config: DictConfig | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -248,9 +260,13 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
         **options,
     }
     if name == "speech":
-        item["sample_rate"] = shared.sample_rate
+        item |= {"sample_rate": shared.sample_rate, "longest": shared.longest}
     else:
-        item |= {"labels": list(shared.labels), "frame_rate": shared.text_frame_rate}
+        item |= {
+            "labels": list(shared.labels),
+            "frame_rate": shared.text_frame_rate,
+            "max_frames": shared.max_frames,
+        }
     own_types = _uses_own_types(part)
     if own_types and "input_cfg" not in part:
         if not part.get("manifest_filepath"):
@@ -260,6 +276,8 @@ def _nemo_part(name: str, part: dict[str, Any], shared: _Shared, training: bool)
         part["input_cfg"] = _fill(part["input_cfg"], item)
     if own_types:
         part = {key: value for key, value in part.items() if key not in _READER_KEYS[name]}
+    elif name == "speech" and shared.longest is not None:  # types of NeMo's own do not know what the model can encode
+        part["max_duration"] = min(part.get("max_duration", shared.longest), shared.longest)
     defaults: dict[str, Any] = {
         "sample_rate": shared.sample_rate,
         "force_iterable_dataset": training,

@@ -33,6 +33,7 @@ class PairedBatch(NamedTuple):
         durations: (B, P) int64, frames of the hidden units in each phone, 0 where padded.
         units: (B, T) int64, ``PAD_UNIT`` where padded.
         speakers: (B,) int64, or None where the model has none.
+        ids: manifest and line of each utterance; empty where they are not known.
     """
 
     phones: Tensor
@@ -40,6 +41,7 @@ class PairedBatch(NamedTuple):
     durations: Tensor
     units: Tensor
     speakers: Tensor | None
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class Filters:
 
 
 class Utterance(NamedTuple):
-    """One example; all but the speaker are int32 arrays."""
+    """One example: int32 arrays, the number of its speaker, and where it stands."""
 
     phones: np.ndarray
     durations: np.ndarray
     units: np.ndarray
     speaker: int
+    manifest: str
+    line: int
 
 
 class PairedUnits(Dataset):
@@ -99,6 +103,7 @@ class PairedUnits(Dataset):
         self._items: list[Utterance] = []
         for manifest in manifests:
             required = ["units", "unit_durations", *([PHONES, PHONE_DURATIONS] if aligned is None else [])]
+            name = str(manifest)
             for number, record in read_manifest(manifest, required):
                 units = unit_sequence(record, inventory, manifest, number)
                 spoken = _own_phones(record, phones, manifest, number) if aligned is None else None
@@ -114,7 +119,7 @@ class PairedUnits(Dataset):
                     )
                     speaker = self._speaker(record, manifest, number)
                     ids, lengths = np.asarray(spoken.ids, np.int32), np.asarray(durations, np.int32)
-                    self._items.append(Utterance(ids, lengths, units.expand().astype(np.int32), speaker))
+                    self._items.append(Utterance(ids, lengths, units.expand().astype(np.int32), speaker, name, number))
         if not self._items:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             raise InputError(f"no utterance is left: {reasons}", ", ".join(map(str, manifests)))
@@ -152,7 +157,8 @@ class PairedUnits(Dataset):
         units = _padded([item.units for item in items], PAD_UNIT)
         lengths = torch.tensor([len(item.phones) for item in items])
         speakers = torch.tensor([item.speaker for item in items]) if self._speakers else None
-        return PairedBatch(phones, lengths, durations, units, speakers)
+        ids = tuple(f"{item.manifest}:{item.line}" for item in items)
+        return PairedBatch(phones, lengths, durations, units, speakers, ids)
 
 
 def frames_of_phones(

@@ -56,7 +56,7 @@ class SpeechLMPretrainDataset(torch.utils.data.Dataset):
         audios, units = zip(*(self._utterance(cut) for cut in cuts), strict=True)
         audio, audio_lengths = _pad(audios, torch.float32, 0.0)
         padded_units, unit_lengths = _pad(units, torch.int64, PAD_UNIT)
-        return SpeechBatch(audio, audio_lengths, padded_units, unit_lengths)
+        return SpeechBatch(audio, audio_lengths, padded_units, unit_lengths, tuple(cut.id for cut in cuts))
 
     def _utterance(self, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
         """Samples and units (one per frame) of a cut."""
@@ -117,7 +117,8 @@ class SpeechLMPretrainDataset(torch.utils.data.Dataset):
         expanded = [np.repeat(sentence.units, sentence.durations) for sentence in sentences]
         units, unit_lengths = _pad(expanded, torch.int64, PAD_UNIT)
         targets, target_lengths = _pad([sentence.targets for sentence in sentences], torch.int64, 0)
-        return TextBatch(units, unit_lengths, targets, target_lengths)
+        ids = tuple(sentence.id for sentence in sentences)
+        return TextBatch(units, unit_lengths, targets, target_lengths, ids)
 
 
 def _is_to_rate(transform: Any, sample_rate: int) -> bool:

@@ -18,6 +18,7 @@ from lhotse.cut import Cut
 from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
+from nemo_speechlm.data.batch import TranscribedBatch
 from nemo_speechlm.data.lhotse_readers import ctc_frames, is_special
 from nemo_speechlm.data.manifest import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
@@ -77,6 +78,8 @@ class TranscriptStatistics:
         characters: their text.
         left_out: utterances that are shorter or longer.
         frame_rates: (utterances,) the frames per second that CTC needs to spell each.
+        longest_audio: seconds of the longest utterance.
+        longest_text: label ids of the longest text.
     """
 
     utterances: int
@@ -84,6 +87,8 @@ class TranscriptStatistics:
     characters: int
     left_out: int
     frame_rates: np.ndarray
+    longest_audio: float = 0.0
+    longest_text: int = 0
 
     def __str__(self) -> str:
         skipped = f"; {self.left_out} left out for their duration" if self.left_out else ""
@@ -113,6 +118,7 @@ def check_transcripts(
         InputError: with file and line, at the first line that is not usable; or if no utterance is left.
     """
     seconds, characters, left_out = 0.0, 0, 0
+    longest_audio, longest_text = 0.0, 0
     frame_rates: list[float] = []
     for number, record in read_manifest(manifest, required=("audio_filepath", "duration", text_field)):
         if not isinstance(record[text_field], str):
@@ -126,12 +132,13 @@ def check_transcripts(
         if min_duration <= duration <= max_duration:
             seconds, characters = seconds + duration, characters + len(ids)
             frame_rates.append(ctc_frames(ids) / duration)
+            longest_audio, longest_text = max(longest_audio, float(duration)), max(longest_text, len(ids))
         else:
             left_out += 1
     if not frame_rates:
         raise InputError(f"none of its utterances lasts between {min_duration} and {max_duration} s", manifest)
     rates = np.asarray(frame_rates, dtype=np.float32)
-    return TranscriptStatistics(len(rates), seconds / 3600, characters, left_out, rates)
+    return TranscriptStatistics(len(rates), seconds / 3600, characters, left_out, rates, longest_audio, longest_text)
 
 
 def _check_file(path: Path, manifest: str | Path, number: int) -> None:
@@ -149,7 +156,7 @@ class TranscribedSpeechDataset(torch.utils.data.Dataset):
     def __init__(self, encoder: TextEncoder):
         self.encoder = encoder
 
-    def __getitem__(self, cuts: CutSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __getitem__(self, cuts: CutSet) -> TranscribedBatch:
         """Load a batch.
 
         Returns:
@@ -160,12 +167,13 @@ class TranscribedSpeechDataset(torch.utils.data.Dataset):
         """
         audio = [load_audio(cut) for cut in cuts]
         ids = [torch.tensor(self._encode(cut), dtype=torch.long) for cut in cuts]
-        return (
+        tensors = (
             collate_vectors(audio, padding_value=0.0),
             torch.tensor([len(a) for a in audio]),
             collate_vectors(ids, padding_value=0),
             torch.tensor([len(i) for i in ids]),
         )
+        return TranscribedBatch.of(tensors, tuple(_place(cut) for cut in cuts))
 
     def _encode(self, cut: Cut) -> list[int]:
         text = " ".join(supervision.text or "" for supervision in cut.supervisions)
@@ -190,6 +198,12 @@ def load_audio(cut: Cut) -> Tensor:
     if not np.isfinite(samples).all():
         raise InputError("audio holds samples that are not finite numbers", _source(cut))
     return torch.from_numpy(samples.mean(axis=0, dtype=np.float32))
+
+
+def _place(cut: Cut) -> str:
+    """The audio of a cut, and where in its file it begins if that is not the start."""
+    start = getattr(cut, "start", 0.0)
+    return f"{_source(cut)} at {start:g} s" if start else _source(cut)
 
 
 def _source(cut: Cut) -> str:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from nemo_speechlm.data.audio import audio_info, read_audio, seconds_of
 from nemo_speechlm.data.manifest import Record, audio_path, read_manifest
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.limits import longest_audio
 from nemo_speechlm.models.restoring import restore_file
-from nemo_speechlm.modules.transformer import LearnedPositions
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()  # so that NeMo builds our models too
@@ -95,17 +95,6 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
     if not isinstance(model, ASRModel) or not hasattr(model, "transcribe_generator"):
         raise InputError(f"is a {type(model).__name__}, expected a recognition model", path)
     return model
-
-
-def longest_audio(model: ASRModel) -> float | None:
-    """Seconds of the longest utterance that a model takes; None: it has no limit of which we know."""
-    encoder = getattr(model, "encoder", None)
-    position = getattr(getattr(encoder, "shared_transformer", None), "position", None)
-    if not isinstance(position, LearnedPositions):
-        return None
-    stride = OmegaConf.select(model.cfg, "preprocessor.window_stride")
-    steps = model.cfg.sample_rate if stride is None else 1 / stride
-    return position.max_frames * encoder.subsampling / steps  # type: ignore[union-attr]
 
 
 def check_lengths(model: ASRModel, utterances: Sequence[Utterance]) -> None:

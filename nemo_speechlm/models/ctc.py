@@ -24,6 +24,7 @@ from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.limits import check_data_fit
 from nemo_speechlm.models.pretrained import PretrainedFile, load_ctc_head, load_encoder
 
 ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -106,6 +107,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     def on_fit_start(self) -> None:
         """Tell how many transcripts have more characters than CTC can spell in their audio; their loss is zero."""
         super().on_fit_start()
+        check_data_fit(self)
         for statistics in getattr(self._train_dl, "statistics", ()):
             hopeless = int((statistics.frame_rates > self.frame_rate).sum())
             if hopeless:
@@ -151,6 +153,14 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
         counts = {name: torch.tensor(value, device=loss.device) for name, value in sums.items()}
         return {**metrics, **counts, "val_loss": loss}
+
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
+        names = ["val_loss", "val_wer", "val_cer"]
+        if self.is_interctc_enabled():
+            layers = self.get_interctc_param("apply_at_layers")
+            names += ["val_final_loss", *(f"val_inter_{kind}_l{i}" for kind in ("ctc_loss", "wer") for i in layers)]
+        return dict.fromkeys(names, "min")
 
     def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
         """Mean loss, and error rates over the whole set (all devices together)."""

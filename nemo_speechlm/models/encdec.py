@@ -27,6 +27,7 @@ from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.limits import check_data_fit
 from nemo_speechlm.models.pretrained import load_ctc_head, load_encoder
 from nemo_speechlm.models.text_counts import bleu_score, error_rates, text_counts
 from nemo_speechlm.modules.beam_search import EOS, SearchSettings, Translation, beam_search
@@ -185,6 +186,11 @@ class SpeechLMEncDecModel(
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        """Refuse data that would end the training when their turn comes."""
+        super().on_fit_start()
+        check_data_fit(self, self.decoder.max_length - 1)  # </s> is one more
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch, logged with its parts."""
         losses, _, _ = self._losses(batch)
@@ -211,6 +217,14 @@ class SpeechLMEncDecModel(
         if batch_idx == 0 and self.cfg.get("log_prediction", True):
             logging.info(f"reference:  {references[0]}\nhypothesis: {hypotheses[0]}")
         return output
+
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
+        metrics = {"val_loss": "min", "val_attention_loss": "min", "val_accuracy": "max"}
+        if self.ctc_branch is not None:
+            metrics["val_ctc_loss"] = "min"
+        rates = {"val_bleu": "max"} if self.cfg.task == "translation" else {"val_wer": "min", "val_cer": "min"}
+        return metrics | rates
 
     def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
         """Mean losses; error rates, or BLEU, over the whole set (all devices together)."""

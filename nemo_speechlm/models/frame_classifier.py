@@ -246,6 +246,11 @@ class FrameClassifierModel(ModelPT):
         self._log_mean("val_phone_error_rate", torch.tensor(float(phone_errors)), total)
         self._log_mean("val_unit_error_rate", torch.tensor(float(errors)), total)
 
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
+        errors = dict.fromkeys(("val_loss", "val_phone_error_rate", "val_unit_error_rate"), "min")
+        return errors | {"val_frame_accuracy": "max"}
+
     def _spoken(self, units: Sequence[int]) -> list[int]:
         silence = self.inventory.silence
         ids = self.inventory.encode([silence]) if silence is not None else []

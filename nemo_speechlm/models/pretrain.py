@@ -20,6 +20,7 @@ from nemo_speechlm.losses import UCTCLoss, UnitPrediction, unit_prediction
 from nemo_speechlm.models.acceleration import Accelerated
 from nemo_speechlm.models.features import FeatureExtraction
 from nemo_speechlm.models.inventories import registered_inventory
+from nemo_speechlm.models.limits import longest_audio
 from nemo_speechlm.models.monitoring import Throughput
 from nemo_speechlm.models.starting import load_start, start_from
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
@@ -29,6 +30,9 @@ from nemo_speechlm.modules.units import UnitClassifier
 
 LEVELS = ("speech", "shared")
 """UMLM is computed on the states of both transformers."""
+
+LOSS_TERMS = ("umlm", "umlm_unmasked", "uctc")
+"""Of the loss of validation, with weights of these names in ``cfg.loss``."""
 
 
 class SpeechOutput(NamedTuple):
@@ -290,25 +294,9 @@ class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
         """Leave lengths of text on the host, where the CTC loss would bring them, waiting for the device."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if isinstance(moved, PretrainBatch) and moved.text is not None and batch.text is not None:
-            lengths = {"unit_lengths": batch.text.unit_lengths, "target_lengths": batch.text.target_lengths}
-            moved = moved._replace(text=moved.text._replace(**lengths))
+            text = moved.text._replace(unit_lengths=batch.text.unit_lengths, target_lengths=batch.text.target_lengths)
+            moved = moved._replace(text=text)
         return moved
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip as the trainer is told to, and log the norm before that; it is computed once."""
-        if gradient_clip_algorithm not in (None, "norm"):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters])
-        if gradient_clip_val:
-            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
-        self.log("grad_norm", norm)
 
     # --- validation ----------------------------------------------------------------------------------------------
 
@@ -324,25 +312,56 @@ class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
                 self._log_mean(f"val_umlm_{level}", masked[level].loss, masked[level].frames)
                 self._log_mean(f"val_masked_accuracy_{level}", masked[level].correct, masked[level].frames)
                 self._log_mean(f"val_unmasked_accuracy_{level}", unmasked[level].correct, unmasked[level].frames)
+            for term, found in (("umlm", masked), ("umlm_unmasked", unmasked)):
+                self._add_term(term, sum(found[level].loss for level in LEVELS), found["shared"].frames)
         if batch.text is not None and self._cfg.loss.uctc > 0:
             no_mask = torch.zeros_like(batch.text.units, dtype=torch.bool)
             log_probs, _ = self.forward_text(batch.text, mask=no_mask)
-            self._log_mean("val_uctc", self._uctc(batch.text, log_probs), len(batch.text.units), summed=False)
+            uctc, sentences = self._uctc(batch.text, log_probs), len(batch.text.units)
+            self._log_mean("val_uctc", uctc, sentences, summed=False)
+            self._add_term("uctc", uctc * sentences, sentences)
             hypotheses, references = self._greedy_texts(log_probs, batch.text)
             characters = max(sum(map(len, references)), 1)
             error = word_error_rate(hypotheses, references, use_cer=True)
             self._log_mean("val_text_cer", torch.tensor(error * characters), characters)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count the units that are asked for."""
+        """Begin to count the units that are asked for, and to sum the terms of the loss."""
         self._validated_units = torch.zeros(len(self.inventory), dtype=torch.int64, device=self.device)
+        self._validated_terms = torch.zeros(len(LOSS_TERMS), 2, device=self.device)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Log what always saying the most frequent unit would score; Lightning averages the rest."""
+        """Log what always saying the most frequent unit would score, and the loss; Lightning averages the rest."""
         counts = self.all_gather(self._validated_units).reshape(-1, len(self.inventory)).sum(0)
         if counts.any():
             self.log("val_masked_accuracy_of_most_frequent_unit", counts.max() / counts.sum(), rank_zero_only=True)
+        sums, counts = self.all_gather(self._validated_terms).reshape(-1, len(LOSS_TERMS), 2).sum(0).unbind(1)
+        weights = torch.tensor([self._cfg.loss[term] for term in LOSS_TERMS], device=self.device)
+        if counts.any():
+            # In all processes: each of them picks the best checkpoint by it.
+            self.log("val_loss", (weights * sums / counts.clamp(min=1)).sum(), sync_dist=True)
         return {}
+
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one.
+
+        ``val_loss`` is always there: the loss of training without the feature penalty, on what data there are.
+        """
+        data = self._cfg.get("validation_ds") or {}
+        metrics: dict[str, str] = {}
+        if data.get("speech"):
+            if self.masking.prob > 0 or self.masking.min_spans > 0:
+                metrics |= {f"val_umlm_{level}": "min" for level in LEVELS}
+                metrics |= {f"val_masked_accuracy_{level}": "max" for level in LEVELS}
+            metrics |= {f"val_unmasked_accuracy_{level}": "max" for level in LEVELS}
+        if data.get("text") and self._cfg.loss.uctc > 0:
+            metrics |= {"val_uctc": "min", "val_text_cer": "min"}
+        return {"val_loss": "min", **metrics} if metrics else {}
+
+    def _add_term(self, term: str, value: Tensor | int, count: Tensor | int) -> None:
+        row = self._validated_terms[LOSS_TERMS.index(term)]
+        row[0] += value
+        row[1] += count
 
     def _log_mean(self, name: str, value: Tensor, count: Tensor | int, summed: bool = True) -> None:
         number = int(count)
@@ -388,6 +407,8 @@ class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
             "labels": self.labels,
             "text_frame_rate": self.text_frame_rate,
             "sample_rate": self._cfg.sample_rate,
+            "longest": longest_audio(self),
+            "max_frames": self.encoder.max_frames,
             "global_rank": self.global_rank,
             "world_size": self.world_size,
         }

@@ -6,6 +6,7 @@ Axis legend: B sentences, P phones, T frames of the hidden units, D width, V uni
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from nemo.core.classes import ModelPT, PretrainedModelInfo
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 from nemo_speechlm.data.batch import PAD_UNIT
 from nemo_speechlm.data.length_batches import LengthBatches, batches_by_length
 from nemo_speechlm.data.paired_units import Filters, PairedBatch, PairedUnits
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.inventories import registered_inventory
 from nemo_speechlm.modules.fft import durations_of, repeat_states
 from nemo_speechlm.modules.padding import padding_mask
@@ -239,6 +240,11 @@ class TextToUnitModel(ModelPT):
         labeled = batch.units[batch.units != PAD_UNIT]
         self._validated_units += torch.bincount(labeled, minlength=len(self.inventory))
 
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
+        losses = ("loss", "unit_loss", "duration_loss", "duration_error_frames", "sentence_duration_error")
+        return {"val_unit_accuracy": "max"} | {f"val_{name}": "min" for name in losses}
+
     def on_validation_epoch_start(self) -> None:
         """Begin to count the units."""
         self._validated_units = torch.zeros(len(self.inventory), dtype=torch.int64, device=self.device)
@@ -270,9 +276,17 @@ class TextToUnitModel(ModelPT):
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
         """Build the loader of ``cfg.validation_ds``, which is passed once."""
         cfg, data = self._dataset(val_data_config)
-        batches = [batch.tolist() for batch in batches_by_length(data.frames(), cfg.batch_frames)]
-        own = batches[self.global_rank :: self.world_size]
-        self._validation_dl = _loader(data, own, cfg)
+        if len(data) < self.world_size:
+            raise InputError(
+                f"{len(data)} utterances to validate in {self.world_size} processes; expected at least one each: "
+                "take more utterances or fewer trainer.devices",
+                ", ".join(as_paths(cfg.manifest_filepath)),
+            )
+        # Processes share the utterances and not the batches, of which there may be fewer than processes: Lightning
+        # stops where a process has none. Every n-th by length, so that all have as much to do.
+        order = np.argsort(data.frames(), kind="stable")[self.global_rank :: self.world_size]
+        batches = batches_by_length(data.frames()[order], cfg.batch_frames)
+        self._validation_dl = _loader(data, [order[batch].tolist() for batch in batches], cfg)
 
     def setup_multiple_validation_data(self, val_data_config: DictConfig | dict) -> None:
         """As :meth:`setup_validation_data`."""

@@ -3,6 +3,7 @@
 Graves, *Sequence Transduction with Recurrent Neural Networks*, arXiv 1211.3711.
 """
 
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -11,11 +12,12 @@ from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_speechlm.data.token_encoder import TokenEncoder
-from nemo_speechlm.data.transcripts import CharacterEncoder, TextEncoder, check_transcripts
+from nemo_speechlm.data.transcripts import CharacterEncoder, TextEncoder, TranscriptStatistics, check_transcripts
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.ctc import ENGLISH_LABELS
 from nemo_speechlm.models.fine_tuning import become_independent, take_architecture
+from nemo_speechlm.models.limits import check_manifests_fit
 from nemo_speechlm.models.pretrained import load_encoder
 
 _OURS = ("freeze_front_end", "freeze_encoder_steps", "reuse_ctc_head", "pretrained_weights", "init_from_pretrained")
@@ -55,11 +57,14 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
             encoder = CharacterEncoder(list(labels))
             cfg.labels = encoder.labels
             cfg.pop("tokenizer", None)
-        _check_data(cfg, encoder)
+        found = _check_data(cfg, encoder)
         become_independent(cfg, source)
         for key in _OURS:
             cfg.pop(key, None)
     model = (EncDecRNNTBPEModel if has_tokens else EncDecRNNTModel)(cfg=cfg, trainer=trainer)
+    model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
+    for part, statistics in found.items():
+        check_manifests_fit(model, part, statistics)
     if source is not None and weights:
         load_encoder(model, source)
     if freeze:
@@ -69,7 +74,13 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     return model
 
 
-def _check_data(cfg: DictConfig, encoder: TextEncoder) -> None:
+def _validation_metrics(has_loss: bool) -> dict[str, str]:
+    """What the validation logs, with the end that is the better one; NeMo's models do not say it themselves."""
+    return dict.fromkeys(["val_loss", "val_wer"] if has_loss else ["val_wer"], "min")
+
+
+def _check_data(cfg: DictConfig, encoder: TextEncoder) -> dict[str, list[TranscriptStatistics]]:
+    found: dict[str, list[TranscriptStatistics]] = {}
     for part in ("train_ds", "validation_ds"):
         data = cfg.get(part)
         if data is None or data.get("manifest_filepath") is None:
@@ -85,5 +96,7 @@ def _check_data(cfg: DictConfig, encoder: TextEncoder) -> None:
                 max_duration=data.get("max_duration") or float("inf"),
             )
             logging.info(f"{path}: {statistics}")
+            found.setdefault(part, []).append(statistics)
         data.pop("endless", None)  # NeMo's loader has no such key; training by steps begins a new pass by itself
         data.sample_rate = cfg.sample_rate
+    return found

@@ -16,6 +16,7 @@ from nemo_speechlm.modules.export_forward import check_exportable, front_end_fra
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd, released_lengths
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
+from nemo_speechlm.modules.transformer import LearnedPositions
 
 
 class Frames(NamedTuple):
@@ -84,6 +85,12 @@ class SpeechLMEncoder(NeuralModule, Exportable):
     def subsampling(self) -> int:
         """Input steps (samples or mel frames) per output frame."""
         return self.front_end.subsampling
+
+    @property
+    def max_frames(self) -> int | None:
+        """The most frames in an utterance or a text, where a transformer has learned positions; None: no limit."""
+        positions = [getattr(half, "position", None) for half in (self.speech_transformer, self.shared_transformer)]
+        return min((p.max_frames for p in positions if isinstance(p, LearnedPositions)), default=None)
 
     @property
     def input_types(self) -> dict[str, NeuralType]:

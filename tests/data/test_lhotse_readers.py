@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -17,6 +17,7 @@ from nemo_speechlm.data.lhotse_readers import (
     read_speech_units,
     read_text_units,
     rescale,
+    shorten,
 )
 from nemo_speechlm.data.manifest import read_manifest, write_manifest
 from nemo_speechlm.data.unit_reader import Order
@@ -145,6 +146,65 @@ def test_ctc_can_always_spell_what_is_drawn(corpus):
     for sentence in islice(reader, 300):
         assert sentence.input_length >= ctc_frames(sentence.targets)
         assert sentence.durations.min() >= 1
+
+
+@given(
+    units=st.lists(st.integers(0, 5), min_size=1, max_size=30),
+    text=st.text("abd ", min_size=1, max_size=30),
+    mean=st.floats(0.5, 20),
+    std=st.floats(0, 30),
+    bounds=st.tuples(st.integers(0, 40), st.integers(1, 200), st.integers(1, 200)),
+    frame_rate=st.sampled_from([25, 50, 100]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_what_is_drawn_stays_within_all_bounds(tmp_path, units, text, mean, std, bounds, frame_rate):
+    low, high, positions = bounds
+    inventory = tiny_inventory().with_durations({s: DurationModel(mean, std) for s in tiny_inventory().symbols})
+    write_manifest(tmp_path / "t.json", [{"text": text, "units": units}])
+    try:
+        reader = TextUnitsReader(
+            [str(tmp_path / "t.json")], inventory, tiny_labels(), frame_rate,
+            min_tokens=low, max_tokens=high, max_frames=positions,
+        )  # fmt: skip
+    except InputError:  # the filters leave it out
+        return
+    for sentence in islice(reader, 8):
+        assert max(low, ctc_frames(sentence.targets)) <= sentence.input_length <= min(high, positions)
+        assert sentence.durations.min() >= 1
+        assert len(sentence.durations) == len(units)
+
+
+def test_a_long_sentence_never_exceeds_the_positions(tmp_path):
+    """At the paper's durations, 5% of the draws of such a sentence would exceed Base's 3,000 positions."""
+    inventory = tiny_inventory().with_durations({s: DurationModel(5, 2.5) for s in tiny_inventory().symbols})
+    write_manifest(tmp_path / "t.json", [{"text": "ab " * 300, "units": [1, 2] * 298}])
+    reader = TextUnitsReader([str(tmp_path / "t.json")], inventory, tiny_labels(), 100, max_tokens=3000)
+    lengths = [sentence.input_length for sentence in islice(reader, 100)]
+    assert max(lengths) <= 3000
+    assert np.std(lengths) > 5, "still drawn, not all cut to the same length"
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.data())
+def test_shorten_keeps_the_proportions(durations, data):
+    durations = np.array(durations)
+    if durations.sum() == len(durations):
+        return
+    most = data.draw(st.integers(len(durations), int(durations.sum()) - 1))
+    short = shorten(durations, most)
+    assert short.sum() == most
+    assert short.min() >= 1
+    assert (short <= durations).all()
+    share = (most - len(durations)) / (durations.sum() - len(durations))
+    assert np.abs((short - 1) - (durations - 1) * share).max() <= 1
+
+
+def test_speech_that_the_encoder_cannot_hold_is_left_out(corpus):
+    durations = sorted(record["duration"] for _, record in read_manifest(corpus.speech))
+    longest = durations[-4]
+    kept = [cut.duration for cut in speech_reader(corpus, longest=longest, order=Order(finite=True))]
+    assert sorted(kept) == pytest.approx(durations[:-3])
+    cropped = speech_reader(corpus, longest=longest, truncate_duration=1.0, order=Order(finite=True))
+    assert len(list(cropped)) == 12
 
 
 def test_sentences_that_ctc_cannot_spell_are_left_out(tmp_path):

@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from nemo.core.optim import optimizers
 from omegaconf import OmegaConf
@@ -152,3 +153,32 @@ def test_lengths_of_text_stay_on_the_host(tmp_path):
     assert moved.speech.audio.is_meta
     assert moved.text.unit_lengths.is_cpu
     assert moved.text.target_lengths.is_cpu
+
+
+class Clipped(Accelerated, LightningModule):
+    """What fine-tuning and pretraining have in common, with an optimizer as they get one on GPUs."""
+
+    cfg = OmegaConf.create({})
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum() * 1000
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), fused=True)
+
+
+def test_gradients_of_fused_optimizers_are_clipped_in_bf16(tmp_path):
+    """Lightning's own clipping refuses to, and so ended encdec_base's training on GPUs at its first step."""
+    trainer = Trainer(
+        accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, max_steps=2, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    model = Clipped()
+    trainer.fit(model, torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=2))
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+    assert norm == pytest.approx(1.0, rel=1e-4)
+    assert trainer.callback_metrics["grad_norm"] > 1000

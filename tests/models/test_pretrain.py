@@ -1,11 +1,13 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from nemo_speechlm.data.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
+from nemo_speechlm.data.loader import build_pretrain_dataloader, build_validation_dataloaders
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models.pretrain import SpeechLMModel
+from nemo_speechlm.step_guards import BatchSeeds
 from nemo_speechlm.testing import tiny_corpus, tiny_pretrain_config
 from nemo_speechlm.tokenizers import UnitInventory
 
@@ -107,9 +109,71 @@ def test_speech_alone(corpus):
 def test_text_alone(corpus):
     config = tiny_pretrain_config(corpus)
     config.train_ds.speech = config.validation_ds.speech = None
-    _, history = fit(config, 3)
+    model, history = fit(config, 3)
+    assert history.validated["val_loss"] == pytest.approx(history.validated["val_uctc"])
+    assert set(model.validation_metrics()) <= set(history.validated)
     assert "train_umlm_speech" not in history.steps[-1]
     assert history.steps[-1]["train_uctc"] > 0
+
+
+def test_the_loss_of_validation_is_that_of_training(trained):
+    model, history = trained
+    validated = history.validated
+    expected = validated["val_umlm_speech"] + validated["val_umlm_shared"] + validated["val_uctc"]
+    assert validated["val_loss"] == pytest.approx(expected, rel=1e-4)
+    assert set(model.validation_metrics()) <= set(validated)
+
+
+def test_examples_too_long_for_the_positions_do_not_end_a_run(corpus):
+    """Text is 50 frames a second here; the mean sentence has some 70, the mean utterance 90."""
+    config = tiny_pretrain_config(corpus)
+    config.encoder.shared_transformer.max_frames = 80
+    _, history = fit(config, 12)
+    assert len(history.steps) == 12
+    assert "val_loss" in history.validated
+
+
+class TheSame:
+    """One batch again and again."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __iter__(self):
+        while True:
+            yield self.batch
+
+
+def test_a_resumed_run_goes_on_as_the_undisturbed_one(corpus, tmp_path):
+    """Masks, swaps, label offsets, dropout and dropped layers are those of their batch, not of the process."""
+    config = tiny_pretrain_config(corpus)
+    for half in (config.encoder.speech_transformer, config.encoder.shared_transformer):
+        half.update(dropout=0.1, attention_dropout=0.1, layerdrop=0.4)
+
+    def run(seed, steps, folder, resume=None):
+        torch.manual_seed(seed)
+        history, saver = History(), ModelCheckpoint(folder, save_last=True)
+        trainer = Trainer(
+            accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False, num_sanity_val_steps=0,
+            enable_model_summary=False, callbacks=[history, saver, BatchSeeds(3)], limit_val_batches=1,
+            val_check_interval=2, check_val_every_n_epoch=None,
+        )  # fmt: skip
+        model = SpeechLMModel(config, trainer)
+        model.load_state_dict(start)
+        batch = next(iter(build_pretrain_dataloader(**model._loader_arguments(config.train_ds))))
+        validation = build_validation_dataloaders(**model._loader_arguments(config.validation_ds))
+        trainer.fit(model, TheSame(batch), validation, ckpt_path=resume)
+        losses = [(step["train_loss"], step["train_fraction_masked"]) for step in history.steps]
+        return model, losses, saver.last_model_path
+
+    start = SpeechLMModel(config).state_dict()
+    whole, expected, _ = run(0, 6, tmp_path / "whole")
+    _, first, saved = run(0, 4, tmp_path / "halves")
+    resumed, last, _ = run(7, 6, tmp_path / "rest", saved)
+    assert first + last == expected
+    assert len({masked for _, masked in expected}) > 3
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_bfloat16(corpus):

@@ -1,5 +1,8 @@
 """Each pretraining recipe, with layers of its kind but fewer and narrower, takes training steps and validates."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -7,7 +10,16 @@ from lightning.pytorch import Trainer
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.pretrain import SpeechLMModel
+from nemo_speechlm.models import (
+    FrameClassifierModel,
+    SpeechLMCTCModel,
+    SpeechLMEncDecModel,
+    SpeechLMModel,
+    TextToUnitModel,
+    transducer,
+)
+from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.step_guards import MonitorCheck
 from nemo_speechlm.testing import tiny_corpus, tiny_hidden_corpus
 from nemo_speechlm.tokenizers import UnitInventory
 
@@ -53,11 +65,65 @@ def fit(config, steps=2):
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+TRAINED = sorted(path.stem for path in CONF.glob("*.yaml") if re.search(r"_(small|base|large)$", path.stem))
+
+
+def metrics_of(model):
+    """What a model of this config would log in validation, without making one."""
+    if "joint" in model:
+        return transducer._validation_metrics(True)
+    if "decoding" in model and "classes" in model:
+        return FrameClassifierModel.validation_metrics(SimpleNamespace())
+    if "phones" in model:
+        return TextToUnitModel.validation_metrics(SimpleNamespace())
+    if "masking" in model:
+        return SpeechLMModel.validation_metrics(SimpleNamespace(_cfg=model, masking=SpanMask(**model.masking)))
+    if "ctc_weight" in model:
+        own = SimpleNamespace(cfg=model, ctc_branch=None)
+        return SpeechLMEncDecModel.validation_metrics(own)
+    return SpeechLMCTCModel.validation_metrics(SimpleNamespace(is_interctc_enabled=lambda: False))
+
+
+def check_monitor(recipe, *overrides):
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        config = compose(recipe, list(overrides))
+    model = SimpleNamespace(validation_metrics=lambda: metrics_of(config.model), _validation_dl=[])
+    saver = SimpleNamespace(**config.exp_manager.checkpoint_callback_params)
+    MonitorCheck().on_fit_start(SimpleNamespace(limit_val_batches=1.0, callbacks=[saver]), model)
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_the_monitor_is_what_the_recipe_logs(recipe):
+    check_monitor(recipe)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_monitor_is_there_whatever_pretraining_is_given(recipe):
+    check_monitor(recipe, "model.train_ds.speech=null", "model.validation_ds.speech=null")
+    check_monitor(recipe, "model.train_ds.text=null", "model.validation_ds.text=null")
+    check_monitor(recipe, "model.loss.uctc=0", "model.swapping.prob=0")
+    check_monitor(recipe, "model.masking.prob=0", "model.masking.min_spans=0")
+    monitor = "exp_manager.checkpoint_callback_params.monitor=val_umlm_shared"
+    with pytest.raises(SpeechLMError, match="val_uctc"):
+        check_monitor(recipe, "model.validation_ds.speech=null", monitor)
+    with pytest.raises(SpeechLMError, match="It logs: none"):
+        check_monitor(recipe, "model.validation_ds.speech=null", "model.loss.uctc=0")
+
+
+def test_the_monitor_of_the_other_task_is_refused():
+    with pytest.raises(SpeechLMError, match=r"val_bleu \(max\)"):
+        check_monitor("encdec_base", "model.task=translation")
+    with pytest.raises(SpeechLMError, match=r"val_cer \(min\)"):
+        check_monitor("st_base", "model.task=recognition")
+    with pytest.raises(SpeechLMError, match="mode=max"):
+        check_monitor("st_small", "exp_manager.checkpoint_callback_params.monitor=val_bleu")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_trains(recipe, corpora):
     config = config_of(recipe, corpora)
     model, metrics = fit(config)
-    for name in ("train_umlm_speech", "train_umlm_shared", "train_uctc", "val_umlm_shared", "val_uctc"):
+    for name in ("train_umlm_speech", "train_umlm_shared", "train_uctc", "val_umlm_shared", "val_uctc", "val_loss"):
         assert torch.tensor(metrics[name]).isfinite(), name
     assert (metrics["train_fraction_swapped"] > 0) is ("mixed" not in recipe)
     torch.manual_seed(0)

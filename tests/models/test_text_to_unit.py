@@ -1,12 +1,14 @@
 """TextToUnitModel: its loss, its generation, its training."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from nemo_speechlm.data.batch import PAD_UNIT
 from nemo_speechlm.data.paired_units import PairedBatch
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing import tiny_paired_corpus, tiny_text_to_unit_config
 
@@ -125,6 +127,30 @@ def training_config(folder):
         "batch_frames": 500,
     }
     return tiny_text_to_unit_config(folder, train_ds=data, validation_ds=data)
+
+
+def validation_sets(folder, processes):
+    model = TextToUnitModel(training_config(folder))
+    model.world_size = processes
+    sets = []
+    for rank in range(processes):
+        with patch.object(TextToUnitModel, "global_rank", rank):
+            model.setup_validation_data(model.cfg.validation_ds)
+        sets.append([batch.ids for batch in model._validation_dl])
+    return sets
+
+
+def test_every_process_has_something_to_validate(tmp_path):
+    """Also where there are fewer batches than processes."""
+    (alone,) = validation_sets(tmp_path, 1)
+    assert len(alone) < 7
+    every = sorted(name for batch in alone for name in batch)
+    shares = validation_sets(tmp_path, 7)
+    assert all(shares)
+    assert sorted(name for share in shares for batch in share for name in batch) == every
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    with pytest.raises(InputError, match=f"{len(every)} utterances to validate in {len(every) + 1} processes"):
+        validation_sets(tmp_path, len(every) + 1)
 
 
 def test_it_learns(tmp_path):

@@ -40,7 +40,7 @@ class _Running:
         self.step, self.log, self.started = step, log, time.monotonic()
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         with open(log, "w", encoding="utf-8") as file:
-            print("$ python", *step.command, file=file, flush=True)
+            print(_command_line(step), file=file, flush=True)
             self.process = subprocess.Popen(
                 [sys.executable, *step.command], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=environment,
@@ -72,6 +72,29 @@ class _Running:
         tqdm.write(f"{self.step.name}: {seconds:.0f} s", file=sys.stdout)
 
 
+def _command_line(step: Step) -> str:
+    return " ".join(("$ python", *step.command))
+
+
+def _refuse_other_settings(step: Step, log: Path) -> None:
+    """Raise if the log of a step that is done begins with other settings than the step has now.
+
+    Arguments with a slash are not compared: they are paths, and the folder may have been moved.
+    """
+    if not log.exists():
+        return
+    with open(log, encoding="utf-8", errors="replace") as file:
+        lines = (file.readline(), _command_line(step).partition("\n")[0])
+    before, now = ([word for word in line.split() if "/" not in word] for line in lines)
+    if before != now:
+        gone = [word for word in before if word not in now]
+        new = [word for word in now if word not in before]
+        raise SpeechLMError(
+            f"{step.name}: {step.output} was made with {' '.join(gone) or 'fewer settings'}, now it is "
+            f"{' '.join(new) or 'fewer settings'}; give another output, or remove that file and what was made from it"
+        )
+
+
 def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
     """Run the steps whose outputs are not there yet, at most ``jobs`` at once, each when its needs are done.
 
@@ -79,7 +102,7 @@ def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
 
     Raises:
         SpeechLMError: when a step fails, with the end of its log; the other running steps are ended. Also if a step
-            needs one that is not among them.
+            needs one that is not among them, or was done before with other settings.
     """
     logs.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
@@ -90,6 +113,7 @@ def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
     waiting = [step for step in steps if step.name not in done]
     for step in steps:
         if step.name in done:
+            _refuse_other_settings(step, logs / f"{step.name}.log")
             print(f"{step.name}: done before ({step.output})")
     running: list[_Running] = []
     try:

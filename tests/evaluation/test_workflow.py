@@ -21,6 +21,20 @@ def test_order_logs_and_nothing_twice(tmp_path, capsys):
     assert "done before" in capsys.readouterr().out
 
 
+def test_what_was_made_with_other_settings_is_not_taken_for_done(tmp_path):
+    (tmp_path / "demo").mkdir()
+
+    def step(folder, steps):
+        command = ("-c", f"open('{folder}/a','w').write('x')", f"trainer.max_steps={steps}", f"output={folder}/a")
+        return Step("train", command, folder / "a")
+
+    run_steps([step(tmp_path / "demo", 100)], tmp_path / "demo" / "logs", jobs=1)
+    with pytest.raises(SpeechLMError, match=r"was made with trainer.max_steps=100, now it is trainer.max_steps=900"):
+        run_steps([step(tmp_path / "demo", 900)], tmp_path / "demo" / "logs", jobs=1)
+    (tmp_path / "demo").rename(tmp_path / "moved")
+    run_steps([step(tmp_path / "moved", 100)], tmp_path / "moved" / "logs", jobs=1)
+
+
 def test_a_failure_says_what_the_log_says(tmp_path):
     bad = Step("bad", ("-c", "raise SystemExit('the reason')"), tmp_path / "never")
     slow = Step("slow", ("-c", "import time; time.sleep(60)"), tmp_path / "slow")

@@ -65,8 +65,6 @@ class Continuation(Callback):
             changes = known.differences(now)
             self._differs = bool(changes)
             now = replace(now, accepted=known.accepted)
-            for line in known.free_changes(now):
-                logging.info(f"The run goes on with {line}")
         if changes:
             listed = "".join(f"\n  {line}" for line in changes)
             if not self._accept:
@@ -77,6 +75,8 @@ class Continuation(Callback):
                 )
             logging.warning(f"{folder}: the run goes on in spite of changes:{listed}")
             now = replace(now, accepted=(*now.accepted, {"version": __version__, "changes": changes}))
+        for line in known.free_changes(now) if known is not None else ():
+            logging.info(f"The run goes on with {line}")
         self._record = now
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

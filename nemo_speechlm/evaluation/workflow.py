@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -41,7 +40,7 @@ class _Running:
         self.step, self.log, self.started = step, log, time.monotonic()
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
         with open(log, "w", encoding="utf-8") as file:
-            print("$ python", shlex.join(step.command), file=file, flush=True)
+            print(_command_line(step), file=file, flush=True)
             self.process = subprocess.Popen(
                 [sys.executable, *step.command], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=environment,
@@ -73,18 +72,26 @@ class _Running:
         tqdm.write(f"{self.step.name}: {seconds:.0f} s", file=sys.stdout)
 
 
-def _check_command(step: Step, log: Path) -> None:
-    """Raise if a step's log says that another command made what is there (of the script, only the name counts)."""
+def _command_line(step: Step) -> str:
+    return " ".join(("$ python", *step.command))
+
+
+def _refuse_other_settings(step: Step, log: Path) -> None:
+    """Raise if the log of a step that is done begins with other settings than the step has now.
+
+    Arguments with a slash are not compared: they are paths, and the folder may have been moved.
+    """
     if not log.exists():
         return
     with open(log, encoding="utf-8", errors="replace") as file:
-        before = shlex.split(file.readline())[2:]  # behind "$ python"
-    now = [Path(step.command[0]).name, *step.command[1:]]
-    before[:1] = [Path(script).name for script in before[:1]]
+        lines = (file.readline(), _command_line(step).partition("\n")[0])
+    before, now = ([word for word in line.split() if "/" not in word] for line in lines)
     if before != now:
-        differ = [f"then {a}" for a in before if a not in now] + [f"now {a}" for a in now if a not in before]
+        gone = [word for word in before if word not in now]
+        new = [word for word in now if word not in before]
         raise SpeechLMError(
-            f"{step.name}: another command made {step.output} ({'; '.join(differ)}); give another output, or delete it"
+            f"{step.name}: {step.output} was made with {' '.join(gone) or 'fewer settings'}, now it is "
+            f"{' '.join(new) or 'fewer settings'}; give another output, or remove that file and what was made from it"
         )
 
 
@@ -95,7 +102,7 @@ def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
 
     Raises:
         SpeechLMError: when a step fails, with the end of its log; the other running steps are ended. Also if a step
-            needs one that is not among them, or was done before by another command.
+            needs one that is not among them, or was done before with other settings.
     """
     logs.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
@@ -105,10 +112,10 @@ def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
     done = {step.name for step in steps if step.output.exists()}
     for step in steps:
         if step.name in done:
-            _check_command(step, logs / f"{step.name}.log")
     waiting = [step for step in steps if step.name not in done]
     for step in steps:
         if step.name in done:
+            _refuse_other_settings(step, logs / f"{step.name}.log")
             print(f"{step.name}: done before ({step.output})")
     running: list[_Running] = []
     try:

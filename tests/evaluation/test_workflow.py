@@ -21,17 +21,18 @@ def test_order_logs_and_nothing_twice(tmp_path, capsys):
     assert "done before" in capsys.readouterr().out
 
 
-def test_what_another_command_made_is_not_taken(tmp_path):
-    """A demo of 10 updates is not shown as one of 900."""
-    made = tmp_path / "a b"
-    step = Step("a", ("-c", "import sys; open(sys.argv[1], 'w')", str(made), "steps=10"), made)
-    run_steps([step], tmp_path / "logs", jobs=1)
-    run_steps([step], tmp_path / "logs", jobs=1)
-    other = Step("a", (*step.command[:-1], "steps=900"), made)
-    with pytest.raises(SpeechLMError, match=r"another command made .*a b \(then steps=10; now steps=900\)"):
-        run_steps([other], tmp_path / "logs", jobs=1)
-    made.unlink()
-    run_steps([other], tmp_path / "logs", jobs=1)
+def test_what_was_made_with_other_settings_is_not_taken_for_done(tmp_path):
+    (tmp_path / "demo").mkdir()
+
+    def step(folder, steps):
+        command = ("-c", f"open('{folder}/a','w').write('x')", f"trainer.max_steps={steps}", f"output={folder}/a")
+        return Step("train", command, folder / "a")
+
+    run_steps([step(tmp_path / "demo", 100)], tmp_path / "demo" / "logs", jobs=1)
+    with pytest.raises(SpeechLMError, match=r"was made with trainer.max_steps=100, now it is trainer.max_steps=900"):
+        run_steps([step(tmp_path / "demo", 900)], tmp_path / "demo" / "logs", jobs=1)
+    (tmp_path / "demo").rename(tmp_path / "moved")
+    run_steps([step(tmp_path / "moved", 100)], tmp_path / "moved" / "logs", jobs=1)
 
 
 def test_the_users_number_of_threads_counts(tmp_path, monkeypatch):

@@ -103,9 +103,8 @@ def longest_audio(model: ASRModel) -> float | None:
     position = getattr(getattr(encoder, "shared_transformer", None), "position", None)
     if not isinstance(position, LearnedPositions):
         return None
-    stride = OmegaConf.select(model.cfg, "preprocessor.window_stride")
-    steps = model.cfg.sample_rate if stride is None else 1 / stride
-    return position.max_frames * encoder.subsampling / steps  # type: ignore[union-attr]
+    encoder.take_input_rate(model.cfg)  # type: ignore[union-attr] - NeMo's own models do not tell it
+    return position.max_frames / encoder.frame_rate  # type: ignore[union-attr]
 
 
 def check_lengths(model: ASRModel, utterances: Sequence[Utterance]) -> None:

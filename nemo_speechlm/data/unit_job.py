@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, iter_lines, refuse_input_as_output, refuse_overwrite
-from nemo_speechlm.jobs import BatchWork, JobReport, default_workers, progress_path, run_job, skipped_path
+from nemo_speechlm.jobs import CUT_PHONES, BatchWork, JobReport, default_workers, progress_path, run_job, skipped_path
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.shards import Shard, parse_join, shard_outputs
 from nemo_speechlm.tokenizers.tokenizing import Tokenizing
@@ -96,7 +96,7 @@ def _join(
         for path in paths:
             for _, line in iter_lines(path):
                 file.write(line)
-                report.written += 1
+                report.wrote(json.loads(line) if CUT_PHONES in line else {})
             if skipped_path(path).exists():
                 for _, line in iter_lines(skipped_path(path)):
                     skipped.write(line)

@@ -271,8 +271,7 @@ def _states(
 def _shard_files(
     folder: Path, model: Any, utterances: Sequence[Utterance], options: FeatureOptions, layers: int
 ) -> list[Path]:
-    frame_rate = model.cfg.get("sample_rate", 16000) / model.encoder.subsampling
-    values = frame_rate * layers * model.cfg.encoder.d_model
+    values = model.encoder.frame_rate * layers * model.encoder.d_model
     return shard_files(folder, [u.duration for u in utterances], values * getattr(torch, options.dtype).itemsize)
 
 

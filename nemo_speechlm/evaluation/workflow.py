@@ -110,8 +110,6 @@ def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
     if unknown:
         raise SpeechLMError(f"steps need {', '.join(sorted(unknown))}, which no step makes")
     done = {step.name for step in steps if step.output.exists()}
-    for step in steps:
-        if step.name in done:
     waiting = [step for step in steps if step.name not in done]
     for step in steps:
         if step.name in done:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop import dictionaries, text_to_unit, translation
-from nemo_speechlm.interop.encoder_config import encoder_config
+from nemo_speechlm.interop.encoder_config import encoder_config, number
 from nemo_speechlm.interop.encoder_names import encoder_name
 from nemo_speechlm.interop.fine_tuned import take_fine_tuning
 from nemo_speechlm.interop.source import Kind, Source, naming
@@ -204,10 +204,10 @@ def _ctc(source: Source, options: Options) -> Plan:
 def _pretrained(source: Source, options: Options) -> Plan:
     plan = _encoder(source, options, "SpeechLMModel")
     weights, settings = source.weights, source.settings
-    for number, level in enumerate(("speech", "shared")):
-        plan.put(f"unit_classifiers.{level}.unit_vectors", f"label_embs_list.{number}")
+    for half, level in enumerate(("speech", "shared")):
+        plan.put(f"unit_classifiers.{level}.unit_vectors", f"label_embs_list.{half}")
         for name in ("weight", "bias"):
-            plan.put(f"unit_classifiers.{level}.proj.{name}", f"final_proj_list.{number}.{name}")
+            plan.put(f"unit_classifiers.{level}.proj.{name}", f"final_proj_list.{half}.{name}")
     plan.put("unit_embedding.weight", "unit_embed_tokens.weight")
     copy = weights.get("unit_encoder.embed_tokens.weight")
     if copy is not None and torch.equal(copy, weights["unit_embed_tokens.weight"]):

@@ -60,6 +60,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
             check_reusable(cfg, source, "decoder")
         self._complete_labels(cfg, source)
         super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
+        self.encoder.take_input_rate(self._cfg)
         if source is not None and self.cfg.get("pretrained_weights", True):
             load_encoder(self, source)
         if source is not None and self.cfg.get("reuse_ctc_head", False):
@@ -91,18 +92,14 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         finally:
             trcfg.timestamps = timestamps
         if timestamps:
-            hypotheses = process_timestamp_outputs(hypotheses, self.encoder.subsampling, self._input_step)
+            hypotheses = process_timestamp_outputs(hypotheses, self.encoder.subsampling, 1.0 / self.encoder.input_rate)
         return hypotheses
-
-    @property
-    def _input_step(self) -> float:
-        """Seconds per step of the encoder's input."""
-        return self.cfg.preprocessor.get("window_stride") or 1.0 / self.cfg.sample_rate
 
     @property
     def frame_rate(self) -> float:
         """Frames per second of the encoder."""
-        return 1.0 / (self._input_step * self.encoder.subsampling)
+        self.encoder.take_input_rate(self.cfg)  # asked for by the loaders that NeMo makes before we can
+        return self.encoder.frame_rate
 
     def on_fit_start(self) -> None:
         """Tell how many transcripts have more characters than CTC can spell in their audio; their loss is zero."""

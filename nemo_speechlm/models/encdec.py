@@ -79,6 +79,7 @@ class SpeechLMEncDecModel(
         super().__init__(cfg=cfg, trainer=trainer)
         self.preprocessor = self.from_config_dict(self.cfg.preprocessor)
         self.encoder = self.from_config_dict(self.cfg.encoder)
+        self.encoder.take_input_rate(self.cfg)
         self.final_dropout = nn.Dropout(self.cfg.get("final_dropout") or 0.0)
         self.decoder = self.from_config_dict(self.cfg.decoder)
         width, wanted = int(self.cfg.encoder.d_model), self.decoder.encoder_dim

@@ -26,6 +26,7 @@ class SpeechLMEncoderModel(FeatureExtraction, ModelPT):
         super().__init__(cfg=cfg, trainer=trainer)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
+        self.encoder.take_input_rate(self._cfg)
 
     def forward(self, input_signal: Tensor, input_signal_length: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B, S) and lengths (B,) -> encoded (B, D, T) and lengths (B,)."""

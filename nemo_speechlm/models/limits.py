@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from nemo.core.classes import ModelPT
-from omegaconf import OmegaConf
 
 from nemo_speechlm.data.transcripts import TranscriptStatistics
 from nemo_speechlm.errors import SpeechLMError
@@ -15,9 +14,8 @@ def longest_audio(model: ModelPT) -> float | None:
     most = getattr(encoder, "max_frames", None)
     if most is None:
         return None
-    stride = OmegaConf.select(model.cfg, "preprocessor.window_stride")
-    steps = model.cfg.sample_rate if stride is None else 1 / stride
-    return (most - 1) * encoder.subsampling / steps  # type: ignore[union-attr]  # mel features may add a frame
+    encoder.take_input_rate(model.cfg)  # type: ignore[union-attr]  # NeMo's own models do not tell it
+    return (most - 1) / encoder.frame_rate  # type: ignore[union-attr]  # mel features may add a frame
 
 
 def check_data_fit(model: ModelPT, most_tokens: int | None = None) -> None:

@@ -81,6 +81,7 @@ class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
         self.labels: list[str] = list(self._cfg.labels)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
+        self.encoder.take_input_rate(self._cfg)
         width, num_units = self.encoder.d_model, len(self.inventory)
         self.unit_classifiers = nn.ModuleDict(
             {level: UnitClassifier(width, num_units, **self._cfg.unit_classifier) for level in LEVELS}
@@ -116,9 +117,7 @@ class SpeechLMModel(Accelerated, FeatureExtraction, ModelPT):
     @property
     def frame_rate(self) -> float:
         """Frames per second of the encoder."""
-        stride = self._cfg.preprocessor.get("window_stride")
-        input_rate = self._cfg.sample_rate if stride is None else 1.0 / stride
-        return input_rate / self.encoder.subsampling
+        return self.encoder.frame_rate
 
     @property
     def label_ratio(self) -> float:

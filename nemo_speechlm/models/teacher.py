@@ -103,19 +103,17 @@ class ModelTeacher(Teacher):
             raise InputError(f"is a {type(model).__name__}, which has no features of SpeechLM's kind", path)
         self.model: Any = cast(Any, model)
         encoder: Any = self.model.encoder
-        count = len(encoder.speech_transformer.layers) + len(encoder.shared_transformer.layers)
+        count = encoder.num_layers
         number = layer if not isinstance(layer, int) or layer > 0 else count + 1 + layer
         if not isinstance(number, int) or not 1 <= number <= count:
             raise InputError(f"layer is {layer!r}; the model has layers 1 to {count}", path)
         if precision not in ("float32", "bfloat16", "float16"):
             raise InputError(f"precision is {precision!r}, expected float32, bfloat16 or float16")
         sample_rate = int(self.model.cfg.get("sample_rate", 16000))
-        stride = self.model.cfg.preprocessor.get("window_stride")
-        frame_rate = (sample_rate if stride is None else 1.0 / stride) / encoder.subsampling
         self.layer = number - 1
         self.source = FeatureSource(
             "model",
-            frame_rate,
+            encoder.frame_rate,
             encoder.d_model,
             sample_rate,
             layer=number,

@@ -24,6 +24,9 @@ from nemo_speechlm.models.inventories import registered_inventory
 from nemo_speechlm.modules.fft import durations_of, repeat_states
 from nemo_speechlm.modules.padding import padding_mask
 
+MAX_PHONE_SECONDS = 5.0
+"""How long a phone lasts at most where the config does not say it: a badly trained model's may last for hours."""
+
 
 class TextToUnitOutput(NamedTuple):
     """What the model says of a batch.
@@ -45,10 +48,12 @@ class Spoken(NamedTuple):
     Attributes:
         units: one id per frame.
         phone_durations: frames of each phone.
+        cut_phones: how many of them have the longest duration that is allowed, or would have had a longer one.
     """
 
     units: list[int]
     phone_durations: list[int]
+    cut_phones: int = 0
 
 
 class TextToUnitModel(ModelPT):
@@ -71,6 +76,10 @@ class TextToUnitModel(ModelPT):
         self.phones = registered_inventory(self, "phones")
         self.inventory = registered_inventory(self, "units")
         self.speakers: list[str] = list(self._cfg.get("speakers") or [])
+        seconds = self._cfg.get("max_phone_seconds", MAX_PHONE_SECONDS)
+        if seconds is not None and not seconds > 0:
+            raise SpeechLMError(f"max_phone_seconds is {seconds!r}, expected seconds above 0, or null for no limit")
+        self.longest_phone = None if seconds is None else max(1, round(seconds * self.inventory.frame_rate))
         # In the released code a padded phone is embedded as "<pad>", and convolutions see it.
         self.released_padding: bool = self._cfg.get("released_padding", False)
         pad = self.phones.encode(["<pad>"])[0] if self.released_padding else None
@@ -128,7 +137,7 @@ class TextToUnitModel(ModelPT):
         """
         states, log_durations = self.encode(phones, phone_lengths, speakers)
         if durations is None:
-            durations = durations_of(log_durations, phone_lengths)
+            durations = durations_of(log_durations, phone_lengths, longest=self.longest_phone)
         logits, lengths = self.decode(states, durations)
         return TextToUnitOutput(logits, lengths, log_durations)
 
@@ -164,13 +173,14 @@ class TextToUnitModel(ModelPT):
             speed: durations are divided by it.
 
         Returns:
-            one for each sentence; without a frame where every phone is predicted to have none.
+            one for each sentence; without a frame where every phone is predicted to have none. A phone lasts
+            ``max_phone_seconds`` of the config at most; how often that was met is counted.
         """
         was_training = self.training
         self.eval()
         try:
             states, durations = self._durations(phones, speakers, batch_frames, speed)
-            found: list[Spoken] = [Spoken([], d.tolist()) for d in durations]
+            found: list[Spoken] = [Spoken([], d.tolist(), self._cut(d)) for d in durations]
             frames = [int(d.sum()) for d in durations]
             for batch in batches_by_length(frames, batch_frames):
                 batch = [item for item in batch.tolist() if frames[item]]
@@ -187,6 +197,9 @@ class TextToUnitModel(ModelPT):
         finally:
             self.train(was_training)
 
+    def _cut(self, durations: Tensor) -> int:
+        return 0 if self.longest_phone is None else int((durations >= self.longest_phone).sum())
+
     def _durations(
         self, phones: Sequence[Sequence[int]], speakers: Sequence[int] | None, batch_phones: int, speed: float
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -199,7 +212,7 @@ class TextToUnitModel(ModelPT):
             padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
             voices = None if speakers is None else torch.tensor([speakers[i] for i in batch], device=self.device)
             encoded, log_durations = self.encode(padded, lengths, voices)
-            predicted = durations_of(log_durations, lengths, speed)
+            predicted = durations_of(log_durations, lengths, speed, self.longest_phone)
             for item, state, duration, length in zip(batch, encoded, predicted, lengths.tolist(), strict=True):
                 states[item], durations[item] = state[:length], duration[:length]
         return states, durations
@@ -223,7 +236,7 @@ class TextToUnitModel(ModelPT):
         output = self(batch.phones, batch.phone_lengths, batch.durations, batch.speakers)
         unit_loss, duration_loss = self.losses(output, batch)
         correct, frames = _right(output.logits, batch.units)
-        predicted = durations_of(output.log_durations, batch.phone_lengths)
+        predicted = durations_of(output.log_durations, batch.phone_lengths, longest=self.longest_phone)
         wrong = (predicted - batch.durations).abs().sum()  # both are 0 where padded
         of_sentence = (predicted.sum(1) - batch.durations.sum(1)).abs().sum()
         n_phones = int(batch.phone_lengths.sum())

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
+from nemo_speechlm.jobs import CUT_PHONES
 from nemo_speechlm.models.restoring import restore_file
 from nemo_speechlm.models.text_to_unit import TextToUnitModel
 from nemo_speechlm.tokenizers.text import TextTokenizer, TextTokenizing, TextUnits
@@ -112,6 +113,9 @@ class TextToUnitTokenizing(TextTokenizing):
 class TextToUnitTokenizer(TextTokenizer):
     """Turns sentences into hidden units with durations, many at once.
 
+    Where phones of a sentence were as long as the model's ``max_phone_seconds`` allows, their number stands in its
+    line as ``cut_phones``, and the job reports the total.
+
     Args:
         how: see :class:`TextToUnitTokenizing`.
         phone_tokenizer: makes phones of text.
@@ -155,7 +159,8 @@ class TextToUnitTokenizer(TextTokenizer):
         for number, sentence in zip(good, spoken, strict=True):
             runs = UnitSequence.from_frames(sentence.units)
             if runs.ids:
-                results[number] = TextUnits(" ".join(self._model.inventory.decode(runs.ids)), runs.durations)
+                extra = {CUT_PHONES: sentence.cut_phones} if sentence.cut_phones else {}
+                results[number] = TextUnits(" ".join(self._model.inventory.decode(runs.ids)), runs.durations, extra)
             else:
                 results[number] = SkipItem("the model gives no phone of it a frame")
         return results

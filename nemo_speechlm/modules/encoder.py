@@ -6,9 +6,11 @@ import torch
 from nemo.collections.asr.modules import ConformerEncoder
 from nemo.core.classes import Exportable, NeuralModule, typecheck
 from nemo.core.neural_types import AcousticEncodedRepresentation, LengthsType, NeuralType, VoidType
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.kernels.linear import Linear
 from nemo_speechlm.kernels.mixing import Backend, mix_states
 from nemo_speechlm.kernels.norm import layer_norm
@@ -49,6 +51,8 @@ class SpeechLMEncoder(NeuralModule, Exportable):
         mask_channel_length: channels in a span.
         project_features: a linear layer between front end and speech transformer; None: where their widths differ.
         kernels: what masks and swaps: ``"triton"``, ``"torch"``, or ``"auto"`` for Triton on CUDA devices.
+        input_rate: samples or mel frames per second of what it is fed with; None: a model says it, see
+            :meth:`take_input_rate`.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class SpeechLMEncoder(NeuralModule, Exportable):
         mask_channel_length: int = 64,
         project_features: bool | None = None,
         kernels: Backend = "auto",
+        input_rate: float | None = None,
     ):
         super().__init__()
+        self.input_rate = input_rate
         self.kernels = kernels
         self.d_model = d_model
         self._feat_out = d_model  # NeMo's models look for it under this name
@@ -85,6 +91,28 @@ class SpeechLMEncoder(NeuralModule, Exportable):
     def subsampling(self) -> int:
         """Input steps (samples or mel frames) per output frame."""
         return self.front_end.subsampling
+
+    def take_input_rate(self, cfg: DictConfig) -> None:
+        """Know the rate of the input from a model's config (``preprocessor``, ``sample_rate``), unless it is known."""
+        if self.input_rate is None:
+            stride = cfg.preprocessor.get("window_stride")
+            self.input_rate = float(cfg.get("sample_rate", 16000)) if stride is None else 1.0 / stride
+
+    @property
+    def frame_rate(self) -> float:
+        """Output frames per second.
+
+        Raises:
+            SpeechLMError: if nobody said what the rate of the input is.
+        """
+        if self.input_rate is None:
+            raise SpeechLMError("the encoder does not know the rate of its input: give input_rate, or take_input_rate")
+        return self.input_rate / self.subsampling
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of both transformers."""
+        return len(self.speech_transformer.layers) + len(self.shared_transformer.layers)  # type: ignore[arg-type]
 
     @property
     def max_frames(self) -> int | None:

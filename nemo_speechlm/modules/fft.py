@@ -209,15 +209,19 @@ def repeat_states(x_BPD: Tensor, durations_BP: Tensor) -> tuple[Tensor, Tensor]:
     return states.masked_fill(padding_mask(lengths, frames.shape[1]).unsqueeze(2), 0.0), lengths
 
 
-def durations_of(log_durations_BP: Tensor, lengths: Tensor, speed: float = 1.0) -> Tensor:
+def durations_of(log_durations_BP: Tensor, lengths: Tensor, speed: float = 1.0, longest: int | None = None) -> Tensor:
     """Frames of predicted durations: (B, P) log(1 + frames) -> (B, P) int64, 0 where padded.
 
     Args:
         log_durations_BP: what :class:`DurationPredictor` says.
         lengths: phones of each sentence, (B,).
         speed: durations are divided by it.
+        longest: frames that a phone has at most, whatever the speed; None: no limit.
     """
-    frames = ((log_durations_BP.float().exp() - 1) / speed).round().long().clamp(min=0)
+    frames = ((log_durations_BP.float().exp() - 1) / speed).round()
+    if longest is not None:  # as floats: infinity is no whole number
+        frames = frames.clamp(max=longest)
+    frames = frames.long().clamp(min=0)
     return frames.masked_fill(padding_mask(lengths, frames.shape[1]), 0)
 
 

@@ -85,6 +85,7 @@ KINDS = ["pretrained", "cleaned", "ctc", "translation", "text to unit", "hubert"
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_size(tmp_path, kind, seed):
     rng = random.Random(f"{kind} {seed}")
+    torch.manual_seed(rng.randrange(2**32))
     content, dictionaries, (first, second, width) = draw(kind, rng)
     paths = {name: write_dictionary(tmp_path / name, own) for name, own in dictionaries.items()}
     torch.save(content, tmp_path / "x.pt")

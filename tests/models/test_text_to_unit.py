@@ -55,6 +55,29 @@ def test_losses_against_plain_ones(model):
     torch.testing.assert_close(duration_loss, torch.stack(errors).mean())
 
 
+@pytest.mark.parametrize(("seconds", "frames"), [(5.0, 250), (0.5, 25)])
+@pytest.mark.parametrize("predicted", [20.0, 200.0])  # e^20 frames, and more than a float holds
+def test_a_phone_has_a_longest_duration(tmp_path, seconds, frames, predicted):
+    model = build(tmp_path, **({} if seconds == 5.0 else {"max_phone_seconds": seconds}))
+    with torch.no_grad():
+        model.duration_predictor.proj.bias.fill_(predicted)
+    assert model.inventory.frame_rate == 50
+    for speed in (1.0, 0.01):
+        (spoken,) = model.generate([[4, 4, 4]], speed=speed)
+        assert spoken.phone_durations == [frames] * 3
+        assert (len(spoken.units), spoken.cut_phones) == (3 * frames, 3)
+    assert model(torch.tensor([[4]]), torch.tensor([1])).logits.shape[1] == frames
+
+
+def test_usual_durations_are_not_cut(model):
+    assert [spoken.cut_phones for spoken in model.generate(SENTENCES)] == [0] * len(SENTENCES)
+
+
+def test_longest_durations_are_above_0(tmp_path):
+    with pytest.raises(SpeechLMError, match="max_phone_seconds is 0"):
+        build(tmp_path, max_phone_seconds=0)
+
+
 def test_generation_does_not_depend_on_the_batch(model):
     together = model.generate(SENTENCES)
     for sentence, spoken in zip(SENTENCES, together, strict=True):
@@ -81,7 +104,7 @@ def test_speed(model):
 def test_without_a_frame(model):
     with torch.no_grad():
         model.duration_predictor.proj.bias.fill_(-9)
-    assert model.generate(SENTENCES[:2]) == [([], [0] * 5), ([], [0])]
+    assert model.generate(SENTENCES[:2]) == [([], [0] * 5, 0), ([], [0], 0)]
     assert model.generate([]) == []
 
 

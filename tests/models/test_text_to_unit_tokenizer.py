@@ -31,9 +31,9 @@ ENGLISH = {
 TEXTS = ["the cat sat", "on the mat", "hello world", "a", "what is the time now", "it is late", "go home", "yes"]
 
 
-def save_model(folder, silence="SIL", speakers=()):
+def save_model(folder, silence="SIL", speakers=(), **overrides):
     torch.manual_seed(0)
-    cfg = tiny_text_to_unit_config(folder, speakers=list(speakers), speaker_dim=4)
+    cfg = tiny_text_to_unit_config(folder, speakers=list(speakers), speaker_dim=4, **overrides)
     phones = phoneme_inventory("plain")
     symbols = tuple(silence if symbol == "SIL" else symbol for symbol in phones.symbols)
     UnitInventory("phoneme", "en", 100, symbols, silence).save(cfg.phones)
@@ -65,7 +65,7 @@ def run(manifest, tokenizing, name="out.json", seed=0, shard=None):
     units = manifest.parent / "units.json"
     prepare_inventory(units, tokenizing)
     options = {"seed": seed, "max_units": None}
-    tokenize_manifest(
+    report = tokenize_manifest(
         manifest,
         manifest.parent / name,
         tokenizing,
@@ -74,6 +74,7 @@ def run(manifest, tokenizing, name="out.json", seed=0, shard=None):
         shard=shard,
         workers=1,
     )
+    print(report)
     return manifest.parent / name
 
 
@@ -194,3 +195,12 @@ def test_config_has_the_fields():
     assert cfg.keys() | {"phone_tokenizer"} == fields.keys()
     for name, value in cfg.items():
         assert name == "model" or fields[name].default == value, name
+
+
+def test_phones_that_are_cut_are_counted(tmp_path, manifest, capsys):
+    path = save_model(tmp_path, max_phone_seconds=0.04)  # two frames; the model says three
+    run(manifest, how(path))
+    lines = [record for _, record in read_manifest(tmp_path / "out.json")]
+    assert [line["cut_phones"] > 0 for line in lines] == [True] * len(TEXTS)
+    total = sum(line["cut_phones"] for line in lines)
+    assert f"\n  {total} phones were as long as the model allows (cut_phones)" in capsys.readouterr().out

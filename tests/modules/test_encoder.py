@@ -1,8 +1,16 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from nemo.collections.asr.modules import ConformerEncoder
+from omegaconf import OmegaConf
 
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.evaluation import features
+from nemo_speechlm.models import SpeechLMEncoderModel
 from nemo_speechlm.modules import ConvFrontEnd, RelativeTransformer, SpeechLMEncoder
+from nemo_speechlm.testing import tiny_architecture
 
 LAYERS = [(16, 10, 5), (16, 4, 4), (16, 4, 4)]
 
@@ -92,3 +100,33 @@ def test_too_long_for_the_learned_positions():
     shared = RelativeTransformer(1, 24, 2, 48, position="learned", max_frames=10)
     with pytest.raises(ValueError, match="11 frames"):
         shared(torch.zeros(1, 11, 24))
+
+
+@pytest.mark.parametrize(("mel", "rate"), [(False, 50.0), (True, 25.0)])
+def test_encoder_says_its_facts(mel, rate):
+    """Samples or mel frames a second are told once; a mel model's feature shards once held an utterance each."""
+    cfg = OmegaConf.create(tiny_architecture())
+    if mel:
+        mels = "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor"
+        cfg.preprocessor = {"_target_": mels, "sample_rate": 16000, "window_stride": 0.01, "features": 8}
+        module = "nemo.collections.asr.parts.submodules.subsampling.StackingSubsampling"
+        stacking = {"_target_": module, "subsampling_factor": 4, "feat_in": 8, "feat_out": 16}
+        cfg.encoder.front_end = {
+            "_target_": "nemo_speechlm.modules.MelFrontEnd",
+            "subsampling": stacking,
+            "subsampling_factor": 4,
+            "output_dim": 16,
+        }
+    model = SpeechLMEncoderModel(cfg)
+    assert model.encoder.frame_rate == pytest.approx(rate)
+    assert model.encoder.num_layers == 2
+    utterances = [SimpleNamespace(duration=10.0)] * 500
+    options = SimpleNamespace(dtype="float32")
+    assert len(set(features._shard_files(Path("x"), model, utterances, options, 2))) == 1
+
+
+def test_encoder_without_an_input_rate_says_so():
+    encoder = SpeechLMEncoderModel(OmegaConf.create(tiny_architecture())).encoder
+    encoder.input_rate = None
+    with pytest.raises(SpeechLMError, match="rate of its input"):
+        encoder.frame_rate  # noqa: B018

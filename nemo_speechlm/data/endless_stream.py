@@ -1,4 +1,4 @@
-"""Endless training data that are read in order, as tar files are: each worker of each process has an order of its own."""
+"""Endless training data that are read in order, as tar files are: each worker has an order of its own."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,5 +1,6 @@
 """Tiny builders for tests, ours and those of users: an inventory, a model, a corpus of tones with learnable units."""
 
+import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,6 +188,30 @@ def tiny_hidden_corpus(folder: str | Path, n_speech: int = 8, n_text: int = 16, 
         write_manifest(path, records)
     hidden.save(corpus.units)
     return corpus
+
+
+def tiny_tarred(manifest: str | Path, folder: str | Path, shards: int = 4) -> dict[str, str]:
+    """Put the audio of a manifest into tar files, dealt out in turn, as NeMo's tarred datasets have it.
+
+    Returns:
+        ``manifest_filepath`` and ``tarred_audio_filepaths`` for a data config.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [record for _, record in read_manifest(manifest, ["audio_filepath"])]
+    for shard in range(shards):
+        own = [{**record, "shard_id": shard} for record in records[shard::shards]]
+        with tarfile.open(folder / f"audio_{shard}.tar", "w") as tar:
+            for record in own:
+                path = Path(manifest).parent / record["audio_filepath"]
+                tar.add(path, arcname=path.name)
+                record["audio_filepath"] = path.name
+        write_manifest(folder / f"manifest_{shard}.json", own)
+    span = f"_OP_0..{shards - 1}_CL_"
+    return {
+        "manifest_filepath": str(folder / f"manifest_{span}.json"),
+        "tarred_audio_filepaths": str(folder / f"audio_{span}.tar"),
+    }
 
 
 def _sentence(rng: np.random.Generator) -> Record:

@@ -6,12 +6,17 @@ from typing import Any
 import torch
 from lhotse.audio import AudioLoadingError
 from lhotse.dataset.sampling.base import CutSampler
-from nemo.collections.common.data.lhotse import get_lhotse_dataloader_from_config
-from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
+from nemo.collections.common.data.lhotse.dataloader import (
+    determine_use_iterable_dataset,
+    get_lhotse_dataloader_from_config,
+    make_structured_with_schema_warnings,
+    read_cutset_from_config,
+)
 from nemo.utils import logging
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nemo_speechlm.data.endless_stream import EndlessLoader, EndlessStream
 from nemo_speechlm.data.guarded import Guarded, raise_errors
 from nemo_speechlm.data.transcripts import (
     CharacterEncoder,
@@ -19,6 +24,7 @@ from nemo_speechlm.data.transcripts import (
     TranscribedSpeechDataset,
     TranscriptStatistics,
     check_transcripts,
+    expand_manifests,
 )
 from nemo_speechlm.errors import InputError
 
@@ -38,39 +44,60 @@ def build_recognition_dataloader(
 
     Args:
         config: keys of NeMo's ``LhotseDataLoadingConfig``, and ``endless``: start over where the data end, in another
-            order; for training by steps. Audio in tar files is always endless.
+            order; for training by steps. ``seed``, and ``shard_seed`` if it is given, are whole numbers and the same in
+            all processes.
         labels: characters, a label id being a position here; or what encodes a text, such as a ``TokenEncoder``.
         sample_rate: Hz; other audio is resampled.
         global_rank: of this process among ``world_size``; each reads batches of its own.
         world_size: number of processes.
 
     Raises:
-        InputError: on what is wrong in the manifests, which are read through here.
+        InputError: on what is wrong in the config, and in the manifests, which are read through here.
     """
     config = OmegaConf.create(dict(config))
     encoder = labels if callable(labels) else CharacterEncoder(labels)
     statistics = _check_manifests(config, encoder)
-    endless = config.get("endless", False)
+    endless = bool(config.get("endless", False))
+    seed = _whole_number(config, "shard_seed", _whole_number(config, "seed", 0))
     known = {key: value for key, value in config.items() if key not in _NOT_LHOTSES}
-    known["sample_rate"] = sample_rate
+    # Processes that share the batches of one order must agree on it; NeMo's default draws another in each.
+    known |= {"sample_rate": sample_rate, "shard_seed": seed}
     # In a thread an error would be lost, and the order would depend on how fast it is.
     known.setdefault("concurrent_bucketing", False)
-    states = torch.get_rng_state()
-    loader = get_lhotse_dataloader_from_config(
-        OmegaConf.create(known), global_rank, world_size, TranscribedSpeechDataset(encoder)
-    )
-    torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
-    if isinstance(loader.dataset, IterableDataset):
-        return loader
-    recognition_loader = RecognitionLoader(
-        loader.dataset,
-        EndlessSampler(loader.sampler) if endless else loader.sampler,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        persistent_workers=loader.num_workers > 0,
-    )
-    recognition_loader.statistics = statistics
-    return recognition_loader
+    if not endless:  # NeMo repeats tar files without end
+        known |= {"force_finite": True, "force_map_dataset": True}
+    structured = make_structured_with_schema_warnings(OmegaConf.create(known))
+    dataset = TranscribedSpeechDataset(encoder)
+    if endless and determine_use_iterable_dataset(read_cutset_from_config(structured)[1], structured):
+        stream = EndlessStream(structured, dataset, seed, global_rank)
+        loader: EndlessLoader | RecognitionLoader = EndlessLoader(
+            stream, world_size, structured.num_workers, structured.pin_memory
+        )
+    else:
+        states = torch.get_rng_state()
+        nemos = get_lhotse_dataloader_from_config(structured, global_rank, world_size, dataset)
+        torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
+        loader = RecognitionLoader(
+            nemos.dataset,
+            EndlessSampler(nemos.sampler) if endless else nemos.sampler,
+            num_workers=nemos.num_workers,
+            pin_memory=nemos.pin_memory,
+            persistent_workers=nemos.num_workers > 0,
+        )
+    loader.statistics = statistics
+    return loader
+
+
+def _whole_number(config: DictConfig, key: str, default: int) -> int:
+    value = config.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(
+            f"data config: {key} is {value!r}, expected a whole number of at least 0; processes and workers read in "
+            "orders of their own whatever it is"
+        )
+    return value
 
 
 class EndlessSampler(Sampler):
@@ -132,10 +159,7 @@ def _check_manifests(config: DictConfig, encoder: TextEncoder) -> list[Transcrip
             raise InputError("data config: no manifest_filepath")
         return []
     found = []
-    patterns = (
-        [manifests] if isinstance(manifests, str) else [m[0] if isinstance(m, ListConfig) else m for m in manifests]
-    )
-    for path in (path for pattern in patterns for path in expand_sharded_filepaths(pattern)):
+    for path in expand_manifests(manifests):
         statistics = check_transcripts(
             path,
             encoder,

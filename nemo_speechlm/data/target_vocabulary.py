@@ -9,6 +9,7 @@ from typing import Protocol
 from nemo_speechlm.data.lhotse_readers import is_special
 from nemo_speechlm.data.manifest import read_manifest
 from nemo_speechlm.data.token_encoder import TokenEncoder
+from nemo_speechlm.data.transcripts import expand_manifests
 from nemo_speechlm.errors import InputError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -118,12 +119,10 @@ def survey_targets(manifests: str | Sequence, text_field: str = "text") -> Targe
     Raises:
         InputError: if a line has no such text, languages change from line to line, or there is no text at all.
     """
-    from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
-
     characters: set[str] = set()
     languages: dict[str, str] = {}
-    patterns = [manifests] if isinstance(manifests, str) else [m if isinstance(m, str) else m[0] for m in manifests]
-    for path in (path for pattern in patterns for path in expand_sharded_filepaths(pattern)):
+    paths = expand_manifests(manifests)
+    for path in paths:
         for number, record in read_manifest(path, required=(text_field,)):
             if not isinstance(record[text_field], str):
                 raise InputError(f"{text_field!r} is {record[text_field]!r}, expected a string", path, number)
@@ -138,5 +137,5 @@ def survey_targets(manifests: str | Sequence, text_field: str = "text") -> Targe
                     )
     letters = sorted(character for character in characters if not character.isspace())
     if not letters:
-        raise InputError(f"there is no text in {', '.join(patterns)}")
+        raise InputError(f"there is no text in {', '.join(paths)}")
     return TargetSurvey([" ", *letters], languages.get("source_lang"), languages.get("target_lang"))

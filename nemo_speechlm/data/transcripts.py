@@ -68,6 +68,19 @@ class CharacterEncoder:
         )
 
 
+def expand_manifests(manifests: str | Sequence) -> list[str]:
+    """The files behind ``manifest_filepath`` of NeMo's data configs.
+
+    Args:
+        manifests: a path, one with a range of shards (``manifest__OP_0..3_CL_.json``), or a list of them, each alone
+            or in a list with its weight.
+    """
+    from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
+
+    patterns = [manifests] if isinstance(manifests, str) else [m if isinstance(m, str) else m[0] for m in manifests]
+    return [path for pattern in patterns for path in expand_sharded_filepaths(pattern)]
+
+
 @dataclass(frozen=True)
 class TranscriptStatistics:
     """What a manifest holds.

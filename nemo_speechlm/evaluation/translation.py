@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from nemo.collections.asr.models import ASRModel
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import CHRF
 
 from nemo_speechlm.data.manifest import Record
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models.encdec import SpeechLMEncDecModel
-
-_TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char"}
-"""sacrebleu's tokenizers for languages without spaces between words (its own for Japanese and Korean need more)."""
+from nemo_speechlm.models.text_counts import bleu_of
 
 
 def translation_scores(
@@ -23,13 +21,13 @@ def translation_scores(
     Args:
         hypotheses: what was written.
         references: what should have been, in the same order.
-        target_lang: of both, ISO 639-1; decides how BLEU cuts them into words.
+        target_lang: of both; decides how BLEU cuts them into words, as in validation.
 
     Returns:
         ``bleu`` and ``chrf`` (0 to 100; None where no reference has text: they are undefined then), their signatures
         as sacrebleu writes them, and ``bleu_details``: n-gram precisions, brevity penalty and lengths.
     """
-    bleu, chrf = BLEU(tokenize=_TOKENIZERS.get(target_lang or "", "13a")), CHRF()
+    bleu, chrf = bleu_of(target_lang), CHRF()
     score, characters = (metric.corpus_score(list(hypotheses), [list(references)]) for metric in (bleu, chrf))
     defined = any(reference.strip() for reference in references)
     return {

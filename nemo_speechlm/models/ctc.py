@@ -77,6 +77,14 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         """What turns a transcript into label ids, raising an error on what the model cannot write."""
         raise NotImplementedError
 
+    def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
+        """Make the loader of training; NeMo's method asks for a length, which audio in tar files does not have."""
+        if not train_data_config.get("use_lhotse", False):
+            return super().setup_training_data(train_data_config)
+        self._update_dataset_config(dataset_name="train", config=train_data_config)
+        self._train_dl = self._setup_dataloader_from_config(train_data_config)
+        return None
+
     def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
         if config is None or not config.get("use_lhotse", False):
             return super()._setup_dataloader_from_config(config)

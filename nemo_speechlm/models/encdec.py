@@ -210,7 +210,7 @@ class SpeechLMEncDecModel(
             self.vocabulary.decode(ids[:length].tolist())
             for ids, length in zip(batch[2].cpu(), batch[3].tolist(), strict=True)
         ]
-        counts = text_counts(references, hypotheses).to(states.device, torch.float32)
+        counts = text_counts(references, hypotheses, self.cfg.get("target_lang")).to(states.device, torch.float32)
         output = {f"val_{name}": value for name, value in losses.items()} | {"val_counts": counts}
         outputs: Any = self.validation_step_outputs
         several = isinstance(self.trainer.val_dataloaders, list) and len(self.trainer.val_dataloaders) > 1

@@ -41,7 +41,9 @@ def check_reusable(cfg: DictConfig, source: PretrainedFile | None, head: str) ->
         SpeechLMError: if it has not.
     """
     if source is None:
-        raise SpeechLMError("model.reuse_ctc_head needs model.init_from_pretrained to take the head from")
+        raise SpeechLMError(
+            "model.reuse_ctc_head needs model.init_from_pretrained to take the head from; without one, set it to false"
+        )
     if not str((cfg.get(head) or {}).get("_target_", "")).endswith(SpeechLMCTCHead.__name__):
         raise SpeechLMError(f"model.reuse_ctc_head needs model.{head}._target_ to be {SpeechLMCTCHead.__name__}")
 

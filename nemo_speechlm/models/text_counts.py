@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 
 import torch
 from kaldialign import edit_distance
@@ -15,8 +17,38 @@ SIZE = 4 + 2 * _ORDER + 2
 """Numbers in a tensor of counts."""
 
 
-def text_counts(references: Sequence[str], hypotheses: Sequence[str]) -> Tensor:
+_TOKENIZERS = {
+    "zh": ("zh",),
+    "yue": ("zh",),
+    "ja": ("ja-mecab", "char"),
+    "ko": ("ko-mecab", "char"),
+    **dict.fromkeys(("th", "lo", "km", "my", "bo"), ("char",)),
+}
+"""sacrebleu's tokenizers for languages whose words 13a does not find, the best first: some need more packages."""
+
+
+@cache
+def bleu_of(target_lang: str | None = None) -> BLEU:
+    """BLEU as training and evaluation compute it.
+
+    Args:
+        target_lang: what is written, ISO 639-1 with or without a region (``zh-CN``); decides how it is cut into words.
+    """
+    language = (target_lang or "").replace("_", "-").split("-")[0].lower()
+    *better, last = _TOKENIZERS.get(language, ("13a",))
+    for name in better:
+        with suppress(RuntimeError):  # its packages are not installed; the signature tells what was used
+            return BLEU(tokenize=name, max_ngram_order=_ORDER)
+    return BLEU(tokenize=last, max_ngram_order=_ORDER)
+
+
+def text_counts(references: Sequence[str], hypotheses: Sequence[str], target_lang: str | None = None) -> Tensor:
     """What the rates of many batches are computed from.
+
+    Args:
+        references: what should have been written.
+        hypotheses: what was, in the same order.
+        target_lang: of both; see :func:`bleu_of`.
 
     Returns:
         (SIZE,) float64, to be added up: errors and words, errors and characters, matching n-grams, n-grams, lengths of
@@ -29,7 +61,7 @@ def text_counts(references: Sequence[str], hypotheses: Sequence[str]) -> Tensor:
         ):
             counts[2 * place] += edit_distance(expected, found)["total"]
             counts[2 * place + 1] += len(expected)
-    bleu = BLEU(max_ngram_order=_ORDER).corpus_score(list(hypotheses), [list(references)])
+    bleu = bleu_of(target_lang).corpus_score(list(hypotheses), [list(references)])
     counts[4:] = torch.tensor([*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len], dtype=torch.float64)
     return counts
 
@@ -41,7 +73,7 @@ def error_rates(counts: Tensor) -> dict[str, float]:
 
 
 def bleu_score(counts: Tensor) -> float:
-    """BLEU as sacrebleu computes it by default (13a tokens, exponential smoothing), 0 to 100."""
+    """BLEU as sacrebleu computes it by default (exponential smoothing), 0 to 100."""
     numbers = [int(value) for value in counts[4:].tolist()]
     correct, total = numbers[:_ORDER], numbers[_ORDER : 2 * _ORDER]
     system, reference = numbers[2 * _ORDER :]

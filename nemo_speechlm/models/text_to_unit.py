@@ -20,6 +20,7 @@ from nemo_speechlm.data.batch import PAD_UNIT
 from nemo_speechlm.data.length_batches import LengthBatches, batches_by_length
 from nemo_speechlm.data.paired_units import Filters, PairedBatch, PairedUnits
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.models import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.inventories import registered_inventory
 from nemo_speechlm.modules.fft import durations_of, repeat_states
 from nemo_speechlm.modules.padding import padding_mask

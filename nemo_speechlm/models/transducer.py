@@ -8,16 +8,17 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import EncDecRNNTBPEModel, EncDecRNNTModel
-from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch.utils.data import DataLoader
 
+from nemo_speechlm.data.recognition_loader import build_recognition_dataloader
 from nemo_speechlm.data.token_encoder import TokenEncoder
-from nemo_speechlm.data.transcripts import CharacterEncoder, TextEncoder, TranscriptStatistics, check_transcripts
+from nemo_speechlm.data.transcripts import CharacterEncoder, TextEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.ctc import ENGLISH_LABELS
 from nemo_speechlm.models.fine_tuning import become_independent, take_architecture
-from nemo_speechlm.models.limits import check_manifests_fit
+from nemo_speechlm.models.limits import check_data_fit
 from nemo_speechlm.models.pretrained import load_encoder
 
 _OURS = ("freeze_front_end", "freeze_encoder_steps", "reuse_ctc_head", "pretrained_weights", "init_from_pretrained")
@@ -57,20 +58,20 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
             encoder = CharacterEncoder(list(labels))
             cfg.labels = encoder.labels
             cfg.pop("tokenizer", None)
-        found = _check_data(cfg, encoder)
+        data = {part: cfg.pop(part) for part in ("train_ds", "validation_ds") if cfg.get(part) is not None}
         become_independent(cfg, source)
         for key in _OURS:
             cfg.pop(key, None)
     model = (EncDecRNNTBPEModel if has_tokens else EncDecRNNTModel)(cfg=cfg, trainer=trainer)
     model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
-    for part, statistics in found.items():
-        check_manifests_fit(model, part, statistics)
     if source is not None and weights:
         load_encoder(model, source)
     if freeze:
         if not hasattr(model.encoder, "front_end"):
             raise SpeechLMError(f"freeze_front_end: {type(model.encoder).__name__} has no front_end; set it to false")
         model.encoder.front_end.requires_grad_(False)
+    _give_data(model, data, encoder)
+    check_data_fit(model)
     return model
 
 
@@ -79,24 +80,23 @@ def _validation_metrics(has_loss: bool) -> dict[str, str]:
     return dict.fromkeys(["val_loss", "val_wer"] if has_loss else ["val_wer"], "min")
 
 
-def _check_data(cfg: DictConfig, encoder: TextEncoder) -> dict[str, list[TranscriptStatistics]]:
-    found: dict[str, list[TranscriptStatistics]] = {}
-    for part in ("train_ds", "validation_ds"):
-        data = cfg.get(part)
-        if data is None or data.get("manifest_filepath") is None:
-            continue
-        manifests = data.manifest_filepath
-        for path in [manifests] if isinstance(manifests, str) else list(manifests):
-            statistics = check_transcripts(
-                path,
-                encoder,
-                text_field=data.get("text_field", "text"),
-                need_audio=data.get("tarred_audio_filepaths") is None,
-                min_duration=data.get("min_duration") or 0.0,
-                max_duration=data.get("max_duration") or float("inf"),
-            )
-            logging.info(f"{path}: {statistics}")
-            found.setdefault(part, []).append(statistics)
-        data.pop("endless", None)  # NeMo's loader has no such key; training by steps begins a new pass by itself
-        data.sample_rate = cfg.sample_rate
-    return found
+def _give_data(model: EncDecRNNTModel, data: dict[str, DictConfig], encoder: TextEncoder) -> None:
+    """Make the loaders, which are those of the CTC models: NeMo's would drop unknown characters without a word."""
+
+    def build(config: DictConfig) -> DataLoader:
+        return build_recognition_dataloader(
+            config, encoder, model.cfg.sample_rate, model.global_rank, model.world_size
+        )
+
+    if "train_ds" in data:
+        loader = build(data["train_ds"])
+        # "endless" is ours, and what is left should be a config for NeMo's loaders.
+        kept = {key: value for key, value in data["train_ds"].items() if key != "endless"}
+        model._update_dataset_config(dataset_name="train", config=OmegaConf.create(kept))
+        model._train_dl = loader
+    if "validation_ds" in data:
+        model._setup_dataloader_from_config = build  # for as long as NeMo goes through the manifests
+        try:
+            model.setup_multiple_validation_data(data["validation_ds"])
+        finally:
+            del model._setup_dataloader_from_config

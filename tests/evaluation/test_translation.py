@@ -45,6 +45,24 @@ def test_counts_of_batches_sum_up():
     assert bleu_score(torch.zeros(SIZE)) == 0
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "near"),
+    [
+        ("zh", "我们明天早上去学校。", "我们明天早上去学校了。"),
+        ("zh-CN", "我们明天早上去学校。", "我们明天早上去学校了。"),
+        ("ja", "私たちは明日学校へ行きます。", "私たちは明日学校に行きます。"),
+        ("ko", "우리는 내일 학교에 갑니다.", "우리는 내일 학교에 간다."),
+        ("th", "พรุ่งนี้เราจะไปโรงเรียน", "พรุ่งนี้เราไปโรงเรียน"),
+        ("de", "Wir gehen morgen früh in die Schule.", "Wir gehen morgen in die Schule."),
+    ],
+)
+def test_validation_cuts_text_as_evaluation_does(language, text, near):
+    for hypothesis in (text, near):
+        told = translation_scores([hypothesis], [text], language)["bleu"]
+        assert bleu_score(text_counts([text], [hypothesis], language)) == pytest.approx(told, abs=0.005)
+        assert told == pytest.approx(100) if hypothesis == text else 20 < told < 100
+
+
 @pytest.fixture(scope="module")
 def ctc():
     head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}

@@ -1,0 +1,84 @@
+"""Fine-tuning on audio in tar files: each kind of model trains, validates, and goes on behind what it has seen."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch import Callback, Trainer
+from omegaconf import OmegaConf, open_dict
+
+from nemo_speechlm.cli import CONF
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel
+from nemo_speechlm.models.transducer import build_transducer
+from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels, tiny_tarred
+
+KINDS = {"ctc_small": SpeechLMCTCModel, "st_small": SpeechLMEncDecModel, "rnnt_small": build_transducer}
+
+
+@pytest.fixture(scope="module")
+def tarred(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    return tiny_tarred(tiny_corpus(folder, n_speech=12).speech, folder / "tarred", 3)
+
+
+def model_config(recipe, tarred):
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        cfg = compose(recipe, ["output=none.nemo"]).model
+    with open_dict(cfg):
+        for key, value in tiny_architecture().items():
+            cfg[key] = value
+        cfg.pop("encoder_overrides")
+        cfg.labels = tiny_labels()
+        data = {**tarred, "batch_duration": None, "batch_size": 2, "num_workers": 0}
+        for part in ("train_ds", "validation_ds"):
+            cfg[part] = OmegaConf.merge(cfg[part], data)
+        cfg.train_ds.update(use_bucketing=False, shuffle_buffer_size=4)
+        if recipe == "rnnt_small":
+            cfg.model_defaults.update(pred_hidden=8, joint_hidden=8)
+        elif recipe == "st_small":
+            cfg.decoder.update(n_layers=1, d_model=32, d_ff=32)
+    return cfg
+
+
+class Seen(Callback):
+    """Keeps the targets of the batches that were trained on."""
+
+    def __init__(self):
+        self.batches = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append(tuple(map(tuple, batch[2].tolist())))
+
+
+def fit(recipe, tarred, steps, checkpoint=None):
+    torch.manual_seed(0)
+    seen = Seen()
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        val_check_interval=2, check_val_every_n_epoch=None, callbacks=[seen],
+    )  # fmt: skip
+    model = KINDS[recipe](model_config(recipe, tarred), trainer)
+    trainer.fit(model, ckpt_path=checkpoint)
+    assert trainer.global_step == steps
+    assert float(trainer.callback_metrics["val_loss"]) > 0
+    return trainer, model, seen.batches
+
+
+@pytest.mark.parametrize("recipe", KINDS)
+def test_trains_and_goes_on(recipe, tarred, tmp_path):
+    trainer, model, first = fit(recipe, tarred, 4)
+    trainer.save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
+    _, resumed, rest = fit(recipe, tarred, 6, tmp_path / "run.ckpt")
+    assert len(first) == 4
+    assert len(rest) == 2
+    assert not set(first) & set(rest)
+    assert resumed._train_dl.stream.start in (4, 5)  # Lightning may have fetched one more
+
+
+@pytest.mark.parametrize("recipe", ["ctc_small", "rnnt_small"])
+def test_unknown_characters_of_shards_are_told(recipe, tarred):
+    cfg = model_config(recipe, tarred)
+    cfg.labels = ["a", " "]
+    with pytest.raises(InputError, match=r"manifest_0\.json:1: 'k' \(U\+006B\)"):
+        KINDS[recipe](cfg)

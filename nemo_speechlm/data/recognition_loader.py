@@ -44,8 +44,8 @@ def build_recognition_dataloader(
 
     Args:
         config: keys of NeMo's ``LhotseDataLoadingConfig``, and ``endless``: start over where the data end, in another
-            order; for training by steps. ``seed``, and ``shard_seed`` if it is given, are whole numbers and the same in
-            all processes.
+            order; for training by steps. ``seed``, and ``shard_seed`` if it is given, are whole numbers and the same
+            in all processes.
         labels: characters, a label id being a position here; or what encodes a text, such as a ``TokenEncoder``.
         sample_rate: Hz; other audio is resampled.
         global_rank: of this process among ``world_size``; each reads batches of its own.

@@ -67,7 +67,7 @@ def fit(recipe, tarred, steps, checkpoint=None):
 
 @pytest.mark.parametrize("recipe", KINDS)
 def test_trains_and_goes_on(recipe, tarred, tmp_path):
-    trainer, model, first = fit(recipe, tarred, 4)
+    trainer, _, first = fit(recipe, tarred, 4)
     trainer.save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
     _, resumed, rest = fit(recipe, tarred, 6, tmp_path / "run.ckpt")
     assert len(first) == 4

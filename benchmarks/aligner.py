@@ -23,19 +23,19 @@ from festival import ARPABET, synthesize
 from omegaconf import OmegaConf
 
 from nemo_speechlm.alignment.training import TrainingPlan
-from nemo_speechlm.data.audio import read_utterance
-from nemo_speechlm.data.manifest import Record, write_manifest
+from nemo_speechlm.data.audio.utterances import read_utterance
+from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import SkipItem
-from nemo_speechlm.evaluation.aligner import Segment, alignment_accuracy
-from nemo_speechlm.files import iter_lines
-from nemo_speechlm.jobs import default_workers
-from nemo_speechlm.tokenizers.english import SILENCE, base_phone
-from nemo_speechlm.tokenizers.gmm_corpus import CorpusSource
-from nemo_speechlm.tokenizers.gmm_speech import GmmTokenizing
-from nemo_speechlm.tokenizers.gmm_training import AlignerTraining
-from nemo_speechlm.tokenizers.pronouncing import Pronouncing
-from nemo_speechlm.tokenizers.speech import SpeechTokenizer, Utterance
-from nemo_speechlm.tokenizers.sphinx_speech import SphinxTokenizing
+from nemo_speechlm.evaluation.aligner import TimedPhone, alignment_accuracy
+from nemo_speechlm.files import Record, iter_lines
+from nemo_speechlm.jobs.workers import default_workers
+from nemo_speechlm.pronouncing.words import Pronouncing
+from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
+from nemo_speechlm.tokenizers.gmm.tokenizer import GmmTokenizing
+from nemo_speechlm.tokenizers.gmm.training import AlignerTraining
+from nemo_speechlm.tokenizers.pocketsphinx.tokenizer import SphinxTokenizing
+from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer
+from nemo_speechlm.units.phones import SILENCE, base_phone
 
 CONF = Path(__file__).parent.parent / "conf" / "train_aligner.yaml"
 PACKAGES = ("torch", "numpy", "pocketsphinx")
@@ -64,7 +64,7 @@ def times(text: str, work: str, train: str = "600", test: str = "120", seed: str
     found = aligned(GmmTokenizing(str(folder / "own.safetensors")), folder / "own_test.json", lambda phone: phone)
     rows.append(row("ours, trained here", "festival's own", found, truth))
 
-    mapped = [[Segment(arpabet(s.phone), s.end) for s in segments] for segments in truth]
+    mapped = [[TimedPhone(arpabet(s.phone), s.end) for s in segments] for segments in truth]
     train_aligner(Pronouncing(), folder / "cmu_train.json", folder / "cmu.safetensors")
     found = aligned(GmmTokenizing(str(folder / "cmu.safetensors")), folder / "cmu_test.json", base_phone)
     rows.append(row("ours, trained here", "CMUdict", found, mapped))
@@ -113,10 +113,10 @@ def spelled_by_pronunciation(record: Record) -> tuple[Record, list[str]]:
     return {**record, "text": " ".join(words)}, lines
 
 
-def true_segments(record: Record) -> list[Segment]:
-    merged: list[Segment] = []
+def true_segments(record: Record) -> list[TimedPhone]:
+    merged: list[TimedPhone] = []
     for phone, end in record["segments"]:
-        segment = Segment(SILENCE if phone == "pau" else phone, end)
+        segment = TimedPhone(SILENCE if phone == "pau" else phone, end)
         if merged and segment.phone == SILENCE == merged[-1].phone:
             merged.pop()
         merged.append(segment)
@@ -127,25 +127,27 @@ def arpabet(phone: str) -> str:
     return ARPABET.get(phone, phone.upper())
 
 
-def aligned(tokenizing, manifest: Path, name) -> list[list[Segment] | None]:
+def aligned(tokenizing, manifest: Path, name) -> list[list[TimedPhone] | None]:
     """Segments of each utterance, None where there are none."""
     prepared = tokenizing.prepared(manifest, manifest)
     tokenizer: SpeechTokenizer = prepared.make()
-    found: list[list[Segment] | None] = []
+    found: list[list[TimedPhone] | None] = []
     for number, line in iter_lines(manifest):
         record = json.loads(line)
         samples = read_utterance(record, manifest, number)
         try:
-            units = tokenizer.tokenize(Utterance(samples, record["text"], record))
+            units = tokenizer.tokenize(SpeechInput(samples, record["text"], record))
         except SkipItem:
             found.append(None)
             continue
         ends = torch.tensor(units.durations).cumsum(0) / 100
-        found.append([Segment(name(u), e) for u, e in zip(units.units, ends.tolist(), strict=True)])
+        found.append([TimedPhone(name(u), e) for u, e in zip(units.units, ends.tolist(), strict=True)])
     return found
 
 
-def row(aligner: str, pronunciations: str, found: Sequence[list[Segment] | None], truth: list[list[Segment]]) -> dict:
+def row(
+    aligner: str, pronunciations: str, found: Sequence[list[TimedPhone] | None], truth: list[list[TimedPhone]]
+) -> dict:
     pairs = [(f, t) for f, t in zip(found, truth, strict=True) if f is not None]
     accuracy = alignment_accuracy(pairs)
     return {

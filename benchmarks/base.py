@@ -18,7 +18,7 @@ POSITION_KERNEL, POSITION_GROUPS = 128, 16
 
 def pretrain_config(**architecture: Any) -> Any:
     """Config of a :class:`SpeechLMModel` of Base size without data; ``architecture`` replaces keys of its encoder."""
-    from nemo_speechlm.tokenizers.units import UnitInventory
+    from nemo_speechlm.units.inventory import UnitInventory
 
     base = OmegaConf.load(CONF / "architecture" / "base.yaml")
     recipe = OmegaConf.load(CONF / "pretrain.yaml").model
@@ -37,7 +37,7 @@ def pretrain_config(**architecture: Any) -> Any:
 
 def our_model(**architecture: Any) -> Any:
     """A :class:`SpeechLMModel` of Base size with random weights."""
-    from nemo_speechlm.models.pretrain import SpeechLMModel
+    from nemo_speechlm.models.speechlm.model import SpeechLMModel
 
     torch.manual_seed(0)
     return SpeechLMModel(pretrain_config(**architecture))
@@ -53,7 +53,7 @@ def peer_model() -> Any:
 
 def batch(rows: int = 4, seconds: int = 10, sentences: int = 4, units: int = 500, device: str = "cpu") -> Any:
     """A pretraining batch of noise, units and characters."""
-    from nemo_speechlm.data.batch import PretrainBatch, SpeechBatch, TextBatch
+    from nemo_speechlm.data.pretraining.batch import PretrainBatch, SpeechBatch, TextBatch
 
     torch.manual_seed(1)
     speech = text = None

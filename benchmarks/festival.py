@@ -13,8 +13,9 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from nemo_speechlm.data.manifest import Record, write_manifest
-from nemo_speechlm.tokenizers.english import SILENCE
+from nemo_speechlm.data.manifests.lines import write_manifest
+from nemo_speechlm.files import Record
+from nemo_speechlm.units.phones import SILENCE
 
 VOICES = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
 

@@ -21,15 +21,17 @@ import torch
 from common import report
 from tqdm import tqdm
 
-from nemo_speechlm.data.audio import read_utterance, to_int16
-from nemo_speechlm.data.manifest import read_manifest, unit_sequence
+from nemo_speechlm.data.audio.files import to_int16
+from nemo_speechlm.data.audio.utterances import read_utterance
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.evaluation.error_rates import ErrorCounts, count_errors
-from nemo_speechlm.evaluation.frame_tokenizer import FrameClassifierTokenizing
 from nemo_speechlm.evaluation.report import percent
-from nemo_speechlm.tokenizers.english import SILENCE, base_phone
-from nemo_speechlm.tokenizers.speech import SpeechUnits, Utterance
-from nemo_speechlm.tokenizers.sphinx_align import run_decoder
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.tokenizers.frame_classifier import FrameClassifierTokenizing
+from nemo_speechlm.tokenizers.pocketsphinx.align import run_decoder
+from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechUnits
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import SILENCE, base_phone
 
 SAMPLE_RATE = 16000
 PHONE_LM = Path(pocketsphinx.__file__).parent / "model" / "en-us" / "en-us-phone.lm.bin"
@@ -114,7 +116,7 @@ def tuned(sample: Sequence[Case]) -> dict[str, float]:
 def classify(tokenizing: FrameClassifierTokenizing, utterances: Sequence[Case]) -> list[Segments]:
     """What the classifier hears."""
     tokenizer = tokenizing.make()
-    found = tokenizer.tokenize_batch([Utterance(case.samples, None, {}) for case in utterances])
+    found = tokenizer.tokenize_batch([SpeechInput(case.samples, None, {}) for case in utterances])
     segments = []
     for units in found:
         if not isinstance(units, SpeechUnits):

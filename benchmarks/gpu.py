@@ -216,7 +216,7 @@ def steps_of(bench: Bench, compiled: bool) -> list[Row]:
     from torch._dynamo.utils import counters
 
     from benchmarks.base import batch, feature_operations, our_model, step_operations
-    from nemo_speechlm.models.acceleration import compile_layers
+    from nemo_speechlm.models.common.acceleration import compile_layers
 
     utterances, seconds, sentences, units = (2, 1, 2, 50) if bench.smoke else (16, 15, 9, 500)
 

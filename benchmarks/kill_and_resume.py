@@ -258,9 +258,9 @@ def untrained_text_to_unit(path: Path) -> None:
     """Write a tiny text-to-unit model: what it says does not matter, only that it is the same each time."""
     import torch
 
-    from nemo_speechlm.models.text_to_unit import TextToUnitModel
-    from nemo_speechlm.testing import tiny_text_to_unit_config
-    from nemo_speechlm.tokenizers.english import phoneme_inventory
+    from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
+    from nemo_speechlm.testing.configs import tiny_text_to_unit_config
+    from nemo_speechlm.units.phones import phoneme_inventory
 
     with tempfile.TemporaryDirectory() as folder:
         config = tiny_text_to_unit_config(folder)

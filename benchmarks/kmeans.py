@@ -22,8 +22,8 @@ from common import alternate, measure_ceiling, report
 from torch import Tensor
 from tqdm import tqdm
 
-from nemo_speechlm.tokenizers.kmeans import nearest
-from nemo_speechlm.tokenizers.kmeans_training import StreamKMeans
+from nemo_speechlm.tokenizers.kmeans.centroids import nearest
+from nemo_speechlm.tokenizers.kmeans.stream import StreamKMeans
 
 PACKAGES = ("torch", "faiss-cpu", "scikit-learn", "numpy")
 

@@ -27,9 +27,9 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.common import report
-from nemo_speechlm.data.loader import build_pretrain_dataloader
-from nemo_speechlm.data.manifest import read_manifest, write_manifest
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
+from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader
+from nemo_speechlm.units.inventory import UnitInventory
 
 RATE = 16000
 LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]

@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.common import alternate, measure_ceiling, report
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.length_batches import batches_by_length
-from nemo_speechlm.data.paired_units import PairedUnits
-from nemo_speechlm.models.restoring import restore_file
-from nemo_speechlm.models.text_to_unit import TextToUnitModel
-from nemo_speechlm.modules.fft import durations_of
-from nemo_speechlm.tokenizers.english import phoneme_inventory
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.data.phone_units import PairedUnits
+from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
+from nemo_speechlm.modules.durations import durations_of
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import phoneme_inventory
 
 PACKAGES = ("torch", "nemo_toolkit")
 FRAMES_OF_PHONE = 4.0

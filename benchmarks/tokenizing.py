@@ -47,7 +47,7 @@ def measure(name: str, lines: int, rounds: int, workers: int, run: Callable[[int
 
 def unknown_words(manifest: Path, lines: int) -> tuple[int, int, int]:
     """Words of a text, those outside CMUdict, and how many different ones these are."""
-    from nemo_speechlm.tokenizers.english import EnglishPhonemizer
+    from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 
     phonemizer, words, unknown, different = EnglishPhonemizer(), 0, 0, set()
     for _, line in islice(iter_lines(manifest), lines):

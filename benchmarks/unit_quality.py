@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.common import report
-from nemo_speechlm.data.manifest import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.evaluation.unit_quality import compare_manifests
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.units.inventory import UnitInventory
 
 
 def main() -> None:

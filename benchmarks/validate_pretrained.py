@@ -17,7 +17,7 @@ def main() -> None:
 
     from lightning.pytorch import Trainer
 
-    from nemo_speechlm.models.pretrain import SpeechLMModel
+    from nemo_speechlm.models.speechlm.model import SpeechLMModel
 
     model = SpeechLMModel.restore_from(str(arguments.model), map_location="cpu")
     model.setup_validation_data(

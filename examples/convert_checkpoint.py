@@ -104,7 +104,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.to == "fairseq":
-        from nemo_speechlm.interop.export import export_fairseq
+        from nemo_speechlm.interop.writing.checkpoint import export_fairseq
 
         count = export_fairseq(
             arguments.input,
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.list:
         from nemo_speechlm.interop.listing import describe
-        from nemo_speechlm.interop.source import read_source
+        from nemo_speechlm.interop.reading.source import read_source
 
         for line in describe(read_source(arguments.input), options):
             print(line)

@@ -16,7 +16,7 @@ from nemo_speechlm.cli import command
 
 @command("demo")
 def main(cfg: DictConfig) -> None:
-    from nemo_speechlm.evaluation.demo import run_demo
+    from nemo_speechlm.demo.steps import run_demo
 
     run_demo(cfg)
 

@@ -19,8 +19,8 @@ from nemo_speechlm.errors import SpeechLMError
 def main(cfg: DictConfig) -> None:
     from nemo.core.classes import ModelPT
 
-    from nemo_speechlm.evaluation.exporting import can_compare, compare, export
-    from nemo_speechlm.models.restoring import restore_file
+    from nemo_speechlm.inference.export import can_compare, compare, export
+    from nemo_speechlm.models.common.restore import restore_file
 
     model = restore_file(ModelPT, cfg.model, "cpu")
     paths = export(model, cfg.output, cfg.part, cfg.opset, cfg.overwrite)

@@ -20,7 +20,9 @@ from nemo_speechlm.files import refuse_input_as_output
 @command("extract_features")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "num_workers")
-    from nemo_speechlm.evaluation.features import FeatureOptions, extract, read_inputs, restore
+    from nemo_speechlm.inference.features.extraction import extract, restore
+    from nemo_speechlm.inference.features.inputs import read_inputs
+    from nemo_speechlm.inference.features.options import FeatureOptions
 
     inputs = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
     made = [Path(cfg.output) / name for name in ("features.jsonl", "skipped.jsonl", "settings.json")]

@@ -15,14 +15,15 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.cli import command, whole_numbers
-from nemo_speechlm.data.lexicon import count_words, make_lexicon, write_counts, write_lexicon
+from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_one_file_twice, refuse_overwrite
-from nemo_speechlm.tokenizers.english import EnglishPhonemizer, phoneme_inventory
-from nemo_speechlm.tokenizers.espeak_text import EspeakPhonemizer, phone_inventory
-from nemo_speechlm.tokenizers.language import Language
-from nemo_speechlm.tokenizers.phonemizer import Phonemizer
-from nemo_speechlm.tokenizers.pronouncing import read_any_lexicon
+from nemo_speechlm.pronouncing.english import EnglishPhonemizer
+from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
+from nemo_speechlm.pronouncing.lexicons import read_any_lexicon
+from nemo_speechlm.pronouncing.making import count_words, make_lexicon, write_counts, write_lexicon
+from nemo_speechlm.pronouncing.phonemizer import Phonemizer
+from nemo_speechlm.units.phones import phone_inventory, phoneme_inventory
 
 
 @command("make_lexicon", makes=["output", "units"])

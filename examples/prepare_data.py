@@ -35,13 +35,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command, whole_numbers
-from nemo_speechlm.data.covost2 import list_covost2
-from nemo_speechlm.data.folder_corpus import CorpusOptions, list_folder, make_folder_work, make_manifest_work
-from nemo_speechlm.data.manifest import read_manifest
-from nemo_speechlm.data.text_cleaning import TextCleaning
+from nemo_speechlm.data.corpora.covost2 import list_covost2
+from nemo_speechlm.data.corpora.folder import CorpusOptions, list_folder, make_folder_work, make_manifest_work
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import partial_path, refuse_overwrite
-from nemo_speechlm.jobs import JobReport, default_workers, run_job
+from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.jobs.report import JobReport
+from nemo_speechlm.jobs.workers import default_workers
 from nemo_speechlm.locks import only_writer
 
 
@@ -98,7 +100,10 @@ def _covost2(cfg: DictConfig) -> JobReport:
 
 
 def _demo(cfg: DictConfig) -> None:
-    from nemo_speechlm.data.demo_corpus import DemoAmounts, make_demo_corpus  # its dependencies are another extra
+    from nemo_speechlm.data.corpora.demo.corpus import (  # its dependencies are another extra
+        DemoAmounts,
+        make_demo_corpus,
+    )
 
     amounts = DemoAmounts(**{field.name: cfg[field.name] for field in fields(DemoAmounts)})
     refuse_overwrite(Path(cfg.output) / "text.txt", cfg.overwrite)

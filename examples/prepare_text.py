@@ -15,16 +15,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command, whole_numbers
-from nemo_speechlm.data.text_cleaning import (
-    TextCleaning,
-    check_normalizer,
-    is_json_lines,
-    make_cleaning_work,
-    place_sentences,
-)
+from nemo_speechlm.data.manifests.sentences import is_json_lines
+from nemo_speechlm.data.text.cleaning import make_cleaning_work
+from nemo_speechlm.data.text.cleaning_options import TextCleaning
+from nemo_speechlm.data.text.held_out import place_sentences
+from nemo_speechlm.data.text.normalizer import check_normalizer
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_one_file_twice
-from nemo_speechlm.jobs import default_workers, run_job
+from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.jobs.workers import default_workers
 
 FORMATS = ("auto", "text", "json")
 

@@ -40,10 +40,11 @@ def main(cfg: DictConfig) -> None:
 def _evaluate(cfg: DictConfig, files: Any) -> None:
     """Recognize and report, once nobody else writes the report's files."""
     from nemo_speechlm.evaluation.phones import make_phones
-    from nemo_speechlm.evaluation.recognition import read_utterances, restore
     from nemo_speechlm.evaluation.report import RecognitionReport, ReportOptions, split_tables
+    from nemo_speechlm.evaluation.test_sets import read_utterances
     from nemo_speechlm.evaluation.translation import check_languages, is_translation, translation_scores
     from nemo_speechlm.evaluation.worst_page import write_page
+    from nemo_speechlm.inference.recognition import restore
 
     phones = None if cfg.phonemizer is None else make_phones(cfg.phonemizer, cfg.units_field, CONF / "language")
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
@@ -74,9 +75,11 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
 
 def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[str], dict]:
     """The texts, and what the summary should say of how they came about."""
-    from nemo_speechlm.evaluation.beam_decoding import CTCText, best_trial, log_probabilities, tune, write_trials
-    from nemo_speechlm.evaluation.recognition import choose_strategy, read_utterances, transcribe
+    from nemo_speechlm.evaluation.test_sets import read_utterances
     from nemo_speechlm.evaluation.translation import has_attention_decoder, set_search
+    from nemo_speechlm.evaluation.tuning import best_trial, tune, write_trials
+    from nemo_speechlm.inference.ctc_text import CTCText, log_probabilities
+    from nemo_speechlm.inference.recognition import choose_strategy, transcribe
 
     if has_attention_decoder(model):
         if cfg.lm is not None or cfg.decoding not in (None, "greedy", "beam"):
@@ -91,7 +94,7 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
             search = model.cfg.decoding
             facts = {"decoding": "beam", "beam_size": search.beam_size, "length_penalty": search.length_penalty}
         return transcribe(model, utterances, **loading), facts
-    from nemo_speechlm.decoding.decoders import DecodingOptions, with_weights
+    from nemo_speechlm.decoding.options import DecodingOptions, with_weights
     from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
 
     options = DecodingOptions.of(cfg)

@@ -17,8 +17,8 @@ from nemo_speechlm.cli import command
 
 @command("ctc_small")
 def main(cfg: DictConfig) -> None:
-    from nemo_speechlm.models.ctc import ctc_model_class
-    from nemo_speechlm.training import train
+    from nemo_speechlm.models.recognition.ctc import ctc_model_class
+    from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: ctc_model_class(model)(cfg=model, trainer=trainer))
 

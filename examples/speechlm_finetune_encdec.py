@@ -18,8 +18,8 @@ from nemo_speechlm.cli import command
 
 @command("st_small")
 def main(cfg: DictConfig) -> None:
-    from nemo_speechlm.models.encdec import SpeechLMEncDecModel
-    from nemo_speechlm.training import train
+    from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
+    from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: SpeechLMEncDecModel(cfg=model, trainer=trainer))
 

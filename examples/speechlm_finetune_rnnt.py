@@ -18,8 +18,8 @@ from nemo_speechlm.cli import command
 
 @command("rnnt_small")
 def main(cfg: DictConfig) -> None:
-    from nemo_speechlm.models.transducer import build_transducer
-    from nemo_speechlm.training import train
+    from nemo_speechlm.models.recognition.transducer import build_transducer
+    from nemo_speechlm.training.run import train
 
     train(cfg, build_transducer)
 

@@ -19,8 +19,8 @@ from nemo_speechlm.cli import command
 
 @command("speechlm_p_small")
 def main(cfg: DictConfig) -> None:
-    from nemo_speechlm.models.pretrain import SpeechLMModel
-    from nemo_speechlm.training import train
+    from nemo_speechlm.models.speechlm.model import SpeechLMModel
+    from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: SpeechLMModel(cfg=model, trainer=trainer))
 

@@ -27,14 +27,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
-from nemo_speechlm.data.manifest import read_manifest
-from nemo_speechlm.data.unit_job import tokenize_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_one_file_twice
+from nemo_speechlm.jobs.shards import parse_join
 from nemo_speechlm.locks import only_writer
-from nemo_speechlm.shards import parse_join
-from nemo_speechlm.tokenizers.speech import SpeechTokenizing, make_speech_units_work, with_estimated_durations
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
+from nemo_speechlm.tokenizers.jobs.speech import make_speech_units_work, with_estimated_durations
+from nemo_speechlm.tokenizers.speech import SpeechTokenizing
+from nemo_speechlm.units.inventory import UnitInventory
 
 
 @command("tokenize_speech")

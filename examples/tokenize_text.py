@@ -22,10 +22,10 @@ import functools
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
-from nemo_speechlm.data.manifest import read_manifest
-from nemo_speechlm.data.text_units import make_text_units_work, prepare_inventory
-from nemo_speechlm.data.unit_job import tokenize_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.files import refuse_one_file_twice
+from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
+from nemo_speechlm.tokenizers.jobs.text import make_text_units_work, prepare_inventory
 from nemo_speechlm.tokenizers.text import TextTokenizing
 
 

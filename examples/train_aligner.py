@@ -27,11 +27,13 @@ from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.aligner import plot_passes
 from nemo_speechlm.files import refuse_overwrite
-from nemo_speechlm.jobs import JobReport, default_workers, skipped_path
-from nemo_speechlm.tokenizers.gmm_corpus import CorpusSource
-from nemo_speechlm.tokenizers.gmm_training import AlignerTraining, passes_table
-from nemo_speechlm.tokenizers.pronouncing import Pronouncing
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.jobs.progress import skipped_path
+from nemo_speechlm.jobs.report import JobReport
+from nemo_speechlm.jobs.workers import default_workers
+from nemo_speechlm.pronouncing.words import Pronouncing
+from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
+from nemo_speechlm.tokenizers.gmm.training import AlignerTraining, passes_table
+from nemo_speechlm.units.inventory import UnitInventory
 
 
 @command("train_aligner", makes=["output"])

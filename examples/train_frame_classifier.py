@@ -19,8 +19,8 @@ from nemo_speechlm.cli import command
 
 @command("frame_classifier_small")
 def main(cfg: DictConfig) -> None:
-    from nemo_speechlm.models.frame_classifier import FrameClassifierModel
-    from nemo_speechlm.training import train
+    from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
+    from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: FrameClassifierModel(cfg=model, trainer=trainer))
 

@@ -22,12 +22,12 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from nemo_speechlm.cli import command, whole_numbers
-from nemo_speechlm.data.manifest import dump_line
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, refuse_overwrite
-from nemo_speechlm.jobs import default_workers, skipped_path
-from nemo_speechlm.tokenizers.kmeans import save_kmeans
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.files import atomic_write, dump_line, refuse_overwrite
+from nemo_speechlm.jobs.progress import skipped_path
+from nemo_speechlm.jobs.workers import default_workers
+from nemo_speechlm.tokenizers.kmeans.centroids import save_kmeans
+from nemo_speechlm.units.inventory import UnitInventory
 
 
 @command("train_kmeans", makes=["output"])
@@ -41,8 +41,8 @@ def main(cfg: DictConfig) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or default_workers()))
 
     from nemo_speechlm.evaluation.unit_quality import quality_of_kmeans
-    from nemo_speechlm.models.kmeans_training import KMeansTraining, progress_path
-    from nemo_speechlm.models.teacher import make_teacher
+    from nemo_speechlm.tokenizers.kmeans.teacher import make_teacher
+    from nemo_speechlm.tokenizers.kmeans.training import KMeansTraining, progress_path
 
     manifests = tuple(cfg.manifest) if isinstance(cfg.manifest, ListConfig) else (cfg.manifest,)
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}

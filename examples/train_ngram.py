@@ -20,11 +20,11 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from nemo_speechlm.cli import command, whole_numbers
-from nemo_speechlm.data.sentences import read_sentences
+from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_overwrite, whole_file
-from nemo_speechlm.tokenizers.arpa import ArpaModel
-from nemo_speechlm.tokenizers.ngram_tools import NGramOptions, find_builder, make_arpa
+from nemo_speechlm.language_models.arpa import ArpaModel
+from nemo_speechlm.language_models.builders import NGramOptions, find_builder, make_arpa
 
 
 @command("train_ngram", makes=["output"])
@@ -63,7 +63,7 @@ class _Splitter:
         self.encode, self.size = (like.encode, like.size) if like else (None, 0)
         if model is not None and like is None:
             from nemo_speechlm.decoding.tokens import labels_of, require_ctc, text_encoder
-            from nemo_speechlm.evaluation.recognition import restore
+            from nemo_speechlm.inference.recognition import restore
 
             ctc = require_ctc(restore(model, "cpu"))
             self.encode, self.size = text_encoder(ctc), len(labels_of(ctc))

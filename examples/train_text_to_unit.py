@@ -27,9 +27,9 @@ from nemo_speechlm.cli import command, whole_numbers
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "model.train_ds.batch_frames", "model.validation_ds.batch_frames", least=1)
     whole_numbers(cfg, "seed")
-    from nemo_speechlm.data.paired_units import speakers_of
-    from nemo_speechlm.models.text_to_unit import TextToUnitModel, as_paths
-    from nemo_speechlm.training import train
+    from nemo_speechlm.data.phone_units import speakers_of
+    from nemo_speechlm.models.text_to_unit.model import TextToUnitModel, as_paths
+    from nemo_speechlm.training.run import train
 
     if cfg.model.speakers == "manifest":
         with open_dict(cfg):

@@ -12,9 +12,9 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from nemo_speechlm.cli import command, whole_numbers
-from nemo_speechlm.data.sentences import read_sentences
+from nemo_speechlm.data.manifests.sentences import read_sentences
+from nemo_speechlm.data.text.sentencepiece_training import FILES, train_tokenizer
 from nemo_speechlm.files import refuse_input_as_output
-from nemo_speechlm.tokenizers.sentencepiece_model import FILES, train_tokenizer
 
 
 @command("train_tokenizer")

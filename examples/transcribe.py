@@ -16,17 +16,17 @@ from nemo_speechlm.cli import command, whole_numbers
 @command("transcribe")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
-    from nemo_speechlm.decoding.decoders import DecodingOptions
-    from nemo_speechlm.evaluation.transcript_files import inputs_of, run_transcription
+    from nemo_speechlm.decoding.options import DecodingOptions
+    from nemo_speechlm.inference.transcript_files import inputs_of, run_transcription
 
     options = DecodingOptions.of(cfg)
     inputs_of(cfg)
     from nemo.utils import logging
 
     from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
-    from nemo_speechlm.evaluation.recognition import choose_strategy, longest_audio, restore
-    from nemo_speechlm.evaluation.transcription import CTCRecognizer, PlainRecognizer, Recognizer
     from nemo_speechlm.evaluation.translation import has_attention_decoder, set_search
+    from nemo_speechlm.inference.recognition import choose_strategy, longest_audio, restore
+    from nemo_speechlm.inference.recognizers import CTCRecognizer, PlainRecognizer, Recognizer
 
     logging.setLevel(logging.WARNING)  # NeMo tells what it restores on stdout, where the texts go
     model = restore(cfg.model, cfg.device)

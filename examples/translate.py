@@ -15,14 +15,14 @@ from nemo_speechlm.errors import InputError
 @command("translate")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "beam_size", least=1)
-    from nemo_speechlm.evaluation.transcript_files import inputs_of, run_transcription
+    from nemo_speechlm.inference.transcript_files import inputs_of, run_transcription
 
     inputs_of(cfg)
     from nemo.utils import logging
 
-    from nemo_speechlm.evaluation.recognition import longest_audio, restore
-    from nemo_speechlm.evaluation.transcription import PlainRecognizer
     from nemo_speechlm.evaluation.translation import is_translation, set_search
+    from nemo_speechlm.inference.recognition import longest_audio, restore
+    from nemo_speechlm.inference.recognizers import PlainRecognizer
 
     logging.setLevel(logging.WARNING)  # NeMo tells what it restores on stdout, where the texts go
     model = restore(cfg.model, cfg.device)

@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -160,3 +162,44 @@ def refuse_one_file_twice(outputs: Mapping[str, str | Path | None]) -> None:
             before = seen.setdefault(Path(path).resolve(), name)
             if before != name:
                 raise InputError(f"{before} and {name} are this one file; give each its own", path)
+
+
+Record = dict[str, Any]
+
+_SECONDS = ("offset", "duration")
+
+
+def parse_line(line: str, path: str | Path, number: int, required: Iterable[str] = ()) -> Record:
+    """Parse one manifest line and check that it is an object with the required keys.
+
+    A number of seconds that is written as a string (``"offset": "1.5"``) becomes a number here, once for all readers.
+    """
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"not JSON ({error.msg} at column {error.colno}): {line.strip()[:60]!r}", path, number
+        ) from error
+    if not isinstance(record, dict):
+        raise InputError(f"expected a JSON object, found {type(record).__name__}", path, number)
+    missing = [key for key in required if key not in record]
+    if missing:
+        raise InputError(f"no key {', '.join(map(repr, missing))}; it has {', '.join(record)}", path, number)
+    for key in _SECONDS:
+        if isinstance(record.get(key), str):
+            record[key] = _number(record[key])
+    return record
+
+
+def _number(text: str) -> float | str:
+    """The finite number that a string holds, or the string itself: who needs a number complains of it by name."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def dump_line(record: Record) -> str:
+    """One manifest line, newline included."""
+    return json.dumps(record, ensure_ascii=False) + "\n"

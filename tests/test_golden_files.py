@@ -9,9 +9,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nemo_speechlm.interop.encoder_config import encoder_config
-from nemo_speechlm.interop.plan import make_plan
-from nemo_speechlm.interop.source import Kind, read_source
+from nemo_speechlm.interop.parts.encoder_config import encoder_config
+from nemo_speechlm.interop.planning import make_plan
+from nemo_speechlm.interop.reading.kinds import Kind
+from nemo_speechlm.interop.reading.source import read_source
 from tests.golden import GOLDEN, Reproduced, fine_tuning, load, needs_golden, pretraining, released, symbols
 
 pytestmark = needs_golden

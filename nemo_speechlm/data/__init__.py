@@ -1,1 +1,1 @@
-"""Manifests, their validation, and the readers that turn them into batches of tensors."""
+"""Files to values to batches: manifests, audio, text, corpora, and the loaders of training."""

@@ -13,7 +13,7 @@ import torch
 from nemo.collections.asr.parts.submodules.ctc_batched_beam_decoding import BatchedBeamCTCComputer
 from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
 
-from nemo_speechlm.decoding.decoders import Decoded, DecodingOptions
+from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.errors import InputError
 
 BATCH_FRAMES = 16000
@@ -67,7 +67,7 @@ class FusionDecoder:
     def decode(
         self, log_probs: Sequence[np.ndarray], options: DecodingOptions, progress: Callable[[int], object]
     ) -> list[Decoded]:
-        """See :class:`~nemo_speechlm.decoding.decoders.Decoder`."""
+        """See :class:`~nemo_speechlm.decoding.options.Decoder`."""
         search = BatchedBeamCTCComputer(
             blank_index=self.vocabulary_size,
             beam_size=options.beam_size,

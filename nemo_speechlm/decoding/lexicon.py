@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_speechlm.decoding.decoders import Decoded, DecodingOptions
+from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import iter_lines, open_text
 
@@ -65,7 +65,7 @@ class LexiconDecoder:
     def decode(
         self, log_probs: Sequence[np.ndarray], options: DecodingOptions, progress: Callable[[int], object]
     ) -> list[Decoded]:
-        """See :class:`~nemo_speechlm.decoding.decoders.Decoder`."""
+        """See :class:`~nemo_speechlm.decoding.options.Decoder`."""
         settings = self._flashlight.LexiconDecoderOptions(
             beam_size=options.beam_size,
             beam_size_token=options.beam_size_token or self._blank + 1,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecCTCModelBPE
 
-from nemo_speechlm.data.token_encoder import TokenEncoder
-from nemo_speechlm.data.transcripts import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 
 TOKEN_OFFSET = 100

@@ -15,10 +15,10 @@ def plot_passes(reports: Sequence["PassReport"], output: str | Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from nemo_speechlm.evaluation.plots import _STYLE, _save
+    from nemo_speechlm.evaluation.plots import STYLE, save_figure
 
     numbers = [report.number for report in reports]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6, 4.5), layout="constrained")
         likelihood, components = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
         likelihood.plot(numbers, [report.log_likelihood for report in reports], marker=".")
@@ -33,10 +33,10 @@ def plot_passes(reports: Sequence["PassReport"], output: str | Path) -> None:
         components.set_title("Gaussians")
         components.set_ylim(bottom=0)
         components.set_xlabel("pass")
-        _save(figure, output)
+        save_figure(figure, output)
 
 
-class Segment(NamedTuple):
+class TimedPhone(NamedTuple):
     """A phone in time.
 
     Attributes:
@@ -67,7 +67,7 @@ class AlignmentAccuracy(NamedTuple):
 
 
 def alignment_accuracy(
-    pairs: Sequence[tuple[Sequence[Segment], Sequence[Segment]]], tolerance: float = 0.02
+    pairs: Sequence[tuple[Sequence[TimedPhone], Sequence[TimedPhone]]], tolerance: float = 0.02
 ) -> AlignmentAccuracy:
     """Compare found segments with true ones.
 
@@ -97,12 +97,12 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def _labels(segments: Sequence[Segment], times: np.ndarray) -> np.ndarray:
+def _labels(segments: Sequence[TimedPhone], times: np.ndarray) -> np.ndarray:
     at = np.searchsorted([segment.end for segment in segments], times, side="right")
     return np.array([segment.phone for segment in segments])[np.minimum(at, len(segments) - 1)]
 
 
-def _boundary_errors(found: Sequence[Segment], true: Sequence[Segment]) -> list[float]:
+def _boundary_errors(found: Sequence[TimedPhone], true: Sequence[TimedPhone]) -> list[float]:
     matched = _matches([s.phone for s in found], [s.phone for s in true])
     return [
         abs(found[matched[n]].end - true[n].end)

@@ -8,13 +8,13 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from nemo_speechlm.data.audio import seconds_of
-from nemo_speechlm.data.manifest import Record, read_manifest
+from nemo_speechlm.data.audio.utterances import seconds_of
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
 from nemo_speechlm.evaluation.report import NAMES, percent
 from nemo_speechlm.evaluation.significance import Comparison, compare
-from nemo_speechlm.files import atomic_write
+from nemo_speechlm.files import Record, atomic_write
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from nemo_speechlm.data.manifest import Record
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.report import Phones
-from nemo_speechlm.tokenizers.phonemizer import Phonemizer
+from nemo_speechlm.files import Record
+from nemo_speechlm.pronouncing.phonemizer import Phonemizer
 
 NOT_SPOKEN = ("SIL", "SPN", "SPN_S")
 
@@ -68,15 +68,15 @@ def bare_phone(symbol: str) -> str:
 
 def _phonemizer(language: str, languages: Path) -> Phonemizer:
     if language == "en":
-        from nemo_speechlm.tokenizers.english import EnglishPhonemizer
+        from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 
         return EnglishPhonemizer()
     path = languages / f"{language}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in languages.glob("*.yaml")))
         raise SpeechLMError(f"there is no language {language!r}; there are {known}")
-    from nemo_speechlm.tokenizers.espeak_text import EspeakPhonemizer
-    from nemo_speechlm.tokenizers.language import Language
+    from nemo_speechlm.data.text.language import Language
+    from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
 
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)

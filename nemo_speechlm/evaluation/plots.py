@@ -12,9 +12,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.tokenizers.units import UnitInventory, UnitSequence
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.sequence import UnitSequence
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -77,7 +78,7 @@ def plot_curves(tensorboard_dirs: Mapping[str, str | Path], tags: Sequence[str],
             )
     columns = 2 if len(tags) == 4 else min(len(tags), 3)
     rows = -(-len(tags) // columns)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
         for panel, tag in zip(panels.flat, tags, strict=False):
@@ -96,7 +97,7 @@ def plot_curves(tensorboard_dirs: Mapping[str, str | Path], tags: Sequence[str],
         lines = [Line2D([], [], color=f"C{number % 7}", label=name) for number, name in enumerate(runs)]
         if len(lines) > 1:
             figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)))
-        _save(figure, output)
+        save_figure(figure, output)
 
 
 def _curve(panel: Any, steps: np.ndarray, values: np.ndarray, colour: str) -> tuple[float, float]:
@@ -131,7 +132,7 @@ def plot_alignment(
     symbols = inventory.decode(unit_sequence.ids)
     # As wide as the narrowest units need for their symbols, within reason.
     width = float(np.clip(len(symbols) * 0.3, 8, 40))
-    with rc_context(_STYLE | {"axes.grid": False}):
+    with rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(width, 4.2), layout=ConstrainedLayoutEngine(h_pad=0.01, hspace=0.0))
         wave, spectrogram, units = figure.subplots(3, 1, sharex=True, height_ratios=[1, 4, 1])
         times = np.arange(len(audio)) / sample_rate
@@ -153,7 +154,7 @@ def plot_alignment(
             )
         units.set_xlim(0, max(seconds, ends[-1] if len(ends) else 0.0))
         units.set_xlabel("seconds")
-        _save(figure, output)
+        save_figure(figure, output)
 
 
 def _spectrogram(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,6 +169,6 @@ def _spectrogram(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.nd
     return times, frequencies, np.maximum(decibels, decibels.max() - 70)
 
 
-def _save(figure: Figure, output: str | Path) -> None:
+def save_figure(figure: Figure, output: str | Path) -> None:
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=130)

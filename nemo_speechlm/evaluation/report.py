@@ -8,17 +8,11 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from nemo_speechlm.data.manifest import Record, write_manifest
+from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.evaluation.error_rates import (
-    ErrorCounts,
-    align_words,
-    character_errors,
-    count_errors,
-    word_errors,
-)
+from nemo_speechlm.evaluation.error_rates import ErrorCounts, align_words, character_errors, count_errors, word_errors
 from nemo_speechlm.evaluation.significance import confidence_interval
-from nemo_speechlm.files import atomic_write, refuse_overwrite
+from nemo_speechlm.files import Record, atomic_write, refuse_overwrite
 
 NAMES = {"wer": "words", "cer": "characters", "per": "phones"}
 """Error rates and the key of the counts behind each, in a line and in a summary."""

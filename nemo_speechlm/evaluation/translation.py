@@ -7,10 +7,10 @@ from typing import Any
 from nemo.collections.asr.models import ASRModel
 from sacrebleu.metrics import CHRF
 
-from nemo_speechlm.data.manifest import Record
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.models.encdec import SpeechLMEncDecModel
-from nemo_speechlm.models.text_counts import bleu_of
+from nemo_speechlm.files import Record
+from nemo_speechlm.models.common.text_counts import bleu_of
+from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
 
 
 def translation_scores(

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nemo_speechlm.data.audio import read_utterance, seconds_of
-from nemo_speechlm.data.manifest import Record, audio_path, read_manifest, unit_sequence
+from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
+from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.tokenizers.english import base_phone
-from nemo_speechlm.tokenizers.units import UnitInventory, UnitSequence
+from nemo_speechlm.files import Record
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import base_phone
+from nemo_speechlm.units.sequence import UnitSequence
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def quality_of_kmeans(
     """Quality of centroids on a manifest with aligned phones.
 
     Args:
-        kmeans: :class:`~nemo_speechlm.tokenizers.kmeans.KMeans`.
+        kmeans: :class:`~nemo_speechlm.tokenizers.kmeans.centroids.KMeans`.
         teacher: what makes its features.
         phones: the manifest.
         inventory: of its phones.

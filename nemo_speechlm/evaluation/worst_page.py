@@ -5,9 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nemo_speechlm.data.manifest import Record, audio_path
+from nemo_speechlm.data.manifests.lines import audio_path
 from nemo_speechlm.evaluation.report import NAMES, percent
-from nemo_speechlm.files import atomic_write
+from nemo_speechlm.files import Record, atomic_write
 
 _STYLE = """
 :root { --paper: #fbfaf7; --ink: #23211d; --soft: #77726a; --line: #e3dfd6; --card: #fff; --wrong: #b3261e;

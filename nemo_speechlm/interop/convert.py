@@ -14,9 +14,11 @@ from omegaconf import OmegaConf
 from nemo_speechlm import models
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite, whole_file
-from nemo_speechlm.interop.plan import Options, Plan, make_plan
-from nemo_speechlm.interop.shown import shortened
-from nemo_speechlm.interop.source import naming, read_source
+from nemo_speechlm.interop.plan import Options, Plan
+from nemo_speechlm.interop.planning import make_plan
+from nemo_speechlm.interop.reading.kinds import naming
+from nemo_speechlm.interop.reading.shown import shortened
+from nemo_speechlm.interop.reading.source import read_source
 
 _SHOWN = 12
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.interop.plan import Options, Plan, make_plan
-from nemo_speechlm.interop.shown import shown
-from nemo_speechlm.interop.source import Kind, Source
+from nemo_speechlm.interop.plan import Options, Plan
+from nemo_speechlm.interop.planning import make_plan
+from nemo_speechlm.interop.reading.kinds import Kind, Source
+from nemo_speechlm.interop.reading.shown import shown
 
 _SETTINGS = ("layer_norm_first", "conv_feature_layers", "encoder_layerdrop", "dropout", "mask_prob", "mask_length")
 

@@ -1,11 +1,11 @@
 """What a user restores: NeMo models for pretraining, for recognition, for units of text, and an encoder alone."""
 
-from nemo_speechlm.models.ctc import SpeechLMCTCModel, SpeechLMCTCModelBPE
-from nemo_speechlm.models.encdec import SpeechLMEncDecModel
 from nemo_speechlm.models.encoder import SpeechLMEncoderModel
-from nemo_speechlm.models.frame_classifier import FrameClassifierModel
-from nemo_speechlm.models.pretrain import SpeechLMModel
-from nemo_speechlm.models.text_to_unit import TextToUnitModel
+from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
+from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel, SpeechLMCTCModelBPE
+from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
+from nemo_speechlm.models.speechlm.model import SpeechLMModel
+from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()

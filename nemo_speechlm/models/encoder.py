@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.features import FeatureExtraction
+from nemo_speechlm.models.common.features import FeatureExtraction
 
 
 class SpeechLMEncoderModel(FeatureExtraction, ModelPT):

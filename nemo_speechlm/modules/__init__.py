@@ -1,15 +1,16 @@
 """NeuralModules: the encoder and its parts, usable from a NeMo config by ``_target_``."""
 
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
-from nemo_speechlm.modules.decoder import RelativeDecoder
+from nemo_speechlm.modules.decoder.nemo import NemoDecoder
+from nemo_speechlm.modules.decoder.relative import RelativeDecoder
+from nemo_speechlm.modules.durations import DurationPredictor
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
-from nemo_speechlm.modules.fft import DurationPredictor, FFTransformer
+from nemo_speechlm.modules.fast_speech import FFTransformer
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd
 from nemo_speechlm.modules.masking import SpanMask
-from nemo_speechlm.modules.nemo_decoder import NemoDecoder
 from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
 from nemo_speechlm.modules.transformer import RelativeTransformer
-from nemo_speechlm.modules.units import UnitClassifier
+from nemo_speechlm.modules.unit_classifier import UnitClassifier
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()

@@ -15,12 +15,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.modules.attention import RelativePositions, RelativeSelfAttention
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MaskedInstanceNorm, MelFrontEnd
 from nemo_speechlm.modules.padding import padding_mask
-from nemo_speechlm.modules.transformer import (
-    ConvPositions,
-    LearnedPositions,
-    RelativeTransformer,
-    TransformerLayer,
-)
+from nemo_speechlm.modules.transformer import ConvPositions, LearnedPositions, RelativeTransformer, TransformerLayer
 
 
 def check_exportable(*modules: nn.Module) -> None:

@@ -1,20 +1,52 @@
-"""Units for speech and text: inventories, phoneme tokenizers, durations."""
+"""From speech or text to units: every tokenizer, and the values that they pass on.
 
-from nemo_speechlm.tokenizers.durations import DurationSampler, draw_durations, estimate_durations, paper_durations
-from nemo_speechlm.tokenizers.english import EnglishPhonemizer, phoneme_inventory, word_units
-from nemo_speechlm.tokenizers.text import PhonemeTextTokenizer
-from nemo_speechlm.tokenizers.units import DurationModel, UnitInventory, UnitSequence
+The public names are imported when they are asked for, so a tool that needs one tokenizer does not load them all.
+"""
 
-__all__ = [
-    "DurationModel",
-    "DurationSampler",
-    "EnglishPhonemizer",
-    "PhonemeTextTokenizer",
-    "UnitInventory",
-    "UnitSequence",
-    "draw_durations",
-    "estimate_durations",
-    "paper_durations",
-    "phoneme_inventory",
-    "word_units",
-]
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "DurationModel": "units.inventory",
+    "DurationSampler": "units.durations",
+    "EnglishPhonemizer": "pronouncing.english",
+    "EnglishTokenizing": "tokenizers.english_text",
+    "EspeakPhonemizer": "pronouncing.espeak",
+    "EspeakTextTokenizer": "tokenizers.espeak_text",
+    "EspeakTokenizing": "tokenizers.espeak_text",
+    "FrameClassifierTokenizer": "tokenizers.frame_classifier",
+    "FrameClassifierTokenizing": "tokenizers.frame_classifier",
+    "GmmTokenizer": "tokenizers.gmm.tokenizer",
+    "GmmTokenizing": "tokenizers.gmm.tokenizer",
+    "ImportedTokenizer": "tokenizers.imported.tokenizer",
+    "ImportedTokenizing": "tokenizers.imported.tokenizer",
+    "KMeansTokenizer": "tokenizers.kmeans.tokenizer",
+    "KMeansTokenizing": "tokenizers.kmeans.tokenizer",
+    "PhonemeTextTokenizer": "tokenizers.english_text",
+    "SpeechTokenizer": "tokenizers.speech",
+    "SphinxTokenizer": "tokenizers.pocketsphinx.tokenizer",
+    "SphinxTokenizing": "tokenizers.pocketsphinx.tokenizer",
+    "TextToUnitTokenizer": "tokenizers.text_to_unit",
+    "TextToUnitTokenizing": "tokenizers.text_to_unit",
+    "TextTokenizer": "tokenizers.text",
+    "UnitInventory": "units.inventory",
+    "UnitSequence": "units.sequence",
+    "draw_durations": "units.durations",
+    "estimate_durations": "units.durations",
+    "paper_durations": "units.durations",
+    "phoneme_inventory": "units.phones",
+    "word_units": "units.phones",
+}
+"""Public names and the modules that define them. A name is imported when it is first asked for."""
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"nemo_speechlm.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,119 +4,20 @@ espeak-ng and phonemizer are GPL. They come with the extra ``languages`` and are
 pronounced.
 """
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nemo_speechlm.data.espeak import espeak_files
-from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
-from nemo_speechlm.tokenizers.english import FRAME_RATE, POSITIONS, SILENCE, check_style, word_units
-from nemo_speechlm.tokenizers.language import Language
-from nemo_speechlm.tokenizers.phonemizer import Phonemizer
-from nemo_speechlm.tokenizers.pronouncing import read_any_lexicon
-from nemo_speechlm.tokenizers.text import TextTokenizer, TextTokenizing, TextUnits, with_silences
-from nemo_speechlm.tokenizers.units import UnitInventory
-
-Pronunciation = tuple[str, ...]
-"""Phones in IPA as espeak-ng writes them; those of stressed vowels begin with ˈ or ˌ."""
-
-
-class EspeakPhonemizer(Phonemizer):
-    """Pronunciations of single words by espeak-ng, memoized; many at once are faster (:meth:`prepare`).
-
-    Args:
-        language: which, with the words that espeak-ng gets wrong alone.
-        lexicon: further pronunciations, which go before both.
-
-    >>> from nemo_speechlm.testing import russian
-    >>> EspeakPhonemizer(russian()).pronunciations("мама")
-    [('m', 'ˈɑ', 'm', 'a')]
-    """
-
-    def __init__(self, language: Language, lexicon: Mapping[str, Sequence[Sequence[str]]] | None = None):
-        self.language = language.code
-        self._language = language
-        self._known: dict[str, list[Pronunciation]] = {
-            word: [tuple(variant.split()) for variant in variants] for word, variants in language.words.items()
-        }
-        self._known.update((word, [tuple(v) for v in variants]) for word, variants in (lexicon or {}).items())
-
-    def pronunciations(self, word: str) -> list[Pronunciation]:
-        """The word's pronunciations."""
-        found = self._known.get(word)
-        if found is None:
-            self.prepare([word])
-            found = self._known[word]
-        if not found:
-            raise InputError(f"espeak-ng has no pronunciation of {word!r}")
-        return found
-
-    def prepare(self, words: Iterable[str]) -> None:
-        """Look several words up at once."""
-        new = [word for word in dict.fromkeys(words) if word not in self._known]
-        if not new:
-            return
-        spoken = self._backend.phonemize(new, separator=self._separator, strip=True)
-        for word, phones in zip(new, spoken, strict=True):
-            parts = [phone.strip("-") for phone in phones.split()]
-            self._known[word] = [tuple(phone for phone in parts if phone)] if any(parts) else []
-
-    def inventory(self, style: str, words: Iterable[str]) -> UnitInventory:
-        """Silence and the phones that occur in the words, sorted, each with all positions if the style has them."""
-        words = list(words)
-        self.prepare(words)
-        phones = {phone for word in words for variant in self._known[word] for phone in variant}
-        return phone_inventory(self.language, phones, style)
-
-    @cached_property
-    def _separator(self) -> Any:
-        from phonemizer.separator import Separator
-
-        return Separator(phone=" ", word="  ", syllable="")
-
-    @cached_property
-    def _backend(self) -> Any:
-        library, data = espeak_files()
-        try:
-            from phonemizer.backend import EspeakBackend
-            from phonemizer.backend.espeak.wrapper import EspeakWrapper
-        except ImportError as error:
-            raise SpeechLMError(
-                "pronunciations by espeak-ng need phonemizer (GPL): pip install 'nemo_speechlm[languages]'"
-            ) from error
-        EspeakWrapper.set_library(str(library))
-        EspeakWrapper.set_data_path(str(data))
-        quiet = logging.getLogger(f"{__name__}.phonemizer")
-        quiet.setLevel(logging.ERROR)  # it warns of each word in which espeak-ng changes to another language
-        try:
-            return EspeakBackend(
-                self._language.voice, with_stress=self._language.stress, language_switch="remove-flags", logger=quiet
-            )
-        except RuntimeError as error:
-            raise InputError(f"language.voice is {self._language.voice!r}: {error}") from error
-
-
-def phone_inventory(language: str, phones: Iterable[str], style: str) -> UnitInventory:
-    """Silence and phones in order of their spelling; with all positions in a word if ``style`` has them.
-
-    >>> phone_inventory("cs", ["p"], "position_stress").symbols
-    ('SIL', 'p_B', 'p_E', 'p_I', 'p_S')
-    """
-    check_style(style)
-    symbols = sorted(phones)
-    if style == "position_stress":
-        symbols = [f"{phone}_{position}" for phone in symbols for position in POSITIONS]
-    return UnitInventory("phoneme", language, FRAME_RATE, (SILENCE, *symbols), silence=SILENCE)
-
-
-def phone_units(phones: Sequence[str], style: str) -> list[str]:
-    """The units of one word; the style ``plain`` leaves its phones as they are."""
-    return list(phones) if style == "plain" else word_units(phones, style)
+from nemo_speechlm.data.text.language import Language
+from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
+from nemo_speechlm.pronouncing.lexicons import read_any_lexicon
+from nemo_speechlm.tokenizers.text import TextTokenizer, TextTokenizing, TokenizedText, with_silences
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import POSITIONS, SILENCE, check_style, phone_units
 
 
 @dataclass(frozen=True)
@@ -205,7 +106,7 @@ class EspeakTextTokenizer(TextTokenizer):
         self._silence, self._symbols = inventory.silence or SILENCE, frozenset(inventory.symbols)
         self._words: dict[str, str | None] = {}
 
-    def tokenize(self, text: str, rng: np.random.Generator) -> TextUnits:
+    def tokenize(self, text: str, rng: np.random.Generator) -> TokenizedText:
         """The units of a sentence, without durations; its words if some of them were dropped."""
         every = self._language.sentence_words(text)
         words = self._language.own_words(text)
@@ -217,11 +118,11 @@ class EspeakTextTokenizer(TextTokenizer):
         dropped = (
             {"text": " ".join(words), "dropped_words": len(every) - len(words)} if len(words) < len(every) else {}
         )
-        return TextUnits(with_silences(units, self._silence, self._how.silence_probability, rng), None, dropped)
+        return TokenizedText(with_silences(units, self._silence, self._how.silence_probability, rng), None, dropped)
 
     def tokenize_batch(
         self, texts: Sequence[str], rngs: Sequence[np.random.Generator]
-    ) -> list[TextUnits | InputError | SkipItem]:
+    ) -> list[TokenizedText | InputError | SkipItem]:
         """As :meth:`tokenize`; words that are new are looked up together."""
         foreign = self._language.foreign == "espeak"
         words = {word for text in texts for word in self._language.sentence_words(text)}

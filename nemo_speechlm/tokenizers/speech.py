@@ -12,16 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nemo_speechlm.data.audio import Channel, read_utterance
-from nemo_speechlm.data.manifest import Record, parse_line, read_manifest, unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.jobs import BatchWork
-from nemo_speechlm.tokenizers.durations import estimate_durations
-from nemo_speechlm.tokenizers.tokenizing import Tokenizing
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.files import Record
+from nemo_speechlm.tokenizers.base import Tokenizing
+from nemo_speechlm.units.inventory import UnitInventory
 
 
-class Utterance(NamedTuple):
+class SpeechInput(NamedTuple):
     """What a speech tokenizer works on.
 
     Attributes:
@@ -59,7 +56,7 @@ class SpeechTokenizer(ABC):
     sample_rate: int = 16000
 
     @abstractmethod
-    def tokenize(self, utterance: Utterance) -> SpeechUnits:
+    def tokenize(self, utterance: SpeechInput) -> SpeechUnits:
         """The units of an utterance; they must not depend on those before it.
 
         Raises:
@@ -67,7 +64,7 @@ class SpeechTokenizer(ABC):
             SkipItem: if no units were found in it, with the reason.
         """
 
-    def tokenize_batch(self, utterances: Sequence[Utterance]) -> list[SpeechUnits | InputError | SkipItem]:
+    def tokenize_batch(self, utterances: Sequence[SpeechInput]) -> list[SpeechUnits | InputError | SkipItem]:
         """The units of several utterances, or why one has none, in their order."""
         found: list[SpeechUnits | InputError | SkipItem] = []
         for utterance in utterances:
@@ -114,62 +111,3 @@ def is_transcribed(record: Record) -> bool:
     """Whether a record says what was said; empty texts stand for "unknown" in many manifests."""
     text = record.get("text")
     return text is not None and (not isinstance(text, str) or bool(text.strip()))
-
-
-def make_speech_units_work(
-    manifest: str | Path, output: str | Path, tokenizing: SpeechTokenizing, channel: Channel = "mix"
-) -> BatchWork:
-    """The work of a job (see :mod:`nemo_speechlm.jobs`) that adds units to the lines of a speech manifest."""
-    manifest = Path(manifest)
-    tokenizer = tokenizing.make()
-    moved = manifest.parent.resolve() != Path(output).parent.resolve()
-
-    def read(number: int, line: str) -> Utterance:
-        record = parse_line(line, manifest, number, ["audio_filepath"])
-        samples = read_utterance(record, manifest, number, tokenizer.sample_rate, channel)
-        record = {key: value for key, value in record.items() if key not in ("units", "unit_durations")}
-        record["duration"] = round(len(samples) / tokenizer.sample_rate, 4)
-        text = record.get("text") if is_transcribed(record) else None
-        if text is not None and not isinstance(text, str):
-            raise InputError(f"text is {type(text).__name__}, expected a string", manifest, number)
-        return Utterance(samples, text, record)
-
-    def written(record: Record, found: SpeechUnits) -> Record:
-        record |= found.extra
-        record["units"], record["unit_durations"] = " ".join(found.units), list(found.durations)
-        path = Path(record["audio_filepath"]).expanduser()
-        if moved and not path.is_absolute():  # it is relative to the manifest that it stands in
-            record["audio_filepath"] = str((manifest.parent / path).resolve())
-        return record
-
-    def work(lines: Sequence[tuple[int, str]]) -> list[Record | InputError | SkipItem]:
-        results: list[Record | InputError | SkipItem | None] = []
-        utterances: list[Utterance] = []
-        for number, line in lines:
-            try:
-                utterances.append(read(number, line))
-                results.append(None)
-            except (InputError, SkipItem) as error:
-                results.append(error)
-        found = iter(zip(utterances, tokenizer.tokenize_batch(utterances), strict=True))
-        for position, (number, _) in enumerate(lines):
-            if results[position] is None:
-                utterance, units = next(found)
-                if isinstance(units, SpeechUnits):
-                    results[position] = written(utterance.record, units)
-                elif isinstance(units, InputError):
-                    results[position] = InputError(units.reason, manifest, number)
-                else:
-                    results[position] = units
-        return results  # type: ignore[return-value]  # none is None any more
-
-    return work
-
-
-def with_estimated_durations(inventory: UnitInventory, manifest: str | Path) -> UnitInventory:
-    """The inventory with the duration statistics of a speech manifest's units."""
-    sequences = (
-        unit_sequence(record, inventory, manifest, number)
-        for number, record in read_manifest(manifest, ["units", "unit_durations"])
-    )
-    return inventory.with_durations(estimate_durations(sequences, inventory))

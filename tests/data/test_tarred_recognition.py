@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 
-from nemo_speechlm.data.manifest import read_manifest
-from nemo_speechlm.data.recognition_loader import build_recognition_dataloader
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.testing import tiny_corpus, tiny_labels, tiny_tarred
+from nemo_speechlm.testing.configs import tiny_tarred
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 
 UTTERANCES = 24
 BUFFER = 4  # utterances that wait to be shuffled

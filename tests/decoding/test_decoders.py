@@ -8,12 +8,13 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from nemo_speechlm.data.transcripts import CharacterEncoder
-from nemo_speechlm.decoding.decoders import Decoded, DecodingOptions, greedy, make_decoder
+from nemo_speechlm.data.text.characters import CharacterEncoder
+from nemo_speechlm.decoding.decoders import greedy, make_decoder
+from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.decoding.tokens import as_lm_tokens, words_of
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.tokenizers.arpa import ArpaModel
-from nemo_speechlm.tokenizers.ngram import train_ngram_model
+from nemo_speechlm.language_models.arpa import ArpaModel
+from nemo_speechlm.language_models.kneser_ney import train_ngram_model
 
 LABELS = [" ", "a", "b"]
 SENTENCES = ["ab a", "ab b a", "a ab", "b ab", "ab", "ba b a"] * 2

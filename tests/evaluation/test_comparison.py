@@ -6,8 +6,8 @@ import soundfile
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.comparison import Pairing, write_comparison
-from nemo_speechlm.evaluation.recognition import read_utterances
 from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions
+from nemo_speechlm.evaluation.test_sets import read_utterances
 from nemo_speechlm.evaluation.worst_page import write_page
 
 TEXTS = ["the cat sat on the mat", "a dog", "one two three four"] * 4

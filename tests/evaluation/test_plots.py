@@ -3,7 +3,8 @@ import pytest
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.plots import plot_alignment, plot_curves, read_scalars
-from nemo_speechlm.tokenizers.units import UnitInventory, UnitSequence
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.sequence import UnitSequence
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import character_errors, word_errors
 from nemo_speechlm.evaluation.translation import check_languages, is_translation, set_search, translation_scores
 from nemo_speechlm.models import SpeechLMCTCModel
-from nemo_speechlm.models.text_counts import SIZE, bleu_score, error_rates, text_counts
-from nemo_speechlm.testing import tiny_architecture
+from nemo_speechlm.models.common.text_counts import SIZE, bleu_score, error_rates, text_counts
+from nemo_speechlm.testing.configs import tiny_architecture
 
 REFERENCES = ["The cat sat on the mat, again.", "What is this?", "", "Nobody would come here, would they?"]
 HYPOTHESES = ["The cat sat on a mat, again.", "What was this?", "Oh", "Nobody would come, would they?"]

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from nemo_speechlm.data.manifest import write_manifest
+from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.unit_quality import JointCounts, compare_manifests, unit_quality
-from nemo_speechlm.testing import tiny_hidden_inventory
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.testing.corpora import tiny_hidden_inventory
+from nemo_speechlm.units.inventory import UnitInventory
 
 PHONES = UnitInventory("phoneme", "en", 100, ("SIL", "AH0_B", "AH1_E", "T_S"), "SIL")
 

@@ -8,7 +8,8 @@ from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 
 from nemo_speechlm.models import SpeechLMCTCModel
-from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 from tests.functional.commands import run_example, scalars
 
 

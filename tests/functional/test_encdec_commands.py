@@ -8,9 +8,10 @@ from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 from sacrebleu.metrics import BLEU
 
-from nemo_speechlm.data.manifest import read_manifest, write_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel
-from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 from tests.functional.commands import run_example, scalars
 
 

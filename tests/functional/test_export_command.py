@@ -8,10 +8,11 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.evaluation.exporting import compare, export
+from nemo_speechlm.inference.export import compare, export
 from nemo_speechlm.models import SpeechLMCTCModel
-from nemo_speechlm.models.transducer import build_transducer
-from nemo_speechlm.testing import tiny_architecture, tiny_labels
+from nemo_speechlm.models.recognition.transducer import build_transducer
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_labels
 from tests.functional.commands import run_example
 
 HEAD = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}

@@ -11,10 +11,11 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from nemo_speechlm.data.audio import read_audio
-from nemo_speechlm.evaluation.features import restore
+from nemo_speechlm.data.audio.files import read_audio
+from nemo_speechlm.inference.features.extraction import restore
 from nemo_speechlm.models import SpeechLMEncoderModel
-from nemo_speechlm.testing import tiny_architecture, tiny_corpus
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_corpus
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_some_layers_as_safetensors(run, tmp_path, corpus, model):
 
 
 def test_a_folder_for_hugging_face(run, tmp_path, corpus, model, monkeypatch):
-    from nemo_speechlm.evaluation import feature_shards
+    from nemo_speechlm.inference.features import shards as feature_shards
 
     monkeypatch.setattr(feature_shards, "SHARD_BYTES", 2**15)
     out, arguments = tmp_path / "out", (f"input={corpus.speech}", "format=huggingface")

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from nemo_speechlm.data.manifest import read_manifest
-from nemo_speechlm.jobs import progress_path
-from nemo_speechlm.testing import tiny_corpus
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.jobs.progress import progress_path
+from nemo_speechlm.testing.corpora import tiny_corpus
 
 
 @pytest.fixture(scope="module")

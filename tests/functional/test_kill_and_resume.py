@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.data.grammar import sentences
-from nemo_speechlm.data.manifest import write_manifest
+from nemo_speechlm.data.corpora.demo.grammar import sentences
+from nemo_speechlm.data.manifests.lines import write_manifest
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
 

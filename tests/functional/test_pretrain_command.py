@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nemo_speechlm.testing import tiny_corpus
+from nemo_speechlm.testing.corpora import tiny_corpus
 from tests.functional.commands import run_example, scalars
 
 SMALL = [

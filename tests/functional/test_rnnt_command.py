@@ -7,11 +7,12 @@ import torch
 from nemo.collections.asr.models import ASRModel, EncDecRNNTBPEModel, EncDecRNNTModel
 from omegaconf import OmegaConf
 
-from nemo_speechlm.data.sentences import read_sentences
+from nemo_speechlm.data.manifests.sentences import read_sentences
+from nemo_speechlm.data.text.sentencepiece_training import train_tokenizer
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.modules import SpeechLMEncoder
-from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels
-from nemo_speechlm.tokenizers.sentencepiece_model import train_tokenizer
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 from tests.functional.commands import run_example
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.data.manifest import read_manifest
-from nemo_speechlm.testing import russian
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.testing.corpora import russian
+from nemo_speechlm.units.inventory import UnitInventory
 
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("espeakng_loader")

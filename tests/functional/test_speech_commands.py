@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from nemo_speechlm.data.manifest import read_manifest, unit_sequence
-from nemo_speechlm.tokenizers.english import phoneme_inventory
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.units import unit_sequence
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import phoneme_inventory
 
 
 def tokenize(run, manifest, output, *arguments):
@@ -23,7 +24,7 @@ def tokenize(run, manifest, output, *arguments):
 def corpus(tmp_path_factory):
     """A demo corpus with a few utterances, and one manifest ``both.json`` of transcribed and untranscribed ones."""
     pytest.importorskip("espeakng_loader")
-    from nemo_speechlm.data.demo_corpus import DemoAmounts, make_demo_corpus
+    from nemo_speechlm.data.corpora.demo.corpus import DemoAmounts, make_demo_corpus
 
     folder = tmp_path_factory.mktemp("demo")
     made = make_demo_corpus(folder, seed=5, amounts=DemoAmounts(0.15, 0.15, 0.01, 0.01, sentences=2000))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.units.inventory import UnitInventory
 from tests.functional.commands import run_example
 
 ROOT = Path(__file__).parents[2]

@@ -3,11 +3,11 @@
 import numpy as np
 
 from nemo_speechlm.data.length_batches import LengthBatches
-from nemo_speechlm.data.manifest import read_manifest, write_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.models import TextToUnitModel
-from nemo_speechlm.testing import tiny_paired_corpus
-from nemo_speechlm.tokenizers.english import phoneme_inventory
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.testing.corpora import tiny_paired_corpus
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import phoneme_inventory
 from tests.functional.commands import run_example
 
 

@@ -11,11 +11,13 @@ import pytest
 
 from nemo_speechlm.alignment import training
 from nemo_speechlm.alignment.file import load_aligner
-from nemo_speechlm.data.manifest import read_manifest, unit_sequence
-from nemo_speechlm.tokenizers import gmm_training
-from nemo_speechlm.tokenizers.english import EnglishPhonemizer, base_phone
-from nemo_speechlm.tokenizers.gmm_file import load_model
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.units import unit_sequence
+from nemo_speechlm.pronouncing.english import EnglishPhonemizer
+from nemo_speechlm.tokenizers.gmm import training as gmm_training
+from nemo_speechlm.tokenizers.gmm.model_file import load_model
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import base_phone
 from tests.functional.commands import run_example
 
 QUICK = ("plan.passes=7", "plan.tied_passes=4", "plan.components=160", "plan.settle=1", "threads=1")
@@ -32,7 +34,7 @@ def run(example, *arguments):
 def corpus(tmp_path_factory):
     """Twenty or so utterances of two minutes."""
     pytest.importorskip("espeakng_loader")
-    from nemo_speechlm.data.demo_corpus import DemoAmounts, make_demo_corpus
+    from nemo_speechlm.data.corpora.demo.corpus import DemoAmounts, make_demo_corpus
 
     folder = tmp_path_factory.mktemp("demo")
     make_demo_corpus(folder, seed=5, amounts=DemoAmounts(2.0, 0.1, 0.01, 0.01, sentences=2000))

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_speechlm.models import SpeechLMCTCModel
-from nemo_speechlm.testing import tiny_architecture, tiny_labels
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_labels
 from tests.functional.commands import run_example
 
 

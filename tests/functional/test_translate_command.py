@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm.interop.plan import Options
 from nemo_speechlm.models import SpeechLMCTCModel
-from nemo_speechlm.testing import tiny_architecture, tiny_labels
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_labels
 from tests.functional.commands import run_example
 from tests.golden import GOLDEN, converted, load, needs_golden
 

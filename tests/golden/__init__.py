@@ -15,8 +15,9 @@ from nemo.core.classes import ModelPT
 from torch import Tensor
 
 from nemo_speechlm.interop.convert import build
-from nemo_speechlm.interop.plan import Options, Plan, make_plan
-from nemo_speechlm.interop.source import read_source
+from nemo_speechlm.interop.plan import Options, Plan
+from nemo_speechlm.interop.planning import make_plan
+from nemo_speechlm.interop.reading.source import read_source
 
 DATA = Path(os.environ.get("NEMO_SPEECHLM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 GOLDEN = DATA.parent / "golden"

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nemo_speechlm.data.batch import PAD_UNIT
-from nemo_speechlm.data.paired_units import PairedBatch
+from nemo_speechlm.data.phone_units import PairedBatch
+from nemo_speechlm.data.pretraining.batch import PAD_UNIT
+from nemo_speechlm.decoding.attention_search import EOS, SearchSettings
 from nemo_speechlm.losses.label_smoothing import smoothed_cross_entropy
-from nemo_speechlm.modules.beam_search import EOS, SearchSettings
 from nemo_speechlm.modules.padding import padding_mask
 from tests.golden import Reproduced, Value, collect, load, ours_of, released, without_gradient
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nemo_speechlm.data.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
-from nemo_speechlm.models.pretrain import LEVELS
+from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
+from nemo_speechlm.models.speechlm.umlm import LEVELS
 from nemo_speechlm.modules.padding import padding_mask
 from tests.golden import Reproduced, Value, collect, load, ours_of, released, without_gradient
 

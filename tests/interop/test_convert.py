@@ -8,10 +8,10 @@ from nemo.collections.asr.models import ASRModel
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.convert import convert
-from nemo_speechlm.interop.encoder_config import parse_layers
+from nemo_speechlm.interop.parts.encoder_config import parse_layers
 from nemo_speechlm.interop.plan import Options
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncoderModel, SpeechLMModel
-from nemo_speechlm.models.pretrained import read_pretrained
+from nemo_speechlm.models.common.pretrained import read_pretrained
 from tests.functional.commands import run_example
 from tests.interop.checkpoints import (
     LETTERS,

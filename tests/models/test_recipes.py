@@ -16,12 +16,12 @@ from nemo_speechlm.models import (
     SpeechLMEncDecModel,
     SpeechLMModel,
     TextToUnitModel,
-    transducer,
 )
+from nemo_speechlm.models.recognition import transducer
 from nemo_speechlm.modules.masking import SpanMask
-from nemo_speechlm.step_guards import MonitorCheck
-from nemo_speechlm.testing import tiny_corpus, tiny_hidden_corpus
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_hidden_corpus
 from nemo_speechlm.tokenizers import UnitInventory
+from nemo_speechlm.training.step_guards import MonitorCheck
 
 RECIPES = sorted(path.stem for path in CONF.glob("speechlm_*.yaml"))
 NARROW = [

@@ -9,8 +9,9 @@ from omegaconf import OmegaConf, open_dict
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel
-from nemo_speechlm.models.transducer import build_transducer
-from nemo_speechlm.testing import tiny_architecture, tiny_corpus, tiny_labels, tiny_tarred
+from nemo_speechlm.models.recognition.transducer import build_transducer
+from nemo_speechlm.testing.configs import tiny_architecture, tiny_tarred
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 
 KINDS = {"ctc_small": SpeechLMCTCModel, "st_small": SpeechLMEncDecModel, "rnnt_small": build_transducer}
 

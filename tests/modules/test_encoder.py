@@ -7,10 +7,10 @@ from nemo.collections.asr.modules import ConformerEncoder
 from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.evaluation import features
+from nemo_speechlm.inference.features import extraction as features
 from nemo_speechlm.models import SpeechLMEncoderModel
 from nemo_speechlm.modules import ConvFrontEnd, RelativeTransformer, SpeechLMEncoder
-from nemo_speechlm.testing import tiny_architecture
+from nemo_speechlm.testing.configs import tiny_architecture
 
 LAYERS = [(16, 10, 5), (16, 4, 4), (16, 4, 4)]
 

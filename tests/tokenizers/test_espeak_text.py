@@ -7,13 +7,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
+from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.testing import russian
-from nemo_speechlm.tokenizers.english import EnglishPhonemizer
-from nemo_speechlm.tokenizers.espeak_text import EspeakPhonemizer, EspeakTokenizing, phone_inventory
-from nemo_speechlm.tokenizers.language import Language
-from nemo_speechlm.tokenizers.phonemizer import Phonemizer
-from nemo_speechlm.tokenizers.units import UnitInventory
+from nemo_speechlm.pronouncing.english import EnglishPhonemizer
+from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
+from nemo_speechlm.pronouncing.phonemizer import Phonemizer
+from nemo_speechlm.testing.corpora import russian
+from nemo_speechlm.tokenizers.espeak_text import EspeakTokenizing
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import phone_inventory
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("phonemizer")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.tokenizers.text import PhonemeTextTokenizer
+from nemo_speechlm.tokenizers.english_text import PhonemeTextTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Audio files: read, resampled, streamed, cut."""

@@ -1,0 +1,149 @@
+"""Reading speech: any format and sample rate that libsndfile knows, as one channel at the rate that is wanted."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from nemo_speechlm.errors import InputError
+
+AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64"))
+"""File name endings taken for audio when a folder is searched."""
+
+Channel = int | str
+"""A channel counted from 0, or ``"mix"`` for the mean of all."""
+
+
+_MP3_WHOLE = 120
+"""Seconds; an MP3 up to this long is decoded whole and then cut. After a jump, even to where it is, its decoder lacks
+the bits that earlier frames lent to later ones, complains on stderr, and may get the next milliseconds wrong."""
+
+
+class AudioInfo(NamedTuple):
+    """What an audio file's header says.
+
+    Attributes:
+        sample_rate: in Hz.
+        channels: their number.
+        frames: samples per channel.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.sample_rate
+
+
+def audio_info(path: str | Path, decode: bool = False) -> AudioInfo:
+    """Read an audio file's length from its header, or with ``decode`` by reading all of it.
+
+    A file whose header has no length is decoded.
+
+    Raises:
+        InputError: if the file is missing, unreadable or has no samples.
+    """
+    with open_audio(path) as file:
+        frames = file.frames
+        if decode or not 0 < frames < 2**62:  # libsndfile's word for "unknown" is the largest 64-bit number
+            frames = 0
+            try:
+                for block in file.blocks(blocksize=1 << 18, dtype="float32", always_2d=True):
+                    frames += len(block)
+            except (soundfile.SoundFileError, RuntimeError) as error:
+                raise InputError(f"audio cannot be read to its end: {reason_of(error)}", path) from error
+        if not frames:
+            raise InputError("audio with no samples", path)
+        return AudioInfo(file.samplerate, file.channels, frames)
+
+
+def read_audio(
+    path: str | Path | BytesIO,
+    sample_rate: int = 16000,
+    offset: float = 0.0,
+    duration: float | None = None,
+    channel: Channel = "mix",
+) -> np.ndarray:
+    """Read one channel of an audio file, resampled.
+
+    Args:
+        path: WAV, FLAC, MP3, Opus, Ogg Vorbis or whatever else libsndfile reads; or the content of such a file.
+        sample_rate: that of the result, in Hz.
+        offset: where to begin, in seconds.
+        duration: seconds to read; None reads to the end.
+        channel: which one, counted from 0, or ``"mix"`` for the mean of all.
+
+    Returns:
+        Samples between -1 and 1, shape (T,), float32.
+
+    Raises:
+        InputError: if the file is missing or unreadable, has no samples in the span, or no such channel.
+    """
+    where = None if isinstance(path, BytesIO) else path
+    with open_audio(path) as file:
+        rate, channels = file.samplerate, file.channels
+        if channel != "mix" and not (isinstance(channel, int) and 0 <= channel < channels):
+            raise InputError(
+                f"no channel {channel!r}; it has {channels}, counted from 0, or 'mix' for their mean", where
+            )
+        try:
+            start = round(offset * rate)
+            if start and start >= file.frames:
+                raise InputError(f"offset {offset} s is behind its end at {file.frames / rate:.3f} s", where)
+            count = -1 if duration is None else round(duration * rate)
+            if file.format == "MP3" and file.frames <= _MP3_WHOLE * rate:
+                samples = file.read(dtype="float32", always_2d=True)[start:]
+                samples = samples if duration is None else samples[:count]
+            else:
+                if start:
+                    file.seek(start)
+                samples = file.read(count, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise InputError(f"audio cannot be read: {reason_of(error)}", where) from error
+    if not len(samples):
+        raise InputError("audio with no samples", where)
+    if channel == "mix":
+        mono = samples.mean(axis=1) if channels > 1 else samples[:, 0]
+    else:
+        mono = samples[:, int(channel)]
+    # A sum of squares is finite only if all samples are, and faster than looking at each; it may overflow.
+    if not np.isfinite(np.dot(mono, mono)) and not np.isfinite(mono).all():
+        raise InputError("audio has samples that are not numbers", where)
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate)
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Samples between -1 and 1 as 16-bit integers, clipped."""
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def open_audio(path: str | Path | BytesIO) -> soundfile.SoundFile:
+    """Open an audio file, or the content of one.
+
+    Raises:
+        InputError: if it is missing, empty, or not audio that libsndfile reads.
+    """
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        reason = f"not audio that can be read: {reason_of(error)}"
+        if isinstance(path, BytesIO):
+            raise InputError(reason) from error
+        if not Path(path).is_file():
+            reason = "no such audio file"
+        elif not Path(path).stat().st_size:
+            reason = "audio with no samples: the file is empty"
+        raise InputError(reason, path) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What a decoder complains of."""
+    return str(getattr(error, "error_string", error)).rstrip(".")

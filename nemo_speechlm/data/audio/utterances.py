@@ -1,0 +1,68 @@
+"""The audio of one manifest line, and whether it lasts as long as the line says."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from nemo_speechlm.data.audio.files import Channel, read_audio
+from nemo_speechlm.data.manifests.lines import audio_path
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import Record
+
+DURATION_TOLERANCE = 0.05
+"""Seconds by which a manifest's ``duration`` may be off the length of the audio."""
+
+
+def read_utterance(
+    record: Record, manifest: str | Path, number: int, sample_rate: int = 16000, channel: Channel = "mix"
+) -> np.ndarray:
+    """Read the audio of a manifest's record, from its ``offset`` where it has one.
+
+    Args:
+        record: line ``number`` of ``manifest``.
+        manifest: for relative paths, and for messages.
+        number: its line number.
+        sample_rate: that of the result, in Hz.
+        channel: which one, counted from 0, or ``"mix"``.
+
+    Returns:
+        Samples between -1 and 1, shape (T,), float32.
+
+    Raises:
+        InputError: naming the manifest and line, if the audio cannot be read, or is shorter than ``duration``, or,
+            where there is no ``offset``, longer (each by more than ``DURATION_TOLERANCE``).
+    """
+    path = audio_path(record, manifest)
+    offset, duration = seconds_of(record, "offset", manifest, number), seconds_of(record, "duration", manifest, number)
+    try:
+        samples = read_audio(path, sample_rate, offset or 0.0, None if offset is None else duration, channel)
+    except InputError as error:
+        raise InputError(str(error), manifest, number) from error
+    check_duration(duration, len(samples) / sample_rate, path, manifest, number)
+    return samples
+
+
+def check_duration(duration: float | None, found: float, path: Path, manifest: str | Path, number: int) -> None:
+    """Raise unless a record's ``duration``, if it has one, is that of its audio (both in seconds)."""
+    if duration is not None and abs(duration - found) > DURATION_TOLERANCE:
+        raise InputError(
+            f"duration is {duration:g} s, but the audio of {path} lasts {found:.3f} s; a part of a file needs an "
+            "offset; prepare_data.py corpus=manifest fix_duration=true corrects durations",
+            manifest,
+            number,
+        )
+
+
+def seconds_of(record: Record, key: str, manifest: str | Path, number: int) -> float | None:
+    """A record's ``offset`` or ``duration``, or None where it has none.
+
+    Raises:
+        InputError: if it is not a number of seconds.
+    """
+    value = record.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{key} is {value!r}, expected seconds", manifest, number)
+    return float(value)

@@ -1,0 +1,1 @@
+"""The demo's corpus, spoken by espeak-ng."""

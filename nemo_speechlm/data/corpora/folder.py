@@ -1,0 +1,166 @@
+"""Folders of audio files, with or without transcripts, into manifests."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
+from nemo_speechlm.data.audio.utterances import check_duration, seconds_of
+from nemo_speechlm.data.corpora.folder_transcripts import Transcripts
+from nemo_speechlm.data.manifests.lines import audio_path
+from nemo_speechlm.data.text.cleaning import SentenceCleaner
+from nemo_speechlm.data.text.cleaning_options import TextCleaning
+from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.files import Record, atomic_write, parse_line
+from nemo_speechlm.jobs.types import Work
+
+
+def find_audio(folder: str | Path) -> list[Path]:
+    """All audio files below a folder, by their names' endings, sorted.
+
+    Raises:
+        InputError: if there is no such folder, or no audio in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("no such folder", folder)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    if not found:
+        raise InputError(f"no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) in it", folder)
+    return found
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """What becomes of a corpus' files.
+
+    Args:
+        min_duration: shorter ones are left out, in seconds.
+        max_duration: longer ones, too.
+        decode: read each file to its end, instead of believing its header.
+        cleaning: of transcripts; None leaves them as they are.
+        fix_duration: correct wrong durations in a manifest, instead of raising.
+        text_field: key in a manifest of what becomes its ``text``.
+    """
+
+    min_duration: float | None = None
+    max_duration: float | None = None
+    decode: bool = False
+    cleaning: TextCleaning | None = None
+    fix_duration: bool = False
+    text_field: str = "text"
+
+    def check(self, duration: float, path: Path) -> None:
+        """Raise SkipItem unless the duration, in seconds, is in the range."""
+        if self.min_duration is not None and duration < self.min_duration:
+            raise SkipItem(f"shorter than min_duration={self.min_duration:g} s", path)
+        if self.max_duration is not None and duration > self.max_duration:
+            raise SkipItem(f"longer than max_duration={self.max_duration:g} s", path)
+
+
+def list_folder(
+    folder: str | Path,
+    listing: str | Path,
+    *,
+    transcripts: str | Path | None = None,
+    transcribed: bool | None = None,
+    speaker_level: int | None = None,
+) -> tuple[int, int]:
+    """Write what is known of a folder's audio files before they are opened, a JSON line each.
+
+    Args:
+        folder: searched with all folders in it.
+        listing: the file to write.
+        transcripts: see :class:`Transcripts`.
+        transcribed: True leaves out files without a transcript, False all transcripts.
+        speaker_level: which folder above a file is its speaker: 1 is the one that it lies in.
+
+    Returns:
+        The number of files, and of transcripts that belong to none of them.
+    """
+    audio = find_audio(folder)
+    texts = Transcripts(folder, audio, transcripts)
+    with atomic_write(listing) as file:
+        for path in audio:
+            record: Record = {"audio_filepath": str(path)}
+            if speaker_level is not None:
+                above = path.relative_to(folder).parts[:-1]
+                if len(above) < speaker_level:
+                    raise InputError(f"speaker_level is {speaker_level}, but it lies {len(above)} folders deep", path)
+                record["speaker"] = above[-speaker_level]
+            text = None if transcribed is False else texts[path]
+            if text is not None:
+                record["text"] = text
+            elif transcribed:
+                record["_skip"] = "no transcript"
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return len(audio), texts.unmatched
+
+
+def make_folder_work(listing: str | Path, output: str | Path, options: CorpusOptions) -> Work:
+    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that turns lines of a listing into a manifest's."""
+    cleaner = None if options.cleaning is None else SentenceCleaner(options.cleaning)
+    home = Path(output).parent.resolve()
+
+    def work(number: int, line: str) -> Record:
+        listed = parse_line(line, listing, number)
+        path = Path(listed.pop("audio_filepath"))
+        if "_skip" in listed:
+            raise SkipItem(listed["_skip"], path)
+        duration = round(audio_info(path, options.decode).duration, 4)
+        options.check(duration, path)
+        if cleaner is not None and "text" in listed:
+            try:
+                listed["text"] = cleaner.clean(listed["text"])
+            except SkipItem as error:
+                raise SkipItem(f"transcript: {error}", path) from None
+        absolute = path.resolve()
+        relative = absolute.relative_to(home).as_posix() if absolute.is_relative_to(home) else str(absolute)
+        return {"audio_filepath": relative, "duration": duration, **listed}
+
+    return work
+
+
+def make_manifest_work(manifest: str | Path, output: str | Path, options: CorpusOptions) -> Work:
+    """The work of a job that checks a manifest's lines against their audio."""
+    manifest = Path(manifest)
+    moved = manifest.parent.resolve() != Path(output).parent.resolve()
+    cleaner = None if options.cleaning is None else SentenceCleaner(options.cleaning)
+
+    def work(number: int, line: str) -> Record:
+        record = parse_line(line, manifest, number, ["audio_filepath"])
+        path = audio_path(record, manifest)
+        try:
+            length = audio_info(path, options.decode).duration
+        except InputError as error:
+            raise InputError(str(error), manifest, number) from error
+        record["duration"] = _checked_duration(record, length, path, manifest, number, options.fix_duration)
+        options.check(record["duration"], path)
+        if options.text_field != "text":
+            if not isinstance(record.get(options.text_field), str):
+                raise InputError(f"no {options.text_field!r} (text_field) with a string", manifest, number)
+            record["text"] = record.pop(options.text_field)
+        if cleaner is not None and record.get("text"):
+            try:
+                record["text"] = cleaner.clean(record["text"])
+            except SkipItem as error:
+                raise SkipItem(f"transcript: {error}") from None
+        if moved:
+            record["audio_filepath"] = str(path.resolve())
+        return record
+
+    return work
+
+
+def _checked_duration(
+    record: Record, length: float, path: Path, manifest: str | Path, number: int, fix: bool
+) -> float:
+    """The seconds of audio that a record stands for, of a file that lasts ``length``."""
+    offset, duration = (seconds_of(record, key, manifest, number) for key in ("offset", "duration"))
+    rest = length - (offset or 0.0)
+    if rest <= 0:
+        raise InputError(f"offset is {offset:g} s, but {path} lasts {length:.3f} s", manifest, number)
+    found = rest if offset is None or duration is None else min(rest, duration)
+    if not fix:
+        check_duration(duration, found, path, manifest, number)
+    return round(found, 4)

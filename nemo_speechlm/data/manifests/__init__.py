@@ -1,0 +1,1 @@
+"""Manifests: JSON lines about utterances or sentences."""

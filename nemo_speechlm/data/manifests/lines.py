@@ -1,0 +1,44 @@
+"""Manifests: JSON lines, read with the file and line of whatever is wrong in them.
+
+Nothing here needs torch or NeMo, so the data tools start at once.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import Record, atomic_write, dump_line, iter_lines, parse_line
+
+
+def read_manifest(path: str | Path, required: Iterable[str] = ()) -> Iterator[tuple[int, Record]]:
+    """Yield (line number, record) of a JSON-lines manifest.
+
+    Raises:
+        InputError: at the first line that is not a JSON object with the required keys; or if there are no lines.
+    """
+    required = tuple(required)
+    empty = True
+    for number, line in iter_lines(path):
+        empty = False
+        yield number, parse_line(line, path, number, required)
+    if empty:
+        raise InputError("the manifest is empty", path)
+
+
+def write_manifest(path: str | Path, records: Iterable[Record]) -> int:
+    """Write records as JSON lines, under a temporary name until all are written; returns their number."""
+    count = 0
+    with atomic_write(path) as file:
+        for record in records:
+            file.write(dump_line(record))
+            count += 1
+    return count
+
+
+def audio_path(record: Record, manifest: str | Path) -> Path:
+    """The record's audio file; a relative path is relative to the manifest, as in NeMo."""
+    path = Path(record["audio_filepath"])
+    if path.is_absolute():
+        return path
+    path = path.expanduser()
+    return path if path.is_absolute() else Path(manifest).parent / path

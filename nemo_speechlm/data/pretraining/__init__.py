@@ -1,0 +1,1 @@
+"""From manifests with units to the batches of a pretraining step."""

@@ -1,0 +1,1 @@
+"""From manifests with transcripts to the batches of a recognition model."""

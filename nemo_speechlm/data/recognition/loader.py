@@ -1,0 +1,174 @@
+"""Data loaders for recognition models, made of a config by NeMo's Lhotse data loading."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lhotse.audio import AudioLoadingError
+from lhotse.dataset.sampling.base import CutSampler
+from nemo.collections.common.data.lhotse.dataloader import (
+    determine_use_iterable_dataset,
+    get_lhotse_dataloader_from_config,
+    make_structured_with_schema_warnings,
+    read_cutset_from_config,
+)
+from nemo.utils import logging
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nemo_speechlm.data.recognition.endless_stream import EndlessLoader, EndlessStream
+from nemo_speechlm.data.recognition.transcripts import (
+    TranscribedSpeechDataset,
+    TranscriptStatistics,
+    check_transcripts,
+    expand_manifests,
+)
+from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.worker_errors import ErrorReturningDataset, raise_errors
+from nemo_speechlm.errors import InputError
+
+_OTHER_SOURCES = ("input_cfg", "cuts_path", "shar_path")
+_NOT_LHOTSES = ("labels", "use_lhotse", "defer_setup", "endless")
+# NeMo's models put these into every config; its Lhotse loader would warn of them.
+
+
+def build_recognition_dataloader(
+    config: DictConfig | Mapping[str, Any],
+    labels: Sequence[str] | TextEncoder,
+    sample_rate: int = 16000,
+    global_rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """A loader of (audio (B, S), lengths (B,), label ids (B, U), lengths (B,)).
+
+    Args:
+        config: keys of NeMo's ``LhotseDataLoadingConfig``, and ``endless``: start over where the data end, in another
+            order; for training by steps. ``seed``, and ``shard_seed`` if it is given, are whole numbers and the same
+            in all processes.
+        labels: characters, a label id being a position here; or what encodes a text, such as a ``TokenEncoder``.
+        sample_rate: Hz; other audio is resampled.
+        global_rank: of this process among ``world_size``; each reads batches of its own.
+        world_size: number of processes.
+
+    Raises:
+        InputError: on what is wrong in the config, and in the manifests, which are read through here.
+    """
+    config = OmegaConf.create(dict(config))
+    encoder = labels if callable(labels) else CharacterEncoder(labels)
+    statistics = _check_manifests(config, encoder)
+    endless = bool(config.get("endless", False))
+    seed = _whole_number(config, "shard_seed", _whole_number(config, "seed", 0))
+    known = {key: value for key, value in config.items() if key not in _NOT_LHOTSES}
+    # Processes that share the batches of one order must agree on it; NeMo's default draws another in each.
+    known |= {"sample_rate": sample_rate, "shard_seed": seed}
+    # In a thread an error would be lost, and the order would depend on how fast it is.
+    known.setdefault("concurrent_bucketing", False)
+    if not endless:  # NeMo repeats tar files without end
+        known |= {"force_finite": True, "force_map_dataset": True}
+    structured = make_structured_with_schema_warnings(OmegaConf.create(known))
+    dataset = TranscribedSpeechDataset(encoder)
+    if endless and determine_use_iterable_dataset(read_cutset_from_config(structured)[1], structured):
+        stream = EndlessStream(structured, dataset, seed, global_rank)
+        loader: EndlessLoader | RecognitionLoader = EndlessLoader(
+            stream, world_size, structured.num_workers, structured.pin_memory
+        )
+    else:
+        states = torch.get_rng_state()
+        nemos = get_lhotse_dataloader_from_config(structured, global_rank, world_size, dataset)
+        torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
+        loader = RecognitionLoader(
+            nemos.dataset,
+            EndlessSampler(nemos.sampler) if endless else nemos.sampler,
+            num_workers=nemos.num_workers,
+            pin_memory=nemos.pin_memory,
+            persistent_workers=nemos.num_workers > 0,
+        )
+    loader.statistics = statistics
+    return loader
+
+
+def _whole_number(config: DictConfig, key: str, default: int) -> int:
+    value = config.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(
+            f"data config: {key} is {value!r}, expected a whole number of at least 0; processes and workers read in "
+            "orders of their own whatever it is"
+        )
+    return value
+
+
+class EndlessSampler(Sampler):
+    """Passes over a Lhotse sampler again and again, shuffled anew each time.
+
+    Attributes:
+        epoch: the pass it is in.
+    """
+
+    def __init__(self, sampler: CutSampler):
+        self.sampler = sampler
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            self.sampler.set_epoch(self.epoch)
+            empty = True
+            for batch in self.sampler:
+                empty = False
+                yield batch
+            if empty:
+                raise InputError("the data have no batch: all utterances are left out by the filters")
+            self.epoch += 1
+
+
+class RecognitionLoader(DataLoader):
+    """Hands out a worker's :class:`InputError` as it is, and begins a new pass when training is resumed.
+
+    Attributes:
+        statistics: of each manifest that it reads.
+    """
+
+    statistics: Sequence[TranscriptStatistics] = ()
+
+    def __init__(self, dataset: Dataset, sampler: Sampler | CutSampler, **options: Any):
+        super().__init__(ErrorReturningDataset(dataset), batch_size=None, sampler=sampler, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from raise_errors(super().__iter__())
+        except AudioLoadingError as error:  # while the sampler looks for a file's length in its header
+            raise InputError(str(error).split("\nSet LHOTSE")[0]) from error
+
+    def state_dict(self) -> dict[str, int]:
+        """What Lightning saves."""
+        return {"epoch": self.sampler.epoch if isinstance(self.sampler, EndlessSampler) else 0}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with the pass after the one that was interrupted."""
+        if isinstance(self.sampler, EndlessSampler):
+            self.sampler.epoch = state["epoch"] + 1
+
+
+def _check_manifests(config: DictConfig, encoder: TextEncoder) -> list[TranscriptStatistics]:
+    """Read the manifests through, where there are any (Lhotse's own formats are checked while they are read)."""
+    manifests = config.get("manifest_filepath")
+    if manifests is None:
+        if not any(config.get(key) for key in _OTHER_SOURCES):
+            raise InputError("data config: no manifest_filepath")
+        return []
+    found = []
+    for path in expand_manifests(manifests):
+        statistics = check_transcripts(
+            path,
+            encoder,
+            text_field=config.get("text_field", "text"),
+            need_audio=config.get("tarred_audio_filepaths") is None,
+            min_duration=config.get("min_duration") or 0.0,
+            max_duration=config.get("max_duration") or float("inf"),
+        )
+        if not statistics.characters:
+            raise InputError("has no text at all", path)
+        logging.info(f"{path}: {statistics}")
+        found.append(statistics)
+    return found

@@ -1,0 +1,1 @@
+"""Text: languages, cleaning, characters, pieces."""

@@ -1,0 +1,134 @@
+"""Plain text into normalized sentences: one alphabet, no punctuation, no duplicates, some held out for validation."""
+
+import re
+import unicodedata
+from pathlib import Path
+
+from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
+from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
+from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.files import Record, parse_line
+from nemo_speechlm.jobs.types import Work
+
+_OTHER = "\0"
+_APOSTROPHES = frozenset("'\u2018\u2019\u02bc\uff07`\u00b4")
+_FOLDED = {"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "\u0131": "i"}
+_ELIDED = re.compile(
+    "'(?:tis|twas|twere|twill|twould|em|till?|bout|cause|course|round|neath|gainst|mongst)", re.IGNORECASE
+)
+
+
+class SentenceCleaner:
+    """Cleans sentences as a :class:`TextCleaning` says.
+
+    >>> SentenceCleaner(TextCleaning()).clean("\u201cDon\u2019t,\u201d said the 'old' na\u00efve man\u2014softly.")
+    "don't said the old naive man softly"
+    """
+
+    def __init__(self, cleaning: TextCleaning):
+        self._cleaning = cleaning
+        self._table = _CharacterTable(cleaning.characters)
+        self._normalize = nemo_normalizer(cleaning) if cleaning.normalizer == "nemo" else None
+
+    def clean(self, text: str) -> str:
+        """The sentence in the wanted alphabet.
+
+        Raises:
+            SkipItem: if it is left out, with the reason.
+        """
+        cleaning = self._cleaning
+        if self._normalize is not None and NEEDS_NORMALIZER.search(text):
+            text = self._normalize(text)  # before NFKC, which makes 21/2 of two and a half
+        text = cased(unicodedata.normalize("NFKC", text), cleaning.case)
+        translated = text.translate(self._table)
+        words = translated.split()
+        if _OTHER in translated:
+            if cleaning.other_characters == "skip_line":
+                raise SkipItem(self._reason(text))
+            if cleaning.other_characters == "drop_word":
+                words = [word for word in words if _OTHER not in word]
+            words = [word.replace(_OTHER, "") for word in words]
+        words = [word for word in map(_without_quotes, filter(None, words)) if word]
+        text = " ".join(words)
+        self._check_length(len(words), len(text))
+        return text
+
+    def _reason(self, text: str) -> str:
+        others = [c for c in text if self._table[ord(c)] == _OTHER]
+        if all(c.isdigit() for c in others):
+            return "digits (normalizer=nemo writes them out)"
+        return f"letters outside characters: {next(c for c in others if not c.isdigit())!r}"
+
+    def _check_length(self, words: int, characters: int) -> None:
+        cleaning = self._cleaning
+        if not words:
+            raise SkipItem("no words")
+        if words < cleaning.min_words:
+            raise SkipItem(f"fewer than min_words={cleaning.min_words} words")
+        if cleaning.max_words is not None and words > cleaning.max_words:
+            raise SkipItem(f"more than max_words={cleaning.max_words} words")
+        if characters < cleaning.min_characters:
+            raise SkipItem(f"fewer than min_characters={cleaning.min_characters} characters")
+        if cleaning.max_characters is not None and characters > cleaning.max_characters:
+            raise SkipItem(f"more than max_characters={cleaning.max_characters} characters")
+
+
+class _CharacterTable(dict[int, str]):
+    """For ``str.translate``: what becomes of each character, found out when it is first met."""
+
+    def __init__(self, characters: str):
+        super().__init__()
+        self._characters = frozenset(characters) - {" "}
+
+    def __missing__(self, code: int) -> str:
+        self[code] = result = self._of(chr(code))
+        return result
+
+    def _of(self, character: str) -> str:
+        if character in self._characters:
+            return character
+        if character in _APOSTROPHES:  # dropped where the alphabet has none: "dont" keeps its sound, "don t" does not
+            return "'" if "'" in self._characters else ""
+        category = unicodedata.category(character)
+        if category in ("Cf", "Mn", "Cc") and not character.isspace():  # soft hyphens, stray accents
+            return ""
+        if category[0] in "PSZC":
+            return " "
+        return self._folded(character)
+
+    def _folded(self, character: str) -> str:
+        """The character without its accents, if that is in the alphabet."""
+        plain = _FOLDED.get(character.lower()) or "".join(
+            c for c in unicodedata.normalize("NFD", character) if not unicodedata.combining(c)
+        )
+        plain = plain.upper() if character.isupper() else plain
+        return plain if set(plain) <= self._characters else _OTHER
+
+
+def _without_quotes(word: str) -> str:
+    """Apostrophes at a word's edges taken off where they are quotation marks: not from 'tis, boys' or dancin'.
+
+    So are hyphens, which are dashes there, where the alphabet has them.
+    """
+    if word[0] == "-" or word[-1] == "-":
+        word = word.strip("-")
+    if not (word.startswith("'") or word.endswith("'")):
+        return word
+    if word.startswith("'") and not _ELIDED.fullmatch(word):
+        return word.strip("'")
+    return word if word.lower().endswith(("s'", "in'")) else word.rstrip("'")
+
+
+def make_cleaning_work(cleaning: TextCleaning, source: str | Path) -> Work:
+    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that cleans the lines of ``source``."""
+    cleaner = SentenceCleaner(cleaning)
+
+    def work(number: int, line: str) -> Record:
+        if not cleaning.json_lines:
+            return {"text": cleaner.clean(line)}
+        text = parse_line(line, source, number, ["text"])["text"]
+        if not isinstance(text, str):
+            raise InputError(f"text is {type(text).__name__}, expected a string", source, number)
+        return {"text": cleaner.clean(text)}
+
+    return work

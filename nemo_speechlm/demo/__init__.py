@@ -1,0 +1,1 @@
+"""The demo: a corpus that makes itself, pretraining, fine-tuning, a table."""

@@ -1,0 +1,1 @@
+"""A model over audio or text: recognition, long recordings, features, export."""

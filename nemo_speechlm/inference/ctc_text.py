@@ -1,0 +1,88 @@
+"""Recognition with a CTC model's log probabilities at hand: beam search, language models, and the tuning of weights.
+
+Axis legend: T frames, V labels without the blank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from nemo.collections.asr.models import EncDecCTCModel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nemo_speechlm.decoding.decoders import make_decoder
+from nemo_speechlm.decoding.options import Decoded, Decoder, DecodingOptions
+from nemo_speechlm.decoding.tokens import labels_of, text_encoder, words_of
+from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance, autocast, length_batches
+from nemo_speechlm.inference.recognition import check_lengths
+
+
+def log_probabilities(
+    model: EncDecCTCModel,
+    utterances: Sequence[Utterance],
+    *,
+    batch_duration: float = 120.0,
+    num_workers: int = 0,
+    precision: str = "float32",
+) -> list[np.ndarray]:
+    """The model's log probabilities of utterances, (T, V + 1) float32 each, in their order.
+
+    Args:
+        model: a CTC model, NeMo's or ours.
+        utterances: what to recognize.
+        batch_duration: seconds of audio in a batch, padding included.
+        num_workers: processes that load audio.
+        precision: ``bfloat16`` and ``float16`` run the model under autocast.
+
+    Raises:
+        InputError: if an utterance is longer than the model takes.
+    """
+    check_lengths(model, utterances)
+    batches = length_batches([u.duration for u in utterances], batch_duration)
+    dataset = AudioBatches(list(utterances), batches, int(model.cfg.get("sample_rate", 16000)))
+    found: list[np.ndarray] = [np.zeros((0, 0), dtype=np.float32)] * len(utterances)
+    with (
+        torch.inference_mode(),
+        autocast(model.device.type, precision),
+        tqdm(total=len(utterances), desc="Computing probabilities", unit="utterance", smoothing=0.1) as bar,
+    ):
+        loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
+        for batch, (audio, lengths, _, _) in zip(batches, loader, strict=True):
+            log_probs, frames, _ = model.forward(
+                input_signal=audio.to(model.device), input_signal_length=lengths.to(model.device)
+            )
+            for i, row, count in zip(batch, log_probs.float().cpu().numpy(), frames.tolist(), strict=True):
+                found[i] = row[:count].copy()
+            bar.update(len(batch))
+    return found
+
+
+@dataclass(frozen=True)
+class CTCText:
+    """A decoder with the labels of its model.
+
+    Attributes:
+        decoder: greedy or a beam search.
+        labels: the V labels.
+    """
+
+    decoder: Decoder
+    labels: list[str]
+
+    @classmethod
+    def of(cls, model: EncDecCTCModel, options: DecodingOptions) -> "CTCText":
+        """Make the decoder that options name for a model."""
+        labels = labels_of(model)
+        return cls(make_decoder(options, labels, text_encoder(model)), labels)
+
+    def decode(self, log_probs: Sequence[np.ndarray], options: DecodingOptions, quiet: bool = False) -> list[Decoded]:
+        """Label ids of utterances."""
+        total = len(log_probs)
+        with tqdm(total=total, desc=f"Decoding ({options.kind})", unit="utterance", disable=quiet) as bar:
+            return self.decoder.decode(log_probs, options, bar.update)
+
+    def text(self, decoded: Decoded) -> str:
+        """What label ids spell."""
+        return words_of(self.labels, decoded.tokens)

@@ -1,0 +1,82 @@
+"""Features of many utterances in one folder that Hugging Face's ``datasets.load_dataset`` opens: Parquet shards.
+
+Axis legend: T frames, D width, L layers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from nemo_speechlm.files import Record, atomic_write, whole_file
+
+SHARD_BYTES = 256 * 2**20
+"""Features in a shard, about: it is held in memory while it is made."""
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files: data/*.parquet
+---
+Features of {layers}, each of frames by width. `settings.json` says what they were made of.
+"""
+
+
+def shard_files(folder: Path, durations: Sequence[float], bytes_per_second: float) -> list[Path]:
+    """The shard of each utterance; utterances stay in their order."""
+    numbers: list[int] = []
+    filled = 0.0
+    for duration in durations:
+        size = duration * bytes_per_second
+        filled += size
+        if numbers and filled <= SHARD_BYTES:
+            numbers.append(numbers[-1])
+        else:
+            numbers.append(numbers[-1] + 1 if numbers else 0)
+            filled = size
+    count = numbers[-1] + 1
+    return [folder / "data" / f"train-{number:05d}-of-{count:05d}.parquet" for number in numbers]
+
+
+def write_shard(
+    path: Path, names: Sequence[str], records: Sequence[Record], states: Sequence[Tensor], layers: Sequence[int]
+) -> None:
+    """Write utterances as rows: ``id``, what their manifest lines say, ``num_frames``, ``layer_1``, ...
+
+    Args:
+        path: the shard.
+        names: an id for each utterance.
+        records: its manifest line; the fields that all of them have become columns.
+        states: its features (L, T, D), in fp32 or fp16.
+        layers: their numbers.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    frames = [state_LTD.shape[1] for state_LTD in states]
+    columns = {"id": pa.array(names)}
+    for field in ("audio_filepath", "offset", "duration", "text"):
+        if all(field in record for record in records):
+            columns[field] = pa.array([record[field] for record in records])
+    columns["num_frames"] = pa.array(frames)
+    ends = pa.array(np.cumsum([0, *frames]), pa.int32())
+    for index, number in enumerate(layers):
+        values_TD = np.concatenate([state_LTD[index].numpy() for state_LTD in states])
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(values_TD.ravel()), values_TD.shape[1])
+        columns[f"layer_{number}"] = pa.ListArray.from_arrays(ends, rows)
+    with whole_file(path) as partial:
+        parquet.write_table(pa.table(columns), partial)
+
+
+def frames_of_shard(path: Path) -> list[int]:
+    """``num_frames`` of its rows."""
+    from pyarrow import parquet
+
+    return parquet.read_table(path, columns=["num_frames"])["num_frames"].to_pylist()
+
+
+def write_card(folder: Path, layers: Sequence[int]) -> None:
+    """Write ``README.md``, in which Hugging Face's tools look for where the data is."""
+    with atomic_write(folder / "README.md") as file:
+        file.write(_CARD.format(layers=", ".join(f"`layer_{number}`" for number in layers)))

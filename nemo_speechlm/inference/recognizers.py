@@ -1,0 +1,125 @@
+"""One interface for all recognition models: audio in, text with times out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+from nemo.collections.asr.parts.mixins import TranscribeConfig
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nemo_speechlm.data.audio.stream import Segment
+from nemo_speechlm.decoding.options import DecodingOptions
+from nemo_speechlm.decoding.times import TimedWord, timed_words
+from nemo_speechlm.inference.audio_batches import SHORTEST, autocast
+from nemo_speechlm.inference.ctc_text import CTCText
+from nemo_speechlm.inference.recognition import hypothesis_text
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What was said in a segment.
+
+    Attributes:
+        start: seconds from the beginning of the recording.
+        end: seconds.
+        text: its words.
+        words: in time, if the model tells.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: list[TimedWord] = field(default_factory=list)
+
+
+class Recognizer(Protocol):
+    """Turns segments into passages, a batch at a time."""
+
+    def __call__(self, segments: Sequence[Segment], sample_rate: int) -> list[Passage]:
+        """Recognize a batch."""
+        ...
+
+
+class CTCRecognizer:
+    """A CTC model with any decoder; words come with their times.
+
+    Args:
+        model: NeMo's or ours.
+        options: how to decode.
+        precision: of the model.
+    """
+
+    def __init__(self, model: EncDecCTCModel, options: DecodingOptions, precision: str = "float32"):
+        self._model, self._options, self._precision = model, options, precision
+        self._text = CTCText.of(model, options)
+
+    @torch.inference_mode()
+    def __call__(self, segments: Sequence[Segment], sample_rate: int) -> list[Passage]:
+        """See :class:`Recognizer`."""
+        audio, lengths = _collate(segments, sample_rate)
+        device = self._model.device
+        with autocast(device.type, self._precision):
+            outputs, frames, _ = self._model.forward(
+                input_signal=audio.to(device), input_signal_length=lengths.to(device)
+            )
+        log_probs = [x[:n] for x, n in zip(outputs.float().cpu().numpy(), frames.tolist(), strict=True)]
+        decoded = self._text.decode(log_probs, self._options, quiet=True)
+        passages = []
+        for segment, x_TV, found in zip(segments, log_probs, decoded, strict=True):
+            seconds = len(segment.samples) / sample_rate
+            # an utterance that was filled up with silence has more frames than its own seconds
+            rate = len(x_TV) / max(seconds, SHORTEST)
+            words = [
+                TimedWord(w.text, round(segment.start + w.start, 3), round(segment.start + w.end, 3), w.confidence)
+                for w in timed_words(x_TV, found.tokens, self._text.labels, rate)
+            ]
+            passages.append(Passage(segment.start, segment.start + seconds, self._text.text(found), words))
+        return passages
+
+
+class PlainRecognizer:
+    """Any of NeMo's recognition or translation models that needs no prompt; passages without words' times."""
+
+    def __init__(self, model: ASRModel, precision: str = "float32"):
+        self._model, self._precision = model, precision
+
+    @torch.inference_mode()
+    def __call__(self, segments: Sequence[Segment], sample_rate: int) -> list[Passage]:
+        """See :class:`Recognizer`."""
+        loader = DataLoader(_One(*_collate(segments, sample_rate)), batch_size=None)
+        settings = TranscribeConfig(batch_size=1, num_workers=0, verbose=False)
+        with autocast(self._model.device.type, self._precision):
+            (hypotheses,) = self._model.transcribe_generator(loader, settings)
+        return [
+            Passage(s.start, s.start + len(s.samples) / sample_rate, " ".join(hypothesis_text(h).split()))
+            for s, h in zip(segments, hypotheses, strict=True)
+        ]
+
+
+def _collate(segments: Sequence[Segment], sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Audio (B, T) and lengths (B,); less than a frame of audio breaks front ends, so silence fills it up."""
+    shortest = round(SHORTEST * sample_rate)
+    lengths = torch.tensor([max(len(s.samples), shortest) for s in segments])
+    audio = torch.zeros(len(segments), int(lengths.max()))
+    for row, segment in zip(audio, segments, strict=True):
+        row[: len(segment.samples)] = torch.from_numpy(segment.samples)
+    return audio, lengths
+
+
+class _One(Dataset):
+    """One batch as NeMo's models take it."""
+
+    def __init__(self, audio: Tensor, lengths: Tensor):
+        self._batch = audio, lengths, None, None
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator:
+        yield self._batch
+
+    def __getitem__(self, index: int) -> tuple:
+        return self._batch

@@ -1,0 +1,150 @@
+"""Where transcripts go: a text, JSON or subtitle file per recording, or the terminal; failures are told at the end."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+from tqdm import tqdm
+
+from nemo_speechlm.data.audio.files import audio_info
+from nemo_speechlm.data.corpora.folder import find_audio
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.files import atomic_write
+from nemo_speechlm.inference.recognizers import Recognizer
+from nemo_speechlm.inference.recordings import CuttingOptions, Transcript, transcribe_files
+from nemo_speechlm.inference.subtitles import make_cues, to_srt
+
+FORMATS = ("text", "json", "srt")
+_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt"}
+
+
+def find_recordings(inputs: Iterable[str | Path]) -> list[tuple[Path, Path]]:
+    """The recordings that files and folders stand for, each with its path below what was named.
+
+    Raises:
+        InputError: if there are none in a folder, or two have the same path.
+    """
+    found: list[tuple[Path, Path]] = []
+    for entry in map(Path, inputs):
+        if entry.is_dir():
+            found += [(path, path.relative_to(entry)) for path in find_audio(entry)]
+        else:
+            found.append((entry, Path(entry.name)))  # if it is not there, that is told with the other failures
+    if not found:
+        raise InputError("nothing to do: no input was given")
+    return found
+
+
+def plan_outputs(
+    recordings: Sequence[tuple[Path, Path]], output: str | Path, formats: Sequence[str]
+) -> dict[Path, list[Path]]:
+    """The files of each recording, beside each other below ``output``.
+
+    A recording is named without its ending, unless another one has the same name then.
+
+    Raises:
+        InputError: if two recordings would go to the same file.
+    """
+    stems = [relative.with_suffix("") for _, relative in recordings]
+    planned: dict[Path, list[Path]] = {}
+    taken: dict[Path, Path] = {}
+    for (path, relative), stem in zip(recordings, stems, strict=True):
+        base = relative if stems.count(stem) > 1 else stem
+        files = [Path(output) / base.with_name(base.name + _SUFFIXES[kind]) for kind in formats]
+        for file in files:
+            if file in taken and taken[file] != path:
+                raise InputError(f"{taken[file]} and {path} would both be written to it", file)
+            taken[file] = path
+        planned[path] = files
+    return planned
+
+
+def write_transcript(transcript: Transcript, path: Path) -> None:
+    """Write a transcript in the format that the file's name ends in."""
+    with atomic_write(path) as file:
+        file.write(render(transcript, {v: k for k, v in _SUFFIXES.items()}[path.suffix]))
+
+
+def render(transcript: Transcript, kind: str) -> str:
+    """A transcript as ``text`` (a line per segment), ``json`` or ``srt``."""
+    if kind == "json":
+        return json.dumps(transcript.record(), ensure_ascii=False, indent=1) + "\n"
+    if kind == "srt":
+        return to_srt(make_cues(transcript.words))
+    return "".join(passage.text + "\n" for passage in transcript.passages if passage.text)
+
+
+def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, longest: float | None = None) -> None:
+    """What ``transcribe.py`` and ``translate.py`` do once they have a model; exits with status 1 if a file failed.
+
+    Args:
+        cfg: ``input``, ``output``, ``format``, ``overwrite`` and the keys of :class:`CuttingOptions`.
+        recognize: the model.
+        sample_rate: its sample rate.
+        longest: seconds that it takes at once; segments are no longer than that.
+    """
+    formats = list(cfg.format) if isinstance(cfg.format, ListConfig) else [cfg.format]
+    recordings = inputs_of(cfg)
+    planned: dict[Path, list[Path]] = {}
+    if cfg.output is not None:
+        planned = plan_outputs(recordings, cfg.output, formats)
+    done = [path for path, files in planned.items() if not cfg.overwrite and all(file.exists() for file in files)]
+    todo = list(dict.fromkeys(path for path, _ in recordings if path not in done))
+    if done:
+        print(f"{len(done)} of {len(recordings)} files have their transcripts already", file=sys.stderr)
+    max_segment, min_segment = cfg.max_segment, cfg.min_segment
+    if longest is not None and max_segment > longest:
+        print(f"max_segment={max_segment:g} is more than the model takes; cutting at {longest:g} s", file=sys.stderr)
+        max_segment, min_segment = longest, min(min_segment, longest / 2)
+    options = CuttingOptions(max_segment, min_segment, cfg.silence, cfg.batch_duration, cfg.channel)
+    failures: list[Transcript] = []
+    with tqdm(total=_seconds(todo), desc="Transcribing", unit="s", unit_scale=True, smoothing=0.1) as bar:
+
+        def advance(seconds: float) -> None:
+            bar.update(min(seconds, bar.total - bar.n))  # headers round; tqdm warns where more is done than there is
+
+        for transcript in transcribe_files(todo, recognize, sample_rate, options, advance):
+            if transcript.error is not None:
+                failures.append(transcript)
+                tqdm.write(f"{transcript.path}: {transcript.error}", file=sys.stderr)
+                continue
+            for file in planned.get(transcript.path, []):
+                write_transcript(transcript, file)
+            if cfg.output is None:
+                title = f"{transcript.path}: " if len(todo) > 1 and formats[0] == "text" else ""
+                text = render(transcript, formats[0])
+                tqdm.write(title + (" ".join(text.split()) if title else text.rstrip("\n")), file=sys.stdout)
+    if len(failures) == len(todo) == 1:
+        raise InputError(str(failures[0].error), failures[0].path)
+    if failures:
+        listed = "\n".join(f"  {failure.path}: {failure.error}" for failure in failures)
+        raise SpeechLMError(f"{len(failures)} of {len(todo)} files failed; the others are done:\n{listed}")
+
+
+def inputs_of(cfg: DictConfig) -> list[tuple[Path, Path]]:
+    """The recordings of a config, its options checked: what is wrong is found out before a model is loaded.
+
+    Raises:
+        SpeechLMError: on a format that is none, or several for the terminal.
+    """
+    formats = list(cfg.format) if isinstance(cfg.format, ListConfig) else [cfg.format]
+    for kind in formats:
+        if kind not in FORMATS:
+            raise SpeechLMError(f"format is {kind!r}, expected one of {', '.join(FORMATS)}, or a list of them")
+    if cfg.output is None and len(formats) != 1:
+        raise SpeechLMError("several formats need output=FOLDER")
+    if not 0 < cfg.min_segment < cfg.max_segment:
+        raise SpeechLMError(f"min_segment is {cfg.min_segment}, expected seconds between 0 and max_segment")
+    return find_recordings(list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input])
+
+
+def _seconds(paths: Sequence[Path]) -> float:
+    total = 0.0
+    for path in paths:
+        try:
+            total += audio_info(path).duration
+        except InputError:  # told when its turn comes
+            continue
+    return round(total, 1)

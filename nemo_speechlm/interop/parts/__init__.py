@@ -1,0 +1,1 @@
+"""The parts of foreign checkpoints: encoder, heads, decoders; their names and settings in ours."""

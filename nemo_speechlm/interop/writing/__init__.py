@@ -1,0 +1,1 @@
+"""Write our models in the released code's format."""

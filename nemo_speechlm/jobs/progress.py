@@ -1,0 +1,81 @@
+"""What a job has done so far: its progress file, from which a killed job resumes."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from nemo_speechlm.files import Record, iter_lines
+
+
+def skipped_path(output: str | Path) -> Path:
+    """Where a job lists what it left out."""
+    output = Path(output)
+    return output.with_name(output.name + ".skipped.jsonl")
+
+
+def progress_path(output: str | Path) -> Path:
+    """Where a job keeps its results until all are there; not the name under which the output itself is written."""
+    output = Path(output)
+    return output.with_name(f".partial.{output.name}.jsonl")
+
+
+def _skip_record(error: Exception, source: Path, number: int) -> Record:
+    """What stands in the progress for a line that is left out: with the file at fault, if it is not the source."""
+    record: Record = {"_skipped": getattr(error, "reason", str(error)), "_line": number}
+    path = getattr(error, "path", None)
+    return record if path in (None, str(source)) else record | {"_path": path}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _is_progress_of(partial: Path, header: str) -> bool:
+    if not partial.exists():
+        return False
+    with open(partial, "rb") as file:
+        return file.readline() == header.encode()
+
+
+def _count_lines(partial: Path) -> int:
+    """Whole lines behind the header."""
+    with open(partial, "rb") as file:
+        return sum(line.endswith(b"\n") for line in file) - 1
+
+
+def _resume(partial: Path, header: str, batch_size: int, expected: int) -> int:
+    """Cut ``partial`` back to its last whole batch and return how many results it holds; an alien one begins anew."""
+    if not _is_progress_of(partial, header):
+        partial.write_text(header, encoding="utf-8")
+        return 0
+    with open(partial, "rb+") as file:
+        file.readline()
+        whole, count, complete = file.tell(), 0, 0
+        end = whole
+        for line in file:
+            if line.endswith(b"\n"):
+                end, count = end + len(line), count + 1
+                if count % batch_size == 0 or count == expected:
+                    whole, complete = end, count
+        file.truncate(whole)
+        return complete
+
+
+def _records(partial: Path) -> Iterator[tuple[str, Record]]:
+    with open(partial, encoding="utf-8") as file:
+        next(file)
+        for line in file:
+            yield line, json.loads(line)
+
+
+def _line_numbers(source: Path, needed: bool) -> Iterator[int]:
+    """Numbers of the source's non-blank lines; not read again where only skipped records need one, which have it."""
+    return (number for number, _ in iter_lines(source)) if needed else repeat(0)

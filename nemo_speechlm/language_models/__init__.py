@@ -1,0 +1,1 @@
+"""Language models: ARPA files, Kneser-Ney, the tools of others, unit bigrams."""

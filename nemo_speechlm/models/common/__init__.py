@@ -1,0 +1,1 @@
+"""What several models share: features, weights taken from files, freezing, schedules, acceleration."""

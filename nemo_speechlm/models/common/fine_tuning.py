@@ -1,0 +1,58 @@
+"""What models fine-tuned from a SpeechLM encoder do with their configs."""
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.pretrained import PretrainedFile, read_pretrained
+from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
+
+
+def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
+    """Put preprocessor and encoder into a config: those of ``init_from_pretrained``, with ``encoder_overrides``.
+
+    Args:
+        cfg: of a model; it is changed.
+
+    Returns:
+        the pretraining file, None where the config names none.
+
+    Raises:
+        SpeechLMError: if neither the config nor a file says what the encoder is.
+        InputError: if the file cannot be read.
+    """
+    source = None
+    with open_dict(cfg):
+        if cfg.get("init_from_pretrained") is not None:
+            source = read_pretrained(cfg.init_from_pretrained)
+            cfg.preprocessor, cfg.encoder = source.cfg.preprocessor, source.cfg.encoder
+            cfg.sample_rate = source.cfg.get("sample_rate", 16000)
+        for key in ("preprocessor", "encoder"):
+            if cfg.get(key) is None:
+                raise SpeechLMError(f"neither model.{key} nor model.init_from_pretrained is given to take it from")
+        cfg.setdefault("sample_rate", 16000)
+        cfg.encoder = OmegaConf.merge(cfg.encoder, cfg.get("encoder_overrides") or {})
+    return source
+
+
+def check_reusable(cfg: DictConfig, source: PretrainedFile | None, head: str) -> None:
+    """Check that ``reuse_ctc_head`` has a head to take and a place to put it, ``cfg[head]``.
+
+    Raises:
+        SpeechLMError: if it has not.
+    """
+    if source is None:
+        raise SpeechLMError(
+            "model.reuse_ctc_head needs model.init_from_pretrained to take the head from; without one, set it to false"
+        )
+    if not str((cfg.get(head) or {}).get("_target_", "")).endswith(SpeechLMCTCHead.__name__):
+        raise SpeechLMError(f"model.reuse_ctc_head needs model.{head}._target_ to be {SpeechLMCTCHead.__name__}")
+
+
+def become_independent(cfg: DictConfig, source: PretrainedFile | None) -> None:
+    """Make a config describe a model of its own, which needs no pretraining file to be restored."""
+    with open_dict(cfg):
+        for key in ("encoder_overrides", "pretrained_weights", "reuse_ctc_head"):
+            cfg.pop(key, None)
+        if source is not None:
+            cfg.init_from_pretrained = None
+            cfg.pretrained_from = str(source.path)

@@ -1,0 +1,1 @@
+"""Models that write text: CTC, RNN-T, attention decoder."""

@@ -1,0 +1,248 @@
+"""Recognition with CTC over characters or tokens: fine-tuning of a SpeechLM encoder (SpeechLM section 4.2)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from kaldialign import edit_distance
+from lightning.pytorch import Trainer
+from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
+from nemo.collections.asr.parts.mixins import TranscribeConfig
+from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
+from nemo.core.classes.mixins import AccessMixin
+from nemo.utils import logging
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
+from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
+from nemo_speechlm.models.common.acceleration import Accelerated
+from nemo_speechlm.models.common.features import FeatureExtraction
+from nemo_speechlm.models.common.fine_tuning import become_independent, check_reusable, take_architecture
+from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.common.limits import check_data_fit
+from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
+
+ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
+"""What a model without a pretraining file writes unless its config says otherwise."""
+
+
+if TYPE_CHECKING:
+    from nemo.core.classes import ModelPT as _Host  # as types are checked, a mixin of NeMo's classes
+else:
+    _Host = object
+
+
+class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
+    """What the two CTC models have in common; goes before NeMo's class among the bases.
+
+    Config keys beyond those of NeMo's class:
+
+    - ``init_from_pretrained``: ``.nemo`` file of a pretraining model. Its preprocessor and encoder are used, with
+      their weights. None: ``preprocessor`` and ``encoder`` of this config, with random weights.
+    - ``pretrained_weights``: false takes only the architecture from that file.
+    - ``reuse_ctc_head``: start from the text CTC head of pretraining too; ``decoder`` must be ``SpeechLMCTCHead``.
+      The rows of its output layer are taken over for the labels that both models have.
+    - ``encoder_overrides``: merged into the encoder's config: masking and dropout of fine-tuning.
+    - ``freeze_front_end``, ``freeze_encoder_steps``: see :class:`EncoderFreezingMixin`.
+
+    The config that ``save_to`` writes is complete in itself: a saved model does not need the pretraining file.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+        source = take_architecture(cfg)
+        if cfg.get("reuse_ctc_head", False):
+            check_reusable(cfg, source, "decoder")
+        self._complete_labels(cfg, source)
+        super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
+        self.encoder.take_input_rate(self._cfg)
+        if source is not None and self.cfg.get("pretrained_weights", True):
+            load_encoder(self, source)
+        if source is not None and self.cfg.get("reuse_ctc_head", False):
+            load_ctc_head(self.decoder, list(self.decoder.vocabulary), source)
+        become_independent(self.cfg, source)
+        self.setup_freezing(self.cfg.get("freeze_front_end", False), self.cfg.get("freeze_encoder_steps", 0))
+
+    @staticmethod
+    def _complete_labels(cfg: DictConfig, source: PretrainedFile | None) -> None:
+        """Put into a config what decides the output layer."""
+        raise NotImplementedError
+
+    def text_encoder(self) -> TextEncoder:
+        """What turns a transcript into label ids, raising an error on what the model cannot write."""
+        raise NotImplementedError
+
+    def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
+        """Make the loader of training; NeMo's method asks for a length, which audio in tar files does not have."""
+        if not train_data_config.get("use_lhotse", False):
+            return super().setup_training_data(train_data_config)
+        self._update_dataset_config(dataset_name="train", config=train_data_config)
+        self._train_dl = self._setup_dataloader_from_config(train_data_config)
+        return None
+
+    def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
+        if config is None or not config.get("use_lhotse", False):
+            return super()._setup_dataloader_from_config(config)
+        return build_recognition_dataloader(
+            config, self.text_encoder(), self.cfg.sample_rate, self.global_rank, self.world_size
+        )
+
+    def _transcribe_output_processing(self, outputs: dict, trcfg: TranscribeConfig) -> Any:
+        # NeMo computes times from the mel window, which a model of waveforms has not.
+        timestamps, trcfg.timestamps = trcfg.timestamps, False
+        try:
+            hypotheses = super()._transcribe_output_processing(outputs, trcfg)
+        finally:
+            trcfg.timestamps = timestamps
+        if timestamps:
+            hypotheses = process_timestamp_outputs(hypotheses, self.encoder.subsampling, 1.0 / self.encoder.input_rate)
+        return hypotheses
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second of the encoder."""
+        self.encoder.take_input_rate(self.cfg)  # asked for by the loaders that NeMo makes before we can
+        return self.encoder.frame_rate
+
+    def on_fit_start(self) -> None:
+        """Tell how many transcripts have more characters than CTC can spell in their audio; their loss is zero."""
+        super().on_fit_start()
+        check_data_fit(self)
+        for statistics in getattr(self._train_dl, "statistics", ()):
+            hopeless = int((statistics.frame_rates > self.frame_rate).sum())
+            if hopeless:
+                logging.warning(
+                    f"{hopeless} of {statistics.utterances} training utterances cannot be learned: "
+                    f"CTC needs more frames to spell their text than the {self.frame_rate:g} per second there are"
+                )
+
+    def training_step(self, batch: Any, batch_nb: int) -> dict[str, Any]:
+        """NeMo's, with the loss on the progress bar."""
+        output = super().training_step(batch, batch_nb)
+        loss = output["log"].pop("train_loss")
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return output
+
+    def validation_pass(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Loss and the counts behind word and character error rates of a batch."""
+        signal, signal_len, transcript, transcript_len = batch
+        if self.is_interctc_enabled():
+            AccessMixin.set_access_enabled(access_enabled=True, guid=self.model_guid)
+        log_probs, encoded_len, _ = self.forward(input_signal=signal, input_signal_length=signal_len)
+        loss = self.loss(
+            log_probs=log_probs, targets=transcript, input_lengths=encoded_len, target_lengths=transcript_len
+        )
+        loss, metrics = self.add_interctc_losses(
+            loss, transcript, transcript_len, compute_wer=True, log_wer_num_denom=True, log_prefix="val_"
+        )
+        if AccessMixin.is_access_enabled(self.model_guid):
+            AccessMixin.reset_registry(self)
+        hypotheses = self.decoding.ctc_decoder_predictions_tensor(log_probs, decoder_lengths=encoded_len)
+        references = [
+            self.decoding.decode_ids_to_str(ids[:length].tolist())
+            for ids, length in zip(transcript.cpu(), transcript_len.tolist(), strict=True)
+        ]
+        sums = dict.fromkeys(("val_wer_num", "val_wer_denom", "val_cer_num", "val_cer_denom"), 0.0)
+        for reference, hypothesis in zip(references, hypotheses, strict=True):
+            for rate, expected, found in (
+                ("val_wer", reference.split(), hypothesis.text.split()),
+                ("val_cer", list(reference), list(" ".join(hypothesis.text.split()))),
+            ):
+                sums[f"{rate}_num"] += edit_distance(expected, found)["total"]
+                sums[f"{rate}_denom"] += len(expected)
+        self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
+        counts = {name: torch.tensor(value, device=loss.device) for name, value in sums.items()}
+        return {**metrics, **counts, "val_loss": loss}
+
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
+        names = ["val_loss", "val_wer", "val_cer"]
+        if self.is_interctc_enabled():
+            layers = self.get_interctc_param("apply_at_layers")
+            names += ["val_final_loss", *(f"val_inter_{kind}_l{i}" for kind in ("ctc_loss", "wer") for i in layers)]
+        return dict.fromkeys(names, "min")
+
+    def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
+        """Mean loss, and error rates over the whole set (all devices together)."""
+        return self._epoch_end(
+            super().multi_validation_epoch_end(outputs, dataloader_idx), outputs, "val", dataloader_idx
+        )
+
+    def multi_test_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
+        """As :meth:`multi_validation_epoch_end`."""
+        result = super().multi_test_epoch_end(outputs, dataloader_idx)
+        return self._epoch_end(result, outputs, "test", dataloader_idx)
+
+    def _epoch_end(self, result: dict, outputs: list[dict[str, Tensor]], stage: str, dataloader_idx: int) -> dict:
+        names = [f"{stage}_{rate}_{part}" for rate in ("wer", "cer") for part in ("num", "denom")]
+        sums = torch.stack([torch.stack([output[name] for output in outputs]).sum() for name in names])
+        sums = self.all_gather(sums).reshape(-1, 4).sum(dim=0)
+        rates = {f"{stage}_wer": sums[0] / sums[1], f"{stage}_cer": sums[2] / sums[3]}
+        result["log"].update(rates)
+        logging.info(
+            f"step {self.trainer.global_step}, {stage} set {dataloader_idx}: loss {result[f'{stage}_loss']:.3f}, "
+            f"WER {rates[f'{stage}_wer']:.2%}, CER {rates[f'{stage}_cer']:.2%}"
+        )
+        return result
+
+
+class SpeechLMCTCModel(SpeechLMCTC, EncDecCTCModel):
+    """A SpeechLM encoder with a CTC output over characters. All that NeMo's ``EncDecCTCModel`` does, it does.
+
+    Config keys beyond those of :class:`SpeechLMCTC` and ``EncDecCTCModel``:
+
+    - ``labels``: the characters; None takes those of the pretraining file, or else ``ENGLISH_LABELS``.
+    """
+
+    @staticmethod
+    def _complete_labels(cfg: DictConfig, source: PretrainedFile | None) -> None:
+        if cfg.get("labels") is None and source is not None:
+            cfg.labels = source.cfg.get("labels")
+        cfg.labels = CharacterEncoder(ENGLISH_LABELS if cfg.get("labels") is None else list(cfg.labels)).labels
+        with open_dict(cfg):
+            cfg.decoder.update(vocabulary=cfg.labels, num_classes=len(cfg.labels))
+
+    def text_encoder(self) -> CharacterEncoder:
+        """Of the model's characters."""
+        return CharacterEncoder(list(self.cfg.labels))
+
+    def change_vocabulary(self, new_vocabulary: list[str], decoding_cfg: DictConfig | None = None) -> None:
+        """NeMo's; the data loaders made afterwards spell with the new characters too."""
+        super().change_vocabulary(CharacterEncoder(new_vocabulary).labels, decoding_cfg)
+        with open_dict(self.cfg):
+            self.cfg.labels = list(new_vocabulary)
+
+
+class SpeechLMCTCModelBPE(SpeechLMCTC, EncDecCTCModelBPE):
+    """A SpeechLM encoder with a CTC output over SentencePiece tokens: NeMo's ``EncDecCTCModelBPE`` with our encoder.
+
+    Config keys beyond those of :class:`SpeechLMCTC`:
+
+    - ``tokenizer``: ``dir``, a folder that ``train_tokenizer.py`` made, and ``type``, which is ``bpe`` for all of
+      SentencePiece's kinds.
+    """
+
+    @staticmethod
+    def _complete_labels(cfg: DictConfig, source: PretrainedFile | None) -> None:
+        folder = cfg.get("tokenizer", {}).get("dir")
+        if not folder:
+            raise SpeechLMError("model.tokenizer.dir is not given; expected a folder made by train_tokenizer.py")
+        if not str(cfg.tokenizer.get("model_path", "")).startswith("nemo:"):  # else the file brings its own
+            TokenEncoder(Path(folder) / "tokenizer.model")
+        with open_dict(cfg):
+            cfg.pop("labels", None)
+            cfg.decoder.update(vocabulary=[], num_classes=-1)
+
+    def text_encoder(self) -> TokenEncoder:
+        """Of the model's tokens."""
+        return TokenEncoder(self.tokenizer.tokenizer.serialized_model_proto())
+
+
+def ctc_model_class(cfg: DictConfig) -> type[SpeechLMCTC]:
+    """The class for a recipe's ``model``: tokens where it names a tokenizer's folder, else characters."""
+    return SpeechLMCTCModelBPE if OmegaConf.select(cfg, "tokenizer.dir") else SpeechLMCTCModel

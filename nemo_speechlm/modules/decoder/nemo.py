@@ -1,0 +1,140 @@
+"""NeMo's transformer decoder behind the interface of ours.
+
+Axis legend: B utterances, N hypotheses (B times the beam), U tokens, T frames, D width, V tokens of the vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from nemo.collections.asr.modules.transformer.transformer import TransformerDecoderNM
+from nemo.collections.asr.parts.submodules.token_classifier import TokenClassifier
+from nemo.collections.common.parts import transformer_weights_init
+from nemo.core.classes import NeuralModule
+from torch import Tensor
+
+from nemo_speechlm.modules.decoder.relative import PAD
+
+
+@dataclass(frozen=True)
+class NemoDecoderState:
+    """What NeMo's decoder needs again at the next token.
+
+    Attributes:
+        encoded: (B, T, D) encoder states.
+        mask: (B, T) 1 where they are valid.
+        past: input and output of each layer for the tokens so far, (N, U, D) each.
+        length: U.
+    """
+
+    encoded: Tensor
+    mask: Tensor
+    past: list[Tensor]
+    length: int
+
+
+class NemoDecoder(NeuralModule):
+    """A ``TransformerDecoderNM`` with an output layer that shares the embedding's matrix (as NeMo's models have it).
+
+    It takes the options of :class:`~nemo_speechlm.modules.decoder.relative.RelativeDecoder`, so that ``_target_`` alone changes
+    the decoder of a recipe. Its positions are absolute and its output layer tied, whatever ``max_distance`` and
+    ``tie_embeddings`` say.
+
+    Args:
+        vocab_size: V.
+        n_layers: number of layers.
+        d_model: D.
+        n_heads: attention heads.
+        d_ff: inner width of the feed-forward.
+        pre_norm: layer norms before attention and feed-forward, and one at the end, instead of after.
+        dropout: after attention, feed-forward and the embedding.
+        attention_dropout: on attention weights.
+        activation_dropout: must be 0, NeMo's has none.
+        layerdrop: must be 0, NeMo's has none.
+        max_distance: not used.
+        tie_embeddings: not used.
+        max_length: longest sequence, in tokens, ``</s>`` included.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        n_layers: int = 6,
+        d_model: int = 768,
+        n_heads: int = 8,
+        d_ff: int = 3072,
+        pre_norm: bool = False,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        layerdrop: float = 0.0,
+        max_distance: int = 0,
+        tie_embeddings: bool = True,
+        max_length: int = 1024,
+    ):
+        super().__init__()
+        if layerdrop or activation_dropout:
+            raise ValueError("NemoDecoder: layerdrop and activation_dropout must be 0, NeMo's decoder has neither")
+        self.vocab_size = vocab_size
+        self.decoder = TransformerDecoderNM(
+            vocab_size=vocab_size,
+            hidden_size=d_model,
+            num_layers=n_layers,
+            inner_size=d_ff,
+            num_attention_heads=n_heads,
+            max_sequence_length=max_length,
+            embedding_dropout=dropout,
+            ffn_dropout=dropout,
+            attn_layer_dropout=dropout,
+            attn_score_dropout=attention_dropout,
+            pre_ln=pre_norm,
+        )
+        self.d_model = self.encoder_dim = d_model
+        self.max_length = max_length
+        self.classifier = TokenClassifier(
+            self.d_model, vocab_size, num_layers=1, activation="relu", log_softmax=False, dropout=0.0
+        )
+        self.classifier.mlp.layer0.weight = self.decoder.embedding.token_embedding.weight
+        self.decoder.apply(lambda part: transformer_weights_init(part, self.d_model**-0.5))
+
+    def forward(self, tokens: Tensor, encoded: Tensor, padding: Tensor) -> Tensor:
+        """Tokens (B, U), encoder states (B, T, D) and their padding (B, T) -> logits (B, U, V)."""
+        self._check_length(tokens.shape[1])
+        states = self.decoder(
+            input_ids=tokens,
+            decoder_mask=tokens.ne(PAD).long(),
+            encoder_embeddings=encoded,
+            encoder_mask=(~padding).long(),
+        )
+        return self.classifier(hidden_states=states)
+
+    def begin(self, encoded: Tensor, padding: Tensor) -> NemoDecoderState:
+        """The state before the first token."""
+        return NemoDecoderState(encoded, (~padding).long(), [], 0)
+
+    def step(self, tokens: Tensor, state: NemoDecoderState) -> tuple[Tensor, NemoDecoderState]:
+        """The last token of each hypothesis (N,) -> logits of the next (N, V), and the state after it."""
+        self._check_length(state.length + 1)
+        repeats = len(tokens) // len(state.encoded)
+        past, _ = self.decoder.decoder(
+            decoder_states=self.decoder.embedding(tokens.unsqueeze(1), start_pos=state.length),
+            decoder_mask=torch.ones_like(tokens).unsqueeze(1),
+            encoder_states=state.encoded.repeat_interleave(repeats, dim=0),
+            encoder_mask=state.mask.repeat_interleave(repeats, dim=0),
+            decoder_mems_list=state.past or None,
+            return_mems=True,
+        )
+        logits = self.classifier(hidden_states=past[-1][:, -1:]).squeeze(1)
+        return logits, replace(state, past=past, length=state.length + 1)
+
+    def select(
+        self, state: NemoDecoderState, hypotheses: Tensor, utterances: Tensor | None = None
+    ) -> NemoDecoderState:
+        """Put hypotheses (rows of N) in another order, or leave some out; and likewise utterances (rows of B)."""
+        past = [memory[hypotheses] for memory in state.past]
+        if utterances is None:
+            return replace(state, past=past)
+        return replace(state, past=past, encoded=state.encoded[utterances], mask=state.mask[utterances])
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_length:
+            raise ValueError(f"{length} tokens, the decoder's max_sequence_length is {self.max_length}")

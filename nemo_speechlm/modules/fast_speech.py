@@ -1,0 +1,172 @@
+"""Feed-forward transformer blocks of FastSpeech (arXiv 1905.09263, section 3.1), and what stands between two stacks.
+
+Axis legend: B sentences, P phones, T frames (or phones, where a block does not care), D width, H heads.
+
+NeMo's FastPitch has such blocks too, but its attention has no biases and its positions are other ones, so the
+released text-to-unit model cannot be put into them.
+"""
+
+import math
+
+import torch
+from nemo.core.classes import NeuralModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nemo_speechlm.modules.padding import padding_mask
+
+_FIRST_POSITION = 2
+"""The position of the first frame: fairseq counts on from its padding index, 1."""
+
+
+class SinusoidalPositions(nn.Module):
+    """Sines, then cosines, of the position (fairseq's layout); nothing where padded.
+
+    Args:
+        d_model: D, an even number of at least 4.
+    """
+
+    rates: Tensor
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        if d_model < 4 or d_model % 2:
+            raise ValueError(f"SinusoidalPositions: d_model is {d_model}, expected an even number of at least 4")
+        half = d_model // 2
+        rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
+        self.register_buffer("rates", rates, persistent=False)
+
+    def forward(self, num_frames: int) -> Tensor:
+        """(num_frames, D) fp32."""
+        positions = torch.arange(_FIRST_POSITION, num_frames + _FIRST_POSITION, device=self.rates.device)
+        angles = positions.unsqueeze(1) * self.rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biases."""
+
+    def __init__(self, d_model: int, n_heads: int, dropout: float):
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"attention: d_model {d_model} is not a multiple of n_heads {n_heads}")
+        self.n_heads, self.dropout = n_heads, dropout
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d_model, d_model) for _ in range(4))
+        for linear in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x_BTD: Tensor, key_mask: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D); ``key_mask`` (B, 1, 1, T) bool is False where a key is padding."""
+        B, T, D = x_BTD.shape
+        q, k, v = (
+            proj(x_BTD).view(B, T, self.n_heads, -1).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
+        return self.out_proj(context.transpose(1, 2).reshape(B, T, D))
+
+
+class FFTBlock(nn.Module):
+    """Self-attention and two convolutions, each followed by a layer norm over the sum with its input.
+
+    Args:
+        d_model: D.
+        n_heads: H.
+        d_ff: channels between the convolutions.
+        kernel: of both convolutions, odd.
+        dropout: after the convolutions.
+        attention_dropout: on attention weights.
+    """
+
+    def __init__(
+        self, d_model: int, n_heads: int, d_ff: int, kernel: int, dropout: float = 0.1, attention_dropout: float = 0.1
+    ):
+        super().__init__()
+        self.self_attn = SelfAttention(d_model, n_heads, attention_dropout)
+        self.self_attn_norm = nn.LayerNorm(d_model)
+        self.conv1 = same_conv(d_model, d_ff, kernel)
+        self.conv2 = same_conv(d_ff, d_model, kernel)
+        self.final_norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, key_mask: Tensor | None, conv_padding: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D).
+
+        Args:
+            x_BTD: the input.
+            key_mask: (B, 1, 1, T) bool, False where a key is padding; None where nothing is.
+            conv_padding: (B, T) bool, True where convolutions are to see zeros; None to let them see what is there.
+        """
+        x = self.self_attn_norm(x_BTD + self.self_attn(x_BTD, key_mask))
+        hidden = F.relu(self.conv1(zero_padded(x, conv_padding).transpose(1, 2)))
+        if conv_padding is not None:
+            hidden = hidden.masked_fill(conv_padding.unsqueeze(1), 0.0)
+        return self.final_norm(x + self.dropout(self.conv2(hidden).transpose(1, 2)))
+
+
+class FFTransformer(NeuralModule):
+    """A stack of :class:`FFTBlock` over scaled sinusoidal positions: the encoder of phones, and the decoder of units.
+
+    Args:
+        n_layers: number of blocks.
+        d_model: width D.
+        n_heads: attention heads.
+        d_ff: channels between the convolutions of a block.
+        kernel: of the convolutions, odd.
+        dropout: after the convolutions of a block.
+        attention_dropout: on attention weights.
+        input_dropout: after the positions.
+        released_padding: let convolutions see what padded frames hold, as the released code does: a sentence's
+            states then depend on its batch.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        d_model: int,
+        n_heads: int,
+        d_ff: int,
+        kernel: int = 9,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        input_dropout: float = 0.0,
+        released_padding: bool = False,
+    ):
+        super().__init__()
+        self.d_model, self.released_padding = d_model, released_padding
+        self.positions = SinusoidalPositions(d_model)
+        self.position_scale = nn.Parameter(torch.ones(1))
+        self.dropout = nn.Dropout(input_dropout)
+        self.layers = nn.ModuleList(
+            FFTBlock(d_model, n_heads, d_ff, kernel, dropout, attention_dropout) for _ in range(n_layers)
+        )
+
+    def forward(self, x_BTD: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, D) and lengths (B,) -> (B, T, D).
+
+        What it returns where padded is without meaning, unless ``released_padding``.
+        """
+        T = x_BTD.shape[1]
+        padding = padding_mask(lengths, T)
+        positions = self.positions(T).type_as(x_BTD).masked_fill(padding.unsqueeze(2), 0.0)
+        x = self.dropout(x_BTD + self.position_scale * positions)
+        # A row that is all padding must not turn into NaN: let it attend to itself.
+        key_mask = (~padding | padding.all(1, keepdim=True))[:, None, None, :]
+        conv_padding = None if self.released_padding else padding
+        for layer in self.layers:
+            x = layer(x, key_mask, conv_padding)
+        return x
+
+
+def same_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv1d:
+    """A convolution that keeps the number of frames."""
+    if kernel % 2 == 0:
+        raise ValueError(f"the kernel of a convolution is {kernel}, expected an odd number")
+    return nn.Conv1d(in_channels, out_channels, kernel, padding=kernel // 2)
+
+
+def zero_padded(x_BTD: Tensor, padding: Tensor | None) -> Tensor:
+    return x_BTD if padding is None else x_BTD.masked_fill(padding.unsqueeze(2), 0.0)

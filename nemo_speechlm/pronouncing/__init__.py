@@ -1,0 +1,1 @@
+"""Words to phones: English, espeak-ng, lexicons, letters to sounds."""

@@ -1,0 +1,105 @@
+"""Pronunciations that a user gives: a word and its phones a line."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import iter_lines
+from nemo_speechlm.units.phones import (
+    CONSONANTS,
+    SILENCE,
+    VOWELS,
+)
+
+Pronunciation = tuple[str, ...]
+"""ARPAbet phones with stress digits on the vowels, such as ``("HH", "AH0", "L", "OW1")``."""
+
+
+_APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\uff07`\u00b4"), "'")
+"""Characters that stand for an apostrophe, for ``str.translate``."""
+
+
+def fold_word(word: str) -> str:
+    """Lower case, accents off, one kind of apostrophe."""
+    decomposed = unicodedata.normalize("NFKD", word.translate(_APOSTROPHES))
+    return "".join(c for c in decomposed if not unicodedata.combining(c)).lower()
+
+
+def add_variant(lexicon: dict[str, list[Pronunciation]], word: str, phones: Sequence[str]) -> None:
+    if word.endswith(")"):  # a variant: "read(2)"
+        word = word[: word.rindex("(")]
+    variants = lexicon.setdefault(word, [])
+    if tuple(phones) not in variants:
+        variants.append(tuple(phones))
+
+
+def read_lexicon(path: str | Path) -> dict[str, list[Pronunciation]]:
+    """Read a lexicon: a word and its ARPAbet phones on each line; a repeated word has several pronunciations.
+
+    Raises:
+        InputError: at a line without phones or with a phone that CMUdict does not have.
+    """
+    phones = {*CONSONANTS, *(vowel + stress for vowel in VOWELS for stress in ("", "0", "1", "2"))}
+    lexicon: dict[str, list[Pronunciation]] = {}
+    for number, line in iter_lines(path):
+        word, *pronunciation = line.split()
+        unknown = [phone for phone in pronunciation if phone not in phones]
+        if unknown or not pronunciation:
+            found = f"found {unknown[0]!r}" if unknown else "found none"
+            raise InputError(
+                f"expected a word and its phones in CMUdict's ARPAbet (AH0, T, ...), {found}", path, number
+            )
+        add_variant(lexicon, fold_word(word), pronunciation)
+    return lexicon
+
+
+Lexicon = Mapping[str, Sequence[Sequence[str]]]
+"""Pronunciations of words, the usual one first."""
+
+
+class LexiconPhonemizer:
+    """Pronunciations from a lexicon alone.
+
+    Args:
+        lexicon: of words in lower case.
+    """
+
+    def __init__(self, lexicon: Lexicon):
+        self._lexicon = lexicon
+
+    def pronunciations(self, word: str) -> Sequence[Sequence[str]]:
+        """The word's pronunciations."""
+        found = self._lexicon.get(word.lower())
+        if not found:
+            raise InputError(f"{word!r} is not in the lexicon")
+        return found
+
+
+_VARIANT = re.compile(r"(?<=.)\(\d+\)$")
+
+
+def read_any_lexicon(path: str | Path) -> dict[str, list[tuple[str, ...]]]:
+    """Read a lexicon in phones of any kind: a word and its phones a line, by tabs or spaces.
+
+    A word that is repeated, or stands as ``word(2)``, has several pronunciations.
+
+    Raises:
+        InputError: at a word without phones, or if there is nothing in it.
+    """
+    lexicon: dict[str, list[tuple[str, ...]]] = {}
+    for number, line in iter_lines(path):
+        word, *phones = unicodedata.normalize("NFC", line).split()
+        if not phones:
+            raise InputError(f"expected a word and its phones, found {word!r} alone", path, number)
+        if SILENCE in phones:
+            raise InputError(
+                f"{SILENCE} is a phone of {word!r}; silences between words are found without it", path, number
+            )
+        variants = lexicon.setdefault(_VARIANT.sub("", word).lower(), [])
+        if tuple(phones) not in variants:
+            variants.append(tuple(phones))
+    if not lexicon:
+        raise InputError("no words in it", path)
+    return lexicon

@@ -1,0 +1,122 @@
+"""A lexicon of the words of a corpus, and the inventory of the units that they are made of."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nemo_speechlm.data.manifests.sentences import is_json_lines
+from nemo_speechlm.data.text.language import Language
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import atomic_write, iter_lines, parse_line
+from nemo_speechlm.jobs.report import JobReport
+from nemo_speechlm.pronouncing.phonemizer import Phonemizer
+
+_LOOKED_UP_AT_ONCE = 512
+
+
+@dataclass
+class Lexicon:
+    """Words with their pronunciations, and how often each phone occurs in the text that they come from.
+
+    Attributes:
+        words: pronunciations in phones, the usual one first.
+        phones: occurrences of each phone, a word counted by its usual pronunciation.
+        report: words written, and why others are missing.
+    """
+
+    words: dict[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    phones: Counter[str] = field(default_factory=Counter)
+    report: JobReport = field(default_factory=JobReport)
+
+
+def count_words(sources: Iterable[str | Path], language: Language) -> Counter[str]:
+    """How often each word stands in texts or manifests (plain or JSON lines with ``text``, gzipped or not).
+
+    Raises:
+        InputError: naming the line, if it has no text; or if there are no words.
+    """
+    words: Counter[str] = Counter()
+    for source in sources:
+        json_lines = is_json_lines(source)
+        for number, line in tqdm(iter_lines(source), desc=f"words of {Path(source).name}", unit="line"):
+            text = parse_line(line, source, number, ["text"])["text"] if json_lines else line
+            if not isinstance(text, str):
+                raise InputError(f"text is {type(text).__name__}, expected a string", source, number)
+            words.update(language.sentence_words(text))
+        if not words:
+            raise InputError("no words in it", source)
+    return words
+
+
+def make_lexicon(
+    counts: Mapping[str, int], phonemizer: Phonemizer, language: Language, *, min_words: int = 1, min_phones: int = 1
+) -> Lexicon:
+    """Pronounce the words of a corpus.
+
+    Args:
+        counts: of its words.
+        phonemizer: what knows them.
+        language: its rule for foreign words.
+        min_words: words that are rarer are left out.
+        min_phones: phones that are rarer are no phones of the language; words and variants with them are left out.
+
+    Raises:
+        InputError: if nothing is left.
+    """
+    lexicon = Lexicon()
+    wanted: list[str] = []
+    for word in sorted(counts):
+        if language.foreign != "espeak" and language.is_foreign(word):
+            lexicon.report.skip("a word with digits or letters outside the alphabet")
+        elif counts[word] < min_words:
+            lexicon.report.skip(f"a word that occurs fewer than min_words={min_words} times")
+        else:
+            wanted.append(word)
+    spoken: dict[str, Sequence[Sequence[str]]] = {}
+    with tqdm(total=len(wanted), desc="pronounce", unit="word") as bar:
+        unknown = iter(wanted)
+        while words := list(islice(unknown, _LOOKED_UP_AT_ONCE)):
+            phonemizer.prepare(words)
+            for word in words:
+                try:
+                    spoken[word] = phonemizer.pronunciations(word)
+                except InputError:
+                    lexicon.report.skip("a word without a pronunciation")
+            bar.update(len(words))
+    for word, variants in spoken.items():
+        for phone in variants[0]:
+            lexicon.phones[phone] += counts[word]
+        for variant in variants[1:]:  # what only variants have is there, too, as often as the word
+            lexicon.phones.update(dict.fromkeys(set(variant) - set(variants[0]), counts[word]))
+    rare = {phone for phone, count in lexicon.phones.items() if count < min_phones}
+    for word, variants in spoken.items():
+        kept = [variant for variant in variants if not rare.intersection(variant)]
+        if kept:
+            lexicon.words[word] = kept
+            lexicon.report.written += 1
+        else:
+            lexicon.report.skip(f"a word with a phone that occurs fewer than min_phones={min_phones} times")
+    for phone in rare:
+        del lexicon.phones[phone]
+    if not lexicon.words:
+        raise InputError(f"no word is left: {lexicon.report}")
+    return lexicon
+
+
+def write_lexicon(path: str | Path, lexicon: Lexicon) -> None:
+    """Write a word and its phones a line, sorted by word; a word with several pronunciations stands on several."""
+    with atomic_write(path) as file:
+        for word in sorted(lexicon.words):
+            for phones in lexicon.words[word]:
+                file.write(f"{word}\t{' '.join(phones)}\n")
+
+
+def write_counts(path: str | Path, lexicon: Lexicon) -> None:
+    """Write each phone with its number of occurrences, the commonest first."""
+    with atomic_write(path) as file:
+        for phone, count in sorted(lexicon.phones.items(), key=lambda item: (-item[1], item[0])):
+            file.write(f"{phone}\t{count}\n")

@@ -1,0 +1,1 @@
+"""Units from alignments that other tools made: CTM, TextGrid, label files."""

@@ -1,0 +1,124 @@
+"""A tokenizer run over a manifest: whole, a shard of it, or what was made of the shards joined."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import atomic_write, iter_lines, refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.jobs.progress import progress_path, skipped_path
+from nemo_speechlm.jobs.report import CUT_PHONES, JobReport
+from nemo_speechlm.jobs.shards import Shard, parse_join, shard_outputs
+from nemo_speechlm.jobs.types import BatchWork
+from nemo_speechlm.jobs.workers import default_workers
+from nemo_speechlm.locks import only_writer
+from nemo_speechlm.tokenizers.base import Tokenizing
+
+
+def tokenize_manifest(
+    manifest: str | Path,
+    output: str | Path,
+    tokenizing: Tokenizing,
+    make_work: Callable[[Any, Path], Callable[[], BatchWork]],
+    *,
+    settings: dict[str, Any],
+    shard: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    before_rename: Callable[[Path], None] | None = None,
+    **options: Any,
+) -> str:
+    """Run a tokenizer over a manifest, or over a shard of it, or join what was made of the shards.
+
+    Args:
+        manifest: the source.
+        output: manifest with units.
+        tokenizing: how.
+        make_work: of the prepared ``tokenizing`` and the path that is written to, what :func:`run_job` wants.
+        settings: what decides the result besides ``tokenizing``.
+        shard: ``"i/n"``, ``"join/n"``, or None: all in one.
+        workers: processes; None is what suits the tokenizer.
+        overwrite: replace an existing output.
+        before_rename: called with the finished output, whole or joined, before it takes its name.
+        options: of :func:`run_job`.
+
+    Returns:
+        What was done, for the user.
+
+    Raises:
+        InputError: on bad input, or an output that exists.
+    """
+    joined = parse_join(shard)
+    if joined is not None:
+        return f"{output}: {_join(manifest, output, joined, overwrite, before_rename, options.get('max_lines'))}"
+    part = None if shard is None else Shard.parse(shard)
+    path = Path(output) if part is None else part.path(output)
+    with only_writer(path):
+        if not progress_path(path).exists():
+            refuse_overwrite(path, overwrite)  # before anything is prepared
+        tokenizing = tokenizing.prepared(manifest, path)
+        refuse_input_as_output([path], {"the tokenizer": list(tokenizing.files())})
+        report = run_job(
+            manifest,
+            path,
+            make_work(tokenizing, path),
+            settings={"tokenizing": repr(tokenizing), "files": [_digest(p) for p in tokenizing.files()], **settings},
+            workers=workers or min(default_workers(), tokenizing.max_workers or default_workers()),
+            batch_size=tokenizing.batch_size,
+            shard=part,
+            overwrite=overwrite,
+            before_rename=before_rename if part is None else None,
+            **options,
+        )
+    return f"{path}: {report}"
+
+
+def _join(
+    manifest: str | Path,
+    output: str | Path,
+    count: int,
+    overwrite: bool,
+    before_rename: Callable[[Path], None] | None,
+    max_lines: int | None,
+) -> JobReport:
+    """Put the outputs of all shards together; they stay."""
+    refuse_input_as_output([output], {"the input": manifest})
+    refuse_overwrite(output, overwrite)
+    paths = shard_outputs(output, count)
+    report = JobReport()
+    with (
+        ExitStack() as held,
+        atomic_write(output, before_rename) as file,
+        atomic_write(skipped_path(output)) as skipped,
+    ):
+        for path in paths:  # nobody makes one anew meanwhile
+            held.enter_context(only_writer(path))
+        for path in paths:
+            for _, line in iter_lines(path):
+                file.write(line)
+                report.wrote(json.loads(line) if CUT_PHONES in line else {})
+            if skipped_path(path).exists():
+                for _, line in iter_lines(skipped_path(path)):
+                    skipped.write(line)
+                    report.skip(json.loads(line)["reason"])
+        lines = sum(1 for _ in iter_lines(manifest))
+        found = report.written + report.skipped.total()
+        if found != min(lines, max_lines or lines):
+            raise InputError(
+                f"its shards have {found} lines, {manifest} has {lines}; were they made of another manifest?", output
+            )
+    if not report.skipped:
+        skipped_path(output).unlink()
+    return report
+
+
+def _digest(path: str | Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path) from error

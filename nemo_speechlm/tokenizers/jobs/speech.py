@@ -1,0 +1,74 @@
+"""The job that turns a speech manifest into one with units."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_speechlm.data.audio.files import Channel
+from nemo_speechlm.data.audio.utterances import read_utterance
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.units import unit_sequence
+from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.files import Record, parse_line
+from nemo_speechlm.jobs.types import BatchWork
+from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizing, SpeechUnits, is_transcribed
+from nemo_speechlm.units.durations import estimate_durations
+from nemo_speechlm.units.inventory import UnitInventory
+
+
+def make_speech_units_work(
+    manifest: str | Path, output: str | Path, tokenizing: SpeechTokenizing, channel: Channel = "mix"
+) -> BatchWork:
+    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that adds units to the lines of a speech manifest."""
+    manifest = Path(manifest)
+    tokenizer = tokenizing.make()
+    moved = manifest.parent.resolve() != Path(output).parent.resolve()
+
+    def read(number: int, line: str) -> SpeechInput:
+        record = parse_line(line, manifest, number, ["audio_filepath"])
+        samples = read_utterance(record, manifest, number, tokenizer.sample_rate, channel)
+        record = {key: value for key, value in record.items() if key not in ("units", "unit_durations")}
+        record["duration"] = round(len(samples) / tokenizer.sample_rate, 4)
+        text = record.get("text") if is_transcribed(record) else None
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"text is {type(text).__name__}, expected a string", manifest, number)
+        return SpeechInput(samples, text, record)
+
+    def written(record: Record, found: SpeechUnits) -> Record:
+        record |= found.extra
+        record["units"], record["unit_durations"] = " ".join(found.units), list(found.durations)
+        path = Path(record["audio_filepath"]).expanduser()
+        if moved and not path.is_absolute():  # it is relative to the manifest that it stands in
+            record["audio_filepath"] = str((manifest.parent / path).resolve())
+        return record
+
+    def work(lines: Sequence[tuple[int, str]]) -> list[Record | InputError | SkipItem]:
+        results: list[Record | InputError | SkipItem | None] = []
+        utterances: list[SpeechInput] = []
+        for number, line in lines:
+            try:
+                utterances.append(read(number, line))
+                results.append(None)
+            except (InputError, SkipItem) as error:
+                results.append(error)
+        found = iter(zip(utterances, tokenizer.tokenize_batch(utterances), strict=True))
+        for position, (number, _) in enumerate(lines):
+            if results[position] is None:
+                utterance, units = next(found)
+                if isinstance(units, SpeechUnits):
+                    results[position] = written(utterance.record, units)
+                elif isinstance(units, InputError):
+                    results[position] = InputError(units.reason, manifest, number)
+                else:
+                    results[position] = units
+        return results  # type: ignore[return-value]  # none is None any more
+
+    return work
+
+
+def with_estimated_durations(inventory: UnitInventory, manifest: str | Path) -> UnitInventory:
+    """The inventory with the duration statistics of a speech manifest's units."""
+    sequences = (
+        unit_sequence(record, inventory, manifest, number)
+        for number, record in read_manifest(manifest, ["units", "unit_durations"])
+    )
+    return inventory.with_durations(estimate_durations(sequences, inventory))

@@ -1,0 +1,112 @@
+"""Text manifests into text manifests with units, and the unit inventory that goes with them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.units import unit_sequence
+from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.files import Record, parse_line
+from nemo_speechlm.jobs.types import BatchWork
+from nemo_speechlm.locks import only_writer
+from nemo_speechlm.tokenizers.text import TextTokenizing, TokenizedText, line_rng
+from nemo_speechlm.units.durations import estimate_durations, paper_durations
+from nemo_speechlm.units.inventory import UnitInventory
+
+Durations = Literal["paper", "estimate"]
+
+
+def make_text_units_work(
+    manifest: str | Path, units: str | Path, tokenizing: TextTokenizing, *, seed: int = 0, max_units: int | None = None
+) -> BatchWork:
+    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that adds ``units`` to the lines of a text manifest.
+
+    Args:
+        manifest: the source, for messages.
+        units: the unit inventory, which must have every unit that the tokenizer makes.
+        tokenizing: how.
+        seed: of what the tokenizer draws, together with the line's number.
+        max_units: sentences with more are left out (paper: 2,000).
+    """
+    inventory = UnitInventory.load(units)
+    tokenizing.check(inventory, units)
+    tokenizer = tokenizing.make(inventory)
+
+    def read(number: int, line: str) -> Record:
+        record = parse_line(line, manifest, number, ["text"])
+        if not isinstance(record["text"], str):
+            raise InputError(f"text is {type(record['text']).__name__}, expected a string", manifest, number)
+        return record
+
+    def written(record: Record, made: TokenizedText) -> Record:
+        if max_units is not None and made.units.count(" ") >= max_units:
+            raise SkipItem(f"more than max_units={max_units} units")
+        record |= made.extra
+        record["units"] = made.units
+        record.pop("unit_durations", None)  # of whatever units the line had before
+        if made.durations is not None:
+            record["unit_durations"] = list(made.durations)
+        return record
+
+    def work(lines: Sequence[tuple[int, str]]) -> list[Record | InputError | SkipItem]:
+        results: list[Record | InputError | SkipItem] = []
+        for number, line in lines:
+            try:
+                results.append(read(number, line))
+            except InputError as error:
+                results.append(error)
+        good = [i for i, record in enumerate(results) if isinstance(record, dict)]
+        texts = [results[i]["text"] for i in good]  # type: ignore[index]
+        made = tokenizer.tokenize_batch(texts, [line_rng(seed, lines[i][0]) for i in good])
+        for i, found in zip(good, made, strict=True):
+            try:
+                results[i] = written(results[i], found) if isinstance(found, TokenizedText) else found  # type: ignore[arg-type]
+            except SkipItem as error:
+                results[i] = error
+        return results
+
+    return work
+
+
+def prepare_inventory(
+    units: str | Path,
+    tokenizing: TextTokenizing,
+    durations: str | None = None,
+    aligned_manifest: str | Path | None = None,
+) -> UnitInventory:
+    """Read the unit inventory ``units`` or make it, with duration statistics, and write it if anything changed.
+
+    Args:
+        units: ``units.json``.
+        tokenizing: what makes the units.
+        durations: ``paper``, ``estimate`` (from ``aligned_manifest``), or None: estimate if there is an aligned
+            manifest, else those the inventory has already, else the paper's.
+        aligned_manifest: speech manifest with ``units`` and ``unit_durations``.
+
+    Raises:
+        InputError: if the inventory is another tokenizer's, or the aligned manifest does not fit it.
+    """
+    if durations is not None and durations not in get_args(Durations):
+        raise InputError(f"durations is {durations!r}, expected {' or '.join(get_args(Durations))}")
+    if durations is None and aligned_manifest is not None:
+        durations = "estimate"
+    if durations == "estimate" and aligned_manifest is None:
+        raise InputError("durations=estimate needs aligned_manifest, a speech manifest with units and unit_durations")
+    if durations == "paper" and aligned_manifest is not None:
+        raise InputError("durations=paper makes no use of aligned_manifest; leave out one of the two")
+    with only_writer(units, wait=True):  # shards that run side by side all come here
+        old = UnitInventory.load(units) if Path(units).exists() else None
+        inventory = old or tokenizing.inventory()
+        tokenizing.check(inventory, units)
+        if durations == "estimate" and aligned_manifest is not None:
+            sequences = (
+                unit_sequence(record, inventory, aligned_manifest, number)
+                for number, record in read_manifest(aligned_manifest, ["units", "unit_durations"])
+            )
+            inventory = inventory.with_durations(estimate_durations(sequences, inventory))
+        elif durations == "paper" or (not inventory.durations and inventory.kind == "phoneme"):
+            inventory = inventory.with_durations(paper_durations(inventory))
+        if inventory != old:
+            inventory.save(units)
+    return inventory

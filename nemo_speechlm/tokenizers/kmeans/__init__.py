@@ -1,0 +1,1 @@
+"""Hidden units: k-means over MFCC or a teacher's features."""

@@ -1,0 +1,165 @@
+"""Features that hidden units are made of: MFCC, or the states of a layer of any of our models.
+
+Axis legend: B utterances, S samples, T frames, D features.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lhotse.dataset.collation import collate_vectors
+from nemo.core.classes import ModelPT
+from torch import Tensor
+
+from nemo_speechlm.alignment.mfcc import FRAME_RATE, SAMPLE_RATE, Mfcc, SpeakerStatistics
+from nemo_speechlm.data.length_batches import batches_by_length
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.common.features import FeatureExtraction
+from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.tokenizers.kmeans.centroids import FeatureSource
+
+_SHORTEST = 0.1
+"""Seconds to which shorter audio is filled up with silence: less than a frame breaks front ends."""
+
+
+class Teacher(ABC):
+    """Turns audio into frames of features.
+
+    Attributes:
+        source: what it makes.
+        device: where it leaves them.
+    """
+
+    source: FeatureSource
+    device: torch.device
+
+    @abstractmethod
+    def features(self, utterances: Sequence[np.ndarray]) -> list[Tensor]:
+        """Features (T, D) float32 of each utterance (S,), in their order.
+
+        T is what the audio's length makes it, not that of the silence it may have been filled up with.
+        """
+
+    def _frames(self, samples: int, made: int) -> int:
+        """Frames of an utterance of which ``made`` were made, padding perhaps included."""
+        return max(1, min(made, round(samples / self.source.sample_rate * self.source.frame_rate)))
+
+
+class MfccTeacher(Teacher):
+    """13 cepstra with first and second differences, 100 frames a second: HuBERT's first iteration.
+
+    Args:
+        normalize: to mean 0 and variance 1 in each utterance.
+    """
+
+    def __init__(self, normalize: bool = False):
+        self.mfcc = Mfcc()
+        self.device = torch.device("cpu")
+        self.source = FeatureSource("mfcc", FRAME_RATE, self.mfcc.size, SAMPLE_RATE, normalize)
+
+    def features(self, utterances: Sequence[np.ndarray]) -> list[Tensor]:
+        """See :class:`Teacher`."""
+        found = []
+        for samples in utterances:
+            shortest = round(_SHORTEST * SAMPLE_RATE)
+            made = self.mfcc(torch.from_numpy(np.pad(samples, (0, max(0, shortest - len(samples))))))
+            if self.source.normalize:
+                statistics = SpeakerStatistics(self.mfcc.size)
+                statistics.add(made)
+                made = statistics.normalize(made)
+            found.append(made[: self._frames(len(samples), len(made))])
+        return found
+
+
+class ModelTeacher(Teacher):
+    """The states of a layer of a model that has ``extract_features``, in batches of similar length.
+
+    Args:
+        path: ``.nemo`` file: a converted HuBERT, or a model of ours.
+        layer: counted from 1, as papers do; -1 is the last.
+        batch_seconds: of audio in a batch, padding included. Models whose features depend on the padding of their
+            batch (``released_padding``) take utterances one by one.
+        device: ``auto`` for a GPU where there is one, or what PyTorch calls it.
+        precision: ``bfloat16`` and ``float16`` run the model under autocast.
+
+    Raises:
+        InputError: if the file is not one of such a model, or the model has no such layer.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        layer: int,
+        batch_seconds: float = 120.0,
+        device: str = "auto",
+        precision: str = "float32",
+    ):
+        model: Any = restore_file(ModelPT, path, device)
+        if not isinstance(model, FeatureExtraction):
+            raise InputError(f"is a {type(model).__name__}, which has no features of SpeechLM's kind", path)
+        self.model: Any = cast(Any, model)
+        encoder: Any = self.model.encoder
+        count = encoder.num_layers
+        number = layer if not isinstance(layer, int) or layer > 0 else count + 1 + layer
+        if not isinstance(number, int) or not 1 <= number <= count:
+            raise InputError(f"layer is {layer!r}; the model has layers 1 to {count}", path)
+        if precision not in ("float32", "bfloat16", "float16"):
+            raise InputError(f"precision is {precision!r}, expected float32, bfloat16 or float16")
+        sample_rate = int(self.model.cfg.get("sample_rate", 16000))
+        self.layer = number - 1
+        self.source = FeatureSource(
+            "model",
+            encoder.frame_rate,
+            encoder.d_model,
+            sample_rate,
+            layer=number,
+            model=str(Path(path).absolute()),
+            digest=file_digest(path),
+        )
+        self.device = self.model.device
+        one_by_one = getattr(encoder.front_end, "released_padding", False)
+        self._batch_samples = 1 if one_by_one else max(1, round(batch_seconds * sample_rate))
+        self._dtype = getattr(torch, precision)
+
+    @torch.inference_mode()
+    def features(self, utterances: Sequence[np.ndarray]) -> list[Tensor]:
+        """See :class:`Teacher`."""
+        found: list[Tensor] = [torch.empty(0)] * len(utterances)
+        shortest = round(_SHORTEST * self.source.sample_rate)
+        for batch in batches_by_length([len(samples) for samples in utterances], self._batch_samples):
+            audio = [torch.from_numpy(utterances[i]) for i in batch]
+            audio = [torch.nn.functional.pad(a, (0, max(0, shortest - len(a)))) for a in audio]
+            lengths = torch.tensor([len(a) for a in audio], device=self.device)
+            with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+                (states,), frames = self.model.extract_features(
+                    collate_vectors(audio, padding_value=0.0).to(self.device), lengths, [self.layer]
+                )
+            for i, own, made in zip(batch, states.float(), frames.tolist(), strict=True):
+                found[i] = own[: self._frames(len(utterances[i]), made)]
+        return found
+
+
+def make_teacher(
+    model: str | Path | None,
+    layer: int | None,
+    normalize: bool = False,
+    batch_seconds: float = 120.0,
+    device: str = "auto",
+    precision: str = "float32",
+) -> Teacher:
+    """A :class:`ModelTeacher` of a file, or where ``model`` is None an :class:`MfccTeacher`."""
+    if model is None:
+        return MfccTeacher(normalize)
+    if layer is None:
+        raise InputError("layer is not given; 9 of 12 is HuBERT Base's for SpeechLM's hidden units", model)
+    return ModelTeacher(model, layer, batch_seconds, device, precision)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

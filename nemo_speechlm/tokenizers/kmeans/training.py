@@ -1,0 +1,207 @@
+"""Training of centroids: audio, a teacher's features, k-means on their stream; a run can be interrupted."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nemo_speechlm.data.audio.files import Channel
+from nemo_speechlm.data.audio.shuffled import Handful, ShuffledAudio
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import partial_path
+from nemo_speechlm.tokenizers.kmeans.centroids import KMeans
+from nemo_speechlm.tokenizers.kmeans.stream import StreamKMeans
+from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, file_digest
+
+_SETTLE = 0.9
+"""Share of the stream behind which no centroid is moved to other frames."""
+
+
+@dataclass(frozen=True)
+class KMeansTraining:
+    """How centroids are trained; its fields are keys of ``conf/train_kmeans.yaml``.
+
+    Args:
+        manifests: speech.
+        clusters: centroids.
+        restarts: beginnings that are tried side by side.
+        share: of the frames, drawn at random.
+        first_frames: that the first centroids are drawn from.
+        block_frames: between two updates.
+        passes: over the speech.
+        max_hours: of speech, drawn at random; None takes all.
+        score_utterances: drawn at random to choose among restarts and to report on.
+        channel: of files with several.
+        seed: of all that is drawn.
+        skip_bad: leave out what cannot be read.
+        num_workers: processes that read audio.
+        save_seconds: between two savings of what is learned so far.
+    """
+
+    manifests: tuple[str, ...]
+    clusters: int = 500
+    restarts: int = 1
+    share: float = 1.0
+    first_frames: int = 50_000
+    block_frames: int = 10_000
+    passes: int = 1
+    max_hours: float | None = None
+    score_utterances: int = 500
+    channel: Channel = "mix"
+    seed: int = 0
+    skip_bad: bool = False
+    num_workers: int = 0
+    save_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("clusters", "restarts", "first_frames", "block_frames", "passes", "score_utterances"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if isinstance(self.share, bool) or not isinstance(self.share, int | float) or not 0 < self.share <= 1:
+            raise InputError(f"share is {self.share!r}, expected a number above 0 and at most 1")
+
+    def run(self, teacher: Teacher, output: str | Path, language: str = "en") -> tuple[KMeans, list[str]]:
+        """Train.
+
+        Args:
+            teacher: makes the features.
+            output: the file that will be made; what has been learned so far is kept in :func:`progress_path` of it,
+                which is the caller's to remove when all is done.
+            language: of the speech.
+
+        Returns:
+            the centroids with statistics, and what was left out in the first pass.
+
+        Raises:
+            InputError: at what cannot be read, unless ``skip_bad``; or if there are too few frames.
+        """
+        stream = ShuffledAudio(
+            self.manifests,
+            teacher.source.sample_rate,
+            self.seed,
+            channel=self.channel,
+            max_hours=self.max_hours,
+            skip_bad=self.skip_bad,
+        )
+        kmeans = StreamKMeans(self.clusters, self.restarts, self.first_frames, self.block_frames, self.seed)
+        progress = _Progress(progress_path(output), self._settings(teacher))
+        done, errors = progress.resume(kmeans, teacher.device)
+        turns = self.passes * len(stream)
+        saved = time.monotonic()
+        with tqdm(
+            total=self.passes * stream.utterances,
+            initial=done // len(stream) * stream.utterances + done % len(stream) * stream.size,
+            desc="k-means",
+            unit="utterance",
+            smoothing=0.1,
+        ) as bar:
+            for turn, handful in enumerate(self._loader(stream, range(done, turns)), start=done):
+                if handful.audio:
+                    kmeans.add(self._drawn(teacher.features(handful.audio), turn), revive=turn < _SETTLE * turns)
+                if turn < len(stream):
+                    errors += [str(error) for error in handful.errors]
+                bar.set_postfix(inertia=f"{kmeans.recent_inertia:.4g}", refresh=False)
+                bar.update(len(handful.audio) + len(handful.errors))
+                if time.monotonic() - saved > self.save_seconds:
+                    progress.save(kmeans, turn + 1, errors)
+                    saved = time.monotonic()
+        kmeans.finish()
+        centroids = kmeans.centroids  # fails before anything is written if there were too few frames
+        progress.save(kmeans, turns, errors)
+        statistics = {"frames": kmeans.frames_seen, "utterances": stream.utterances - len(errors)}
+        best, scores = self._best(kmeans, teacher, stream)
+        return KMeans(centroids[best].cpu(), teacher.source, language, statistics | scores), errors
+
+    def _loader(self, stream: ShuffledAudio, turns: range) -> DataLoader:
+        return DataLoader(
+            stream,
+            batch_size=None,
+            sampler=[turn % len(stream) for turn in turns],
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # the default makes tensors of all arrays
+            num_workers=self.num_workers,
+            multiprocessing_context="spawn" if self.num_workers else None,
+        )
+
+    def _drawn(self, features: Sequence[Tensor], turn: int) -> Tensor:
+        """The chosen share of a handful's frames, in random order."""
+        frames = torch.cat(list(features))
+        order = np.random.default_rng((self.seed, turn)).permutation(len(frames))
+        return frames[torch.from_numpy(order[: max(1, round(self.share * len(order)))]).to(frames.device)]
+
+    def _best(self, kmeans: StreamKMeans, teacher: Teacher, stream: ShuffledAudio) -> tuple[int, dict[str, Any]]:
+        """The restart with the least inertia, and what it scores, on the first utterances of the stream."""
+        handfuls = min(len(stream), -(-self.score_utterances // stream.size))
+        inertia, counts, frames = torch.zeros(self.restarts), torch.zeros(self.restarts, self.clusters), 0
+        for handful in tqdm(self._loader(stream, range(handfuls)), total=handfuls, desc="score", unit="batch"):
+            for features in teacher.features(handful.audio):
+                sums, found = kmeans.inertia(features)
+                inertia, counts, frames = inertia + sums, counts + found, frames + len(features)
+        best = int(inertia.argmin())
+        shares = counts[best] / counts[best].sum()
+        entropy = -(shares[shares > 0] * shares[shares > 0].log()).sum()
+        return best, {
+            "scored_frames": frames,
+            "inertia_per_frame": float(inertia[best] / frames),
+            "inertia_of_restarts": [float(value / frames) for value in inertia],
+            "used_clusters": int((counts[best] > 0).sum()),
+            "perplexity": float(entropy.exp()),
+        }
+
+    def _settings(self, teacher: Teacher) -> dict[str, Any]:
+        own = {key: value for key, value in asdict(self).items() if key not in ("num_workers", "save_seconds")}
+        digests = [file_digest(path) for path in self.manifests]
+        return own | {"features": asdict(teacher.source) | {"model": None}, "digests": digests}
+
+
+def _as_it_is(handful: Handful) -> Handful:
+    return handful
+
+
+def progress_path(output: str | Path) -> Path:
+    """Where training keeps what it has learned so far; not the name under which the output itself is written."""
+    output = Path(output)
+    return output.with_name(f".progress.{output.name}")
+
+
+class _Progress:
+    """What has been learned so far, with the settings that it was learned by."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path, self.settings = path, json.loads(json.dumps(settings, default=str))
+
+    def save(self, kmeans: StreamKMeans, done: int, errors: list[str]) -> None:
+        tensors, numbers = kmeans.state()
+        header = {"settings": self.settings, "numbers": numbers, "done": done, "errors": errors}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_path(self.path)
+        try:
+            save_file(tensors, partial, {"progress": json.dumps(header)})
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def resume(self, kmeans: StreamKMeans, device: torch.device) -> tuple[int, list[str]]:
+        """Handfuls that are done, and what was left out; those of other settings begin anew."""
+        if not self.path.exists():
+            return 0, []
+        try:
+            with safe_open(self.path, "pt") as file:
+                header = json.loads(file.metadata()["progress"])
+                if header["settings"] != self.settings:
+                    return 0, []
+                kmeans.restore({name: file.get_tensor(name) for name in file.keys()}, header["numbers"], device)  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            return 0, []  # damaged: nothing is lost but time
+        return int(header["done"]), list(header["errors"])

@@ -1,0 +1,1 @@
+"""English phones by pocketsphinx's acoustic model."""

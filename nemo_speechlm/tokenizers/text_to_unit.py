@@ -1,0 +1,201 @@
+"""Hidden units for text: a text tokenizer that says which phones, and a model that says how they would sound."""
+
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+import yaml
+
+from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
+from nemo_speechlm.jobs.report import CUT_PHONES
+from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
+from nemo_speechlm.tokenizers.text import TextTokenizer, TextTokenizing, TokenizedText
+from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.sequence import UnitSequence
+
+_SILENCE = "SIL"
+"""What tokenizers of text call silence; the released model's phones call it ``<SIL>``."""
+
+
+@dataclass(frozen=True)
+class TextToUnitTokenizing(TextTokenizing):
+    """How text becomes hidden units.
+
+    Attributes:
+        model: ``.nemo`` file of a :class:`TextToUnitModel`.
+        phone_tokenizer: config of the tokenizer that makes the model's phones of text (of ``conf/text_tokenizer/``).
+        speaker: whose units, where the model has speakers; None draws one for each sentence.
+        speed: how much faster than the model would speak.
+        sentences: that are worked on at once, sorted by length.
+        batch_frames: in a batch of the model, padding included.
+        device: ``auto`` for a GPU where there is one, or what PyTorch calls it.
+    """
+
+    model: str
+    phone_tokenizer: dict[str, Any] = field(default_factory=dict)
+    speaker: str | None = None
+    speed: float = 1.0
+    sentences: int = 256
+    batch_frames: int = 4000
+    device: str = "auto"
+
+    def __post_init__(self):
+        for name in ("sentences", "batch_frames"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SpeechLMError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if not isinstance(self.speed, int | float) or self.speed <= 0:
+            raise SpeechLMError(f"speed is {self.speed!r}, expected a number above 0")
+
+    def inventory(self) -> UnitInventory:
+        """The model's hidden units."""
+        return read_inventory(self.model, "units")
+
+    def check(self, inventory: UnitInventory, path: str | Path) -> None:
+        """Raise unless the model's units are those of an inventory, and its phones those of the phone tokenizer."""
+        own = self.inventory()
+        for key in ("kind", "frame_rate"):
+            wanted, found = getattr(own, key), getattr(inventory, key)
+            if wanted != found:
+                raise InputError(f"unit inventory: {key} is {found!r}, but that of {self.model} is {wanted!r}", path)
+        inventory.encode(own.symbols, path)
+        self._phone_tokenizing.check(self._phones, self.model)
+
+    def make(self, inventory: UnitInventory) -> "TextToUnitTokenizer":
+        """The tokenizer."""
+        return TextToUnitTokenizer(self, self._phone_tokenizing.make(self._phones), self._phones)
+
+    def files(self) -> Sequence[str | Path]:
+        """The model, and what the phone tokenizer reads."""
+        return (self.model, *self._phone_tokenizing.files())
+
+    @property
+    def batch_size(self) -> int:
+        """Sentences."""
+        return self.sentences
+
+    @property
+    def max_workers(self) -> int | None:
+        """One for a GPU; on CPUs one per core, each with one thread, so that their number changes no number."""
+        on_gpu = torch.cuda.is_available() if self.device == "auto" else self.device != "cpu"
+        return 1 if on_gpu else None
+
+    @cached_property
+    def _phone_tokenizing(self) -> TextTokenizing:
+        values = dict(self.phone_tokenizer)
+        target = values.pop("_target_", None)
+        try:
+            kind = hydra.utils.get_class(str(target))
+            made = kind(**values)
+        except Exception as error:  # of importing it, or of its fields
+            raise SpeechLMError(f"phone_tokenizer cannot be made: {error}") from error
+        if not isinstance(made, TextTokenizing) or isinstance(made, TextToUnitTokenizing):
+            raise SpeechLMError(f"phone_tokenizer is {target!r}, expected a tokenizer that makes phones of text")
+        return made
+
+    @cached_property
+    def _phones(self) -> UnitInventory:
+        """The model's phones, silence called as tokenizers of text call it."""
+        phones = read_inventory(self.model, "phones")
+        if phones.silence in (None, _SILENCE) or _SILENCE in phones.symbols:
+            return phones
+        symbols = tuple(_SILENCE if symbol == phones.silence else symbol for symbol in phones.symbols)
+        return replace(phones, symbols=symbols, silence=_SILENCE, durations={})
+
+
+class TextToUnitTokenizer(TextTokenizer):
+    """Turns sentences into hidden units with durations, many at once.
+
+    Where phones of a sentence were as long as the model's ``max_phone_seconds`` allows, their number stands in its
+    line as ``cut_phones``, and the job reports the total.
+
+    Args:
+        how: see :class:`TextToUnitTokenizing`.
+        phone_tokenizer: makes phones of text.
+        phones: the model's, as ``phone_tokenizer`` calls them.
+    """
+
+    def __init__(self, how: TextToUnitTokenizing, phone_tokenizer: TextTokenizer, phones: UnitInventory):
+        self._how, self._phone_tokenizer, self._phones = how, phone_tokenizer, phones
+        self._model = restore_file(TextToUnitModel, how.model, how.device)
+        if self._model.device.type == "cpu":
+            torch.set_num_threads(1)
+        speakers = self._model.speakers
+        if how.speaker is not None and how.speaker not in speakers:
+            known = f"its {len(speakers)} are {', '.join(speakers[:5])} ..." if speakers else "it has none"
+            raise InputError(f"has no speaker {how.speaker!r}; {known}", how.model)
+
+    def tokenize(self, text: str, rng: np.random.Generator) -> TokenizedText:
+        """The hidden units of a sentence."""
+        (found,) = self.tokenize_batch([text], [rng])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def tokenize_batch(
+        self, texts: Sequence[str], rngs: Sequence[np.random.Generator]
+    ) -> list[TokenizedText | InputError | SkipItem]:
+        """The hidden units of several sentences."""
+        results: list[TokenizedText | InputError | SkipItem] = self._phone_tokenizer.tokenize_batch(texts, rngs)
+        good: list[int] = []
+        phones: list[list[int]] = []
+        for number, made in enumerate(results):
+            if isinstance(made, TokenizedText):
+                try:
+                    phones.append(self._phones.encode(made.units.split()))
+                    good.append(number)
+                except InputError as error:
+                    results[number] = error
+        spoken = self._model.generate(
+            phones, self._speakers([rngs[number] for number in good]), self._how.batch_frames, self._how.speed
+        )
+        for number, sentence in zip(good, spoken, strict=True):
+            runs = UnitSequence.from_frames(sentence.units)
+            if runs.ids:
+                extra = {CUT_PHONES: sentence.cut_phones} if sentence.cut_phones else {}
+                results[number] = TokenizedText(
+                    " ".join(self._model.inventory.decode(runs.ids)), runs.durations, extra
+                )
+            else:
+                results[number] = SkipItem("the model gives no phone of it a frame")
+        return results
+
+    def _speakers(self, rngs: Sequence[np.random.Generator]) -> list[int] | None:
+        names = self._model.speakers
+        if not names:
+            return None
+        if self._how.speaker is not None:
+            return [names.index(self._how.speaker)] * len(rngs)
+        return [int(rng.integers(len(names))) for rng in rngs]
+
+
+def read_inventory(path: str | Path, key: str) -> UnitInventory:
+    """The inventory under a config key of a ``.nemo`` file, without building the model.
+
+    Raises:
+        InputError: if the file cannot be read, or has no such inventory.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
+
+            def content(name: str) -> bytes:
+                file = archive.extractfile(members[name])
+                assert file is not None
+                return file.read()
+
+            config = yaml.safe_load(content("model_config.yaml"))
+            values = json.loads(content(config[key].removeprefix("nemo:")))
+    except FileNotFoundError:
+        raise InputError("no such file; expected the .nemo file of a text-to-unit model", path) from None
+    except (tarfile.TarError, OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"is not the .nemo file of a text-to-unit model: {error!r}", path) from error
+    return UnitInventory.from_dict(values, path)

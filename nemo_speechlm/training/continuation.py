@@ -1,0 +1,183 @@
+"""Continuing a training run: only by the command that began it, and with that command's settings.
+
+What a checkpoint restores besides weights would otherwise override the command in silence: the schedule of learning
+rates with its horizon, the optimizer's settings, the patience of early stopping, a half-filled update.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from nemo.utils import logging
+from nemo.utils.exp_manager import get_log_dir
+from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from nemo_speechlm import __version__
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.training.run_record import NAME, RunRecord
+
+_OWN_FOLDER = "give this run a folder of its own (name=... or exp_manager.exp_dir=...)"
+
+
+class Continuation(Callback):
+    """Lets a run go on from a checkpoint only if it is the same run; what it goes on with is what the command says.
+
+    To be among the trainer's callbacks before ``fit``, and to be asked (:meth:`check`) before NeMo's ``exp_manager``,
+    which moves and removes files of an earlier run.
+
+    Args:
+        cfg: a recipe, as for ``nemo_speechlm.training.run.train``. With ``accept_changes`` a run goes on in spite of what
+            is different.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self._config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        self._accept: bool = cfg.get("accept_changes", False)
+        self._record: RunRecord | None = None
+        self._differs = False
+        self._checkpoint: dict[str, Any] | None = None
+
+    def check(self, trainer: Trainer) -> None:
+        """Compare the run with the one whose checkpoints it would continue, on the first of all processes.
+
+        Raises:
+            InputError: if data, start file or a deciding setting differ, or the checkpoints do not say what their run
+                was begun with; unless ``accept_changes`` is true.
+        """
+        if trainer.global_rank:  # the first process speaks for all
+            return
+        batches = trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches
+        folder = _folder_to_continue(trainer, self._config.get("exp_manager") or {})
+        known = RunRecord.read(folder) if folder is not None else None
+        now = RunRecord.of(self._config, batches, known)
+        if folder is None:
+            self._record = now
+            return
+        if known is None:
+            changes = [f"there is no {NAME} that says what it was begun with (an earlier version made none)"]
+        else:
+            changes = known.differences(now)
+            self._differs = bool(changes)
+            now = replace(now, accepted=known.accepted)
+        if changes:
+            listed = "".join(f"\n  {line}" for line in changes)
+            if not self._accept:
+                raise InputError(
+                    f"the run here is not the one that this command begins:{listed}\n{_OWN_FOLDER}; or go on from its "
+                    "last checkpoint in spite of that with accept_changes=true",
+                    folder,
+                )
+            logging.warning(f"{folder}: the run goes on in spite of changes:{listed}")
+            now = replace(now, accepted=(*now.accepted, {"version": __version__, "changes": changes}))
+        for line in known.free_changes(now) if known is not None else ():
+            logging.info(f"The run goes on with {line}")
+        self._record = now
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that is past the end of the run, and keep it for :meth:`on_fit_start`."""
+        step, end = checkpoint["global_step"], trainer.max_steps
+        if 0 <= end < step:
+            raise InputError(
+                f"its run is at step {step}, and trainer.max_steps={end} ends before that; give at least {step}, or "
+                f"{_OWN_FOLDER}",
+                trainer.ckpt_path,
+            )
+        if step == end and self._differs:
+            raise InputError(
+                f"its run is complete at step {step}: with the changes that accept_changes=true accepts nothing would "
+                f"be trained; give a larger trainer.max_steps, or {_OWN_FOLDER}",
+                trainer.ckpt_path,
+            )
+        for stopping in trainer.early_stopping_callbacks:
+            state = checkpoint.get("callbacks", {}).get(stopping.state_key)  # type: ignore[attr-defined]
+            if state is not None:
+                state["patience"] = stopping.patience  # type: ignore[attr-defined]
+        begin_with_whole_update(checkpoint, trainer.accumulate_grad_batches)
+        self._checkpoint = checkpoint
+        if trainer.optimizers:  # strategies that restore weights after they have set up the optimizers
+            self.on_fit_start(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the command's optimizer settings and schedules into the checkpoint, before they are restored from it."""
+        if self._checkpoint is not None:
+            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+            put_settings_into(self._checkpoint, trainer.optimizers, schedulers)  # type: ignore[arg-type]
+            self._checkpoint = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the record where the checkpoints will be."""
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if self._record is not None and folder is not None:
+            self._record.write(folder)
+
+
+def put_settings_into(
+    checkpoint: dict[str, Any], optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler]
+) -> None:
+    """Let a checkpoint restore how far a run has come, but nothing that its config decides.
+
+    Each schedule is replayed from its start to the checkpoint's step, so the learning rate of every further step is
+    that of a run which was begun with these settings. Of the optimizer's groups, ``lr``, ``betas``, ``weight_decay``
+    and what else its constructor takes come from the optimizer; moments and step counts stay the checkpoint's.
+    A ``ReduceLROnPlateau`` is restored as it was: the figures that it acted on are not kept.
+
+    Args:
+        checkpoint: Lightning's, which is changed.
+        optimizers: new ones, as the config makes them; the rates in their groups are moved to the checkpoint's step.
+        schedulers: new ones, of these optimizers; they are moved as well.
+    """
+    following = {id(s.optimizer) for s in schedulers if isinstance(s, ReduceLROnPlateau)}
+    for scheduler, saved in zip(schedulers, checkpoint.get("lr_schedulers", []), strict=False):
+        if isinstance(scheduler, ReduceLROnPlateau):
+            continue
+        with warnings.catch_warnings():  # that no optimizer stepped meanwhile
+            warnings.simplefilter("ignore")
+            for _ in range(saved["last_epoch"] - scheduler.last_epoch):
+                scheduler.step()
+        saved.clear()
+        saved.update(scheduler.state_dict())
+    for optimizer, saved in zip(optimizers, checkpoint.get("optimizer_states", []), strict=False):
+        settings = {*optimizer.defaults, "lr", "initial_lr"} - ({"lr"} if id(optimizer) in following else set())
+        groups = saved.get("opt", saved).get("param_groups", [])  # NeMo's EMA puts the optimizer's under "opt"
+        for group, old in zip(optimizer.param_groups, groups, strict=False):
+            old.update({key: value for key, value in group.items() if key in settings})
+
+
+def begin_with_whole_update(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Let a run that accumulates gradients go on with the first batch of an update.
+
+    Lightning counts the batches of an update from the count of all batches that a checkpoint restores. A checkpoint in
+    the middle of an update, or one of a run that accumulated another number of batches, would make the first update
+    one of fewer batches, since gradients are not in it.
+
+    Args:
+        checkpoint: Lightning's, which is changed.
+        accumulate: batches per update of each device.
+    """
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
+    if progress is None or progress.get("is_last_batch"):  # the end of an epoch completes its last update
+        return
+    current = progress["current"]
+    whole = current["completed"] - current["completed"] % accumulate
+    current.update(dict.fromkeys(("ready", "started", "processed", "completed"), whole))
+
+
+def _folder_to_continue(trainer: Trainer, settings: dict[str, Any]) -> Path | None:
+    """The folder of the checkpoints that NeMo's ``exp_manager`` would go on from; None if it would begin anew."""
+    if settings.get("resume_if_exists"):
+        folder = (settings.get("checkpoint_callback_params") or {}).get("dirpath")
+        if not folder:
+            places = {key: settings.get(key) for key in ("exp_dir", "name", "version", "explicit_log_dir")}
+            folder = get_log_dir(trainer, **places, resume_if_exists=True)[0] / "checkpoints"
+        # Any checkpoint: even without a last one NeMo counts them among the best of a run that begins anew.
+        if any(Path(folder).rglob("*.ckpt")) or any(Path(folder).glob("*-last/")):
+            return Path(folder)
+    if settings.get("resume_from_checkpoint"):
+        return Path(settings["resume_from_checkpoint"]).parent
+    return None

@@ -1,0 +1,54 @@
+import gzip
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.errors import InputError
+
+LINES = st.lists(st.sampled_from(["", " ", "\t ", "x", '{"a": 1}', " leading", "žluťoučký kůň", "\r", "tail "]))
+
+
+@given(LINES, st.booleans(), st.booleans())
+def test_equals_reading_line_by_line(tmp_path_factory, lines, ends_with_newline, gzipped):
+    content = "\n".join(lines) + "\n" * ends_with_newline
+    path = tmp_path_factory.mktemp("lines") / ("text.gz" if gzipped else "text")
+    data = content.encode()
+    path.write_bytes(gzip.compress(data) if gzipped else data)
+    expected = [(n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip()]
+    if not expected:
+        with pytest.raises(InputError, match="empty"):
+            LineIndex(path)
+        return
+    index = LineIndex(path)
+    assert [index[i] for i in range(len(index))] == expected
+
+
+def test_chunks_join(tmp_path, monkeypatch):
+    monkeypatch.setattr("nemo_speechlm.data.manifests.line_index._CHUNK", 7)
+    path = tmp_path / "text"
+    lines = [str(i) * (i % 5 + 1) for i in range(50)]
+    path.write_text("\n".join(lines) + "\n")
+    index = LineIndex(path)
+    assert [index[i] for i in range(len(index))] == list(enumerate(lines, start=1))
+
+
+def test_travels_to_another_process(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("a\nb\n")
+    assert pickle.loads(pickle.dumps(LineIndex(path)))[1] == (2, "b")
+
+
+def test_errors_name_file_and_line(tmp_path):
+    with pytest.raises(InputError, match=r"missing.json: no such file"):
+        LineIndex(tmp_path / "missing.json")
+    path = tmp_path / "bad.gz"
+    path.write_bytes(b"not gzip")
+    with pytest.raises(InputError, match=r"bad.gz: cannot be read"):
+        LineIndex(path)
+    path = tmp_path / "latin"
+    path.write_bytes(b"fine\n\xe9\n")
+    with pytest.raises(InputError, match=r"latin:2: cannot be read as UTF-8"):
+        LineIndex(path)[1]

@@ -1,0 +1,291 @@
+import pickle
+import random
+from itertools import islice
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
+from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, build_validation_dataloaders
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_inventory, tiny_labels
+from tests.data.pretraining.test_dataset import tarred
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"), n_speech=24, n_text=60)
+
+
+def make_config(corpus, **changes):
+    speech = {
+        "manifest_filepath": str(corpus.speech),
+        "batch_duration": 6,
+        "max_duration": 30,
+        "truncate_duration": 1.2,
+    }
+    text = {"manifest_filepath": [str(corpus.text)], "batch_tokens": 500, "max_tokens": 2800}
+    buckets = {"use_bucketing": True, "num_buckets": 3, "bucket_buffer_size": 100, "num_cuts_for_bins_estimate": 100}
+    return OmegaConf.create(
+        {"speech": speech | buckets, "text": text | buckets, "num_workers": 0, "seed": 0} | changes
+    )
+
+
+def build(config, **options):
+    return build_pretrain_dataloader(config, tiny_inventory(), tiny_labels(), 50, **options)
+
+
+def build_validation(config, **options):
+    return build_validation_dataloaders(config, tiny_inventory(), tiny_labels(), 50, **options)
+
+
+def first(loader, n):
+    iterator = iter(loader)
+    return [next(iterator) for _ in range(n)]
+
+
+def tensors(batches):
+    return [tensor for batch in batches for part in batch if part is not None for tensor in part[:4]]
+
+
+def equal(some, others):
+    some, others = tensors(some), tensors(others)
+    return len(some) == len(others) and all(
+        a.shape == b.shape and bool((a == b).all()) for a, b in zip(some, others, strict=True)
+    )
+
+
+def assert_within(lengths, limit):
+    """Lhotse ends a batch if one more as long as its longest would be too much; its last may be longer."""
+    before_last = lengths.sort().values[-2:][0]
+    assert len(lengths) * before_last <= limit
+
+
+def test_each_step_has_speech_and_text_within_the_batch_sizes(corpus):
+    texts = set()
+    for speech, text in first(build(make_config(corpus)), 60):
+        assert_within(speech.audio_lengths, 6 * 16000)
+        assert_within(text.unit_lengths, 500)
+        texts.update(tuple(row.tolist()) for row in text.targets)
+        assert (text.unit_lengths >= text.target_lengths).all()
+    assert len(texts) > 55
+
+
+def test_buckets_save_padding(corpus):
+    def padding(config):
+        return np.mean([(batch.text.units < 0).float().mean().item() for batch in first(build(config), 60)])
+
+    config = make_config(corpus)
+    bucketed = padding(config)
+    config.text.use_bucketing = False
+    assert bucketed < 0.75 * padding(config)
+
+
+def test_a_config_may_have_only_one_part(corpus):
+    (batch,) = first(build(make_config(corpus, text=None)), 1)
+    assert batch.text is None
+    (batch,) = first(build(make_config(corpus, speech=None)), 1)
+    assert batch.speech is None
+    with pytest.raises(InputError, match="neither a speech nor a text part"):
+        build({"num_workers": 0})
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_seed_gives_the_same_batches(corpus, num_workers):
+    config = make_config(corpus, num_workers=num_workers)
+    batches = first(build(config), 5)
+    assert equal(batches, first(build(config), 5))
+    assert not equal(batches, first(build(make_config(corpus, num_workers=num_workers, seed=1)), 5))
+
+
+def test_workers_and_ranks_read_different_lines(corpus):
+    by_worker = first(build(make_config(corpus, num_workers=2)), 4)
+    assert not equal(by_worker[0::2], by_worker[1::2])
+    config = make_config(corpus)
+    config.text.use_bucketing = False
+    of_rank = [first(build(config, global_rank=rank, world_size=2), 3) for rank in (0, 1)]
+    seen = [{tuple(row.tolist()) for batch in batches for row in batch.text.targets} for batches in of_rank]
+    assert not seen[0] & seen[1]
+
+
+def test_iterating_again_goes_on_and_a_resumed_run_sees_another_order(corpus):
+    loader = build(make_config(corpus))
+    batches = first(loader, 3)
+    assert not equal(batches, first(loader, 3))
+    assert loader.state_dict() == {"delivered": 6}
+    resumed = build(make_config(corpus))
+    resumed.load_state_dict({"delivered": 6})
+    again = first(resumed, 3)
+    assert not equal(batches, again)
+    twin = build(make_config(corpus, num_workers=1))
+    twin.load_state_dict({"delivered": 6})
+    assert equal(first(twin, 3), again)
+    assert resumed.state_dict() == {"delivered": 9}
+
+
+def test_the_dataset_travels_to_spawned_workers(corpus):
+    loader = build(make_config(corpus))
+    copy = pickle.loads(pickle.dumps(loader.dataset))
+    assert equal(first(loader, 2), list(islice(copy, 2)))
+
+
+def test_global_random_state_is_left_alone(corpus):
+    torch.manual_seed(5)
+    random.seed(5)
+    before = torch.rand(1), random.random()
+    torch.manual_seed(5)
+    random.seed(5)
+    build(make_config(corpus))
+    assert (torch.rand(1), random.random()) == before
+
+
+def test_options_of_nemo_reach_its_samplers(corpus):
+    config = make_config(corpus)
+    config.speech.batch_size = 2
+    config.text.quadratic_factor = 50  # short batches: long sentences weigh much more
+    batches = first(build(config), 20)
+    assert max(len(batch.speech.audio) for batch in batches) == 2
+    plain = first(build(make_config(corpus)), 20)
+    assert sum(len(b.text.units) for b in batches) < 0.7 * sum(len(b.text.units) for b in plain)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_input_cfg_mixes_manifests_by_weight(corpus, tmp_path, in_file):
+    marked = tmp_path / "marked.json"
+    write_manifest(marked, [{"text": "ooo", "units": "O O O O"}] * 5)
+    config = make_config(corpus, speech=None)
+    del config.text.manifest_filepath
+    items = [(str(corpus.text), 0.25), (str(marked), 0.75)]
+    items = [{"type": "text_units", "manifest_filepath": path, "weight": weight} for path, weight in items]
+    if in_file:
+        OmegaConf.save(OmegaConf.create([{"type": "group", "input_cfg": items}]), tmp_path / "mix.yaml")
+        items = str(tmp_path / "mix.yaml")
+    config.text.input_cfg = items
+    config.text.use_bucketing = False
+    targets = [
+        tuple(row[:length].tolist())
+        for batch in first(build(config), 40)
+        for row, length in zip(*batch.text[2:4], strict=True)
+    ]
+    o = tiny_labels().index("o")
+    assert np.mean([t == (o, o, o) for t in targets]) == pytest.approx(0.75, abs=0.1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_nemos_tarred_speech_beside_text(corpus, tmp_path, num_workers):
+    tarred(tmp_path, corpus)
+    config = make_config(corpus, num_workers=num_workers)
+    config.speech.manifest_filepath = str(tmp_path / "manifest.json")
+    config.speech.tarred_audio_filepaths = str(tmp_path / "audio_0.tar")
+    config.speech.shuffle_buffer_size = 10
+    for speech, text in first(build(config), 4):
+        assert_within(speech.audio_lengths, 6 * 16000)
+        assert (speech.audio_lengths / 160 - speech.unit_lengths).abs().max() <= 1
+        assert len(text.units)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_validation_is_one_pass_in_order_and_always_the_same(corpus, num_workers):
+    loaders = build_validation(make_config(corpus, num_workers=num_workers))
+    speech, text = ([*loader] for loader in loaders)
+    assert all(batch.text is None for batch in speech)
+    assert all(batch.speech is None for batch in text)
+    spelled = [
+        "".join(tiny_labels()[i] for i in row[:length])
+        for batch in text
+        for row, length in zip(*batch.text[2:4], strict=True)
+    ]
+    assert spelled == [record["text"] for _, record in read_manifest(corpus.text)]
+    assert sum(len(batch.speech.audio) for batch in speech) == 24
+    assert equal(text, loaders[1])
+    assert equal(first(loaders[0], 2), speech[:2])  # after an iteration that was broken off
+    assert equal(speech, loaders[0])
+
+
+def test_validation_gives_all_ranks_the_same_number_of_batches(corpus):
+    for part in (0, 1):
+        of_rank = [[*build_validation(make_config(corpus), global_rank=r, world_size=3)[part]] for r in range(3)]
+        assert len({len(batches) for batches in of_rank}) == 1
+        assert sum(len(batch[part][0]) for batches in of_rank for batch in batches) >= (24, 60)[part]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_errors_in_workers_keep_their_words(corpus, tmp_path, num_workers):
+    for _, record in read_manifest(corpus.speech):
+        record["audio_filepath"] = str(corpus.speech.parent / record["audio_filepath"])
+        (tmp_path / "empty.wav").touch()
+        write_manifest(tmp_path / "speech.json", [record, {**record, "audio_filepath": str(tmp_path / "empty.wav")}])
+    config = make_config(corpus, num_workers=num_workers)
+    config.speech.manifest_filepath = str(tmp_path / "speech.json")
+    for loader in (build(config), build_validation(config)[0]):
+        with pytest.raises(InputError) as caught:
+            list(islice(loader, 20))
+        assert str(caught.value).startswith(f"{tmp_path}/speech.json:2: {tmp_path}/empty.wav: audio with no samples")
+        assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speech": {"batch_duraton": 5}}, "unknown key speech.batch_duraton; did you mean batch_duration?"),
+        ({"texts": None}, "unknown key texts; did you mean text?"),
+        ({"speech": {"batch_duration": 5}}, "no speech.manifest_filepath"),
+        ({"speech": {"manifest_filepath": "???", "batch_duration": 5}}, "speech.manifest_filepath has no value"),
+        ({"text": {"manifest_filepath": "x.json"}}, "no batch size in text; give one of batch_size, batch_tokens"),
+        ({"speech": {"batch_size": 2, "perturb_speed": True}}, "speech.perturb_speed cannot be used"),
+        ({"text": {"input_cfg": [{"manifest_filepath": "x"}], "batch_size": 2}}, "not a list of items with a type"),
+        ({"text": {"input_cfg": "/no/x.yaml", "batch_size": 2}}, "/no/x.yaml: input_cfg cannot be read"),
+        ({"seed": "trng"}, "seed is 'trng', expected a whole number"),
+        ({"text": {"manifest_filepath": "/no/x.json", "batch_size": 2}}, "/no/x.json: no such file"),
+    ],
+)
+def test_wrong_configs_are_named(corpus, changes, message):
+    with pytest.raises(InputError) as caught:
+        build(make_config(corpus, **changes))
+    assert message in str(caught.value)
+
+
+class Counting(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def training_step(self, batch, _):
+        self.seen.append(batch.text.targets.sum().item())
+        return self.weight * batch.speech.audio.mean()
+
+    def validation_step(self, batch, _, dataloader_idx=0):
+        assert (batch.speech is None) == (dataloader_idx == 1)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_lightning_trains_validates_and_resumes(corpus, tmp_path, num_workers):
+    config = make_config(corpus, num_workers=num_workers)
+    options = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "val_check_interval": 2,
+        "check_val_every_n_epoch": None,
+        "use_distributed_sampler": False,
+    }
+    model = Counting()
+    trainer = pl.Trainer(max_steps=4, **options)
+    trainer.fit(model, build(config), build_validation(config))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, fresh = Counting(), Counting()
+    trainer = pl.Trainer(max_steps=8, **options)
+    trainer.fit(resumed, build(config), build_validation(config), ckpt_path=tmp_path / "last.ckpt")
+    assert len(resumed.seen) == 4
+    assert resumed.seen != model.seen
+    pl.Trainer(max_steps=4, **options).fit(fresh, build(config))
+    assert fresh.seen == model.seen

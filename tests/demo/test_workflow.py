@@ -1,0 +1,57 @@
+import pytest
+
+from nemo_speechlm.demo.workflow import Step, run_steps
+from nemo_speechlm.errors import SpeechLMError
+
+
+def writes(name, path, needs=(), text="x"):
+    return Step(name, ("-c", f"open({str(path)!r}, 'w').write({text!r}); print('3/3 [')"), path, needs)
+
+
+def test_order_logs_and_nothing_twice(tmp_path, capsys):
+    a, b = tmp_path / "a", tmp_path / "b"
+    copy = Step("b", ("-c", f"open({str(b)!r}, 'w').write(open({str(a)!r}).read())"), b, ("a",))
+    steps = [copy, writes("a", a, text="made")]
+    run_steps(steps, tmp_path / "logs", jobs=2)
+    assert b.read_text() == "made"
+    assert "3/3" in (tmp_path / "logs" / "a.log").read_text()
+    a.write_text("by hand")
+    run_steps(steps, tmp_path / "logs", jobs=2)
+    assert a.read_text() == "by hand"
+    assert "done before" in capsys.readouterr().out
+
+
+def test_what_was_made_with_other_settings_is_not_taken_for_done(tmp_path):
+    (tmp_path / "demo").mkdir()
+
+    def step(folder, steps):
+        command = ("-c", f"open('{folder}/a','w').write('x')", f"trainer.max_steps={steps}", f"output={folder}/a")
+        return Step("train", command, folder / "a")
+
+    run_steps([step(tmp_path / "demo", 100)], tmp_path / "demo" / "logs", jobs=1)
+    with pytest.raises(SpeechLMError, match=r"was made with trainer.max_steps=100, now it is trainer.max_steps=900"):
+        run_steps([step(tmp_path / "demo", 900)], tmp_path / "demo" / "logs", jobs=1)
+    (tmp_path / "demo").rename(tmp_path / "moved")
+    run_steps([step(tmp_path / "moved", 100)], tmp_path / "moved" / "logs", jobs=1)
+
+
+def test_the_users_number_of_threads_counts(tmp_path, monkeypatch):
+    made = tmp_path / "threads"
+    step = Step("a", ("-c", f"import os; open({str(made)!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"), made)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    run_steps([step], tmp_path / "logs", jobs=1)
+    assert made.read_text() == "7"
+
+
+def test_a_failure_says_what_the_log_says(tmp_path):
+    bad = Step("bad", ("-c", "raise SystemExit('the reason')"), tmp_path / "never")
+    slow = Step("slow", ("-c", "import time; time.sleep(60)"), tmp_path / "slow")
+    after = writes("after", tmp_path / "after", ("bad",))
+    with pytest.raises(SpeechLMError, match=r"bad failed(.|\n)*the reason"):
+        run_steps([bad, slow, after], tmp_path / "logs", jobs=2)
+    assert not (tmp_path / "after").exists()
+
+
+def test_needs_that_nobody_makes(tmp_path):
+    with pytest.raises(SpeechLMError, match="nowhere"):
+        run_steps([writes("a", tmp_path / "a", ("nowhere",))], tmp_path / "logs", jobs=1)

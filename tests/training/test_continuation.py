@@ -1,0 +1,113 @@
+"""What a checkpoint may restore; whole trainings are in test_training.py."""
+
+import copy
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau, StepLR
+
+from nemo_speechlm.training.continuation import begin_with_whole_update, put_settings_into
+
+
+def optimizer(**settings):
+    groups = [
+        {"params": [torch.nn.Parameter(torch.ones(1))]},
+        {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 4.0},
+    ]
+    return torch.optim.AdamW(groups, **{"lr": 2.0, **settings})
+
+
+def train(opt, scheduler, steps):
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in opt.param_groups])
+        for group in opt.param_groups:
+            group["params"][0].grad = torch.full((1,), 0.1)
+        opt.step()
+        scheduler.step()
+    return rates
+
+
+def checkpoint_of(opt, scheduler):
+    return copy.deepcopy({"optimizer_states": [opt.state_dict()], "lr_schedulers": [scheduler.state_dict()]})
+
+
+def restore(checkpoint, opt, scheduler):
+    put_settings_into(checkpoint, [opt], [scheduler])
+    opt.load_state_dict(checkpoint["optimizer_states"][0])
+    scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (lambda o: StepLR(o, 3, gamma=0.5), lambda o: StepLR(o, 4, gamma=0.1)),
+        (lambda o: ExponentialLR(o, 0.9), lambda o: ExponentialLR(o, 0.99)),
+        (lambda o: StepLR(o, 3), lambda o: LambdaLR(o, lambda step: 1 / (1 + step))),
+    ],
+)
+def test_rates_are_those_of_a_run_with_the_new_schedule(before, now):
+    old = optimizer()
+    old_schedule = before(old)
+    train(old, old_schedule, 10)
+    checkpoint = checkpoint_of(old, old_schedule)
+
+    whole = optimizer(lr=3.0)
+    expected = train(whole, now(whole), 16)
+    resumed = optimizer(lr=3.0)
+    schedule = now(resumed)
+    restore(checkpoint, resumed, schedule)
+    assert train(resumed, schedule, 6) == expected[10:]
+
+
+def test_settings_are_the_new_ones_and_moments_the_old_ones():
+    old = optimizer(betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    schedule = StepLR(old, 100)
+    train(old, schedule, 5)
+    for group in old.param_groups:
+        group["count"] = 7  # as fused optimizers keep their steps
+    checkpoint = checkpoint_of(old, schedule)
+
+    new = optimizer(betas=(0.5, 0.6), eps=1e-3, weight_decay=0.0)
+    restore(checkpoint, new, StepLR(new, 100))
+    for group, before in zip(new.param_groups, old.param_groups, strict=True):
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.6), 1e-3, 0.0)
+        assert group["count"] == 7
+        state, old_state = new.state[group["params"][0]], old.state[before["params"][0]]
+        assert state["step"] == 5
+        assert state["exp_avg"].equal(old_state["exp_avg"])
+
+
+def test_a_plateau_goes_on_from_the_rate_that_it_had_come_to():
+    old = optimizer()
+    schedule = ReduceLROnPlateau(old, factor=0.5, patience=0)
+    for figure in (1.0, 1.0, 1.0):
+        schedule.step(figure)
+    checkpoint = checkpoint_of(old, schedule)
+    new = optimizer(betas=(0.5, 0.6))
+    restored = ReduceLROnPlateau(new, factor=0.5, patience=0)
+    restore(checkpoint, new, restored)
+    assert [group["lr"] for group in new.param_groups] == [0.5, 1.0]
+    assert new.param_groups[0]["betas"] == (0.5, 0.6)
+    assert restored.best == 1.0
+
+
+def test_a_schedule_that_is_new_or_gone():
+    old = optimizer()
+    train(old, StepLR(old, 2), 5)
+    checkpoint = {"optimizer_states": [old.state_dict()], "lr_schedulers": []}
+    new = optimizer()
+    put_settings_into(checkpoint, [new], [])
+    new.load_state_dict(checkpoint["optimizer_states"][0])
+    assert [group["lr"] for group in new.param_groups] == [2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("completed", "accumulate", "last", "expected"),
+    [(12, 1, False, 12), (12, 2, False, 12), (12, 5, False, 10), (7, 2, False, 6), (5, 2, True, 5)],
+)
+def test_updates_begin_with_their_first_batch(completed, accumulate, last, expected):
+    current = {"ready": completed, "started": completed, "processed": completed, "completed": completed}
+    checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": {"current": current, "is_last_batch": last}}}}
+    begin_with_whole_update(checkpoint, accumulate)
+    assert set(current.values()) == {expected}

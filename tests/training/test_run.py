@@ -1,0 +1,391 @@
+"""Trainings of a model of one weight: what a second command does in the folder of a first."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from nemo.core.classes import ModelPT
+from nemo.core.optim.lr_scheduler import prepare_lr_scheduler
+from nemo.utils.exp_manager import StatelessTimer
+from omegaconf import OmegaConf
+
+import nemo_speechlm.models.common.schedules  # noqa: F401  # registers TriStage
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
+from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
+from nemo_speechlm.training import run as training
+
+POLYNOMIAL = {"name": "PolynomialDecayAnnealing", "power": 1.0, "warmup_steps": 4, "min_lr": 0.0}
+TRI_STAGE = {"name": "TriStage", "phase_ratio": [0.25, 0.25, 0.5], "init_lr_scale": 0.01, "final_lr_scale": 0.05}
+
+
+class OneWeight(ModelPT):
+    """Brings a weight from that of its start file towards the numbers of its manifest."""
+
+    seen: dict = {}  # noqa: RUF012  # what the last training did, step by step
+
+    def __init__(self, cfg, trainer=None):
+        super().__init__(cfg=cfg, trainer=trainer)
+        start = cfg.get("init_from_pretrained")
+        value = json.loads(Path(start).read_text())["weight"] if start else 0.0
+        self.weight = torch.nn.Parameter(torch.tensor(value))
+        type(self).seen = {"lr": [], "batches": [], "steps": []}
+
+    def training_step(self, batch, batch_idx):
+        group = self.trainer.optimizers[0].param_groups[0]
+        self.seen["lr"].append(group["lr"])
+        self.seen["batches"].append(float(batch))
+        self.seen["settings"] = {key: group[key] for key in ("betas", "eps", "weight_decay", "initial_lr")}
+        return (self.weight - batch).square().mean()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.seen["steps"].append(self.trainer.global_step)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", (self.weight - batch).square().mean().detach())
+
+    def setup_training_data(self, config):
+        self._train_dl = Numbers(config.manifest_filepath, endless=True)
+
+    def setup_validation_data(self, config):
+        self._validation_dl = Numbers(config.manifest_filepath, endless=False)
+
+    @classmethod
+    def list_available_models(cls):
+        return []
+
+
+class Numbers(torch.utils.data.DataLoader):
+    def __init__(self, path, endless):
+        numbers = [torch.tensor([record["number"]]) for _, record in read_manifest(path)]
+        super().__init__(Stream(numbers, endless) if endless else numbers, batch_size=None)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, numbers, endless):
+        self.numbers, self.endless = numbers, endless
+
+    def __iter__(self):
+        while True:
+            yield from self.numbers
+
+
+def numbers(path, *values):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    write_manifest(path, [{"number": value} for value in values])
+    return str(path)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    config = {
+        "output": str(tmp_path / "out.nemo"), "overwrite": False, "save": "last", "seed": 0, "name": "run",
+        "model": {
+            "init_from_pretrained": None,
+            "train_ds": {
+                "manifest_filepath": numbers(tmp_path / "data" / "train.json", 1.0, 2.0, 3.0), "num_workers": 0,
+            },
+            "validation_ds": {"manifest_filepath": numbers(tmp_path / "data" / "valid.json", 2.0)},
+            "optim": {
+                "name": "adamw", "lr": 0.1, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.01,
+                "sched": POLYNOMIAL,
+            },
+        },
+        "trainer": {
+            "accelerator": "cpu", "devices": 1, "max_steps": 8, "max_epochs": -1, "accumulate_grad_batches": 1,
+            "val_check_interval": 4, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "logger": False,
+            "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+        },
+        "exp_manager": {
+            "exp_dir": str(tmp_path / "runs"), "name": "${name}", "use_datetime_version": False,
+            "resume_if_exists": True, "resume_ignore_no_checkpoint": True, "create_tensorboard_logger": False,
+            "checkpoint_callback_params": {
+                "monitor": "val_loss", "mode": "min", "save_top_k": 1, "save_last": True, "always_save_nemo": False,
+                "save_nemo_on_train_end": False,
+            },
+        },
+    }  # fmt: skip
+    return OmegaConf.create(config)
+
+
+def train(recipe, **changes):
+    """Train with some keys changed, dots written as two underscores; the weight of the output and what was seen."""
+    cfg = recipe.copy()
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, merge=False, force_add=True)
+    output = training.train(cfg, lambda model, trainer: OneWeight(cfg=model, trainer=trainer))
+    with tarfile.open(output) as archive:
+        (member,) = [name for name in archive.getnames() if name.endswith("model_weights.ckpt")]
+        weights = torch.load(archive.extractfile(member), weights_only=True)
+    return weights["weight"].item(), OneWeight.seen
+
+
+# --- a run is continued by its own command only ----------------------------------------------------------------
+
+
+def refused(recipe, *expected, **changes):
+    runs = Path(recipe.exp_manager.exp_dir)
+
+    def state():  # of the checkpoints, and of the logs of earlier runs, which exp_manager moves
+        paths = [*runs.rglob("checkpoints/*"), *runs.rglob("run_*")]
+        return sorted((path, path.stat().st_mtime_ns) for path in paths)
+
+    before = state()
+    with pytest.raises(InputError) as error:
+        train(recipe, **changes)
+    for text in (*expected, "name=", "accept_changes=true"):
+        assert text in str(error.value), (text, str(error.value))
+    assert state() == before
+    return str(error.value)
+
+
+def test_another_start_file_is_not_answered_with_the_first_ones_weights(recipe, tmp_path):
+    for name, weight in (("a", -5.0), ("b", 50.0)):
+        (tmp_path / f"{name}.nemo").write_text(json.dumps({"weight": weight}))
+    first, _ = train(recipe, model__init_from_pretrained=str(tmp_path / "a.nemo"))
+    assert first < 0
+    b = {"model__init_from_pretrained": str(tmp_path / "b.nemo"), "output": str(tmp_path / "b_out.nemo")}
+    message = refused(recipe, "model.init_from_pretrained: the content of", "b.nemo", "a.nemo", **b)
+    assert not (tmp_path / "b_out.nemo").exists()
+    assert len(message.splitlines()) == 3  # that one difference, what is wrong before it, the way out behind it
+    second, _ = train(recipe, name="other", **b)
+    assert second > 40
+
+
+def test_other_data_are_refused_by_content_not_by_path(recipe, tmp_path):
+    first, _ = train(recipe)
+    numbers(tmp_path / "data" / "train.json", 1.0, 2.0, 3.5)
+    refused(recipe, "model.train_ds.manifest_filepath: the content of", "train.json", overwrite=True)
+    numbers(tmp_path / "data" / "train.json", 1.0, 2.0, 3.0)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    (tmp_path / "runs").rename(tmp_path / "moved_runs")
+    moved = {
+        "model__train_ds__manifest_filepath": str(tmp_path / "moved" / "train.json"),
+        "model__validation_ds__manifest_filepath": str(tmp_path / "moved" / "valid.json"),
+        "exp_manager__exp_dir": str(tmp_path / "moved_runs"),
+        "output": str(tmp_path / "copy.nemo"),
+    }
+    again, seen = train(recipe, **moved)
+    assert again == first
+    assert seen["lr"] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("seed", 1, "seed: 0 before, 1 now"),
+        ("model__optim__lr", 0.2, "model.optim.lr: 0.1 before, 0.2 now"),
+        ("model__optim__betas", [0.8, 0.98], "model.optim.betas: [0.9, 0.98] before, [0.8, 0.98] now"),
+        ("model__train_ds__batch_size", 4, "model.train_ds.batch_size: not set before, 4 now"),
+        ("trainer__accumulate_grad_batches", 2, "trainer.accumulate_grad_batches): 1 before, 2 now"),
+        ("trainer__gradient_clip_val", 1.0, "trainer.gradient_clip_val: not set before, 1.0 now"),
+        ("exp_manager__checkpoint_callback_params__mode", "max", 'mode: "min" before, "max" now'),
+    ],
+)
+def test_other_settings_are_refused_by_name(recipe, key, value, line):
+    train(recipe)
+    refused(recipe, line, overwrite=True, trainer__max_steps=12, **{key: value})
+
+
+def test_settings_that_decide_nothing_may_change(recipe, tmp_path):
+    first, _ = train(recipe)
+    other = str(tmp_path / "other.nemo")
+    free = {
+        "trainer__val_check_interval": 2, "trainer__log_every_n_steps": 7, "model__train_ds__num_workers": 1,
+        "trainer__enable_model_summary": True, "exp_manager__create_tensorboard_logger": True,
+    }  # fmt: skip
+    again, seen = train(recipe, output=other, **free)
+    assert again == first
+    assert seen["lr"] == []
+
+
+def test_checkpoints_of_an_unknown_run_are_not_continued_in_silence(recipe, tmp_path):
+    first, _ = train(recipe)
+    (record,) = tmp_path.rglob("run.json")
+    record.unlink()
+    refused(recipe, "there is no run.json", overwrite=True)
+    again, _ = train(recipe, overwrite=True, accept_changes=True)
+    assert again == first
+    train(recipe, overwrite=True, accept_changes=True, trainer__max_steps=10)
+    assert "there is no run.json" in record.read_text()
+    train(recipe, overwrite=True, trainer__max_steps=12)  # it is known from then on
+
+
+def test_best_checkpoints_of_another_run_do_not_enter_a_run_that_begins(recipe, tmp_path):
+    train(recipe, save="best")
+    (last,) = tmp_path.rglob("*-last.ckpt")
+    last.unlink()
+    refused(recipe, "seed: 0 before, 1 now", save="best", seed=1, overwrite=True)
+
+
+def test_accepted_changes_are_followed_and_kept_on_record(recipe, tmp_path):
+    train(recipe)
+    changed = {"model__optim__betas": [0.5, 0.6], "model__optim__weight_decay": 0.0, "model__optim__lr": 0.4}
+    complete = {"overwrite": True, "accept_changes": True}
+    with pytest.raises(InputError, match=r"complete at step 8.*nothing would be trained"):
+        train(recipe, **complete, **changed)
+    _, seen = train(recipe, **complete, **changed, trainer__max_steps=16)
+    assert seen["settings"] == {"betas": (0.5, 0.6), "eps": 1e-6, "weight_decay": 0.0, "initial_lr": 0.4}
+    assert seen["lr"] == pytest.approx(rates(POLYNOMIAL, 16, lr=0.4)[8:], abs=1e-12)
+    (record,) = tmp_path.rglob("run.json")
+    (accepted,) = json.loads(record.read_text())["accepted"]
+    assert accepted["changes"][0] == "model.optim.lr: 0.1 before, 0.4 now"
+    refused(recipe, "model.optim.lr: 0.4 before, 0.1 now", overwrite=True, trainer__max_steps=16)
+
+
+# --- a longer run has the learning rates of one that was begun so ----------------------------------------------
+
+
+def rates(schedule, steps, lr=0.1):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(()))], lr=lr)
+    scheduler = prepare_lr_scheduler(optimizer, {**schedule, "max_steps": steps})["scheduler"]
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+SCHEDULES = [
+    POLYNOMIAL,
+    TRI_STAGE,
+    {"name": "CosineAnnealing", "warmup_steps": 2, "min_lr": 0.001},
+    {"name": "WarmupHoldAnnealLinear", "warmup_ratio": 0.25, "hold_ratio": 0.25, "min_lr": 0.0},
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["name"])
+def test_rates_follow_a_larger_max_steps(recipe, schedule):
+    _, seen = train(recipe, model__optim__sched=schedule)
+    assert seen["lr"] == pytest.approx(rates(schedule, 8), abs=1e-12)
+    longer = {"trainer__max_steps": 20, "overwrite": True, "model__optim__sched": schedule}
+    _, seen = train(recipe, **longer)
+    assert seen["steps"] == list(range(9, 21))
+    assert seen["lr"] == pytest.approx(rates(schedule, 20)[8:], abs=1e-12)
+
+
+def test_a_run_in_two_parts_has_the_weights_of_one(recipe, tmp_path):
+    whole, _ = train(recipe, trainer__max_steps=9, name="whole", output=str(tmp_path / "whole.nemo"))
+
+    train_until(recipe, 6, trainer__max_steps=9)
+    parts, seen = train(recipe, trainer__max_steps=9)
+    assert seen["steps"] == [7, 8, 9]
+    assert parts == whole
+
+
+def test_a_smaller_max_steps_is_refused(recipe):
+    train(recipe)
+    with pytest.raises(InputError, match=r"at step 8, and trainer.max_steps=5 ends before that; give at least 8"):
+        train(recipe, overwrite=True, trainer__max_steps=5)
+
+
+def test_patience_is_the_commands(recipe):
+    stopping = {
+        "exp_manager__create_early_stopping_callback": True,
+        "exp_manager__early_stopping_callback_params": {"monitor": "val_loss", "min_delta": 1e9, "patience": 1},
+        "trainer__max_steps": 40,
+    }
+    train(recipe, **stopping)
+    assert OneWeight.seen["steps"][-1] == 8  # the first is the best, the second is no better
+    stopping["exp_manager__early_stopping_callback_params"]["patience"] = 4
+    train(recipe, **stopping, overwrite=True)
+    assert OneWeight.seen["steps"][-1] == 8 + 3 * 4
+
+
+def test_an_update_has_all_its_batches_after_a_checkpoint_inside_one(recipe):
+    accumulating = {"trainer__accumulate_grad_batches": 3, "trainer__val_check_interval": 4, "trainer__max_steps": 4}
+    # stopped after the fifth batch: the checkpoint of the validation has one update and one batch of the next
+    train_until(recipe, batches=5, **accumulating)
+    _, seen = train(recipe, **accumulating)
+    assert seen["steps"] == [1, 1, 2, 2, 2, 3, 3, 3, 4]
+
+
+# --- an output is written at the end of training only ----------------------------------------------------------
+
+
+class StopAt(Callback):
+    """Ends a training as a limit of time does, at a certain step or batch."""
+
+    def __init__(self, steps, batches):
+        self.steps, self.batches = steps, batches
+
+    def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+        if trainer.global_step == self.steps or len(model.seen["batches"]) == self.batches:
+            (timer,) = [callback for callback in trainer.callbacks if isinstance(callback, StatelessTimer)]
+            timer._duration = 0.0
+
+
+def train_until(recipe, steps=None, batches=None, **changes):
+    """Train until the limit of time ends it at a step or batch; returns the error's message."""
+    real = training.Trainer
+
+    def trainer(**options):
+        return real(**{**options, "callbacks": [*options["callbacks"], StopAt(steps, batches)]})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Trainer", trainer)
+        with pytest.raises(Unfinished) as error:
+            train(recipe, exp_manager__max_time_per_run="00:01:00:00", **changes)
+    return str(error.value)
+
+
+def test_a_run_whose_time_is_over_writes_no_output_and_goes_on(recipe, tmp_path):
+    message = train_until(recipe, 3)
+    assert "step 3 of 8" in message
+    assert "-last.ckpt" in message
+    assert "same command" in message
+    assert not (tmp_path / "out.nemo").exists()
+    weight, seen = train(recipe, exp_manager__max_time_per_run="00:01:00:00")
+    assert seen["steps"] == [4, 5, 6, 7, 8]
+    assert weight is not None
+
+
+def test_a_run_that_is_stopped_is_not_complete(recipe, tmp_path, monkeypatch):
+    real = OneWeight.training_step
+
+    def stop(self, batch, batch_idx):
+        self.trainer.should_stop = True
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(OneWeight, "training_step", stop)
+    with pytest.raises(Unfinished, match="stopped at step 1 of 8"):
+        train(recipe)
+    assert not (tmp_path / "out.nemo").exists()
+
+
+def test_early_stopping_is_an_end(recipe, tmp_path):
+    stopping = {"monitor": "val_loss", "min_delta": 1e9, "patience": 1}
+    weight, seen = train(
+        recipe,
+        exp_manager__create_early_stopping_callback=True,
+        exp_manager__early_stopping_callback_params=stopping,
+        trainer__max_steps=40,
+    )
+    assert seen["steps"][-1] == 8
+    assert weight is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainer__max_steps": 0}, "trainer.max_steps is 0, expected a whole number of at least 1"),
+        ({"trainer__max_steps": -1}, "training has no end"),
+        ({"trainer__max_steps": 2.5}, "trainer.max_steps is 2.5"),
+        ({"trainer__max_time": "00:01:00:00"}, "exp_manager.max_time_per_run"),
+        ({"exp_manager__max_time_per_run": "1h"}, "DD:HH:MM:SS"),
+        (
+            {
+                "exp_manager__max_time_per_run": "00:01:00:00",
+                "exp_manager__checkpoint_callback_params__save_last": False,
+            },
+            "nothing to go on from",
+        ),
+    ],
+)
+def test_lengths_that_are_none(recipe, changes, message):
+    with pytest.raises(SpeechLMError) as error:
+        train(recipe, **changes)
+    assert message in str(error.value)

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from nemo_speechlm.alignment.training import PassReport, TrainingPlan
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.aligner import plot_passes
@@ -40,8 +41,8 @@ from nemo_speechlm.units.inventory import UnitInventory
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "states", "silence_states", "max_variants", "threads", least=1)
     refuse_overwrite(cfg.output, cfg.overwrite)
-    if cfg.max_hours is not None and (not isinstance(cfg.max_hours, int | float) or cfg.max_hours <= 0):
-        raise SpeechLMError(f"max_hours is {cfg.max_hours!r}, expected a number above 0, or null")
+    if cfg.max_hours is not None:
+        check_number("max_hours", cfg.max_hours, above=0)
     threads = cfg.threads or default_workers()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
     training = AlignerTraining(

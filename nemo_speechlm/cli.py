@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.files import refuse_input_as_output
 from nemo_speechlm.locks import only_writer
@@ -106,8 +107,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
 
 def _refuse_own_input(cfg: DictConfig) -> None:
     """Raise if ``output`` is a file that another key of the config names."""
-    values = OmegaConf.to_container(cfg)
-    assert isinstance(values, dict)
+    values: Any = OmegaConf.to_container(cfg)
     output = values.pop("output", None)
     if isinstance(output, str):
         refuse_input_as_output([output], values)
@@ -121,8 +121,8 @@ def whole_numbers(cfg: DictConfig, *keys: str, least: int = 0) -> None:
     """
     for key in keys:
         value = OmegaConf.select(cfg, key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise SpeechLMError(f"{key} is {value!r}, expected a whole number of at least {least}")
+        if value is not None:
+            check_whole(key, value, least)
 
 
 Chosen = TypeVar("Chosen")

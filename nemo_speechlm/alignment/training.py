@@ -16,6 +16,7 @@ from nemo_speechlm.alignment.aligner import Alignment, GmmAligner, why_not
 from nemo_speechlm.alignment.graph import Graph, Topology
 from nemo_speechlm.alignment.mfcc import Mfcc
 from nemo_speechlm.alignment.mixtures import VARIANCE_FLOOR, Mixtures
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import InputError
 
 _STAY_LIMITS = (0.05, 0.98)
@@ -51,13 +52,10 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            least = 0 if name in ("tied_passes", "realign_every_pass", "settle") else 1
-            if name != "silence_probability" and (
-                not isinstance(value, int) or isinstance(value, bool) or value < least
-            ):
-                raise InputError(f"plan: {name} is {value!r}, expected a whole number of at least {least}")
-        if not isinstance(self.silence_probability, int | float) or not 0 < self.silence_probability < 1:
-            raise InputError(f"silence_probability is {self.silence_probability!r}, expected a number between 0 and 1")
+            if name != "silence_probability":
+                least = 0 if name in ("tied_passes", "realign_every_pass", "settle") else 1
+                check_whole(f"plan: {name}", value, least)
+        check_number("silence_probability", self.silence_probability, above=0, below=1)
 
     def realigns(self, number: int) -> bool:
         """Whether everything is aligned anew before a pass, counted from 1. The first one uses the flat start."""

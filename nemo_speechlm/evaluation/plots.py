@@ -170,5 +170,6 @@ def _spectrogram(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.nd
 
 
 def save_figure(figure: Figure, output: str | Path) -> None:
+    """Write a figure to a file, making its folder."""
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=130)

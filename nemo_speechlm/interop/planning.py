@@ -17,12 +17,13 @@ from nemo_speechlm.interop.reading.kinds import Kind, Source, naming
 from nemo_speechlm.units.inventory import UnitInventory
 
 
-def make_plan(source: Source, options: Options = Options()) -> Plan:
+def make_plan(source: Source, options: Options | None = None) -> Plan:
     """Plan the conversion of a checkpoint.
 
     Raises:
         InputError: if its kind or a setting cannot be converted, or a dictionary is missing or of another size.
     """
+    options = options or Options()
     with naming(source.path):
         if source.kind is Kind.PRETRAINED:
             return _pretrained(source, options)

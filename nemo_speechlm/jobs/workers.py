@@ -24,6 +24,7 @@ def results_of(
     remaining: int,
     batch_size: int | None,
 ) -> Generator[tuple[int, Result], None, None]:
+    """Yield (line number, result) of every line, in the order of the lines."""
     if not remaining:
         return
     if batch_size is not None:

@@ -6,9 +6,10 @@ from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel, SpeechLMCTCMo
 from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
 from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
-from nemo_speechlm.nemo_targets import allow_targets
+from nemo_speechlm.nemo_targets import alias_former_modules, allow_targets
 
 allow_targets()
+alias_former_modules(__name__, ("ctc", "encdec", "pretrain"))
 
 __all__ = [
     "FrameClassifierModel",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.features import FeatureExtraction
+from nemo_speechlm.nemo_targets import name_publicly
 
 
 class SpeechLMEncoderModel(FeatureExtraction, ModelPT):
@@ -23,6 +24,7 @@ class SpeechLMEncoderModel(FeatureExtraction, ModelPT):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))
+        name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)

@@ -169,4 +169,5 @@ def same_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv1d:
 
 
 def zero_padded(x_BTD: Tensor, padding: Tensor | None) -> Tensor:
+    """States (B, T, D) with zeros where ``padding`` (B, T) is True."""
     return x_BTD if padding is None else x_BTD.masked_fill(padding.unsqueeze(2), 0.0)

@@ -40,6 +40,7 @@ class LetterToSound:
         self._phones = sorted((*CONSONANTS, "UW", *(vowel + stress for vowel in VOWELS for stress in "012")))
 
     def __call__(self, letters: str) -> Pronunciation:
+        """The phones of a word of a to z."""
         state = np.zeros(self._encoder_hh.shape[1], dtype=np.float32)
         inputs = [ord(letter) - ord("a") + self._FIRST_LETTER for letter in letters]
         for symbol in (*inputs, self._END_LETTER):

@@ -28,6 +28,7 @@ def fold_word(word: str) -> str:
 
 
 def add_variant(lexicon: dict[str, list[Pronunciation]], word: str, phones: Sequence[str]) -> None:
+    """Add a pronunciation to a word's variants, unless it is one of them already."""
     if word.endswith(")"):  # a variant: "read(2)"
         word = word[: word.rindex("(")]
     variants = lexicon.setdefault(word, [])

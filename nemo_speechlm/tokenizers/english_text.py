@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.pronouncing.lexicons import read_lexicon
@@ -72,12 +73,10 @@ class PhonemeTextTokenizer(TextTokenizer):
         seed: int = 0,
     ):
         self.inventory = phoneme_inventory(style)
-        if unknown not in get_args(Unknown):
-            raise InputError(f"unknown is {unknown!r}, expected {', '.join(get_args(Unknown))}")
+        check_choice("unknown", unknown, get_args(Unknown))
         if unknown == "spn" and style == "plain":
             raise InputError("unknown=spn needs style=position_stress; the plain inventory has no spoken noise")
-        if not 0 <= silence_probability <= 1:
-            raise InputError(f"silence_probability is {silence_probability}, expected a number from 0 to 1")
+        check_number("silence_probability", silence_probability, least=0, most=1)
         self.style, self.silence_probability, self.unknown, self.seed = style, silence_probability, unknown, seed
         self._phonemizer = EnglishPhonemizer(lexicon)
         self._words: dict[str, str] = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
@@ -43,10 +44,8 @@ class EspeakTokenizing(TextTokenizing):
     def __post_init__(self) -> None:
         object.__setattr__(self, "language", Language.of(self.language))
         check_style(self.style)
-        if not 0 <= self.silence_probability <= 1:
-            raise InputError(f"silence_probability is {self.silence_probability}, expected a number from 0 to 1")
-        if self.unknown not in ("skip_line", "drop_word", "error"):
-            raise InputError(f"unknown is {self.unknown!r}, expected skip_line, drop_word or error")
+        check_number("silence_probability", self.silence_probability, least=0, most=1)
+        check_choice("unknown", self.unknown, ("skip_line", "drop_word", "error"))
 
     def inventory(self) -> UnitInventory:
         """None to begin with: which phones a language has is found out in a corpus."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.models.common.restore import restore_file
@@ -42,12 +43,8 @@ class FrameClassifierTokenizing(SpeechTokenizing):
 
     def __post_init__(self) -> None:
         for key in ("lm_weight", "prior_weight", "penalty", "batch_duration"):
-            value = getattr(self, key)
-            wrong = isinstance(value, bool) or not isinstance(value, int | float)
-            if value is not None and (wrong or (key != "penalty" and value < 0)):
-                raise InputError(
-                    f"{key} is {value!r}, expected a number{'' if key == 'penalty' else ' of at least 0'}"
-                )
+            if (value := getattr(self, key)) is not None:
+                check_number(key, value, least=None if key == "penalty" else 0)
 
     @cached_property
     def restored(self) -> FrameClassifierModel:

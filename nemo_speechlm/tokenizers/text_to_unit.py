@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
 from nemo_speechlm.jobs.report import CUT_PHONES
 from nemo_speechlm.models.common.restore import restore_file
@@ -49,11 +50,8 @@ class TextToUnitTokenizing(TextTokenizing):
 
     def __post_init__(self):
         for name in ("sentences", "batch_frames"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SpeechLMError(f"{name} is {value!r}, expected a whole number of at least 1")
-        if not isinstance(self.speed, int | float) or self.speed <= 0:
-            raise SpeechLMError(f"speed is {self.speed!r}, expected a number above 0")
+            check_whole(name, getattr(self, name), 1)
+        check_number("speed", self.speed, above=0)
 
     def inventory(self) -> UnitInventory:
         """The model's hidden units."""

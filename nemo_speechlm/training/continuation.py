@@ -32,8 +32,8 @@ class Continuation(Callback):
     which moves and removes files of an earlier run.
 
     Args:
-        cfg: a recipe, as for ``nemo_speechlm.training.run.train``. With ``accept_changes`` a run goes on in spite of what
-            is different.
+        cfg: a recipe, as for :func:`~nemo_speechlm.training.run.train`. With ``accept_changes`` a run goes on in spite
+            of what is different.
     """
 
     def __init__(self, cfg: DictConfig):

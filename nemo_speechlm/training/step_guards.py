@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from nemo_speechlm.data.pretraining.batch import batch_ids
 from nemo_speechlm.errors import SpeechLMError
 
 DEFAULT_MAX_SKIPPED = 10
@@ -230,6 +229,12 @@ class SkipNonFinite(Callback):
                 "model.optim.lr or set trainer.gradient_clip_val, and run the command again to go on from the last "
                 "checkpoint"
             )
+
+
+def batch_ids(batch: Any) -> list[str]:
+    """The ids of a batch's examples, part by part; empty where it does not know them."""
+    parts = (batch, *batch) if isinstance(batch, tuple) else (batch,)
+    return [example for part in parts for example in getattr(part, "ids", ())]
 
 
 def _in_any_process(flag: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from torch import nn
 
-from nemo_speechlm.data.pretraining.batch import PretrainBatch, SpeechBatch, TextBatch, TranscribedBatch, batch_ids
+from nemo_speechlm.data.pretraining.batch import PretrainBatch, SpeechBatch, TextBatch
+from nemo_speechlm.data.recognition.batch import TranscribedBatch
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.training.step_guards import BatchSeeds, MonitorCheck, SkipNonFinite, step_guards
+from nemo_speechlm.training.step_guards import BatchSeeds, MonitorCheck, SkipNonFinite, batch_ids, step_guards
 
 
 class Batch(TranscribedBatch):

@@ -1,13 +1,12 @@
-"""What a training step receives: a batch of speech, of text, of both, or of transcribed speech.
+"""What a pretraining step receives: a batch of each stream that the step has.
 
 Batches know the ids of their examples: where they stand in the manifests. Messages name them.
 
-Axis legend: B utterances or sentences, S samples, L unit frames, U characters.
+Axis legend: B utterances or sentences, S samples, L unit frames, U characters or tokens.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 PAD_UNIT = -1
@@ -15,20 +14,20 @@ PAD_UNIT = -1
 
 
 class SpeechBatch(NamedTuple):
-    """Audio with one unit per frame of the inventory's frame rate.
+    """Audio, with one unit per frame of the inventory's frame rate where the model wants units.
 
     Attributes:
         audio: (B, S) float, zero where padded.
         audio_lengths: (B,) int64, samples.
-        units: (B, L) int64, ``PAD_UNIT`` where padded.
-        unit_lengths: (B,) int64, frames.
+        units: (B, L) int64, ``PAD_UNIT`` where padded; None for speech without units.
+        unit_lengths: (B,) int64, frames; None for speech without units.
         ids: of the utterances; empty where they are not known.
     """
 
     audio: Tensor
     audio_lengths: Tensor
-    units: Tensor
-    unit_lengths: Tensor
+    units: Tensor | None = None
+    unit_lengths: Tensor | None = None
     ids: tuple[str, ...] = ()
 
 
@@ -50,38 +49,46 @@ class TextBatch(NamedTuple):
     ids: tuple[str, ...] = ()
 
 
-class PretrainBatch(NamedTuple):
-    """One step's data; a part that the step does not have is None."""
+class TokenBatch(NamedTuple):
+    """Sentences as tokens, for models whose text has no units.
 
-    speech: SpeechBatch | None = None
-    text: TextBatch | None = None
-
-
-class TranscribedBatch(tuple):
-    """Audio (B, S), lengths (B,), label ids (B, U), lengths (B,): four tensors, as NeMo's models unpack them.
-
-    It keeps its ``ids`` while data loaders pin it and Lightning moves it: both look for these methods first.
+    Attributes:
+        tokens: (B, U) int64, 0 where padded.
+        token_lengths: (B,) int64.
+        ids: of the examples; empty where they are not known.
     """
 
+    tokens: Tensor
+    token_lengths: Tensor
     ids: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, tensors: tuple[Tensor, ...], ids: tuple[str, ...]) -> "TranscribedBatch":
-        """A batch of the tensors, whose utterances have these ids."""
-        batch = cls(tensors)
-        batch.ids = ids
-        return batch
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
-        """The batch on another device."""
-        return self.of(tuple(tensor.to(device, non_blocking=non_blocking) for tensor in self), self.ids)
+class PairBatch(NamedTuple):
+    """Utterances with their texts.
 
-    def pin_memory(self) -> "TranscribedBatch":
-        """The batch in pinned memory."""
-        return self.of(tuple(tensor.pin_memory() for tensor in self), self.ids)
+    Attributes:
+        audio: (B, S) float, zero where padded.
+        audio_lengths: (B,) int64, samples.
+        tokens: (B, U) int64, 0 where padded.
+        token_lengths: (B,) int64.
+        ids: of the examples; empty where they are not known.
+    """
+
+    audio: Tensor
+    audio_lengths: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+    ids: tuple[str, ...] = ()
 
 
-def batch_ids(batch: Any) -> list[str]:
-    """The ids of a batch's examples, part by part; empty where it does not know them."""
-    parts = (batch, *batch) if isinstance(batch, tuple) else (batch,)
-    return [example for part in parts for example in getattr(part, "ids", ())]
+class PretrainBatch(NamedTuple):
+    """One step's data; a stream that the step does not have is None.
+
+    Attributes:
+        number: batches that the rank had before this one, in the run as a whole; None in validation.
+    """
+
+    speech: SpeechBatch | None = None
+    text: TextBatch | TokenBatch | None = None
+    pairs: PairBatch | None = None
+    number: int | None = None

@@ -10,56 +10,91 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from yaml import YAMLError
 
+from nemo_speechlm.data.pretraining.streams import READERS, Stream
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.units.inventory import UnitInventory
 
-PARTS = ("speech", "text")
-
-_TOP_KEYS = {*PARTS, "num_workers", "pin_memory", "prefetch_factor", "seed"}
+_TOP_KEYS = {"num_workers", "pin_memory", "prefetch_factor", "seed"}
 _NEMO_KEYS = {field.name for field in fields(LhotseDataLoadingConfig)}
-_READER_KEYS = {
-    "speech": ("min_duration", "max_duration", "truncate_duration", "truncate_offset_type"),
-    "text": ("min_tokens", "max_tokens", "unknown_characters"),
-}
-_OWN_TYPES = ("speech_units", "text_units")
-_SOURCES = ("input_cfg", "tarred_audio_filepaths", "cuts_path", "shar_path")
-# They change how long the audio is without changing its units.
-_UNFIT = ("perturb_speed", "concatenate_samples", "pad_min_duration")
+_OWN_TYPES = tuple(reader.type for reader in READERS)
+_SOURCES = ("input_cfg", "cuts_path", "shar_path")
 _BUCKET_BUFFER = 2000
 _BINS_SAMPLE = 2000
 
 
-class Shared(NamedTuple):
-    inventory: UnitInventory
-    text_inventory: UnitInventory
-    labels: Sequence[str]
-    text_frame_rate: float
-    sample_rate: int
-    order: dict[str, Any]
-    longest: float | None
-    max_frames: int | None
+class Settings(NamedTuple):
+    """What a config says of all its streams.
+
+    Attributes:
+        seed: of the order, of crops and of drawn durations.
+        num_workers: processes that make batches.
+        pin_memory: as PyTorch's data loader has it.
+        prefetch_factor: batches that each worker makes ahead.
+    """
+
+    seed: int = 0
+    num_workers: int = 0
+    pin_memory: bool = False
+    prefetch_factor: int | None = None
+
+    def of_loader(self) -> dict[str, Any]:
+        """Arguments of PyTorch's data loader."""
+        prefetch = self.prefetch_factor if self.num_workers else None
+        return {"num_workers": self.num_workers, "pin_memory": self.pin_memory, "prefetch_factor": prefetch}
 
 
-def split_config(config: DictConfig | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Settings of the whole, and the parts there are."""
+class Part(NamedTuple):
+    """A stream that a config gives data for.
+
+    Attributes:
+        stream: which one.
+        config: keys of NeMo's loader, with the data as an ``input_cfg``.
+        shared: our readers read it all, so that its order can be begun anywhere.
+        exact: it is one reader of ours, which reads each line once a pass.
+    """
+
+    stream: Stream
+    config: dict[str, Any]
+    shared: bool
+    exact: bool
+
+
+def read_config(
+    config: DictConfig | Mapping[str, Any], streams: Sequence[Stream], training: bool
+) -> tuple[Settings, list[Part]]:
+    """Check a data config and complete it.
+
+    Args:
+        config: a part for each stream, and the fields of :class:`Settings`.
+        streams: those of the model; the config may leave some out.
+        training: endless, in random order; otherwise one pass in the order of the files.
+
+    Raises:
+        InputError: naming a key that is unknown, has no value or a wrong one.
+    """
     if not isinstance(config, DictConfig):
         config = OmegaConf.create(dict(config))
     try:
         content: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore
     except MissingMandatoryValue as error:
         raise InputError(f"data config: {error.full_key} has no value; give it on the command line") from error
-    _known(content, _TOP_KEYS, "")
-    parts = {name: content[name] for name in PARTS if content.get(name)}
-    if not parts:
-        raise InputError("data config: neither a speech nor a text part")
-    settings = {"num_workers": 0, "pin_memory": False, "prefetch_factor": None, "seed": 0}
-    settings.update({key: value for key, value in content.items() if key not in PARTS and value is not None})
-    if not isinstance(settings["seed"], int) or settings["seed"] < 0:
-        raise InputError(f"data config: seed is {settings['seed']!r}, expected a whole number of at least 0")
-    return settings, parts
+    names = [stream.name for stream in streams]
+    _check_keys(content, {*names, *_TOP_KEYS}, "")
+    present = [stream for stream in streams if content.get(stream.name)]
+    if not present:
+        raise InputError(f"data config: {_neither(names)}")
+    settings = Settings(**{key: content[key] for key in _TOP_KEYS if content.get(key) is not None})
+    if not isinstance(settings.seed, int) or settings.seed < 0:
+        raise InputError(f"data config: seed is {settings.seed!r}, expected a whole number of at least 0")
+    return settings, [_part(stream, content[stream.name], settings.seed, training) for stream in present]
 
 
-def _known(config: Mapping[str, Any], keys: set[str], where: str) -> None:
+def _neither(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"no {names[0]} part"
+    return f"neither a {' nor a '.join(names)} part"
+
+
+def _check_keys(config: Mapping[str, Any], keys: set[str], where: str) -> None:
     for key in config:
         if key not in keys:
             near = get_close_matches(key, keys, 1)
@@ -67,13 +102,90 @@ def _known(config: Mapping[str, Any], keys: set[str], where: str) -> None:
             raise InputError(f"data config: unknown key {where}{key}{hint}")
 
 
-def uses_own_types(part: Mapping[str, Any]) -> bool:
+def _part(stream: Stream, part: dict[str, Any], seed: int, training: bool) -> Part:
+    """NeMo's config of a stream: our reader as its ``input_cfg``, the rest as the user gave it."""
+    name = stream.name
+    _check_keys(part, _NEMO_KEYS | set(stream.reader.options), f"{name}.")
+    for key in stream.unfit:
+        if part.get(key):
+            raise InputError(f"data config: {name}.{key} cannot be used, {_unfit(stream)}")
+    sizes = ("batch_size", stream.size_key, "bucket_batch_size")
+    if not any(part.get(key) for key in sizes):
+        raise InputError(f"data config: no batch size in {name}; give one of {', '.join(sizes)}")
+    part = {key: value for key, value in part.items() if value is not None}
+    options = {key: part[key] for key in stream.reader.options if key in part}
+    item = {"type": stream.reader.type, "seed": seed, "shuffle": training, **stream.facts(), **options}
+    if not training:
+        item["force_finite"] = True
+    own = _uses_own_types(part)
+    if "input_cfg" in part:
+        part["input_cfg"] = _fill(part["input_cfg"], item)
+    elif own:
+        if not part.get("manifest_filepath"):
+            raise InputError(f"data config: no {name}.manifest_filepath")
+        part["input_cfg"] = [{**item, "manifest_filepath": _manifests(part.pop("manifest_filepath"))}]
+        part.pop("tarred_audio_filepaths", None)
+    if own:
+        part = {key: value for key, value in part.items() if key not in stream.reader.options}
+    elif stream.has_audio and item.get("longest"):  # NeMo's types do not know what the model can encode
+        part["max_duration"] = min(part.get("max_duration", item["longest"]), item["longest"])
+    defaults = _defaults(stream, seed, training, own)
+    if not training:
+        part["use_bucketing"] = False
+    exact = own and len(part["input_cfg"]) == 1 and part["input_cfg"][0]["type"] in _OWN_TYPES
+    return Part(stream, {**defaults, **part}, own, exact)
+
+
+def _unfit(stream: Stream) -> str:
+    return "units would no longer fit their audio" if stream.name == "speech" else "texts would no longer fit"
+
+
+def _defaults(stream: Stream, seed: int, training: bool, own: bool) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
+        "sample_rate": stream.facts().get("sample_rate", 16000),
+        "seed": seed,
+        "shard_seed": seed,
+        "shuffle": training and not own,  # ours shuffle better than a buffer would
+        "force_iterable_dataset": training,
+        "force_map_dataset": not training,
+        "force_finite": not training,
+        # In a thread an error would be lost, and batches would depend on how fast it is.
+        "concurrent_bucketing": False,
+        "pretokenize": False,
+    }
+    if not stream.has_audio:
+        defaults["use_multimodal_sampling"] = True
+    if training and own:
+        # Ours come in a random order, so that a small sample shows how long they are, and a small buffer will do.
+        defaults |= {
+            "bucket_buffer_size": _BUCKET_BUFFER,
+            "shuffle_buffer_size": None,
+            "num_cuts_for_bins_estimate": _BINS_SAMPLE,
+        }
+    return defaults
+
+
+def _uses_own_types(part: Mapping[str, Any]) -> bool:
     """Whether all that the part reads is read by our readers."""
     if part.get("input_cfg") is not None:
-        return all(uses_own_types(item) for item in _items(part["input_cfg"]))
+        return all(_uses_own_types(item) for item in _items(part["input_cfg"]))
     if "type" in part:
         return part["type"] in _OWN_TYPES
-    return all(part.get(key) is None for key in _SOURCES)
+    if any(part.get(key) is not None for key in _SOURCES):
+        return False
+    # Tar files behind a pipe or a URL, and NeMo's lists of lists with weights, are NeMo's to read.
+    paths = [*_flat(part.get("manifest_filepath")), *_flat(part.get("tarred_audio_filepaths"))]
+    return part.get("tarred_audio_filepaths") is None or all(
+        isinstance(path, str) and not path.startswith("pipe:") and "://" not in path for path in paths
+    )
+
+
+def _flat(paths: Any) -> list[Any]:
+    return [] if paths is None else [paths] if isinstance(paths, str) else list(paths)
+
+
+def _manifests(paths: Any) -> Any:
+    return paths if isinstance(paths, str) else list(paths)
 
 
 def _items(input_cfg: Any) -> list[Any]:
@@ -86,64 +198,6 @@ def _items(input_cfg: Any) -> list[Any]:
     if not isinstance(input_cfg, list) or not all(isinstance(item, dict) and "type" in item for item in input_cfg):
         raise InputError("data config: input_cfg is not a list of items with a type")
     return input_cfg
-
-
-def nemo_part(name: str, part: dict[str, Any], shared: Shared, training: bool) -> dict[str, Any]:
-    """NeMo's config of a part: our reader as its ``input_cfg``, the rest as the user gave it."""
-    _known(part, _NEMO_KEYS | set(_READER_KEYS[name]), f"{name}.")
-    for key in _UNFIT:
-        if part.get(key):
-            raise InputError(f"data config: {name}.{key} cannot be used, units would no longer fit their audio")
-    sizes = ("batch_size", "batch_duration" if name == "speech" else "batch_tokens", "bucket_batch_size")
-    if not any(part.get(key) for key in sizes):
-        raise InputError(f"data config: no batch size in {name}; give one of {', '.join(sizes)}")
-    part = {key: value for key, value in part.items() if value is not None}
-    options = {key: part[key] for key in _READER_KEYS[name] if key in part}
-    item: dict[str, Any] = {
-        "type": f"{name}_units",
-        "inventory": (shared.inventory if name == "speech" else shared.text_inventory).to_dict(),
-        **shared.order,
-        **options,
-    }
-    if name == "speech":
-        item |= {"sample_rate": shared.sample_rate, "longest": shared.longest}
-    else:
-        item |= {
-            "labels": list(shared.labels),
-            "frame_rate": shared.text_frame_rate,
-            "max_frames": shared.max_frames,
-        }
-    own_types = uses_own_types(part)
-    if own_types and "input_cfg" not in part:
-        if not part.get("manifest_filepath"):
-            raise InputError(f"data config: no {name}.manifest_filepath")
-        part["input_cfg"] = [{**item, "manifest_filepath": part.pop("manifest_filepath")}]
-    elif "input_cfg" in part:
-        part["input_cfg"] = _fill(part["input_cfg"], item)
-    if own_types:
-        part = {key: value for key, value in part.items() if key not in _READER_KEYS[name]}
-    elif name == "speech" and shared.longest is not None:  # types of NeMo's own do not know what the model can encode
-        part["max_duration"] = min(part.get("max_duration", shared.longest), shared.longest)
-    defaults: dict[str, Any] = {
-        "sample_rate": shared.sample_rate,
-        "force_iterable_dataset": training,
-        "force_map_dataset": not training,
-        # In a thread an error would be lost, and batches would depend on how fast it is.
-        "concurrent_bucketing": False,
-        "pretokenize": False,
-    }
-    if name == "text":
-        defaults["use_multimodal_sampling"] = True
-    if not training:
-        part["use_bucketing"] = False
-    elif own_types:
-        # Ours come in a random order, so that a small sample shows how long they are, and a small buffer will do.
-        defaults |= {
-            "bucket_buffer_size": _BUCKET_BUFFER,
-            "shuffle_buffer_size": None,
-            "num_cuts_for_bins_estimate": _BINS_SAMPLE,
-        }
-    return {**defaults, **part}
 
 
 def _fill(items: Any, values: dict[str, Any]) -> list[Any]:

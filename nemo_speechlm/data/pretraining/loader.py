@@ -1,6 +1,6 @@
 """Data loaders for pretraining, made of a short config by NeMo's Lhotse data loading.
 
-A config has a ``speech`` part, a ``text`` part, or both::
+A config has a part for each stream that the model has, or for some of them::
 
     train_ds:
       speech: {manifest_filepath: speech.json, batch_duration: 87.5, max_duration: 30, truncate_duration: 15.6}
@@ -8,194 +8,196 @@ A config has a ``speech`` part, a ``text`` part, or both::
       num_workers: 2
       seed: 0
 
-Each part may have any key of NeMo's ``LhotseDataLoadingConfig``. In training, each step has a batch of each part
-(NeMo's ``multi_config`` with ``sampler_fusion: zip``).
+Each part may have any key of NeMo's ``LhotseDataLoadingConfig``. In training, each step has a batch of each part.
+
+The order of the data depends on the seed alone. All batches of a stream form one sequence; a step takes as many of it
+as there are ranks, one for each. Workers take turns with the steps. So neither the number of workers nor a stop
+changes what a step sees, and a run may go on with another number of ranks where it stopped.
 """
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from itertools import count
+from os import environ
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from lhotse.dataset.dataloading import make_worker_init_fn
-from nemo.collections.common.data.lhotse.dataloader import get_lhotse_dataloader_from_config
+from lhotse.dataset import DynamicBucketingSampler
+from lhotse.dataset.dataloading import LHOTSE_PROCESS_SEED
+from nemo.collections.common.data.lhotse.dataloader import (
+    get_lhotse_sampler_from_config,
+    make_structured_with_schema_warnings,
+)
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from nemo_speechlm.data.pretraining.config import Shared, nemo_part, split_config, uses_own_types
-from nemo_speechlm.data.pretraining.dataset import SpeechLMPretrainDataset
-from nemo_speechlm.data.pretraining.order import UnitReader
+from nemo_speechlm.data.pretraining.batch import PretrainBatch
+from nemo_speechlm.data.pretraining.config import Part, read_config
+from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset
+from nemo_speechlm.data.pretraining.sequence import BatchSequence, Position
+from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.data.worker_errors import ErrorReturningDataset, ErrorReturningStream, raise_errors
-from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.errors import InputError
+
+_RANK_SEEDS = 1_000_003
+_WORKER_SEEDS = 7_919
+
+
+class Place(NamedTuple):
+    """How far training has come in its data.
+
+    Attributes:
+        step: batches that each rank has had.
+        positions: of each stream, in the sequence that all ranks share.
+    """
+
+    step: int = 0
+    positions: Mapping[str, Position] = {}
 
 
 class PretrainLoader(DataLoader):
-    """A data loader that hands out a worker's :class:`InputError` as it is, and whose order goes on after a resume.
+    """An endless loader of training batches, which goes on after a resume with the batch that would have come next.
 
-    In its ``state_dict``, which Lightning keeps in checkpoints, is the number of batches that it delivered; they seed
-    the order of what follows a resume, so no step sees again what the first steps saw.
+    Its ``state_dict``, which Lightning keeps in checkpoints, is the place behind the last batch that was trained on.
+    Batches that workers have made ahead, and the one that Lightning fetches ahead, are made again. Call
+    :meth:`trained` after each step; without it, the place is that of the last batch delivered.
     """
 
-    def __init__(self, dataset: Dataset, **options: Any):
-        super().__init__(dataset, batch_size=None, **options)
-        self.delivered = 0
+    def __init__(self, steps: "Steps", **options: Any):
+        super().__init__(ErrorReturningStream(steps), batch_size=None, **options)
+        self.steps = steps
+        self._behind: dict[int, Place] = {}
+        self._trained: Place | None = None
+        self._delivered = steps.start
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in raise_errors(super().__iter__()):
-            self.delivered += 1
-            yield batch
+    def __iter__(self) -> Iterator[PretrainBatch]:  # type: ignore[override]
+        self.steps.start = self.place
+        self._behind.clear()
+        self._trained = None
+        for place, batch in raise_errors(super().__iter__()):
+            self._delivered = place
+            self._behind[place.step] = place
+            self._behind.pop(place.step - 16, None)
+            yield batch._replace(number=place.step - 1)
 
-    def state_dict(self) -> dict[str, int]:
+    @property
+    def place(self) -> Place:
+        """Where the next iteration begins."""
+        return self._trained or self._delivered
+
+    def trained(self, number: int) -> None:
+        """Say that the batch of this ``number`` has been trained on."""
+        self._trained = self._behind.get(number + 1, self._trained)
+
+    def state_dict(self) -> dict[str, Any]:
         """What Lightning saves."""
-        return {"delivered": self.delivered}
+        place = self.place
+        return {"step": place.step, "positions": {name: tuple(p) for name, p in place.positions.items()}}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on in a new order, seeded by how far the saved run had come; takes effect before the first batch."""
-        self.delivered = state["delivered"]
-        for reader in _readers(self.dataset):
-            reader.start = self.delivered
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the batches that the saved run was trained on; takes effect with the next iteration."""
+        if "positions" not in state:
+            raise InputError(
+                "the checkpoint does not say where in its data the run stopped: begin another run from it"
+            )
+        positions = {name: Position(*position) for name, position in state["positions"].items()}
+        self._delivered, self._trained = Place(state["step"], positions), None
+
+
+class Steps(IterableDataset):
+    """What each step of a rank is trained on: (place behind it, batch), from ``start`` on."""
+
+    def __init__(
+        self, parts: Sequence[Part], sequences: Mapping[str, BatchSequence], seed: int, rank: int, world: int
+    ):
+        self.dataset = PretrainDataset([part.stream for part in parts])
+        self.sequences = sequences
+        self.seed, self.rank, self.world = seed, rank, world
+        self.start = Place()
+
+    def __iter__(self) -> Iterator[tuple[Place, PretrainBatch]]:
+        worker = get_worker_info()
+        workers = 1 if worker is None else worker.num_workers
+        turn = 0 if worker is None else (worker.id + self.start.step) % workers
+        if worker is not None:  # what NeMo's own types draw their order with
+            environ[LHOTSE_PROCESS_SEED] = str(self.seed + _RANK_SEEDS * self.rank + _WORKER_SEEDS * turn)
+        shared, own = {}, {}
+        for name, sequence in self.sequences.items():
+            if sequence.shared:
+                shared[name] = sequence.batches(self.start.positions.get(name, Position()))
+            else:  # each worker of each rank reads for itself, and has had its turns of the steps so far
+                had = len(range(turn, self.start.step, workers))
+                own[name] = sequence.batches(Position(0, had))
+        for step in count(self.start.step):
+            rounds = {name: [next(batches) for _ in range(self.world)] for name, batches in shared.items()}
+            if step % workers != turn:
+                continue
+            positions = {name: batches[-1][0] for name, batches in rounds.items()}
+            examples = {name: batches[self.rank][1] for name, batches in rounds.items()}
+            examples |= {name: next(batches)[1] for name, batches in own.items()}
+            ordered = {name: examples[name] for name in self.sequences}
+            yield Place(step + 1, positions), self.dataset[ordered]
 
 
 def build_pretrain_dataloader(
-    config: DictConfig | Mapping[str, Any],
-    inventory: UnitInventory,
-    labels: Sequence[str],
-    text_frame_rate: float,
-    global_rank: int = 0,
-    world_size: int = 1,
-    sample_rate: int = 16000,
-    text_inventory: UnitInventory | None = None,
-    longest: float | None = None,
-    max_frames: int | None = None,
+    config: DictConfig | Mapping[str, Any], streams: Sequence[Stream], global_rank: int = 0, world_size: int = 1
 ) -> PretrainLoader:
     """An endless loader of training batches; it has no length, so the trainer needs ``max_steps``.
 
     Args:
-        config: see the module; ``use_bucketing`` with ``num_buckets`` works for both parts.
-        inventory: the units.
-        labels: the characters that text targets are positions of.
-        text_frame_rate: frames per second that text is expanded to.
-        global_rank: of this process among ``world_size``; each reads lines of its own.
-        world_size: number of processes.
-        sample_rate: of the audio.
-        text_inventory: the units of text, where it has others than speech.
-        longest: seconds of speech that the model can encode, None for any; longer utterances are left out.
-        max_frames: frames of text that the model can encode, None for any; no sentence gets more.
+        config: see the module; ``use_bucketing`` with ``num_buckets`` works for all parts.
+        streams: those of the model; the config may have some of them.
+        global_rank: of this process among ``world_size``.
+        world_size: number of processes; each step takes a batch for each.
 
     Raises:
         InputError: on what is wrong in the config, or in the lines of the manifests that are looked at first.
     """
-    settings, parts = split_config(config)
-    workers, seed = settings["num_workers"], settings["seed"]
-    order = {"seed": seed, "rank": global_rank, "world_size": world_size, "shuffle": True}
-    shared = Shared(
-        inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames
-    )
-    own_types = {name: uses_own_types(part) for name, part in parts.items()}
-    nemo_config = {
-        "multi_config": True,
-        "sampler_fusion": "zip",
-        "seed": seed,
-        # NeMo's tarred readers shuffle by this seed alone, so that it must differ between workers and ranks.
-        "shard_seed": seed + 1_000_003 * global_rank if all(own_types.values()) or not workers else "randomized",
-        "shuffle": not all(own_types.values()),  # ours shuffle better than a buffer would
-        "num_workers": workers,
-        **{name: nemo_part(name, part, shared, training=True) for name, part in parts.items()},
-    }
-    loader = _with_nemo(nemo_config, shared, global_rank, world_size)
-    return PretrainLoader(
-        ErrorReturningStream(loader.dataset),
-        num_workers=workers,
-        pin_memory=settings["pin_memory"],
-        prefetch_factor=settings["prefetch_factor"] if workers else None,
-        persistent_workers=workers > 0,
-        worker_init_fn=make_worker_init_fn(rank=global_rank, world_size=world_size, seed=seed),
-    )
+    settings, parts = read_config(config, streams, training=True)
+    sequences = {}
+    for part in parts:
+        if not part.shared:
+            part.config["shard_seed"] = (
+                "randomized" if settings.num_workers else settings.seed + _RANK_SEEDS * global_rank
+            )
+        sampler = _sampler(part, 0, 1)
+        sequences[part.stream.name] = BatchSequence(sampler, part.exact, part.shared, part.stream.name)
+    steps = Steps(parts, sequences, settings.seed, global_rank, world_size)
+    return PretrainLoader(steps, **settings.of_loader())
 
 
 def build_validation_dataloaders(
-    config: DictConfig | Mapping[str, Any],
-    inventory: UnitInventory,
-    labels: Sequence[str],
-    text_frame_rate: float,
-    global_rank: int = 0,
-    world_size: int = 1,
-    sample_rate: int = 16000,
-    text_inventory: UnitInventory | None = None,
-    longest: float | None = None,
-    max_frames: int | None = None,
-) -> list[PretrainLoader]:
-    """One finite loader for each part of the config, speech before text; arguments as in training.
+    config: DictConfig | Mapping[str, Any], streams: Sequence[Stream], global_rank: int = 0, world_size: int = 1
+) -> list[DataLoader]:
+    """One finite loader for each part of the config, in the order of ``streams``; arguments as in training.
 
     Lines come in their files' order. Durations of text are drawn the same in every run. All ranks get the same number
     of batches; the trainer must have ``use_distributed_sampler: false``, as always with NeMo's Lhotse data loading.
     """
-    settings, parts = split_config(config)
-    order = {"seed": settings["seed"], "rank": 0, "world_size": 1, "shuffle": False, "force_finite": True}
-    shared = Shared(
-        inventory, text_inventory or inventory, labels, text_frame_rate, sample_rate, order, longest, max_frames
-    )
-    loaders = []
-    for name, part in parts.items():
-        nemo_config = {
-            **nemo_part(name, part, shared, training=False),
-            "seed": settings["seed"],
-            "shard_seed": settings["seed"],
-            "shuffle": False,
-            "force_finite": True,
-            "num_workers": settings["num_workers"],
-        }
-        loader = _with_nemo(nemo_config, shared, global_rank, world_size)
-        loaders.append(
-            PretrainLoader(
-                ErrorReturningDataset(loader.dataset),
-                sampler=loader.sampler,
-                num_workers=settings["num_workers"],
-                pin_memory=settings["pin_memory"],
-                prefetch_factor=settings["prefetch_factor"] if settings["num_workers"] else None,
-            )
+    settings, parts = read_config(config, streams, training=False)
+    return [
+        _ValidationLoader(
+            ErrorReturningDataset(OneStream(part.stream)),
+            batch_size=None,
+            sampler=_sampler(part, global_rank, world_size),
+            **settings.of_loader(),
         )
-    return loaders
+        for part in parts
+    ]
+
+
+class _ValidationLoader(DataLoader):
+    """Hands out a worker's :class:`InputError` as it is."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from raise_errors(super().__iter__())
 
 
 class _NoTokenizer:
     """NeMo counts the units of text as tokens only if it has a tokenizer, which it then does not call."""
 
 
-def _with_nemo(config: dict[str, Any], shared: Shared, global_rank: int, world_size: int) -> DataLoader:
-    dataset = SpeechLMPretrainDataset(shared.inventory, shared.sample_rate)
-    with _kept_random_state():  # NeMo seeds all of it, and thereby a model that is made afterwards
-        return get_lhotse_dataloader_from_config(
-            OmegaConf.create(config), global_rank, world_size, dataset, tokenizer=_NoTokenizer()
-        )
-
-
-@contextmanager
-def _kept_random_state() -> Iterator[None]:
-    # numpy's old global state is what NeMo seeds
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-
-
-def _readers(root: Any) -> list[UnitReader]:
-    """Our readers inside a dataset, its sampler and Lhotse's wrappers around cuts."""
-    found, seen, stack = [], set(), [root]
-    while stack:
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, UnitReader):
-            found.append(item)
-        elif isinstance(item, list | tuple):
-            stack.extend(item)
-        elif type(item).__module__.split(".")[0] in ("lhotse", "nemo_speechlm"):
-            stack.extend(vars(item).values() if hasattr(item, "__dict__") else ())
-    return found
+def _sampler(part: Part, rank: int, world: int) -> Any:
+    config = make_structured_with_schema_warnings(OmegaConf.create(part.config))
+    sampler = get_lhotse_sampler_from_config(config, rank, world, tokenizer=_NoTokenizer())[0]
+    if part.shared and isinstance(sampler, DynamicBucketingSampler):
+        sampler.sync_buckets = False  # it would draw buckets by the worker's number
+    return sampler

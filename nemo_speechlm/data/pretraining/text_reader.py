@@ -1,17 +1,19 @@
 """Sentences of text manifests as units, with durations that are given or drawn."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from nemo.collections.common.data.lhotse.text_adapters import Formattable
 
 from nemo_speechlm.data.manifests.line_index import LineIndex
 from nemo_speechlm.data.manifests.units import unit_ids, unit_sequence
-from nemo_speechlm.data.pretraining.order import Key, Order, UnitReader
+from nemo_speechlm.data.pretraining.chapters import Order
+from nemo_speechlm.data.pretraining.manifest_reader import Key, ManifestReader
+from nemo_speechlm.data.pretraining.speech_reader import with_inventory
 from nemo_speechlm.data.text.characters import ctc_frames, is_special
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
@@ -57,7 +59,7 @@ class TextUnits(Formattable):
         return TextUnits(id_, self.units, self.durations, self.targets)
 
 
-class TextUnitsReader(UnitReader):
+class TextUnitsReader(ManifestReader):
     """Sentences of a text manifest as :class:`TextUnits`.
 
     Durations that the manifest does not give are drawn from the inventory's statistics, anew in each pass. A drawn
@@ -76,8 +78,11 @@ class TextUnitsReader(UnitReader):
         max_frames: frames that the model can encode; sentences expected to last longer are left out.
     """
 
+    type: ClassVar[str] = "text_units"
     required: ClassVar[tuple[str, ...]] = ("text", "units")
     kind: ClassVar[int] = 2
+    options: ClassVar[tuple[str, ...]] = ("min_tokens", "max_tokens", "unknown_characters")
+    facts: ClassVar[tuple[str, ...]] = ("inventory", "labels", "frame_rate", "max_frames")
 
     def __init__(
         self,
@@ -91,7 +96,8 @@ class TextUnitsReader(UnitReader):
         unknown_characters: str = "error",
         max_frames: int | None = None,
     ):
-        super().__init__(manifests, inventory, order)
+        super().__init__(manifests, order)
+        self.inventory = inventory
         if unknown_characters not in ("error", "drop"):
             raise InputError(f"unknown_characters is {unknown_characters!r}, expected error or drop")
         self.frame_rate = frame_rate
@@ -106,6 +112,11 @@ class TextUnitsReader(UnitReader):
         self._sampler: DurationSampler | None = None
         self._expected = np.empty(0)
         self._survey()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make it from an ``input_cfg`` item, in which the inventory is a file or what it holds."""
+        return super().from_config(with_inventory(config))
 
     def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> TextUnits | str:
         targets = self._targets(record["text"], file, number)

@@ -18,7 +18,7 @@ from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
-from nemo_speechlm.data.pretraining.batch import TranscribedBatch
+from nemo_speechlm.data.recognition.batch import TranscribedBatch
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
 

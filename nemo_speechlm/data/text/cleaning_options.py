@@ -52,4 +52,5 @@ class TextCleaning:
 
 
 def cased(text: str, case: Case) -> str:
+    """A text in the case that is asked for."""
     return text.upper() if case == "upper" else text.lower() if case == "lower" else text

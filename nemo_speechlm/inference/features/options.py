@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nemo_speechlm.checks import check_choice
 from nemo_speechlm.errors import InputError
 
 
@@ -22,10 +23,7 @@ class FeatureOptions:
             ("dtype", ("float32", "float16")),
             ("precision", ("float32", "bfloat16", "float16")),
         ):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}, expected {', '.join(allowed[:-1])} or {allowed[-1]}"
-                )
+            check_choice(name, getattr(self, name), allowed)
         if self.layers is not None and not all(isinstance(layer, int) and layer for layer in self.layers):
             raise InputError(f"layers is {list(self.layers)}, expected whole numbers from 1 on, or -1 for the last")
         if self.batch_duration is not None and not self.batch_duration >= 0:

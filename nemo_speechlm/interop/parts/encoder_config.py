@@ -164,7 +164,7 @@ def parse_layers(text: Any) -> list[tuple[int, int, int]]:
     try:
         if len(text) > _MAX_NOTATION:
             raise ValueError("too long")
-        layers = _arithmetic(ast.parse(text, mode="eval").body) if isinstance(text, str) else text
+        layers: Any = _arithmetic(ast.parse(text, mode="eval").body) if isinstance(text, str) else text
         checked = [tuple(map(int, layer)) if len(layer) == 3 else () for layer in layers]
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         checked = []

@@ -40,6 +40,7 @@ _MODEL_TYPES = {"hubert": Kind.HUBERT, "wav2vec2": Kind.WAV2VEC2}
 
 
 def read_folder(folder: Path) -> Source:
+    """Read a folder with ``config.json`` and weights."""
     config = _json(folder / "config.json")
     kind = _MODEL_TYPES.get(str(config.get("model_type")))
     if kind is None:

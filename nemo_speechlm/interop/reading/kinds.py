@@ -86,6 +86,11 @@ _MOST_COPIES = 8
 
 
 def named_tensors(model: Any) -> dict[str, Tensor]:
+    """The parameters of a checkpoint by name.
+
+    Raises:
+        InputError: if there are none, or some without names.
+    """
     found = {key: v for key, v in model.items() if isinstance(v, Tensor)} if isinstance(model, dict) else {}
     if not found:
         raise InputError("holds no parameters; expected a checkpoint of fairseq's with a 'model'")

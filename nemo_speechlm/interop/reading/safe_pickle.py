@@ -136,7 +136,7 @@ class Reader:
         bounded = _Bounded(file)
         start = file.tell()
         try:
-            for opcode, argument, position in pickletools.genops(bounded):
+            for opcode, argument, position in pickletools.genops(bounded):  # type: ignore[arg-type]  # it reads and tells, no more is asked
                 self.size = (position or start) + 1 - start
                 if opcode.name == "STOP":
                     return self._stack.pop()

@@ -1,4 +1,4 @@
-"""PyTorch's ``.pt`` and ``.bin`` files, zip and legacy, read as data: see :mod:`nemo_speechlm.interop.reading.safe_pickle`."""
+"""PyTorch's ``.pt`` and ``.bin`` files, zip and legacy, read as data as ``safe_pickle`` does."""
 
 import re
 import struct

@@ -125,6 +125,7 @@ def _label_rate(model: PretrainedFile) -> float:
 
 
 def encoder_weights(model: PretrainedFile) -> dict[str, Tensor]:
+    """The weights of an encoder under the released code's names."""
     layer_norm = model.cfg.encoder.front_end.get("norm", "group") == "layer"
     weights = {released_name(name, layer_norm): value for name, value in model.part("encoder").items()}
     # Post-norm layers of the released code own a norm that they do not use; its state dict wants it.

@@ -1,16 +1,13 @@
-"""TODO nemo_speechlm.models.frame_classifier.model.classes."""
+"""The classes of a frame classifier: phones that units fall together into, each in equal parts of its time."""
 
 import re
-from typing import Any
 
+import torch
+from torch import Tensor
+
+from nemo_speechlm.data.pretraining.batch import PAD_UNIT
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.units.inventory import UnitInventory
-
-
-def check_parts(parts: Any) -> int:
-    if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
-        raise SpeechLMError(f"model.classes.parts is {parts!r}, expected a whole number of at least 1")
-    return parts
 
 
 def merged_phones(inventory: UnitInventory, ignore: str | None) -> tuple[list[str], list[int]]:
@@ -23,3 +20,26 @@ def merged_phones(inventory: UnitInventory, ignore: str | None) -> tuple[list[st
     phones = list(dict.fromkeys(names))
     numbers = {phone: number for number, phone in enumerate(phones)}
     return phones, [numbers[name] for name in names]
+
+
+def classes_of(units: Tensor, phone_of_unit: Tensor, parts: int) -> Tensor:
+    """Units (B, L), one per frame -> classes (B, L): the unit's phone, and which part of its time the frame is in.
+
+    Where an utterance is cut, so is the time of its first and last unit.
+
+    Args:
+        units: ``PAD_UNIT`` where there is none, and then the class is ``PAD_UNIT``, too.
+        phone_of_unit: (V,) the phone of each unit.
+        parts: classes of each phone.
+    """
+    B, L = units.shape
+    position = torch.arange(L, device=units.device).expand(B, L)
+    changes = torch.ones_like(units, dtype=torch.bool)
+    changes[:, 1:] = units[:, 1:] != units[:, :-1]
+    first = torch.where(changes, position, 0).cummax(1).values
+    following = torch.where(changes, position, L).roll(-1, 1)
+    following[:, -1] = L
+    stop = following.flip(1).cummin(1).values.flip(1)
+    part = (position - first) * parts // (stop - first)
+    classes = phone_of_unit[units.clamp(min=0)] * parts + part
+    return classes.masked_fill(units == PAD_UNIT, PAD_UNIT)

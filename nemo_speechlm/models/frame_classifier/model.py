@@ -6,30 +6,30 @@ Axes: B utterances, S samples, T frames of the encoder, L frames of the inventor
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from kaldialign import edit_distance
 from lightning.pytorch import Trainer
-from nemo.core.classes import ModelPT, PretrainedModelInfo
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
+from nemo_speechlm.checks import check_whole
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.units import unit_ids
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch
-from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, build_validation_dataloaders
+from nemo_speechlm.data.pretraining.streams import SpeechStream, Stream
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.language_models.unit_bigram import unit_bigram
 from nemo_speechlm.losses import unit_prediction
 from nemo_speechlm.models.common.inventories import registered_inventory
-from nemo_speechlm.models.common.monitoring import Throughput
-from nemo_speechlm.models.frame_classifier.classes import check_parts, merged_phones
+from nemo_speechlm.models.common.pretraining import PretrainingModel
+from nemo_speechlm.models.frame_classifier.classes import classes_of, merged_phones
+from nemo_speechlm.models.frame_classifier.decoding import scaled_scores
 from nemo_speechlm.modules.phone_loop import PhoneLoop
 from nemo_speechlm.units.sequence import UnitSequence
 
 
-class FrameClassifierModel(ModelPT):
+class FrameClassifierModel(PretrainingModel):
     """Mel features, a NeMo encoder and a linear layer that classifies each frame of the inventory's rate.
 
     The encoder may have fewer frames than the inventory: each then predicts the classes of several. Units that are
@@ -46,9 +46,6 @@ class FrameClassifierModel(ModelPT):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))
-        for name in ("train_ds", "validation_ds"):
-            if cfg.get(name) is not None:
-                cfg[name].defer_setup = True  # the loaders need the inventory
         super().__init__(cfg=cfg, trainer=trainer)
         self.inventory = registered_inventory(self, "units")
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
@@ -57,7 +54,8 @@ class FrameClassifierModel(ModelPT):
             None if self._cfg.get("spec_augment") is None else self.from_config_dict(self._cfg.spec_augment)
         )
         self.label_ratio = self._ratio()
-        self.parts = check_parts(self._cfg.classes.parts)
+        self.parts: int = self._cfg.classes.parts
+        check_whole("model.classes.parts", self.parts, 1)
         self.phones, phone_of_unit = merged_phones(self.inventory, self._cfg.classes.ignore)
         self.register_buffer("phone_of_unit", torch.tensor(phone_of_unit), persistent=False)
         self.num_classes = len(self.phones) * self.parts
@@ -75,7 +73,6 @@ class FrameClassifierModel(ModelPT):
             decoding.lm_weight,
             decoding.penalty,
         )
-        self.throughput = Throughput()
 
     def _ratio(self) -> int:
         """Frames of the inventory per frame of the encoder."""
@@ -116,19 +113,16 @@ class FrameClassifierModel(ModelPT):
         finally:
             self.train(was_training)
         lengths = (input_signal_length * self.inventory.frame_rate / self._cfg.sample_rate).round().long().clamp(min=1)
-        return self._scores(logits, frames, lengths), lengths
+        return self.scores(logits, frames, lengths), lengths
 
     def decode(self, input_signal: Tensor, input_signal_length: Tensor) -> list[UnitSequence]:
         """The units of a batch; arguments as of :meth:`frame_scores`, durations sum up to its frames."""
         found = self.phone_loop(*self.frame_scores(input_signal, input_signal_length))
         return [UnitSequence(d.units, d.durations) for d in found]
 
-    def _scores(self, logits: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Scores of exactly ``lengths`` frames; where the encoder has fewer, its last one is repeated."""
-        scores = logits.float().log_softmax(-1) - self._cfg.decoding.prior_weight * self.log_priors
-        index = torch.arange(int(lengths.max()), device=scores.device).expand(len(scores), -1)
-        index = torch.minimum(index, (frames - 1).clamp(min=0).unsqueeze(1))
-        return scores.gather(1, index.unsqueeze(2).expand(-1, -1, scores.shape[2]))
+    def scores(self, logits: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
+        """See :func:`scaled_scores`."""
+        return scaled_scores(logits, frames, lengths, self._cfg.decoding.prior_weight * self.log_priors)
 
     def set_decoding(self, **values: float | None) -> None:
         """Replace keys of ``cfg.decoding`` but for those that are None."""
@@ -175,23 +169,6 @@ class FrameClassifierModel(ModelPT):
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    def classes_of(self, units: Tensor) -> Tensor:
-        """Units (B, L), one per frame -> classes (B, L): the unit's phone, and which part of its time the frame is in.
-
-        Where an utterance is cut, so is the time of its first and last unit.
-        """
-        B, L = units.shape
-        position = torch.arange(L, device=units.device).expand(B, L)
-        changes = torch.ones_like(units, dtype=torch.bool)
-        changes[:, 1:] = units[:, 1:] != units[:, :-1]
-        first = torch.where(changes, position, 0).cummax(1).values
-        following = torch.where(changes, position, L).roll(-1, 1)
-        following[:, -1] = L
-        stop = following.flip(1).cummin(1).values.flip(1)
-        part = (position - first) * self.parts // (stop - first)
-        classes = self.phone_of_unit[units.clamp(min=0)] * self.parts + part
-        return classes.masked_fill(units == PAD_UNIT, PAD_UNIT)
-
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
         """Cross-entropy per frame; the classes' frequencies are counted on the way."""
         logits, classes, labeled = self._scored(batch)
@@ -201,8 +178,7 @@ class FrameClassifierModel(ModelPT):
         loss = scored.loss / frames
         self.log("train_loss", loss.detach(), prog_bar=True)
         self.log("train_class_accuracy", scored.correct / frames)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict(self.throughput.rates())
+        self.log_speed()
         return loss
 
     def _scored(self, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,17 +186,12 @@ class FrameClassifierModel(ModelPT):
         if batch.speech is None:
             raise SpeechLMError("a batch without speech: check model.train_ds")
         logits, frames = self(batch.speech.audio, batch.speech.audio_lengths)
-        classes = self.classes_of(batch.speech.units)
+        assert batch.speech.units is not None
+        classes = classes_of(batch.speech.units, self.phone_of_unit, self.parts)
         L = min(logits.shape[1], classes.shape[1])
         logits, classes = logits[:, :L], classes[:, :L]
         heard = torch.arange(L, device=frames.device) < frames.unsqueeze(1)
         return logits, classes, heard & (classes != PAD_UNIT)
-
-    def on_before_batch_transfer(self, batch: PretrainBatch, dataloader_idx: int) -> PretrainBatch:
-        """Count the audio while its lengths are still on the host: later that would wait for the device."""
-        if self.training and isinstance(batch, PretrainBatch) and batch.speech is not None:
-            self.throughput.add(float(batch.speech.audio_lengths.sum()) / self._cfg.sample_rate)
-        return batch
 
     # --- validation ----------------------------------------------------------------------------------------------
 
@@ -232,20 +203,22 @@ class FrameClassifierModel(ModelPT):
         number = int(scored.frames)
         heard = logits.float().softmax(-1).unflatten(2, (len(self.phones), self.parts)).sum(-1).argmax(-1)
         right = ((heard == classes // self.parts) & labeled).sum()
-        self._log_mean("val_loss", scored.loss, number)
-        self._log_mean("val_frame_accuracy", right, number)
-        lengths = batch.speech.unit_lengths
+        self.log_mean("val_loss", scored.loss, number)
+        self.log_mean("val_frame_accuracy", right, number)
+        units, lengths = batch.speech.units, batch.speech.unit_lengths
+        assert units is not None
+        assert lengths is not None
         frames = torch.minimum(lengths, torch.tensor(logits.shape[1], device=lengths.device))
-        decoded = self.phone_loop(self._scores(logits, frames, lengths), lengths)
+        decoded = self.phone_loop(self.scores(logits, frames, lengths), lengths)
         errors, phone_errors, total = 0, 0, 0
-        for units, length, found in zip(batch.speech.units.tolist(), lengths.tolist(), decoded, strict=True):
-            reference = self._spoken(UnitSequence.from_frames(units[:length]).ids)
+        for row, length, found in zip(units.tolist(), lengths.tolist(), decoded, strict=True):
+            reference = self._spoken(UnitSequence.from_frames(row[:length]).ids)
             hypothesis = self._spoken(found.units)
             errors += edit_distance(reference, hypothesis)["total"]
             phone_errors += edit_distance(self._phones(reference), self._phones(hypothesis))["total"]
             total += len(reference)
-        self._log_mean("val_phone_error_rate", torch.tensor(float(phone_errors)), total)
-        self._log_mean("val_unit_error_rate", torch.tensor(float(errors)), total)
+        self.log_mean("val_phone_error_rate", torch.tensor(float(phone_errors)), total)
+        self.log_mean("val_unit_error_rate", torch.tensor(float(errors)), total)
 
     def validation_metrics(self) -> dict[str, str]:
         """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
@@ -260,23 +233,19 @@ class FrameClassifierModel(ModelPT):
     def _phones(self, units: Sequence[int]) -> list[int]:
         return self.phone_of_unit[units].tolist() if units else []
 
-    def _log_mean(self, name: str, value: Tensor, number: int) -> None:
-        if number:
-            self.log(name, value.float() / number, batch_size=number, on_epoch=True, sync_dist=True)
-
-    def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Lightning averages what the steps logged."""
-        return {}
-
     # --- data ----------------------------------------------------------------------------------------------------
+
+    def streams(self) -> list[Stream]:
+        """Speech with its units."""
+        return [SpeechStream(self.inventory, self._cfg.sample_rate)]
 
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
         """Build the loader of ``cfg.train_ds``, whose ``speech`` has units, and estimate the bigram."""
-        arguments = self._loader_arguments(train_data_config)
-        manifests = self._cfg.get("bigram_manifests") or arguments["config"].speech.get("manifest_filepath")
+        speech = train_data_config.get("speech") or {}
+        manifests = self._cfg.get("bigram_manifests") or speech.get("manifest_filepath")
         if not manifests:
             raise InputError("data config: neither train_ds.speech.manifest_filepath nor model.bigram_manifests")
-        self._train_dl = build_pretrain_dataloader(**arguments)
+        super().setup_training_data(train_data_config)
         self.estimate_bigram([manifests] if isinstance(manifests, str) else list(manifests))
 
     def estimate_bigram(self, manifests: Sequence[str]) -> None:
@@ -288,31 +257,3 @@ class FrameClassifierModel(ModelPT):
                     yield unit_ids(record, self.inventory, path, number)
 
         self.phone_loop.set_bigram(torch.from_numpy(unit_bigram(sequences(), self.inventory)))
-
-    def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
-        """Build the loader of ``cfg.validation_ds``, which is passed once."""
-        self._validation_dl = build_validation_dataloaders(**self._loader_arguments(val_data_config))
-
-    def setup_multiple_validation_data(self, val_data_config: DictConfig | dict) -> None:
-        """As :meth:`setup_validation_data`; several manifests are one set."""
-        self.setup_validation_data(val_data_config)
-
-    def _loader_arguments(self, config: DictConfig | dict) -> dict[str, Any]:
-        own = DictConfig(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
-        own.pop("defer_setup", None)
-        if not own.get("speech") or own.get("text"):
-            raise InputError("data config: a frame classifier learns from a speech part alone")
-        return {
-            "config": own,
-            "inventory": self.inventory,
-            "labels": [],
-            "text_frame_rate": self.inventory.frame_rate,
-            "sample_rate": self._cfg.sample_rate,
-            "global_rank": self.global_rank,
-            "world_size": self.world_size,
-        }
-
-    @classmethod
-    def list_available_models(cls) -> list[PretrainedModelInfo]:
-        """There are none to download."""
-        return []

@@ -26,6 +26,7 @@ from nemo_speechlm.models.common.fine_tuning import become_independent, check_re
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
+from nemo_speechlm.nemo_targets import name_publicly
 
 ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 """What a model without a pretraining file writes unless its config says otherwise."""
@@ -59,6 +60,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         if cfg.get("reuse_ctc_head", False):
             check_reusable(cfg, source, "decoder")
         self._complete_labels(cfg, source)
+        name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
         self.encoder.take_input_rate(self._cfg)
         if source is not None and self.cfg.get("pretrained_weights", True):
@@ -100,6 +102,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         finally:
             trcfg.timestamps = timestamps
         if timestamps:
+            assert self.encoder.input_rate is not None
             hypotheses = process_timestamp_outputs(hypotheses, self.encoder.subsampling, 1.0 / self.encoder.input_rate)
         return hypotheses
 

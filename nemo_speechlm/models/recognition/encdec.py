@@ -38,6 +38,7 @@ from nemo_speechlm.models.common.text_counts import bleu_score, error_rates, tex
 from nemo_speechlm.models.recognition.targets import complete_targets
 from nemo_speechlm.modules.decoder.relative import PAD
 from nemo_speechlm.modules.padding import padding_mask
+from nemo_speechlm.nemo_targets import name_publicly
 
 TASKS = ("recognition", "translation")
 
@@ -81,6 +82,7 @@ class SpeechLMEncDecModel(
             cfg.decoder.vocab_size = size
             if self.ctc_weight:
                 cfg.ctc_branch.update(feat_in=cfg.encoder.d_model, num_classes=size - 1)
+        name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.preprocessor = self.from_config_dict(self.cfg.preprocessor)
         self.encoder = self.from_config_dict(self.cfg.encoder)

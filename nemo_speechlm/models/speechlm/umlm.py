@@ -1,10 +1,20 @@
-"""TODO nemo_speechlm.models.speechlm.umlm."""
+"""UMLM, the task on speech: predict the units of masked frames at both transformers (SpeechLM section 3.3).
 
-from typing import NamedTuple
+Axis legend: B utterances, S samples, T frames of the encoder, L frames of the units, V units.
+"""
 
-from torch import Tensor
+from typing import NamedTuple, Protocol
 
-from nemo_speechlm.losses import UnitPrediction
+import torch
+from omegaconf import DictConfig
+from torch import Generator, Tensor, nn
+
+from nemo_speechlm.data.pretraining.batch import PAD_UNIT, SpeechBatch
+from nemo_speechlm.kernels.mixing import mix_states
+from nemo_speechlm.losses import UnitPrediction, unit_prediction
+from nemo_speechlm.modules.encoder import SpeechLMEncoder
+from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.modules.padding import padding_mask
 
 LEVELS = ("speech", "shared")
 """UMLM is computed on the states of both transformers."""
@@ -26,6 +36,125 @@ class SpeechOutput(NamedTuple):
     mask: Tensor
     swap: Tensor
     penalty: Tensor
+
+
+class SpeechBranch(Protocol):
+    """What UMLM needs of a model.
+
+    Attributes:
+        label_ratio: frames of the units per frame of the encoder.
+        released_labels: the released code predicts ``<pad>`` where an utterance's labels end before its audio, and
+            lets its shared transformer see what is behind them; we predict nothing and end the utterance there.
+        pad_class: the unit ``<pad>``, with ``released_labels``.
+    """
+
+    preprocessor: nn.Module
+    encoder: SpeechLMEncoder
+    unit_embedding: nn.Embedding
+    unit_classifiers: nn.ModuleDict
+    masking: SpanMask
+    swapping: SpanMask
+    released_labels: bool
+    pad_class: int
+
+    @property
+    def label_ratio(self) -> float: ...  # noqa: D102
+
+
+def forward_speech(
+    model: SpeechBranch,
+    batch: SpeechBatch,
+    label_offset: int = 0,
+    mask: Tensor | None = None,
+    swap: Tensor | None = None,
+    generator: Generator | None = None,
+) -> SpeechOutput:
+    """Mask, encode, swap, encode, classify.
+
+    Args:
+        model: whose encoder and classifiers.
+        batch: audio and its units.
+        label_offset: frame t takes label ``t * label_ratio + label_offset``.
+        mask: (B, T) bool, frames to mask; drawn where it is None.
+        swap: (B, T) bool, frames to swap; drawn where it is None. Masked frames are never swapped.
+        generator: what masks and swaps are drawn with.
+    """
+    assert batch.units is not None
+    encoder = model.encoder
+    signal, length = model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
+    frames = encoder.embed_speech(signal, length, int(batch.units.shape[1] / model.label_ratio))
+    states, lengths = frames.states, frames.lengths
+    T = states.shape[1]
+    units = units_of_frames(batch.units, T, model.label_ratio, label_offset)
+    padding = padding_mask(lengths, T)
+    if mask is None:
+        mask = model.masking.draw(lengths, T, generator)
+    speech, _ = encoder.encode_speech(encoder.apply_mask(states, mask, padding), padding)
+    # Where an utterance's labels end, it ends for the shared transformer too, as in the released code.
+    unlabeled = units == PAD_UNIT
+    if model.released_labels:
+        targets = units.masked_fill(unlabeled, model.pad_class).masked_fill(padding, PAD_UNIT)
+    else:
+        targets, unlabeled = units, unlabeled | padding
+    if swap is None:
+        swap = model.swapping.draw(lengths, T, generator)
+    swap = swap & ~mask & ~unlabeled
+    # The released code's labels may go on behind the audio; its shared transformer then attends to zeros there.
+    hidden = padding if model.released_labels else unlabeled
+    swapped = {}
+    if model.swapping.prob > 0:
+        swapped = {"swap_BT": swap, "units_BT": units, "embedding_VD": model.unit_embedding.weight}
+    shared_input = mix_states(speech, padding_BT=hidden, backend=encoder.kernels, **swapped)
+    shared, _ = encoder.encode_shared(shared_input, unlabeled)
+    logits = [model.unit_classifiers["speech"](speech), model.unit_classifiers["shared"](shared)]
+    return SpeechOutput(logits, targets, mask, swap, frames.penalty)
+
+
+def units_of_frames(units: Tensor, num_frames: int, ratio: float, offset: int) -> Tensor:
+    """Units (B, L) -> (B, num_frames): frame t takes unit ``t * ratio + offset``, or the last one."""
+    index = (torch.arange(num_frames, device=units.device) * ratio).long() + offset
+    return units[:, index.clamp(max=units.shape[1] - 1)]
+
+
+def draw_offset(ratio: float) -> int:
+    """Which of the units of a frame is its label; one for the batch. Over the steps, every unit is used."""
+    return int(torch.randint(max(int(ratio), 1), ())) if ratio > 1 else 0
+
+
+def predictions(output: SpeechOutput) -> tuple[dict[str, UnitPrediction], dict[str, UnitPrediction]]:
+    """How well the units of masked and of unmasked frames are predicted, for each of ``LEVELS``."""
+    labeled = output.units != PAD_UNIT
+    masked, unmasked = (
+        {
+            level: unit_prediction(logits, output.units, frames)
+            for level, logits in zip(LEVELS, output.logits, strict=True)
+        }
+        for frames in (output.mask & labeled, ~output.mask & labeled)
+    )
+    return masked, unmasked
+
+
+def umlm_loss(output: SpeechOutput, weights: DictConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch of speech, and what is logged of it, all () tensors on the device.
+
+    Args:
+        output: of :func:`forward_speech`.
+        weights: ``umlm``, ``umlm_unmasked`` and ``feature_penalty``.
+    """
+    masked, unmasked = predictions(output)
+    umlm = {level: prediction.loss / prediction.frames.clamp(min=1) for level, prediction in masked.items()}
+    loss = sum(umlm.values()) * weights.umlm + output.penalty * weights.feature_penalty
+    if weights.umlm_unmasked > 0:
+        seen = [prediction.loss / prediction.frames.clamp(min=1) for prediction in unmasked.values()]
+        loss = loss + sum(seen) * weights.umlm_unmasked
+    labeled = (output.units != PAD_UNIT).sum()
+    log = {f"umlm_{level}": value for level, value in umlm.items()}
+    log |= {f"masked_accuracy_{level}": _accuracy(p) for level, p in masked.items()}
+    log |= {f"unmasked_accuracy_{level}": _accuracy(p) for level, p in unmasked.items()}
+    log["feature_penalty"] = output.penalty
+    log["fraction_masked"] = output.mask.sum() / labeled
+    log["fraction_swapped"] = output.swap.sum() / labeled
+    return loss, log
 
 
 def _accuracy(prediction: UnitPrediction) -> Tensor:

@@ -25,6 +25,7 @@ from nemo_speechlm.models.common.inventories import registered_inventory
 from nemo_speechlm.models.text_to_unit.generation import Spoken
 from nemo_speechlm.modules.durations import durations_of, repeat_states
 from nemo_speechlm.modules.padding import padding_mask
+from nemo_speechlm.nemo_targets import name_publicly
 
 MAX_PHONE_SECONDS = 5.0
 """How long a phone lasts at most where the config does not say it: a badly trained model's may last for hours."""
@@ -60,6 +61,7 @@ class TextToUnitModel(ModelPT):
         for name in ("train_ds", "validation_ds"):
             if cfg.get(name) is not None:
                 cfg[name].defer_setup = True  # the loaders need the inventories
+        name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.phones = registered_inventory(self, "phones")
         self.inventory = registered_inventory(self, "units")

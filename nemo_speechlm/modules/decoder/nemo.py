@@ -35,8 +35,8 @@ class NemoDecoderState:
 class NemoDecoder(NeuralModule):
     """A ``TransformerDecoderNM`` with an output layer that shares the embedding's matrix (as NeMo's models have it).
 
-    It takes the options of :class:`~nemo_speechlm.modules.decoder.relative.RelativeDecoder`, so that ``_target_`` alone changes
-    the decoder of a recipe. Its positions are absolute and its output layer tied, whatever ``max_distance`` and
+    It takes the options of :class:`~nemo_speechlm.modules.RelativeDecoder`, so that ``_target_`` alone changes the
+    decoder of a recipe. Its positions are absolute and its output layer tied, whatever ``max_distance`` and
     ``tie_embeddings`` say.
 
     Args:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from nemo_speechlm.alignment.aligner import Alignment
 from nemo_speechlm.alignment.mfcc import SAMPLE_RATE, SpeakerStatistics
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError, SkipItem
@@ -42,13 +43,9 @@ class GmmTokenizing(SpeechTokenizing):
     statistics: Mapping[str, SpeakerStatistics] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for key, least in (("speaker_seconds", 0), ("min_score", None)):
-            value = getattr(self, key)
-            if value is None and key == "min_score":
-                continue
-            wrong = isinstance(value, bool) or not isinstance(value, int | float)
-            if wrong or (least is not None and value < least):
-                raise InputError(f"{key} is {value!r}, expected a number{' of at least 0' if least == 0 else ''}")
+        check_number("speaker_seconds", self.speaker_seconds, least=0)
+        if self.min_score is not None:
+            check_number("min_score", self.min_score)
 
     @cached_property
     def loaded(self) -> GmmModel:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans, load_kmeans
 from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, file_digest, make_teacher
@@ -36,10 +37,8 @@ class KMeansTokenizing(SpeechTokenizing):
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if isinstance(self.utterances, bool) or not isinstance(self.utterances, int) or self.utterances < 1:
-            raise InputError(f"utterances is {self.utterances!r}, expected a whole number of at least 1")
-        if isinstance(self.batch_seconds, bool) or not isinstance(self.batch_seconds, int | float):
-            raise InputError(f"batch_seconds is {self.batch_seconds!r}, expected a number")
+        check_whole("utterances", self.utterances, 1)
+        check_number("batch_seconds", self.batch_seconds)
 
     def inventory(self) -> UnitInventory:
         """Of the centroids."""

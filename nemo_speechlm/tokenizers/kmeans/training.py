@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.shuffled import Handful, ShuffledAudio
-from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import partial_path
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans
 from nemo_speechlm.tokenizers.kmeans.stream import StreamKMeans
@@ -66,11 +66,8 @@ class KMeansTraining:
 
     def __post_init__(self) -> None:
         for name in ("clusters", "restarts", "first_frames", "block_frames", "passes", "score_utterances"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}, expected a whole number of at least 1")
-        if isinstance(self.share, bool) or not isinstance(self.share, int | float) or not 0 < self.share <= 1:
-            raise InputError(f"share is {self.share!r}, expected a number above 0 and at most 1")
+            check_whole(name, getattr(self, name), 1)
+        check_number("share", self.share, above=0, most=1)
 
     def run(self, teacher: Teacher, output: str | Path, language: str = "en") -> tuple[KMeans, list[str]]:
         """Train.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from nemo_speechlm.checks import check_choice, check_number, check_whole
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
@@ -60,15 +61,11 @@ class SphinxTokenizing(SpeechTokenizing):
 
     def __post_init__(self) -> None:
         check_style(self.style)
-        if self.method not in get_args(Method):
-            raise InputError(f"method is {self.method!r}, expected one of {', '.join(get_args(Method))}")
-        confidence = self.min_confidence
-        if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
-            raise InputError(f"min_confidence is {confidence!r}, expected a number from 0 to 1")
+        check_choice("method", self.method, get_args(Method))
+        check_number("min_confidence", self.min_confidence, least=0, most=1)
         for key in ("lm_order", "vocabulary_size", "max_states"):
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{key} is {value!r}, expected a whole number of at least 1")
+            if (value := getattr(self, key)) is not None:
+                check_whole(key, value, 1)
         if self.lm is not None and self.lm_text is not None:
             raise SpeechLMError("lm and lm_text are both given; leave out one of the two")
 

@@ -15,10 +15,12 @@ from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoTarredIter
 
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT
-from nemo_speechlm.data.pretraining.dataset import SpeechLMPretrainDataset
-from nemo_speechlm.data.pretraining.order import Order
-from nemo_speechlm.data.pretraining.speech_reader import SpeechUnitsReader
+from nemo_speechlm.data.pretraining.chapters import Order
+from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset
+from nemo_speechlm.data.pretraining.speech_reader import SpeechReader
+from nemo_speechlm.data.pretraining.streams import SpeechStream, UnitTextStream
 from nemo_speechlm.data.pretraining.text_reader import TextUnitsReader
+from nemo_speechlm.data.pretraining.utterance_audio import audio_and_units
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_inventory, tiny_labels
 from nemo_speechlm.units.inventory import UnitInventory
@@ -31,6 +33,10 @@ FILE_ORDER = Order(shuffle=False, finite=True)
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return tiny_corpus(tmp_path_factory.mktemp("corpus"), n_speech=6, n_text=10)
+
+
+def audio_and_units_of(inventory, cut):
+    return audio_and_units(cut, inventory, 16000)
 
 
 def counting_inventory(frame_rate):
@@ -66,11 +72,11 @@ def test_any_crop_keeps_units_on_their_audio(tmp_path_factory, frame_rate, offse
     """Lhotse's truncate at arbitrary times, as NeMo does it to its own data types."""
     manifest = counting_utterance(tmp_path_factory.mktemp("count"), frame_rate, offset)
     inventory = counting_inventory(frame_rate)
-    (cut,) = SpeechUnitsReader([manifest], inventory, FILE_ORDER)
+    (cut,) = SpeechReader([manifest], inventory, FILE_ORDER)
     start = span[0] * cut.duration * 0.9
     duration = max(span[1] * (cut.duration - start), 2 / frame_rate)
     part = cut.truncate(offset=start, duration=duration)
-    audio, units = SpeechLMPretrainDataset(inventory)._utterance(part)
+    audio, units = audio_and_units_of(inventory, part)
     assert_labels_fit(audio, units, frame_rate)
     assert units[0] == round((part.start - offset) * frame_rate)
     assert abs(len(audio) / 16000 - duration) <= 1 / frame_rate + 1e-3
@@ -80,8 +86,8 @@ def test_any_crop_keeps_units_on_their_audio(tmp_path_factory, frame_rate, offse
 def test_random_crops_keep_units_on_their_audio(tmp_path, frame_rate):
     manifest = counting_utterance(tmp_path, frame_rate, offset=0.3)
     inventory = counting_inventory(frame_rate)
-    cuts = list(islice(SpeechUnitsReader([manifest], inventory, truncate_duration=0.5), 20))
-    batch = SpeechLMPretrainDataset(inventory)[cuts].speech
+    cuts = list(islice(SpeechReader([manifest], inventory, truncate_duration=0.5), 20))
+    batch = SpeechStream(inventory).collate(cuts)
     assert batch.unit_lengths.tolist() == [0.5 * frame_rate] * 20
     assert batch.audio_lengths.tolist() == [8000] * 20
     assert len(set(batch.units[:, 0].tolist())) > 10
@@ -93,16 +99,17 @@ def test_random_crops_keep_units_on_their_audio(tmp_path, frame_rate):
 def test_units_that_end_before_the_audio_shorten_it(tmp_path, units):
     manifest = counting_utterance(tmp_path, 100.0, units=units)
     inventory = counting_inventory(100.0)
-    audio, frames = SpeechLMPretrainDataset(inventory)._utterance(next(iter(SpeechUnitsReader([manifest], inventory))))
+    audio, frames = audio_and_units_of(inventory, next(iter(SpeechReader([manifest], inventory))))
     assert (len(frames), len(audio)) == (units, units * 160)
     assert_labels_fit(audio, frames, 100.0)
 
 
 def test_batches_are_padded_copies_of_the_manifests(corpus):
     inventory = tiny_inventory()
-    cuts = list(SpeechUnitsReader([str(corpus.speech)], inventory, FILE_ORDER))
+    cuts = list(SpeechReader([str(corpus.speech)], inventory, FILE_ORDER))
     sentences = list(TextUnitsReader([str(corpus.text)], inventory, tiny_labels(), 50, FILE_ORDER))
-    speech, text = SpeechLMPretrainDataset(inventory)[CutSet([*cuts, *sentences])]
+    streams = [SpeechStream(inventory), UnitTextStream(inventory, tiny_labels(), 50)]
+    speech, text, *_ = PretrainDataset(streams)[{"speech": CutSet(cuts), "text": sentences}]
     for i, (_, record) in enumerate(read_manifest(corpus.speech)):
         expected, _ = soundfile.read(corpus.speech.parent / record["audio_filepath"], dtype="float32")
         samples, frames = speech.audio_lengths[i], speech.unit_lengths[i]
@@ -122,8 +129,8 @@ def test_batches_are_padded_copies_of_the_manifests(corpus):
 
 
 def test_a_missing_part_is_none(corpus):
-    cut = next(iter(SpeechUnitsReader([str(corpus.speech)], tiny_inventory())))
-    batch = SpeechLMPretrainDataset(tiny_inventory())[[cut]]
+    cut = next(iter(SpeechReader([str(corpus.speech)], tiny_inventory())))
+    batch = OneStream(SpeechStream(tiny_inventory()))[[cut]]
     assert batch.text is None
     assert batch.speech.audio.shape[0] == 1
 
@@ -149,16 +156,15 @@ def test_any_format_and_rate(tmp_path, suffix, rate, channels):
     soundfile.write(tmp_path / f"tone.{suffix}", audio, rate, **options)
     record = {"audio_filepath": f"tone.{suffix}", "duration": 2.0, "units": "A B", "unit_durations": [100, 100]}
     write_manifest(tmp_path / "tone.json", [record])
-    dataset = SpeechLMPretrainDataset(tiny_inventory())
-    (cut,) = SpeechUnitsReader([str(tmp_path / "tone.json")], tiny_inventory(), FILE_ORDER)
-    whole, units = dataset._utterance(cut)
+    (cut,) = SpeechReader([str(tmp_path / "tone.json")], tiny_inventory(), FILE_ORDER)
+    whole, units = audio_and_units_of(tiny_inventory(), cut)
     assert abs(len(whole) - 32000) <= 160
     assert len(units) == 200
     expected = 0.4 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
     steady = slice(17600, 30400)
     assert np.abs(whole[steady] - expected[steady]).max() < 0.04
     assert np.abs(whole[1600:14400]).max() < 0.02
-    crop, _ = dataset._utterance(cut.truncate(offset=1.2, duration=0.5))
+    crop, _ = audio_and_units_of(tiny_inventory(), cut.truncate(offset=1.2, duration=0.5))
     assert np.abs(crop[800:-800] - expected[20000:26400]).max() < 0.04
 
 
@@ -167,12 +173,12 @@ def test_audio_that_cannot_be_read_names_the_manifest(corpus, tmp_path):
     record = {"audio_filepath": "bad.wav", "duration": 1.0, "units": "A", "unit_durations": [100]}
     write_manifest(write, [record])
     (tmp_path / "bad.wav").write_bytes(b"this is not audio")
-    (cut,) = SpeechUnitsReader([str(write)], tiny_inventory(), FILE_ORDER)
+    (cut,) = SpeechReader([str(write)], tiny_inventory(), FILE_ORDER)
     with pytest.raises(InputError, match=r"bad.json:1: .*bad.wav"):
-        SpeechLMPretrainDataset(tiny_inventory())[[cut]]
+        SpeechStream(tiny_inventory()).collate([cut])
     soundfile.write(tmp_path / "bad.wav", np.zeros(8000), 16000)
     with pytest.raises(InputError, match=r"bad.json:1: .*0.50 s less audio than its duration"):
-        SpeechLMPretrainDataset(tiny_inventory())[[cut]]
+        SpeechStream(tiny_inventory()).collate([cut])
 
 
 def tarred(folder, corpus, **changes):
@@ -188,40 +194,48 @@ def tarred(folder, corpus, **changes):
 
 
 def test_nemos_tarred_data_give_the_same_batches(corpus, tmp_path):
-    dataset = SpeechLMPretrainDataset(tiny_inventory())
-    ours = dataset[SpeechUnitsReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER)].speech
-    theirs = dataset[tarred(tmp_path, corpus)].speech
+    stream = SpeechStream(tiny_inventory())
+    ours = stream.collate(SpeechReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER))
+    theirs = stream.collate(tarred(tmp_path, corpus))
     assert all((a == b).all() for a, b in zip(ours[:4], theirs[:4], strict=True))
 
 
+def test_our_reader_of_tar_files_gives_the_same_batches(corpus, tmp_path):
+    stream = SpeechStream(tiny_inventory())
+    tarred(tmp_path, corpus)
+    options = {"order": FILE_ORDER, "tarred_audio_filepaths": str(tmp_path / "audio_0.tar")}
+    ours = stream.collate(SpeechReader([str(tmp_path / "manifest.json")], tiny_inventory(), **options))
+    plain = stream.collate(SpeechReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER))
+    assert all((a == b).all() for a, b in zip(ours[:4], plain[:4], strict=True))
+
+
 def test_nemos_tarred_data_of_another_rate_are_resampled_once(corpus, tmp_path):
-    dataset = SpeechLMPretrainDataset(tiny_inventory(), sample_rate=8000)
-    ours = dataset[SpeechUnitsReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER, sample_rate=8000)].speech
-    theirs = dataset[[cut.resample(8000) for cut in tarred(tmp_path, corpus)]].speech
+    stream = SpeechStream(tiny_inventory(), sample_rate=8000)
+    ours = stream.collate(SpeechReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER, sample_rate=8000))
+    theirs = stream.collate([cut.resample(8000) for cut in tarred(tmp_path, corpus)])
     assert all((a == b).all() for a, b in zip(ours[:4], theirs[:4], strict=True))
 
 
 def test_tarred_units_of_another_frame_rate_are_an_error(corpus, tmp_path):
     cuts = tarred(tmp_path, corpus, units="A B", unit_durations=[200, 100])
     with pytest.raises(InputError, match=r"units of .* last 3.00 s .* made at another frame rate"):
-        SpeechLMPretrainDataset(tiny_inventory())[cuts]
+        SpeechStream(tiny_inventory()).collate(cuts)
 
 
 def test_augmentations_of_lhotse_are_applied(corpus):
     """Noise of one channel, and transforms of the recording, on audio that our reader would resample."""
-    dataset = SpeechLMPretrainDataset(tiny_inventory())
-    cut = next(iter(SpeechUnitsReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER)))
-    clean, units = dataset._utterance(cut)
+    cut = next(iter(SpeechReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER)))
+    clean, units = audio_and_units_of(tiny_inventory(), cut)
     noise = 0.1 * np.random.default_rng(0).standard_normal((1, len(clean))).astype(np.float32)
     content = io.BytesIO()
     soundfile.write(content, noise[0], 16000, format="WAV", subtype="FLOAT")
     source = AudioSource("memory", [0], content.getvalue())
     recording = Recording("noise", [source], 16000, len(clean), len(clean) / 16000)
     noisy = cut.mix(MonoCut("noise", 0, recording.duration, 0, recording=recording))
-    mixed, same_units = dataset._utterance(noisy)
+    mixed, same_units = audio_and_units_of(tiny_inventory(), noisy)
     assert (same_units == units).all()
     assert np.abs(mixed - clean - noise[0]).max() < 1e-6
-    louder, _ = dataset._utterance(cut.perturb_volume(2.0))
+    louder, _ = audio_and_units_of(tiny_inventory(), cut.perturb_volume(2.0))
     assert np.abs(louder - 2 * clean).max() < 1e-6
 
 
@@ -238,16 +252,16 @@ def test_real_audio(tmp_path, manifest):
         path = str(DATA / Path(manifest).parent / record["audio_filepath"])
         picked.append({**record, "audio_filepath": path, "units": ["A"], "unit_durations": [frames]})
     write_manifest(tmp_path / "real.json", picked)
-    dataset = SpeechLMPretrainDataset(tiny_inventory())
-    wholes = dataset[SpeechUnitsReader([str(tmp_path / "real.json")], tiny_inventory(), FILE_ORDER)].speech
+    stream = SpeechStream(tiny_inventory())
+    wholes = stream.collate(SpeechReader([str(tmp_path / "real.json")], tiny_inventory(), FILE_ORDER))
     for length, record in zip(wholes.audio_lengths.tolist(), picked, strict=True):
         assert abs(length / 16000 - record["duration"]) < 0.011
     assert (wholes.audio.square().mean(1).sqrt() > 1e-3).all()
-    cuts = list(SpeechUnitsReader([str(tmp_path / "real.json")], tiny_inventory(), FILE_ORDER, truncate_duration=1.0))
+    cuts = list(SpeechReader([str(tmp_path / "real.json")], tiny_inventory(), FILE_ORDER, truncate_duration=1.0))
     order = Order(shuffle=False, finite=True, seed=1)
-    again = list(SpeechUnitsReader([str(tmp_path / "real.json")], tiny_inventory(), order, truncate_duration=1.0))
+    again = list(SpeechReader([str(tmp_path / "real.json")], tiny_inventory(), order, truncate_duration=1.0))
     assert [c.start for c in cuts] != [c.start for c in again]
-    for crop, length, cut, whole in zip(*dataset[cuts].speech[:2], cuts, wholes.audio, strict=True):
+    for crop, length, cut, whole in zip(*stream.collate(cuts)[:2], cuts, wholes.audio, strict=True):
         start = round(cut.start * 16000)
         middle = slice(1600, int(length) - 1600)  # resampling and lossy codecs need a little of what is around
         pair = torch.stack([crop[: int(length)], whole[start : start + int(length)]])[:, middle]

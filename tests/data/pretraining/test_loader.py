@@ -1,5 +1,6 @@
 import pickle
 import random
+from collections import Counter
 from itertools import islice
 
 import lightning.pytorch as pl
@@ -9,7 +10,9 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
+from nemo_speechlm.data.pretraining.chapters import FEWEST_LINES
 from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, build_validation_dataloaders
+from nemo_speechlm.data.pretraining.streams import SpeechStream, UnitTextStream
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_inventory, tiny_labels
 from tests.data.pretraining.test_dataset import tarred
@@ -34,12 +37,15 @@ def make_config(corpus, **changes):
     )
 
 
-def build(config, **options):
-    return build_pretrain_dataloader(config, tiny_inventory(), tiny_labels(), 50, **options)
+STREAMS = [SpeechStream(tiny_inventory()), UnitTextStream(tiny_inventory(), tiny_labels(), 50)]
 
 
-def build_validation(config, **options):
-    return build_validation_dataloaders(config, tiny_inventory(), tiny_labels(), 50, **options)
+def build(config, streams=STREAMS, **options):
+    return build_pretrain_dataloader(config, streams, **options)
+
+
+def build_validation(config, streams=STREAMS, **options):
+    return build_validation_dataloaders(config, streams, **options)
 
 
 def first(loader, n):
@@ -48,7 +54,8 @@ def first(loader, n):
 
 
 def tensors(batches):
-    return [tensor for batch in batches for part in batch if part is not None for tensor in part[:4]]
+    parts = [part for batch in batches for part in (batch.speech, batch.text, batch.pairs) if part is not None]
+    return [tensor for part in parts for tensor in part if isinstance(tensor, torch.Tensor)]
 
 
 def equal(some, others):
@@ -66,7 +73,7 @@ def assert_within(lengths, limit):
 
 def test_each_step_has_speech_and_text_within_the_batch_sizes(corpus):
     texts = set()
-    for speech, text in first(build(make_config(corpus)), 60):
+    for speech, text, *_ in first(build(make_config(corpus)), 60):
         assert_within(speech.audio_lengths, 6 * 16000)
         assert_within(text.unit_lengths, 500)
         texts.update(tuple(row.tolist()) for row in text.targets)
@@ -101,35 +108,83 @@ def test_the_same_seed_gives_the_same_batches(corpus, num_workers):
     assert not equal(batches, first(build(make_config(corpus, num_workers=num_workers, seed=1)), 5))
 
 
-def test_workers_and_ranks_read_different_lines(corpus):
-    by_worker = first(build(make_config(corpus, num_workers=2)), 4)
-    assert not equal(by_worker[0::2], by_worker[1::2])
-    config = make_config(corpus)
-    config.text.use_bucketing = False
-    of_rank = [first(build(config, global_rank=rank, world_size=2), 3) for rank in (0, 1)]
-    seen = [{tuple(row.tolist()) for batch in batches for row in batch.text.targets} for batches in of_rank]
-    assert not seen[0] & seen[1]
+def targets_of(batches):
+    return [
+        tuple(row[:length].tolist())
+        for batch in batches
+        for row, length in zip(batch.text.targets, batch.text.target_lengths, strict=True)
+    ]
 
 
-def test_iterating_again_goes_on_and_a_resumed_run_sees_another_order(corpus):
+def test_batches_do_not_depend_on_the_number_of_workers(corpus):
+    batches = [first(build(make_config(corpus, num_workers=workers)), 7) for workers in (0, 1, 3)]
+    assert equal(batches[0], batches[1])
+    assert equal(batches[0], batches[2])
+    assert [batch.number for batch in batches[2]] == [*range(7)]
+
+
+def test_two_ranks_share_the_batches_of_one(corpus):
+    alone = first(build(make_config(corpus)), 8)
+    for rank in (0, 1):
+        assert equal(first(build(make_config(corpus), global_rank=rank, world_size=2), 4), alone[rank::2])
+
+
+@pytest.mark.parametrize(("workers", "resumed_workers"), [(0, 0), (2, 2), (3, 0), (0, 2)])
+def test_a_resumed_loader_gives_what_would_have_come_next(corpus, workers, resumed_workers):
+    whole = first(build(make_config(corpus)), 9)
+    loader = build(make_config(corpus, num_workers=workers))
+    assert equal(first(loader, 5), whole[:5])
+    state = loader.state_dict()
+    resumed = build(make_config(corpus, num_workers=resumed_workers))
+    resumed.load_state_dict(state)
+    assert equal(first(resumed, 4), whole[5:])
+    assert equal(first(loader, 4), whole[5:])  # so does another iteration
+
+
+def test_the_state_is_that_of_the_batches_trained_on(corpus):
     loader = build(make_config(corpus))
-    batches = first(loader, 3)
-    assert not equal(batches, first(loader, 3))
-    assert loader.state_dict() == {"delivered": 6}
+    batches = iter(loader)
+    for number in range(4):
+        next(batches)
+        if number == 2:
+            loader.trained(1)
+    assert loader.state_dict()["step"] == 2
     resumed = build(make_config(corpus))
-    resumed.load_state_dict({"delivered": 6})
-    again = first(resumed, 3)
-    assert not equal(batches, again)
-    twin = build(make_config(corpus, num_workers=1))
-    twin.load_state_dict({"delivered": 6})
-    assert equal(first(twin, 3), again)
-    assert resumed.state_dict() == {"delivered": 9}
+    resumed.load_state_dict(loader.state_dict())
+    assert equal(first(resumed, 1), first(build(make_config(corpus)), 3)[2:])
+
+
+def test_two_ranks_that_resume_as_one_leave_out_nothing(corpus):
+    loader = build(make_config(corpus), global_rank=0, world_size=2)
+    first(loader, 3)
+    resumed = build(make_config(corpus))
+    resumed.load_state_dict(loader.state_dict())
+    assert equal(first(resumed, 2), first(build(make_config(corpus)), 8)[6:])
+
+
+def test_each_line_comes_once_a_pass(corpus):
+    """Small data have many passes in a chapter, so a chapter is what is counted."""
+    config = make_config(corpus, speech=None)
+    loader = build(config)
+    passes = -(-FEWEST_LINES // 60)
+    seen = Counter()
+    for batch in loader:
+        if loader.place.positions["text"].chapter > 0:
+            break
+        seen.update(targets_of([batch]))
+    texts = Counter(record["text"] for _, record in read_manifest(corpus.text))
+    assert sorted(seen.values()) == sorted(count * passes for count in texts.values())
+
+
+def test_state_of_an_earlier_version_is_refused(corpus):
+    with pytest.raises(InputError, match="does not say where in its data"):
+        build(make_config(corpus)).load_state_dict({"delivered": 6})
 
 
 def test_the_dataset_travels_to_spawned_workers(corpus):
     loader = build(make_config(corpus))
     copy = pickle.loads(pickle.dumps(loader.dataset))
-    assert equal(first(loader, 2), list(islice(copy, 2)))
+    assert equal(first(loader, 2), [batch for _, batch in islice(copy, 2)])
 
 
 def test_global_random_state_is_left_alone(corpus):
@@ -165,11 +220,7 @@ def test_an_input_cfg_mixes_manifests_by_weight(corpus, tmp_path, in_file):
         items = str(tmp_path / "mix.yaml")
     config.text.input_cfg = items
     config.text.use_bucketing = False
-    targets = [
-        tuple(row[:length].tolist())
-        for batch in first(build(config), 40)
-        for row, length in zip(*batch.text[2:4], strict=True)
-    ]
+    targets = targets_of(first(build(config), 40))
     o = tiny_labels().index("o")
     assert np.mean([t == (o, o, o) for t in targets]) == pytest.approx(0.75, abs=0.1)
 
@@ -181,7 +232,7 @@ def test_nemos_tarred_speech_beside_text(corpus, tmp_path, num_workers):
     config.speech.manifest_filepath = str(tmp_path / "manifest.json")
     config.speech.tarred_audio_filepaths = str(tmp_path / "audio_0.tar")
     config.speech.shuffle_buffer_size = 10
-    for speech, text in first(build(config), 4):
+    for speech, text, *_ in first(build(config), 4):
         assert_within(speech.audio_lengths, 6 * 16000)
         assert (speech.audio_lengths / 160 - speech.unit_lengths).abs().max() <= 1
         assert len(text.units)

@@ -1,19 +1,18 @@
 import json
-from collections import Counter
 from itertools import islice
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nemo.collections.common.data.lhotse.cutset import get_parser_fn
 from omegaconf import OmegaConf
 
+import nemo_speechlm.data.pretraining.streams  # noqa: F401  (registers the types)
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
-from nemo_speechlm.data.pretraining import order as unit_reader
-from nemo_speechlm.data.pretraining.nemo_types import read_speech_units, read_text_units
-from nemo_speechlm.data.pretraining.order import Order
-from nemo_speechlm.data.pretraining.speech_reader import SpeechUnitsReader
+from nemo_speechlm.data.pretraining import manifest_reader
+from nemo_speechlm.data.pretraining.chapters import Order
+from nemo_speechlm.data.pretraining.speech_reader import SpeechReader
 from nemo_speechlm.data.pretraining.text_reader import TextUnitsReader, rescale, shorten
 from nemo_speechlm.data.text.characters import ctc_frames
 from nemo_speechlm.errors import InputError
@@ -31,15 +30,11 @@ def text_reader(corpus, **options):
 
 
 def speech_reader(corpus, **options):
-    return SpeechUnitsReader([str(corpus.speech)], tiny_inventory(), **options)
+    return SpeechReader([str(corpus.speech)], tiny_inventory(), **options)
 
 
 def lines(examples):
     return [int(example.id.rpartition(":")[2]) for example in examples]
-
-
-def in_worker(monkeypatch, number, of):
-    monkeypatch.setattr(unit_reader, "get_worker_info", lambda: SimpleNamespace(id=number, num_workers=of))
 
 
 def rewrite(path, source, change):
@@ -53,18 +48,6 @@ def rewrite(path, source, change):
     return str(path)
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 2), (3, 1)])
-def test_ranks_and_workers_share_each_pass(corpus, monkeypatch, world_size, workers):
-    per_pass = [Counter() for _ in range(3)]
-    for rank in range(world_size):
-        reader = text_reader(corpus, order=Order(rank=rank, world_size=world_size))
-        for worker in range(workers):
-            in_worker(monkeypatch, worker, workers)
-            for seen, (_, rows) in zip(per_pass, reader._passes(), strict=False):
-                seen.update(rows.tolist())
-    assert all(seen == Counter(range(30)) for seen in per_pass)
-
-
 def test_each_pass_has_another_order_and_a_seed_its_own(corpus):
     reader = text_reader(corpus)
     first, second = (lines(islice(reader, n, n + 30)) for n in (0, 30))
@@ -72,17 +55,8 @@ def test_each_pass_has_another_order_and_a_seed_its_own(corpus):
     assert first != second
     assert lines(islice(reader, 30)) == first
     assert lines(islice(text_reader(corpus, order=Order(seed=1)), 30)) != first
-    reader.start = 100
+    reader.chapter = 1
     assert lines(islice(reader, 30)) != first
-
-
-def test_too_few_lines_to_share_are_read_by_all(corpus, monkeypatch):
-    orders = set()
-    for rank in range(40):
-        reader = text_reader(corpus, order=Order(rank=rank, world_size=40))
-        orders.add(tuple(lines(islice(reader, 30))))
-    assert len(orders) == 40
-    assert all(sorted(order) == list(range(1, 31)) for order in orders)
 
 
 def test_order_is_random_over_the_whole_file(tmp_path):
@@ -250,7 +224,7 @@ def test_crops_begin_between_frames_and_last_as_asked(corpus):
 
 def test_filters_are_counted(corpus, monkeypatch):
     messages = []
-    monkeypatch.setattr(unit_reader.logging, "info", messages.append)
+    monkeypatch.setattr(manifest_reader.logging, "info", messages.append)
     durations = [record["duration"] for _, record in read_manifest(corpus.speech)]
     low, high = sorted(durations)[2], sorted(durations)[-3]
     kept = speech_reader(corpus, min_duration=low, max_duration=high, order=Order(finite=True))
@@ -260,8 +234,6 @@ def test_filters_are_counted(corpus, monkeypatch):
     assert "longer than max_duration" in messages[0]
     text_reader(corpus, max_tokens=60)
     assert "longer than max_tokens (60 frames)" in messages[1]
-    text_reader(corpus, order=Order(rank=1, world_size=2), max_tokens=60)
-    assert len(messages) == 2  # other ranks are silent
 
 
 @pytest.mark.parametrize(
@@ -278,7 +250,7 @@ def test_filters_are_counted(corpus, monkeypatch):
 def test_bad_speech_is_found_at_the_start(corpus, tmp_path, change, message):
     manifest = rewrite(tmp_path / "bad.json", corpus.speech, change)
     with pytest.raises(InputError, match="bad.json:" + message):
-        SpeechUnitsReader([manifest], tiny_inventory())
+        SpeechReader([manifest], tiny_inventory())
 
 
 @pytest.mark.parametrize(
@@ -324,11 +296,13 @@ def test_nemo_data_types(corpus):
             "shuffle": False,
             "force_finite": True,
         }
-        cuts, iterable = read_speech_units(OmegaConf.create({**item, "max_duration": 30, "min_duration": None}))
+        cuts, iterable = get_parser_fn("speech_units")(
+            OmegaConf.create({**item, "max_duration": 30, "min_duration": None})
+        )
         assert iterable
         assert len(list(cuts)) == 12
         item |= {"manifest_filepath": [str(corpus.text)], "labels": tiny_labels(), "frame_rate": 50}
-        cuts, iterable = read_text_units(OmegaConf.create(item))
+        cuts, iterable = get_parser_fn("text_units")(OmegaConf.create(item))
         assert iterable
         assert lines(cuts) == list(range(1, 31))
 

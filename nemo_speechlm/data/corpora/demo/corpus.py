@@ -15,6 +15,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.corpora.demo.espeak import Voice, espeak
 from nemo_speechlm.data.corpora.demo.grammar import ENGLISH, Grammar, sentences
 from nemo_speechlm.data.corpora.demo.grammar_ru import RUSSIAN
@@ -60,10 +61,7 @@ class DemoAmounts:
 
     def __post_init__(self):
         for key, value in vars(self).items():
-            if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-                raise SpeechLMError(f"{key} is {value!r}, expected a number above 0")
-        if self.vocabulary_share > 1:
-            raise SpeechLMError(f"vocabulary_share is {self.vocabulary_share}, expected at most 1")
+            check_number(key, value, above=0, most=1 if key == "vocabulary_share" else None)
 
 
 class DemoCorpus(NamedTuple):

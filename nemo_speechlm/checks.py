@@ -1,0 +1,80 @@
+"""Checks of options: a value of the wrong kind or size is named with what was expected, before anything is done."""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from nemo_speechlm.errors import InputError
+
+
+def check_whole(name: str, value: Any, least: int | None = 0) -> None:
+    """Check that an option is a whole number; True and 2.0 are none.
+
+    Args:
+        name: the option's, for the message.
+        value: what was given.
+        least: smallest value allowed, None for any.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        raise InputError(
+            f"{name} is {value!r}, expected a whole number{'' if least is None else f' of at least {least}'}"
+        )
+
+
+def check_number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Check that an option is a finite number within bounds.
+
+    Args:
+        name: the option's, for the message.
+        value: what was given.
+        least: smallest value allowed.
+        most: largest value allowed.
+        above: the value must be larger than this.
+        below: the value must be smaller than this.
+
+    Raises:
+        InputError: if it is not.
+
+    >>> check_number("share", 0.5, above=0, most=1)
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fits = is_number and not (
+        (least is not None and value < least)
+        or (most is not None and value > most)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    )
+    if fits:
+        return
+    if least is not None and most is not None:
+        bounds = f" from {least:g} to {most:g}"
+    else:
+        words = [
+            f"{word} {bound:g}"
+            for word, bound in (("of at least", least), ("above", above), ("at most", most), ("below", below))
+            if bound is not None
+        ]
+        bounds = " " + " and ".join(words) if words else ""
+    raise InputError(f"{name} is {value!r}, expected a number{bounds}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Check that an option is one of several words.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if value not in choices:
+        *others, last = choices
+        raise InputError(f"{name} is {value!r}, expected {', '.join(others)}{' or ' if others else ''}{last}")

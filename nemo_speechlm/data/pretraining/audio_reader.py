@@ -1,0 +1,163 @@
+"""What readers of audio share: a manifest line as a Lhotse cut, with its audio in a file or in a tar."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from lhotse import AudioSource, MonoCut, Recording
+
+from nemo_speechlm.data.audio.tar_members import tar_members
+from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.lines import audio_path
+from nemo_speechlm.data.manifests.shards import expand_shards
+from nemo_speechlm.data.pretraining.chapters import Order
+from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import Record
+
+_AUDIO_CHECKED = 50
+_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
+"""What NeMo puts into the names of utterances that are parts of one file in a tar."""
+
+
+class AudioReader(ManifestReader):
+    """Cuts of a manifest with audio.
+
+    Their ``custom`` holds ``origin`` (seconds at which the utterance starts in its file), ``manifest`` and ``line``
+    for messages, and ``tar`` (its path and the name in it) where the audio is in one. The recording states the sample
+    rate that the dataset resamples to: no audio file is opened before its batch is made.
+
+    Args:
+        manifests: NeMo manifests; names with ``_OP_0..9_CL_`` or ``{0..9}`` stand for several.
+        order: see :class:`Order`.
+        sample_rate: of the audio that the dataset makes, Hz.
+        min_duration: seconds; shorter utterances are left out.
+        max_duration: seconds; longer utterances are left out.
+        longest: seconds that the model can encode; longer utterances are left out.
+        tarred_audio_filepaths: tar files with the audio, named alike; as many as manifests, or each line has its
+            ``shard_id``.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration")
+    options: ClassVar[tuple[str, ...]] = ("min_duration", "max_duration", "tarred_audio_filepaths")
+    facts: ClassVar[tuple[str, ...]] = ("sample_rate", "longest")
+
+    def __init__(
+        self,
+        manifests: Sequence[str],
+        order: Order = Order(),  # noqa: B008 - immutable
+        sample_rate: int = 16000,
+        min_duration: float | None = None,
+        max_duration: float | None = None,
+        longest: float | None = None,
+        tarred_audio_filepaths: str | Sequence[str] | None = None,
+    ):
+        manifests = expand_shards(manifests)
+        super().__init__(manifests, order, whole_files=tarred_audio_filepaths is not None)
+        self.sample_rate = sample_rate
+        self.min_duration = min_duration or 0.0
+        self.max_duration = max_duration or float("inf")
+        self.longest = longest or float("inf")
+        self._tars = None if tarred_audio_filepaths is None else _Tars(manifests, tarred_audio_filepaths)
+
+    def _left_out(self, duration: float) -> str | None:
+        if duration < self.min_duration:
+            return f"shorter than min_duration ({self.min_duration:g} s)"
+        if duration > self.max_duration:
+            return f"longer than max_duration ({self.max_duration:g} s)"
+        return None
+
+    def _cut(
+        self,
+        record: Record,
+        file: LineIndex,
+        number: int,
+        span: tuple[float, float],
+        custom: dict[str, Any],
+    ) -> MonoCut:
+        """The cut of ``span`` (start and duration in seconds within the utterance)."""
+        origin = seconds(record, "offset", file, number) if record.get("offset") else 0.0
+        if self._tars is None:
+            path = str(audio_path(record, file.path))
+        else:
+            path = self._tars.of(record, file, number)
+            custom["tar"] = (path, _SUB.sub("", record["audio_filepath"]))
+        num_samples = round((origin + float(record["duration"])) * self.sample_rate)
+        return MonoCut(
+            id=f"{file.path}:{number}",
+            start=origin + span[0],
+            duration=span[1],
+            channel=0,
+            recording=Recording(
+                id=path,
+                sources=[AudioSource("file", [0], path)],
+                sampling_rate=self.sample_rate,
+                num_samples=num_samples,
+                duration=num_samples / self.sample_rate,
+            ),
+            custom={**custom, "origin": origin, "manifest": str(file.path), "line": number},
+        )
+
+    def _check_audio(self) -> None:
+        """Look whether some of the audio is there."""
+        for row in np.unique(np.linspace(0, len(self) - 1, _AUDIO_CHECKED).astype(np.int64)):
+            cut = self._read(int(row), None)
+            if isinstance(cut, str):
+                continue
+            where = cut.custom["manifest"], cut.custom["line"]
+            if "tar" in cut.custom:
+                path, name = cut.custom["tar"]
+                if name not in tar_members(path):
+                    raise InputError(f"no file {name!r} in {path}", *where)
+            elif not Path(cut.recording.id).is_file():
+                raise InputError(f"no such audio file: {cut.recording.id}", *where)
+
+
+class _Tars:
+    """The tar file of each line."""
+
+    def __init__(self, manifests: Sequence[str], tars: str | Sequence[str]):
+        self.paths = {_shard(path, "audio", "tar"): path for path in expand_shards(tars)}
+        self.by_manifest: dict[str, str] = {}
+        if len(manifests) > 1 or len(self.paths) == 1:
+            shards = [_shard(path, "manifest", "json") for path in manifests] if len(manifests) > 1 else [*self.paths]
+            if set(shards) != set(self.paths):
+                raise InputError(
+                    f"manifests have the shards {sorted(shards)}, tarred_audio_filepaths {sorted(self.paths)}",
+                    manifests[0],
+                )
+            self.by_manifest = {str(Path(m)): self.paths[shard] for m, shard in zip(manifests, shards, strict=True)}
+
+    def of(self, record: Record, file: LineIndex, number: int) -> str:
+        if self.by_manifest:
+            return self.by_manifest[str(file.path)]
+        shard = record.get("shard_id")
+        if shard not in self.paths:
+            raise InputError(
+                f"shard_id is {shard!r}, expected one of tarred_audio_filepaths: {sorted(self.paths)}",
+                file.path,
+                number,
+            )
+        return self.paths[shard]
+
+
+def _shard(path: str, word: str, ending: str) -> int:
+    """The number in a file's name, found as NeMo finds it."""
+    found = re.search(rf"{word}[^/]*_(\d+)[^/]*\.{ending}", path)
+    if found is None:
+        raise InputError(f"has no shard number in its name; expected {word}_0.{ending} or the like", path)
+    return int(found[1])
+
+
+def seconds(record: Record, key: str, file: LineIndex, number: int) -> float:
+    """A record's seconds.
+
+    Raises:
+        InputError: if they are not a number above 0.
+    """
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InputError(f"{key} is {value!r}, expected seconds above 0", file.path, number)
+    return float(value)

@@ -1,0 +1,39 @@
+"""Which parts of a model other models take over, and which stay behind: each model says it of itself."""
+
+from typing import Any, NamedTuple
+
+from nemo.utils.model_utils import import_class_by_path
+from omegaconf import DictConfig
+
+SHARED = ("preprocessor", "encoder")
+"""Parts that every model with a SpeechLM encoder has, under these names."""
+
+
+class Parts(NamedTuple):
+    """The parts of a model, by the names of its submodules.
+
+    Attributes:
+        ctc_head: the CTC head that fine-tuning may start from.
+        left_behind: what no other model takes over.
+    """
+
+    ctc_head: str | None = None
+    left_behind: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """All of them, the shared ones included."""
+        return {*SHARED, *self.left_behind, *((self.ctc_head,) if self.ctc_head else ())}
+
+
+def parts_of(cfg: DictConfig) -> Parts | None:
+    """The parts of the model that a ``.nemo`` file's config is of; None if its class does not say (NeMo's own).
+
+    Args:
+        cfg: its ``target`` names the class.
+    """
+    try:
+        model: Any = import_class_by_path(str(cfg.get("target")))
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return getattr(model, "parts", None)

@@ -1,0 +1,137 @@
+"""What every model that learns from streams of data shares: loaders, the place in the data, throughput, means."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from nemo.core.classes import ModelPT, PretrainedModelInfo
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from nemo_speechlm.data.pretraining.batch import PretrainBatch
+from nemo_speechlm.data.pretraining.loader import (
+    PretrainLoader,
+    build_pretrain_dataloader,
+    build_validation_dataloaders,
+)
+from nemo_speechlm.data.pretraining.streams import Stream
+from nemo_speechlm.models.common.acceleration import Accelerated
+from nemo_speechlm.models.common.monitoring import Throughput
+from nemo_speechlm.nemo_targets import name_publicly
+
+
+class PretrainingModel(Accelerated, ModelPT):
+    """Base of models that are trained on a :class:`PretrainBatch` a step.
+
+    A subclass names its :meth:`streams` and computes ``training_step`` and ``validation_step``.
+
+    Args:
+        cfg: with ``sample_rate``, and ``train_ds`` and ``validation_ds`` as
+            :mod:`nemo_speechlm.data.pretraining.loader` has them.
+        trainer: Lightning trainer, for training.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        for name in ("train_ds", "validation_ds"):
+            if cfg.get(name) is not None:
+                cfg[name].defer_setup = True  # the loaders need what the constructor has yet to make
+        name_publicly(cfg, type(self))
+        super().__init__(cfg=cfg, trainer=trainer)
+        self.throughput = Throughput()
+
+    @abstractmethod
+    def streams(self) -> list[Stream]:
+        """The streams that the model can learn from, in the order of their validation loaders."""
+
+    # --- data ----------------------------------------------------------------------------------------------------
+
+    def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
+        """Build the loader of ``cfg.train_ds``: a batch of each stream in it a step."""
+        self._train_dl = build_pretrain_dataloader(**self._loader_arguments(train_data_config))
+
+    def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
+        """Build the loaders of ``cfg.validation_ds``, one for each stream in it; each is passed once."""
+        self._validation_dl = build_validation_dataloaders(**self._loader_arguments(val_data_config))
+
+    def setup_multiple_validation_data(self, val_data_config: DictConfig | dict) -> None:
+        """As :meth:`setup_validation_data`: each stream has a loader of its own already."""
+        self.setup_validation_data(val_data_config)
+
+    def _loader_arguments(self, config: DictConfig | dict) -> dict[str, Any]:
+        own = DictConfig(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+        own.pop("defer_setup", None)
+        ranks = {"global_rank": self.global_rank, "world_size": self.world_size}
+        return {"config": own, "streams": self.streams(), **ranks}
+
+    # --- batches -------------------------------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: PretrainBatch, dataloader_idx: int) -> PretrainBatch:
+        """Count the audio while its lengths are still on the host: later that would wait for the device."""
+        if self.training and isinstance(batch, PretrainBatch):
+            lengths = [part.audio_lengths for part in (batch.speech, batch.pairs) if part is not None]
+            self.throughput.add(float(sum(length.sum() for length in lengths)) / self._cfg.sample_rate)
+        return batch
+
+    def transfer_batch_to_device(
+        self, batch: PretrainBatch, device: torch.device, dataloader_idx: int
+    ) -> PretrainBatch:
+        """Leave on the host what a stream wants there: bringing it back would wait for the device."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if not isinstance(moved, PretrainBatch):
+            return moved
+        for stream in self.streams():
+            part = getattr(batch, stream.name)
+            if part is not None and stream.on_host:
+                kept = {field: getattr(part, field) for field in stream.on_host}
+                moved = moved._replace(**{stream.name: getattr(moved, stream.name)._replace(**kept)})
+        return moved
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Keep the loader's place in the data up to date."""
+        return [*super().configure_callbacks(), PlaceInData()]
+
+    # --- figures -------------------------------------------------------------------------------------------------
+
+    def log_speed(self) -> None:
+        """Log the learning rate and the audio passed per hour."""
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(self.throughput.rates())
+
+    def log_mean(self, name: str, value: Tensor, count: Tensor | int, summed: bool = True) -> None:
+        """Log a figure of validation as its mean over all batches and ranks.
+
+        Args:
+            name: of the figure.
+            value: () its sum over the batch, or with ``summed=False`` its mean.
+            count: what it was summed over; nothing is logged where it is 0.
+            summed: see ``value``.
+        """
+        number = int(count)
+        if number:
+            mean = value.float() / number if summed else value
+            self.log(name, mean, batch_size=number, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
+
+    def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
+        """Lightning averages what the steps logged."""
+        return {}
+
+    @classmethod
+    def list_available_models(cls) -> list[PretrainedModelInfo]:
+        """There are none to download; released checkpoints are converted."""
+        return []
+
+
+class PlaceInData(Callback):
+    """Tells the loader of each batch that has been trained on: its state in a checkpoint is the place behind it.
+
+    A callback and not a method of the model, since Lightning saves checkpoints of a step before it calls the model's.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Mark the batch."""
+        loader = getattr(pl_module, "_train_dl", None)
+        if isinstance(loader, PretrainLoader) and isinstance(batch, PretrainBatch) and batch.number is not None:
+            loader.trained(batch.number)

@@ -257,9 +257,10 @@ def test_real_audio(tmp_path, manifest):
     for length, record in zip(wholes.audio_lengths.tolist(), picked, strict=True):
         assert abs(length / 16000 - record["duration"]) < 0.011
     assert (wholes.audio.square().mean(1).sqrt() > 1e-3).all()
-    cuts = list(SpeechReader([str(tmp_path / "real.json")], tiny_inventory(), FILE_ORDER, truncate_duration=1.0))
-    order = Order(shuffle=False, finite=True, seed=1)
-    again = list(SpeechReader([str(tmp_path / "real.json")], tiny_inventory(), order, truncate_duration=1.0))
+    cuts, again = (
+        list(SpeechReader([str(tmp_path / "real.json")], tiny_inventory(), order, truncate_duration=1.0))
+        for order in (Order(shuffle=False, finite=True, seed=2), Order(shuffle=False, finite=True, seed=1))
+    )
     assert [c.start for c in cuts] != [c.start for c in again]
     for crop, length, cut, whole in zip(*stream.collate(cuts)[:2], cuts, wholes.audio, strict=True):
         start = round(cut.start * 16000)

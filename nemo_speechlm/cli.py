@@ -202,9 +202,12 @@ def _inherited(path: Path, folder: Path) -> list[Path]:
             name = entry.split("@")[0]
             bases = [(folder if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"]
         else:  # a choice, {group: name}: the one that was made, or else all
-            group = str(next(iter(entry)))
+            key, chosen = next(iter(entry.items()))
+            group, _, package = str(key).removeprefix("override ").partition("@")
             parent, group = (folder if group.startswith("/") else path.parent), group.lstrip("/")
-            made = next((a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(f"{group}=")), "*")
+            made = next(
+                (a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(f"{group}=")), chosen if package else "*"
+            )
             bases = sorted((parent / group).glob(f"{made}.yaml"))
         for base in bases:
             if base.exists() and base not in found:

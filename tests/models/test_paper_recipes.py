@@ -193,5 +193,4 @@ def test_schedules_have_their_own_keys_only(name):
 
 def test_translation_decoder_can_be_built():
     cfg = recipe_of("st_base").model
-    cfg.decoder.vocab_size = 8
-    assert instantiate(cfg.decoder).encoder_dim == 768
+    assert instantiate(cfg.decoder, vocab_size=8).encoder_dim == 768

@@ -88,10 +88,15 @@ def check_transcripts(
     seconds, characters, left_out = 0.0, 0, 0
     longest_audio, longest_text = 0.0, 0
     frame_rates: list[float] = []
+    unknown: list[tuple[int, str]] = []
     for number, record in read_manifest(manifest, required=("audio_filepath", "duration", text_field)):
         if not isinstance(record[text_field], str):
             raise InputError(f"{text_field!r} is {record[text_field]!r}, expected a string", manifest, number)
-        ids = encoder(record[text_field], manifest, number)
+        try:
+            ids = encoder(record[text_field], manifest, number)
+        except InputError as error:
+            unknown.append((number, error.reason))
+            continue
         duration = record["duration"]
         if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
             raise InputError(f"'duration' is {duration!r}, expected seconds of audio", manifest, number)
@@ -103,6 +108,11 @@ def check_transcripts(
             longest_audio, longest_text = max(longest_audio, float(duration)), max(longest_text, len(ids))
         else:
             left_out += 1
+    if unknown:
+        number, reason = unknown[0]
+        lines = ", ".join(str(other) for other, _ in unknown[:20]) + (", ..." if len(unknown) > 20 else "")
+        more = f" ({len(unknown)} lines like this: {lines})" if len(unknown) > 1 else ""
+        raise InputError(reason + more, manifest, number)
     if not frame_rates:
         raise InputError(f"none of its utterances lasts between {min_duration} and {max_duration} s", manifest)
     rates = np.asarray(frame_rates, dtype=np.float32)

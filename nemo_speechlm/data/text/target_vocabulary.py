@@ -63,7 +63,8 @@ class CharacterVocabulary:
             character = error.args[0]
             raise InputError(
                 f"{character!r} (U+{ord(character):04X}) in {text[:60]!r} is not among the {len(self._ids)} "
-                "characters of the decoder; add it to model.labels, or normalize the text",
+                "characters of the decoder, which are those of the training texts unless model.labels names others; "
+                "give all of them there, normalize the text, or leave the line out",
                 path,
                 line,
             ) from None

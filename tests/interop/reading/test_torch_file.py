@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.interop.parts.encoder_config import _count, parse_layers
+from nemo_speechlm.interop.reading.kinds import named_tensors
 from nemo_speechlm.interop.reading.safe_pickle import PickledObject
 from nemo_speechlm.interop.reading.shown import shown
 from nemo_speechlm.interop.reading.torch_file import read_torch_file
@@ -341,3 +343,19 @@ def test_damaged_files(originals, tmp_path_factory, number, rng: random.Random, 
     path.write_bytes(data)
     with suppress(InputError):  # any other error is a failure
         read_torch_file(path)
+
+
+def test_conversion_is_bounded_too():
+    """Small settings, names and shapes that would ask for much."""
+    for text in ("[(8,3,2)]" + " * 100" * 8, "9" * 2000, [[1] * 10**5] * 10**5, "(" * 900 + ")" * 900):
+        with pytest.raises(InputError, match=r"expected \[\(channels, kernel, stride\)"):
+            parse_layers(text)
+    with pytest.raises(InputError, match="for 0, the first that is missing"):
+        _count({"layers.99999999999.weight": torch.zeros(1)}, r"layers\.(\d+)\.weight")
+    one = torch.zeros(1000)
+    for weights, message in (
+        ({f"{number}": one for number in range(100)}, "the same values more than 8 times"),
+        ({"a": one, "b": torch.zeros(2**40, 0)}, r"its parameter b is of shape \(1099511627776, 0\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            named_tensors(weights)

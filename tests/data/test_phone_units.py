@@ -120,6 +120,7 @@ def test_collate(corpus):
         assert not batch.durations[row, P:].any()
         assert (batch.units[row, T:] == PAD_UNIT).all()
     assert batch.speakers.tolist() == [0, 1, 0]
+    assert batch.ids == tuple(f"{corpus.hidden_manifest}:{line}" for line in (1, 2, 3))
     assert paired(corpus).collate(items).speakers is None
 
 

@@ -3,29 +3,41 @@
 Axis legend: B utterances, S samples, U characters or tokens.
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
 
-class TranscribedBatch(tuple):
-    """Audio (B, S), lengths (B,), label ids (B, U), lengths (B,): four tensors, as NeMo's models unpack them.
+class TranscribedBatch:
+    """Audio (B, S), lengths (B,), label ids (B, U), lengths (B,): four tensors, unpacked as NeMo's models do it.
 
-    It keeps its ``ids`` while data loaders pin it and Lightning moves it: both look for these methods first.
+    It is no tuple: data loaders and Lightning take tuples apart and would lose ``ids``. On other objects they call
+    ``pin_memory`` and ``to``.
     """
 
-    ids: tuple[str, ...] = ()
+    def __init__(self, tensors: Sequence[Tensor], ids: Sequence[str] = ()):
+        self.tensors = tuple(tensors)
+        self.ids = tuple(ids)
 
     @classmethod
-    def of(cls, tensors: tuple[Tensor, ...], ids: tuple[str, ...]) -> "TranscribedBatch":
+    def of(cls, tensors: Sequence[Tensor], ids: Sequence[str]) -> "TranscribedBatch":
         """A batch of the tensors, whose utterances have these ids."""
-        batch = cls(tensors)
-        batch.ids = ids
-        return batch
+        return cls(tensors, ids)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.tensors[index]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
         """The batch on another device."""
-        return self.of(tuple(tensor.to(device, non_blocking=non_blocking) for tensor in self), self.ids)
+        return self.of([tensor.to(device, non_blocking=non_blocking) for tensor in self], self.ids)
 
     def pin_memory(self) -> "TranscribedBatch":
         """The batch in pinned memory."""
-        return self.of(tuple(tensor.pin_memory() for tensor in self), self.ids)
+        return self.of([tensor.pin_memory() for tensor in self], self.ids)

@@ -110,6 +110,8 @@ def test_batches_are_padded_copies_of_the_manifests(corpus):
     sentences = list(TextUnitsReader([str(corpus.text)], inventory, tiny_labels(), 50, FILE_ORDER))
     streams = [SpeechStream(inventory), UnitTextStream(inventory, tiny_labels(), 50)]
     speech, text, *_ = PretrainDataset(streams)[{"speech": CutSet(cuts), "text": sentences}]
+    assert speech.ids[:2] == (f"{corpus.speech}:1", f"{corpus.speech}:2")
+    assert text.ids == tuple(sentence.id for sentence in sentences)
     for i, (_, record) in enumerate(read_manifest(corpus.speech)):
         expected, _ = soundfile.read(corpus.speech.parent / record["audio_filepath"], dtype="float32")
         samples, frames = speech.audio_lengths[i], speech.unit_lengths[i]

@@ -5,9 +5,11 @@ import pytest
 import soundfile
 import torch
 
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+from nemo_speechlm.training.step_guards import batch_ids
 
 
 def build(manifest, **options):
@@ -90,3 +92,11 @@ def test_what_is_not_audio_is_named(tmp_path):
 def test_config_without_data():
     with pytest.raises(InputError, match="no manifest_filepath"):
         build_recognition_dataloader({"batch_size": 1}, tiny_labels())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_know_their_audio(tmp_path, num_workers):
+    corpus = tiny_corpus(tmp_path)
+    found = [example for batch in build(corpus.speech, num_workers=num_workers) for example in batch_ids(batch)]
+    files = [corpus.speech.parent / record["audio_filepath"] for _, record in read_manifest(corpus.speech)]
+    assert sorted(found) == sorted(map(str, files))

@@ -157,7 +157,7 @@ _WITH_VALUE = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "
 
 
 def _arguments(given: list[str]) -> list[str]:
-    """The given arguments, flags first: Hydra's parser takes overrides in one group only. Users' overrides follow ours."""
+    """The given arguments, flags first: Hydra wants overrides in one group. Users' overrides follow ours."""
     flags, overrides = [], []
     arguments = iter(given)
     for argument in arguments:

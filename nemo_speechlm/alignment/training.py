@@ -278,5 +278,5 @@ def _stay_probabilities(states: np.ndarray, corpus: Corpus, size: int) -> Tensor
 
 
 def plan_settings(plan: TrainingPlan) -> dict[str, Any]:
-    """The settings that decide the result, to tell whether a partial result can be resumed; batching is not among them."""
+    """The settings that decide the result, to tell whether a partial result can be resumed; not the batching."""
     return {key: value for key, value in asdict(plan).items() if key != "batch_frames"}

@@ -8,8 +8,9 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Tokenizing:
-    """Description of a tokenizer. It is picklable, and its ``repr`` must contain everything that affects the output, except
-    file contents.
+    """Description of a tokenizer. It is picklable.
+
+    Its ``repr`` must contain everything that affects the output, except file contents.
 
     Its fields are the keys of its config.
     """

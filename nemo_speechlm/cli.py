@@ -129,7 +129,7 @@ Chosen = TypeVar("Chosen")
 
 
 def chosen(cfg: DictConfig, base: type[Chosen]) -> Chosen:
-    """Build what a config group chose: the class that it names as ``_target_``, of the keys that are its fields.
+    """Instantiate the group's ``_target_`` from the config keys that match its fields.
 
     Args:
         cfg: of a command, with the group's keys among its own (``# @package _global_``).
@@ -157,7 +157,7 @@ _WITH_VALUE = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "
 
 
 def _arguments(given: list[str]) -> list[str]:
-    """What was given, flags first: Hydra's parser takes overrides in one group only. The user's come after ours."""
+    """The given arguments, flags first: Hydra wants overrides in one group. Users' overrides follow ours."""
     flags, overrides = [], []
     arguments = iter(given)
     for argument in arguments:
@@ -194,7 +194,7 @@ def _help(doc: str, config_name: str) -> str:
 def _inherited(path: Path, folder: Path) -> list[Path]:
     """The configs that a config names in its ``defaults`` list, and those that these name."""
     found: list[Path] = []
-    # not as values: where a choice must be made, ??? stands for it
+    # Not resolved: a choice that must still be made is ???.
     for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):  # type: ignore[union-attr]
         if entry == "_self_":
             continue

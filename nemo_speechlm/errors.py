@@ -31,7 +31,7 @@ class InputError(SpeechLMError):
 
 
 class Unfinished(SpeechLMError):
-    """Raised by a task that ended before its end, on purpose, and that the same command continues.
+    """Raised by a task that stopped early on purpose; the same command continues it.
 
     Commands exit with status 75 (``EX_TEMPFAIL`` of sysexits.h: try again), so that a job script can go on by it.
     """
@@ -46,7 +46,7 @@ class SkipItem(SpeechLMError):
 
     Args:
         message: why.
-        path: the file that is left out, where the job's lines are not what a user knows it by.
+        path: file to report, when a line number means nothing to the user.
     """
 
     def __init__(self, message: str, path: str | Path | None = None):

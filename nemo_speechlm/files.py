@@ -24,7 +24,7 @@ def open_text(path: str | Path, mode: str = "r") -> IO[str]:
 
 
 class _Gzip(gzip.GzipFile):
-    """A file that is written with the same header whenever and wherever it is written."""
+    """A gzip file whose header holds no name and no time, so equal texts make equal files."""
 
     def __init__(self, path: str | Path):
         self._file = open(path, "wb")  # noqa: SIM115  # closed with this
@@ -192,7 +192,7 @@ def parse_line(line: str, path: str | Path, number: int, required: Iterable[str]
 
 
 def _number(text: str) -> float | str:
-    """The finite number that a string holds, or the string itself: who needs a number complains of it by name."""
+    """The finite number in a string, or the string itself, which the reader of that key will refuse by name."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A trained aligner: features, topology, mixtures and transitions, and what it makes of utterances.
+"""A trained aligner (features, topology, mixtures, transitions) and the alignments that it returns.
 
 Axes: B utterances, T frames, N states of a graph, D features.
 """
@@ -120,7 +120,7 @@ class GmmAligner:
 
 
 def why_not(frames: int, graph: Graph) -> SkipItem | None:
-    """Why so many frames cannot be aligned with a graph, or None if they can."""
+    """The reason why this many frames cannot be aligned with a graph; None if they can."""
     if frames < graph.shortest:
         return SkipItem(f"the audio is too short for the words: {frames} frames, {graph.shortest} needed")
     return None

@@ -1,4 +1,4 @@
-"""The aligner's file: safetensors, with all that is not a tensor as JSON in its header.
+"""The aligner's file: safetensors, with everything that is not a tensor as JSON in the header.
 
 >>> import json, safetensors  # what is in one, without this package
 >>> with safetensors.safe_open("aligner.safetensors", "pt") as file:  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What an utterance may sound like: HMM states of its words' pronunciations, with silences that may be left out.
+"""The graph of an utterance: HMM states of its words' pronunciations, with optional silences between them.
 
 Axes: N states of an utterance's graph, E states that are entered from other places than the state before them,
 K places that they are entered from.
@@ -98,7 +98,7 @@ Variants = Sequence[Sequence[tuple[str, str]]]
 
 
 def build_graph(words: Sequence[Variants], topology: Topology, silence: str, silence_probability: float) -> Graph:
-    """Build the graph of words that follow each other, with a silence that may stand before, between and behind them.
+    """Build the graph of a sequence of words, with an optional silence before, between and after them.
 
     Args:
         words: the pronunciations of each word; one is as likely as the other.

@@ -127,7 +127,7 @@ class Mixtures:
         count = occupancy.clamp(min=1e-10)[:, None]
         mean = first / count
         variance = torch.maximum(second / count - mean.square(), floor.double())
-        # A handful of frames says little about a variance: some of all frames' belief is mixed in.
+        # A variance estimated from few frames is unreliable, so it is mixed with that of all frames.
         few = _LEAST_COUNT / (count + _LEAST_COUNT)
         variance = torch.where(count < 10 * _LEAST_COUNT, (1 - few) * variance + few, variance)
         new.means[state] = torch.where(kept[:, None], mean.float(), self.means[state])

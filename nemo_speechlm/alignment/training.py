@@ -1,4 +1,4 @@
-"""Training of the aligner: align, estimate, grow, again and again (hard EM), from a flat start.
+"""Training of the aligner by hard EM from a flat start: align, estimate, grow, repeat.
 
 Axes: F frames of all utterances, T frames of one, P states, D features.
 """
@@ -124,7 +124,7 @@ class Corpus:
 
 @dataclass
 class TrainingState:
-    """Where training stands: all that the next pass needs.
+    """The state of training: everything that the next pass needs.
 
     Args:
         aligner: as estimated so far.
@@ -278,5 +278,5 @@ def _stay_probabilities(states: np.ndarray, corpus: Corpus, size: int) -> Tensor
 
 
 def plan_settings(plan: TrainingPlan) -> dict[str, Any]:
-    """All that decides the result, to tell whether a partial one can be gone on with; not how it is batched."""
+    """The settings that decide the result, to tell whether a partial result can be resumed; not the batching."""
     return {key: value for key, value in asdict(plan).items() if key != "batch_frames"}

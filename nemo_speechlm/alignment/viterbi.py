@@ -31,7 +31,7 @@ class GraphBatch(NamedTuple):
 
 
 def batch_graphs(graphs: Sequence[Graph], device: torch.device | str = "cpu") -> GraphBatch:
-    """Put graphs side by side. One column more than the largest graph has states is a place to write to in vain."""
+    """Stack graphs, padded to the largest. One more column is a dummy slot that padded entries write to."""
     size = max(len(graph.states) for graph in graphs) + 1
     entries = max(1, *(len(graph.entries) for graph in graphs)) if len(graphs) > 1 else max(1, len(graphs[0].entries))
     width = max(graph.sources.shape[1] for graph in graphs)

@@ -87,7 +87,7 @@ def beam_search(
     """Find the best token sequences for a batch of encoded utterances.
 
     An utterance's result does not depend on the others in the batch, and nothing is copied to the host before the end
-    of the search but a look every few steps at what is finished.
+    of the search except a check every few steps for finished utterances.
 
     Args:
         decoder: in evaluation mode.
@@ -174,7 +174,7 @@ class _Search:
         return scores, torch.div(index, V, rounding_mode="floor"), index % V
 
     def _finish(self, ends: Tensor, scores: Tensor, parents: Tensor) -> None:
-        """Put aside those of the W best continuations (B, W) that end here."""
+        """Keep those of the W best continuations (B, W) that end here as results."""
         W, step = self.settings.beam_size, self.step
         place = self.count.unsqueeze(1) + ends.cumsum(1) - 1
         place = torch.where(ends & ~self.done.unsqueeze(1), place.clamp(max=W), W)
@@ -191,7 +191,7 @@ class _Search:
         self.done = self.done | self.count.ge(W) | self.limits.le(step)
 
     def _tidy(self, rows: Tensor) -> bool:
-        """Bring the decoder's state in order, without the utterances that are finished if it is time to look."""
+        """Reorder the decoder's state; every few steps, drop the finished utterances."""
         if self.done.device.type != "cpu" and self.step % _LOOK_EVERY and self.step <= self.tokens.shape[2] - 2:
             self.state = self.decoder.select(self.state, rows)
             return True

@@ -11,7 +11,7 @@ from nemo_speechlm.decoding.options import Decoded, Decoder, DecodingOptions
 
 
 class GreedyDecoder:
-    """The best label of each frame, repetitions and blanks taken out."""
+    """The best label of each frame, without repetitions and blanks."""
 
     def decode(
         self, log_probs: Sequence[np.ndarray], options: DecodingOptions, progress: Callable[[int], object]

@@ -49,7 +49,7 @@ class DecodingOptions:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "DecodingOptions":
-        """From what a command is given (``decoding``, ``lm``, ...), checked; what is null there takes a default.
+        """Make options from a command's config (``decoding``, ``lm``, ...); null takes the default.
 
         Raises:
             SpeechLMError: naming what does not go together.

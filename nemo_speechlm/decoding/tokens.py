@@ -29,14 +29,14 @@ def require_ctc(model: ASRModel) -> EncDecCTCModel:
 
 
 def text_encoder(model: EncDecCTCModel) -> TextEncoder:
-    """What turns text into label ids of a CTC model, NeMo's or ours."""
+    """The encoder from text to label ids of a CTC model, NeMo's or ours."""
     if isinstance(model, EncDecCTCModelBPE):
         return TokenEncoder(model.tokenizer.tokenizer.serialized_model_proto())
     return CharacterEncoder(list(model.decoder.vocabulary))
 
 
 def labels_of(model: EncDecCTCModel) -> list[str]:
-    """What the label ids stand for, without the blank; tokens that begin a word begin with ``▁``."""
+    """The symbols of the label ids, without the blank; tokens that begin a word begin with ``▁``."""
     if isinstance(model, EncDecCTCModelBPE):
         return TokenEncoder(model.tokenizer.tokenizer.serialized_model_proto()).labels
     return list(model.decoder.vocabulary)

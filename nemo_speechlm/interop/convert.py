@@ -1,4 +1,4 @@
-"""Carrying out a conversion: every parameter filled, every one used, or no ``.nemo`` file."""
+"""Carry out a conversion: either every parameter is filled and every weight used, or there is no ``.nemo`` file."""
 
 import tempfile
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ _SHOWN = 12
 
 
 def convert(source: str | Path, output: str | Path, options: Options = Options(), overwrite: bool = False) -> Plan:  # noqa: B008
-    """Turn a checkpoint of somebody else's into a ``.nemo`` file.
+    """Convert a foreign checkpoint to a ``.nemo`` file.
 
     Args:
         source: fairseq ``.pt`` file or Hugging Face folder.
@@ -76,7 +76,7 @@ def build(plan: Plan, folder: Path, options: Options = Options()) -> ModelPT:  #
         raise InputError(
             f"parameters that have no place: {_listed(unused)} (--allow-unused NAME leaves one out)", plan.source.path
         )
-    # Takes no memory: the sizes that a hostile file shows may ask for any amount of it.
+    # On the meta device this takes no memory, however large the sizes in a hostile file are.
     own = _make(plan, config, "meta").state_dict()
     shapes = [
         f"{plan.names[name]} is {tuple(value.shape)}, expected {tuple(own[name].shape)} for {name}"

@@ -1,4 +1,4 @@
-"""What is in a checkpoint of somebody else's, in words."""
+"""Describe the content of a foreign checkpoint in words."""
 
 from collections.abc import Iterator
 

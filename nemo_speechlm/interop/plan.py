@@ -1,4 +1,4 @@
-"""What becomes of a checkpoint: the config of our model, and which of its parameters goes where."""
+"""The plan of a conversion: the config of our model, and where each parameter of the checkpoint goes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def unused(self) -> list[str]:
-        """The checkpoint's parameters that have neither a place nor a reason to have none."""
+        """The checkpoint's parameters that are neither used nor left out for a stated reason."""
         return sorted(self.source.weights.keys() - self.left.keys() - set(self.names.values()))
 
     def put(self, ours: str, theirs: str, value: Tensor | None = None) -> None:

@@ -89,7 +89,7 @@ def _by_key(scores: Tensor) -> Tensor:
 
 
 class _RelativeAttention(torch.autograd.Function):
-    """An utterance at a time, so that its scores stay in the cache. PyTorch's own has no dropout on a CPU.
+    """One utterance at a time, so that its scores stay in the cache. On CPUs, PyTorch's own attention has no dropout.
 
     The weights are kept for the gradient; dropped ones are stored negated.
     """

@@ -95,7 +95,7 @@ def first_layers(
 
 
 def gelu_convolution(x_BTI: Tensor, weight_OIK: Tensor, window: Window) -> Tensor:
-    """A GELU and a convolution: (B, T, I) -> (B, T', O). What the GELU gives is not kept for the gradient."""
+    """A GELU and a convolution: (B, T, I) -> (B, T', O). The GELU's output is not kept for the gradient."""
     return _GeluConvolution.apply(x_BTI, weight_OIK, window)
 
 

@@ -1,4 +1,4 @@
-"""Feed-forward transformer blocks of FastSpeech (arXiv 1905.09263, section 3.1), and what stands between two stacks.
+"""Feed-forward transformer blocks of FastSpeech (arXiv 1905.09263, section 3.1).
 
 Axis legend: B sentences, P phones, T frames (or phones, where a block does not care), D width, H heads.
 
@@ -147,7 +147,7 @@ class FFTransformer(NeuralModule):
     def forward(self, x_BTD: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, D) and lengths (B,) -> (B, T, D).
 
-        What it returns where padded is without meaning, unless ``released_padding``.
+        Outputs at padded frames are meaningless unless ``released_padding``.
         """
         T = x_BTD.shape[1]
         padding = padding_mask(lengths, T)

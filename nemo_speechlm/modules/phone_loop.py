@@ -93,12 +93,12 @@ class PhoneLoop(nn.Module):
                 torch.gt(arriving, path, out=moved[t])
                 before[t] = source
                 best = torch.maximum(arriving, path)
-            # the scores of an utterance that is over stay
+            # scores of a finished utterance stay as they are
             path = torch.where((t < lengths)[:, None, None], best + frame, path)
         return self._trace(path, end, moved, before, lengths, units)
 
     def _reachable(self) -> Tensor:
-        """(U,) ids of the units that anything leads to."""
+        """(U,) ids of the units that can be reached."""
         units = torch.nonzero(self.bigram[:, :-1].amax(0) > -math.inf).flatten()
         if not len(units):
             raise ValueError("the bigram allows no unit at all")

@@ -1,4 +1,4 @@
-"""From raw audio to what a front end reads."""
+"""Preprocessing of raw audio for a front end."""
 
 import torch
 from nemo.core.classes import NeuralModule, typecheck

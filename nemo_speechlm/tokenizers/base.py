@@ -8,7 +8,9 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Tokenizing:
-    """How something becomes units: picklable, and its ``repr`` says all that decides the result but files' contents.
+    """Description of a tokenizer. It is picklable.
+
+    Its ``repr`` must contain everything that affects the output, except file contents.
 
     Its fields are the keys of its config.
     """

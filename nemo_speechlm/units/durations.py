@@ -1,4 +1,4 @@
-"""How long text's units last: duration statistics per unit, estimated or the paper's, and draws from them."""
+"""Durations of text units: statistics per unit (estimated, or the paper's) and draws from them."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The two values everything else speaks of: the inventory of units, and a sequence of them with durations."""
+"""The inventory of units: which discrete symbols speech and text share, and how long they last."""
 
 import json
 from collections.abc import Iterable, Mapping

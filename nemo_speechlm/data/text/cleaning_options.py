@@ -22,7 +22,7 @@ class TextCleaning:
         normalizer: ``nemo`` writes out numbers, dates, money and abbreviations with nemo_text_processing.
         language: for the normalizer; None where it does not have the language.
         normalizer_cache: folder for the normalizer's grammars, which take half a minute to build without it.
-        min_words: shortest sentence kept, and so on.
+        min_words: minimum words per sentence; the other bounds likewise.
         max_words: None is no limit.
         min_characters: counted with spaces.
         max_characters: None is no limit.

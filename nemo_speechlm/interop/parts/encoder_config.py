@@ -1,4 +1,4 @@
-"""The config of our encoder for given weights: sizes from the tensors, what tensors do not show from the settings."""
+"""The config of our encoder for given weights: sizes come from the tensors, the rest from the settings."""
 
 import ast
 import re

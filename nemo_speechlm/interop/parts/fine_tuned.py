@@ -1,4 +1,4 @@
-"""What fairseq's fine-tuned checkpoints hold beside their weights, there and back."""
+"""Settings of fairseq's fine-tuned checkpoints, read and written."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")
 
 
 def take_fine_tuning(encoder: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Put masking and dropout of fine-tuning in the place of pretraining's, as fairseq does.
+    """Replace pretraining's masking and dropout by those of fine-tuning, as fairseq does.
 
     Args:
         encoder: config of our encoder, which is changed.
@@ -62,7 +62,7 @@ def fine_tuning_settings(cfg: DictConfig, pretraining: dict[str, Any], final_dro
 
 
 def fine_tuned_checkpoint(settings: dict[str, Any], task: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint as fairseq loads it: it looks into the state of training even where it does not train."""
+    """A checkpoint in the form that fairseq loads; it wants a training state even where it does not train."""
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     return {
         "args": None,

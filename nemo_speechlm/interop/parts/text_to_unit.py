@@ -1,4 +1,4 @@
-"""The released text-to-unit model (fairseq's FastSpeech 2 with units for spectra), there and back."""
+"""The released text-to-unit model (fairseq's FastSpeech 2 with units for spectra), read and written."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Released translation models (fairseq's speech-to-text with a SpeechLM encoder): their decoder, there and back."""
+"""Released translation models (fairseq's speech-to-text with a SpeechLM encoder): their decoder, read and written."""
 
 import re
 from collections.abc import Sequence
@@ -187,7 +187,7 @@ def _shape(plan: "Plan", name: str) -> Sequence[int]:
 
 
 def translation_checkpoint(model: "PretrainedFile", encoder: dict[str, Any], pretraining: dict[str, Any]) -> dict:
-    """What fairseq would have written for a translation model.
+    """The checkpoint that fairseq would have written for a translation model.
 
     Args:
         model: the ``.nemo`` file.

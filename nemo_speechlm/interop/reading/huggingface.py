@@ -54,7 +54,7 @@ def read_folder(folder: Path) -> Source:
 
 
 def _settings(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Fairseq's words for Hugging Face's."""
+    """Hugging Face's settings under fairseq's names."""
     for name, expected in (
         ("feat_extract_activation", "gelu"),
         ("layer_norm_eps", 1e-5),

@@ -66,7 +66,7 @@ class Source:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What goes wrong inside is the file's fault: an error that names it.
+    """Turn any error inside the block into an :class:`InputError` that names the file.
 
     A hostile file can hold anything anywhere: a list for a number, a table for a vector. What is checked has a message
     of its own; for the rest it is enough that there is one.

@@ -1,4 +1,4 @@
-"""Values of a file that nobody has checked, in messages: short, and made in short time, whatever they hold."""
+"""Unchecked values of a file in messages: short, and quick to make whatever they hold."""
 
 import reprlib
 from typing import Any

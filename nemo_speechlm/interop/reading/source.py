@@ -1,4 +1,4 @@
-"""What somebody else's checkpoint is, recognized by what is in it."""
+"""Recognize a foreign checkpoint by its content."""
 
 from collections.abc import Mapping
 from pathlib import Path

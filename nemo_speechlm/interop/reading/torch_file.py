@@ -262,7 +262,7 @@ def _plain(value: Any, done: dict[int, _Plain], depth: int, heaviest: int) -> _P
         return _Plain(value, 1)
     if depth > _DEEPEST:
         raise InputError(f"damaged: containers nested more than {_DEEPEST} deep")
-    # What occurs many times is done once: lists of lists of the same list would otherwise take forever.
+    # Shared values are converted once: lists of lists of the same list would otherwise take forever.
     if id(value) not in done:
         weight, height = 1, 0
 

@@ -1,4 +1,4 @@
-"""The way back: a ``.nemo`` file as a checkpoint that the released SpeechLM inference code loads."""
+"""Write a ``.nemo`` file as a checkpoint that the released SpeechLM inference code loads."""
 
 from pathlib import Path
 from typing import Any

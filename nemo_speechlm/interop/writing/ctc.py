@@ -1,4 +1,4 @@
-"""The way back of a CTC model: a fine-tuned checkpoint for the released code, with its characters beside it."""
+"""Write a CTC model as a fine-tuned checkpoint of the released code, with its characters beside it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def ctc_checkpoint(
     symbols: Sequence[str],
     units: int | None = None,
 ) -> dict[str, Any]:
-    """What fairseq would have written for a CTC model.
+    """The checkpoint that fairseq would have written for a CTC model.
 
     Args:
         model: the ``.nemo`` file.

@@ -140,7 +140,7 @@ def encoder_weights(model: PretrainedFile) -> dict[str, Tensor]:
     width = len(weights["mask_emb"])
     for number, level in enumerate(("speech", "shared")):
         head = model.part(f"unit_classifiers.{level}.proj")
-        # Inference does not use it, but owns it.
+        # Inference has this parameter without using it.
         weights[f"final_proj_list.{number}.weight"] = head.get("weight", torch.zeros(_FINAL_DIM, width))
         weights[f"final_proj_list.{number}.bias"] = head.get("bias", torch.zeros(_FINAL_DIM))
     return weights

@@ -1,4 +1,4 @@
-"""The way back of a text-to-unit model: a checkpoint for the released code, with its two dictionaries beside it."""
+"""Write a text-to-unit model as a checkpoint of the released code, with its two dictionaries beside it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ _BINS = 256
 
 
 def text_to_unit_checkpoint(model: TextToUnitModel) -> dict[str, Any]:
-    """What fairseq would have written.
+    """The checkpoint that fairseq would have written.
 
     Our own models have no ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``; the released code's dictionaries begin with
     them, so they get rows that do nothing.

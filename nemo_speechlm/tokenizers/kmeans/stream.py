@@ -1,8 +1,8 @@
 """K-means on a stream of frames: whatever their number, memory holds the centroids and two blocks of frames.
 
 This is mini-batch k-means (D. Sculley, Web-scale k-means clustering, 2010) with k-means++ on the first block, several
-times side by side. Scikit-learn, which draws the first centroids here, has it too, but no way to put down what it
-has learned so far and go on after a kill.
+times side by side. Scikit-learn, which draws the first centroids here, has it too, but it
+cannot be checkpointed and resumed.
 
 Axis legend: N frames, D features, K centroids, R restarts.
 """

@@ -66,7 +66,7 @@ class KMeansTokenizing(SpeechTokenizing):
 
     @property
     def max_workers(self) -> int | None:
-        """One for a GPU; on CPUs one per core, each with one thread, so that their number changes no number."""
+        """One on a GPU; on CPUs one per core, of one thread each: results do not depend on the number of workers."""
         on_gpu = torch.cuda.is_available() if self.device == "auto" else self.device != "cpu"
         return 1 if on_gpu else None
 

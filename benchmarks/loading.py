@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.common import report
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader
+from nemo_speechlm.data.pretraining.streams import SpeechStream, UnitTextStream
 from nemo_speechlm.units.inventory import UnitInventory
 
 RATE = 16000
@@ -77,8 +78,11 @@ def text_manifest(text: str, folder: Path, lines: int = 20000) -> Path:
     return folder / "text.json"
 
 
+STREAMS = [SpeechStream(INVENTORY), UnitTextStream(INVENTORY, LABELS, 100)]
+
+
 def loader(config: dict[str, Any]) -> Iterator[Any]:
-    return iter(build_pretrain_dataloader({**config, "num_workers": 0}, INVENTORY, LABELS, 100))
+    return iter(build_pretrain_dataloader({**config, "num_workers": 0}, STREAMS))
 
 
 def decode(files: list[tuple[str, float]], position: int, seconds: float) -> tuple[float, int]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
-from nemo_speechlm.models.speechlm.umlm import LEVELS
+from nemo_speechlm.models.speechlm.uctc import uctc as uctc_loss
+from nemo_speechlm.models.speechlm.umlm import LEVELS, predictions
 from nemo_speechlm.modules.padding import padding_mask
 from tests.golden import Reproduced, Value, collect, load, ours_of, released, without_gradient
 
@@ -152,9 +153,9 @@ def step(model: Any, golden: dict[str, Any]) -> Any:
     batch = batch_of(golden)
     given = golden["label_offset"], golden["mask_indices"], golden["swap_selected"]
     output = model.forward_speech(batch.speech, *given)
-    masked, unmasked = model._predictions(output)
+    masked, unmasked = predictions(output)
     log_probs, _ = model.forward_text(batch.text, golden["text_mask_indices"])
-    return output, masked, unmasked, model._uctc(batch.text, log_probs)
+    return output, masked, unmasked, uctc_loss(model, batch.text, log_probs)
 
 
 @torch.no_grad()
@@ -172,11 +173,11 @@ def losses(folder: str, name: str) -> tuple[Reproduced, set[str]]:
             in_speech = _watch(inner, encoder, "sp_", "sp_")
             given = golden["label_offset"], golden["mask_indices"], golden["swap_selected"]
             output = model.forward_speech(batch.speech, *given)
-        masked, unmasked = model._predictions(output)
+        masked, unmasked = predictions(output)
         with ExitStack() as inner:
             in_text = _watch(inner, encoder, "tx_speech_", "tx_")
             log_probs, _ = model.forward_text(batch.text, golden["text_mask_indices"])
-    uctc = model._uctc(batch.text, log_probs)
+    uctc = uctc_loss(model, batch.text, log_probs)
     scored, spelled = ~golden["padding_mask"], ~golden["text_padding_mask"]
     count = masked[LEVELS[0]].frames.item()
     frames = output.logits[0].shape[1]

@@ -175,7 +175,7 @@ import functools, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from nemo_speechlm.jobs.job import run_job
-from test_jobs import make_slow
+from test_job import make_slow
 if __name__ == "__main__":
     folder, workers = Path(sys.argv[3]), int(sys.argv[4])
     make = functools.partial(make_slow, folder / "log")
@@ -188,7 +188,8 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers
     """Also: no worker outlives its parent, and a half-written last line does no harm."""
     (tmp_path / "job.py").write_text(KILLED)
     here = Path(__file__).parent
-    command = [sys.executable, tmp_path / "job.py", here.parent, here, tmp_path, str(workers)]
+    root = here.parents[1]
+    command = [sys.executable, tmp_path / "job.py", root, here, tmp_path, str(workers)]
     partial = progress_path(tmp_path / "out.json")
     (tmp_path / "hold").touch()  # it must not be done before the signal comes, however busy the machine is
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background job ignores it
@@ -218,9 +219,10 @@ def test_two_processes_do_not_work_on_one_output(source: Path, tmp_path: Path):
     """The second is refused while the first is at it, unless it does a shard; once the first was killed, it is not."""
     (tmp_path / "job.py").write_text(KILLED)
     here = Path(__file__).parent
+    root = here.parents[1]
     output = tmp_path / "out.json"
     (tmp_path / "hold").touch()  # so that it does not end by itself
-    process = subprocess.Popen([sys.executable, tmp_path / "job.py", here.parent, here, tmp_path, "1"])
+    process = subprocess.Popen([sys.executable, tmp_path / "job.py", root, here, tmp_path, "1"])
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not progress_path(output).exists():
         time.sleep(0.01)

@@ -138,7 +138,7 @@ def test_hidden_base_is_the_papers(corpora):
     assert cfg.encoder == large.encoder
     assert cfg.text_frame_rate is None, "the encoder's 50 Hz are the label rate"
     model, _ = fit(config_of("speechlm_h_base", corpora), steps=1)
-    assert model.text_frame_rate == model.frame_rate == model.inventory.frame_rate == 50
+    assert model.text_frame_rate == model.encoder.frame_rate == model.inventory.frame_rate == 50
 
 
 def test_mixed_tokenizers_have_two_inventories(corpora, tmp_path):

@@ -79,6 +79,9 @@ def extract(
         InputError: if the folder holds features of other settings, unless ``overwrite``.
     """
     folder = Path(output)
+    options.layer_numbers(model.encoder.num_layers)  # what is wrong is said before the folder is made
+    if folder.is_file():
+        raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
         return _extract(model, utterances, skipped, folder, options, Path(model_path), overwrite)
 
@@ -93,9 +96,7 @@ def _extract(
     overwrite: bool,
 ) -> int:
     """:func:`extract` once nobody else writes the folder."""
-    encoder = model.encoder
-    count = len(encoder.speech_transformer.layers) + len(encoder.shared_transformer.layers)
-    numbers = options.layer_numbers(count)
+    numbers = options.layer_numbers(model.encoder.num_layers)
     _open(folder, options, numbers, utterances, model_path, overwrite)
     names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
     sharded = options.format == "huggingface"
@@ -200,8 +201,6 @@ def _open(
             )
         for own in ("features", "data"):
             shutil.rmtree(folder / own, ignore_errors=True)
-    elif folder.is_file():
-        raise InputError("is a file; expected a folder for the features", folder)
     elif set(folder.iterdir()) - {lock_path(folder / _MANIFEST)}:
         raise InputError("holds other files; give a folder that is empty or not there yet", folder)
     (folder / ("data" if options.format == "huggingface" else "features")).mkdir(parents=True, exist_ok=True)

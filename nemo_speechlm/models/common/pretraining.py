@@ -103,7 +103,7 @@ class PretrainingModel(Accelerated, ModelPT):
 
         Args:
             name: of the figure.
-            value: () its sum over the batch, or with ``summed=False`` its mean.
+            value: () its sum over the batch, or its mean where ``summed`` is False.
             count: what it was summed over; nothing is logged where it is 0.
             summed: see ``value``.
         """

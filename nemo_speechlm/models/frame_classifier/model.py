@@ -242,6 +242,8 @@ class FrameClassifierModel(PretrainingModel):
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
         """Build the loader of ``cfg.train_ds``, whose ``speech`` has units, and estimate the bigram."""
         speech = train_data_config.get("speech") or {}
+        if not speech or train_data_config.get("text"):
+            raise InputError("data config: a frame classifier learns from a speech part alone")
         manifests = self._cfg.get("bigram_manifests") or speech.get("manifest_filepath")
         if not manifests:
             raise InputError("data config: neither train_ds.speech.manifest_filepath nor model.bigram_manifests")

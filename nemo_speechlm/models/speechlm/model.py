@@ -115,13 +115,22 @@ class SpeechLMModel(FeatureExtraction, PretrainingModel):
         signal, length = self.preprocessor(input_signal=input_signal, length=input_signal_length)
         return self.encoder(audio_signal=signal, length=length)
 
-    def forward_speech(self, batch: SpeechBatch, label_offset: int = 0, **drawn: Any) -> SpeechOutput:
+    def forward_speech(
+        self,
+        batch: SpeechBatch,
+        label_offset: int = 0,
+        mask: Tensor | None = None,
+        swap: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> SpeechOutput:
         """The speech branch: see :func:`nemo_speechlm.models.speechlm.umlm.forward_speech`."""
-        return forward_speech(self, batch, label_offset, **drawn)
+        return forward_speech(self, batch, label_offset, mask, swap, generator)
 
-    def forward_text(self, batch: TextBatch, **drawn: Any) -> tuple[Tensor, Tensor]:
+    def forward_text(
+        self, batch: TextBatch, mask: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The text branch: see :func:`nemo_speechlm.models.speechlm.uctc.forward_text`."""
-        return forward_text(self, batch, **drawn)
+        return forward_text(self, batch, mask, generator)
 
     # --- training ------------------------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ def test_normalizer_is_asked_only_where_it_is_needed(monkeypatch: pytest.MonkeyP
 
 
 def test_normalizer_not_installed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nemo_speechlm.data.text.cleaning.find_spec", lambda name: None)
+    monkeypatch.setattr("nemo_speechlm.data.text.normalizer.find_spec", lambda name: None)
     with pytest.raises(SpeechLMError, match="pip install 'nemo_speechlm\\[normalize\\]'"):
         check_normalizer(TextCleaning(normalizer="nemo"))
 

@@ -112,7 +112,7 @@ ERRORS = {
     "missing": r"missing: decoder\.layers\.1\.cross_attn\.v_proj\.bias",
     "unused": r"no place: decoder\.adaptive_softmax\.head\.bias",
     "shape": r"decoder\.layers\.2\.fc1\.bias is \(7,\), expected \(28,\)",
-    "layer": r"has decoder layers 0, 2 only",
+    "layer": r"has decoder layers \[0, 2\] only",
     "setting": r"activation_fn is 'relu'; only 'gelu'",
     "positions": r"no place: decoder\.embed_positions\.weight",
     "order": r"decoder_normalize_before is True, but decoder\.layer_norm is missing",

@@ -10,6 +10,7 @@ from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import FrameClassifierModel
+from nemo_speechlm.models.frame_classifier.classes import classes_of
 from nemo_speechlm.testing.configs import tiny_frame_classifier_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.units.inventory import UnitInventory
@@ -70,7 +71,7 @@ def test_bigram_is_that_of_the_training_manifest(trained, corpus):
 def test_classes_are_thirds_of_a_unit(trained):
     model, _ = trained
     units = torch.tensor([[0, 0, 0, 0, 2, 2, 1], [3, 3, 3, 3, 3, PAD_UNIT, PAD_UNIT]])
-    classes = model.classes_of(units)
+    classes = classes_of(units, model.phone_of_unit, model.parts)
     assert classes.tolist() == [[0, 0, 1, 2, 6, 7, 3], [9, 9, 10, 10, 11, PAD_UNIT, PAD_UNIT]]
 
 

@@ -7,6 +7,8 @@ from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, Speech
 from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, build_validation_dataloaders
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
+from nemo_speechlm.models.speechlm.uctc import greedy_texts
+from nemo_speechlm.models.speechlm.umlm import predictions
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.tokenizers import UnitInventory
@@ -183,7 +185,7 @@ def test_bfloat16(corpus):
 
 
 def samples_of(model, frames):
-    return int(16000 * frames / model.frame_rate) + 400  # and the first frame's own width
+    return int(16000 * frames / model.encoder.frame_rate) + 400  # and the first frame's own width
 
 
 def test_frames_without_a_unit_do_not_count(trained):
@@ -198,7 +200,7 @@ def test_frames_without_a_unit_do_not_count(trained):
     mask = torch.ones(1, frames, dtype=torch.bool)
     with torch.no_grad():
         output = model.forward_speech(batch, mask=mask, swap=mask)
-    masked, _ = model._predictions(output)
+    masked, _ = predictions(output)
     assert masked["speech"].frames == 6
     assert not output.swap.any(), "masked frames are not swapped"
 
@@ -237,7 +239,7 @@ def test_greedy_texts(trained):
     log_probs = torch.nn.functional.one_hot(path, blank + 1).float()
     batch = TextBatch(path, torch.tensor([5]), torch.tensor([[1, 1]]), torch.tensor([2]))
     a, b = model.labels[1], model.labels[2]
-    assert model._greedy_texts(log_probs, batch) == ([a + a + b], [a + a])
+    assert greedy_texts(model.labels, log_probs, batch) == ([a + a + b], [a + a])
 
 
 def test_an_inventory_that_is_not_there(corpus, tmp_path):

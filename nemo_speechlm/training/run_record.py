@@ -166,7 +166,7 @@ def _shown(value: Any) -> str:
     if value is _NONE:
         return "not set"
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 200 else f"{text[:197]}..."  # paths may be long
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

@@ -135,7 +135,7 @@ def test_units_of_another_kind(run, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=guess"], "method is 'guess', expected one of auto, align, decode"),
+        (["method=guess"], "method is 'guess', expected auto, align or decode"),
         (["style=odd"], "no phoneme style 'odd'"),
         (["workers=many"], "workers is 'many'"),
         (["method=decode", "lm=x.arpa"], "x.arpa: no such file"),

@@ -1,11 +1,11 @@
 """A character that only validation has stops a model at its start, and is told with its place."""
 
 import pytest
-from nemo_speechlm.data.manifest import read_manifest, write_manifest
-from nemo_speechlm.data.target_vocabulary import CharacterVocabulary, survey_targets
-from nemo_speechlm.data.transcripts import check_transcripts
 from omegaconf import OmegaConf
 
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
+from nemo_speechlm.data.recognition.transcripts import check_transcripts
+from nemo_speechlm.data.text.target_vocabulary import CharacterVocabulary, survey_targets
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models import SpeechLMEncDecModel
 from nemo_speechlm.testing import tiny_architecture, tiny_corpus

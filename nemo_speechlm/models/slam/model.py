@@ -104,6 +104,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             if "ctc" in self.tasks:
                 self.ctc_head = nn.Linear(width, num_tokens + 1)
         self._has_collapsed = False
+        self._logged: set[str] = set()
 
     def _text_encoder(self) -> TokenEncoder | None:
         """The tokenizer of the config, which becomes an artifact of the model; None where all is about speech."""
@@ -177,7 +178,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
         if hasattr(self, "w2v_bert"):
             self.w2v_bert.quantizer.set_num_updates(self.trainer.global_step)
         loss, log = self.compute_loss(batch, self.stages[self.stage].tasks)
-        self.log_dict({f"train_{name}": value.detach().float() for name, value in log.items()})
+        self._log_step({name: value.detach().float() for name, value in log.items()})
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         self.log("stage", float(self.stage))
         if "codebook_perplexity" in log:
@@ -186,6 +187,12 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
                 self._tell_collapse(float(log["codebook_perplexity"]), int(log["used_codes"]), "batch")
         self.log_speed()
         return loss
+
+    def _log_step(self, log: dict[str, Tensor]) -> None:
+        """Log figures; those of tasks that an earlier stage had become NaN, or Lightning would repeat the last ones."""
+        self._logged |= log.keys()
+        none = torch.tensor(float("nan"), device=self.device)
+        self.log_dict({f"train_{name}": log.get(name, none) for name in sorted(self._logged)})
 
     def compute_loss(
         self, batch: PretrainBatch, tasks: Collection[str] | None = None, seed: int | None = None

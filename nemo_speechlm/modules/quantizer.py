@@ -43,9 +43,7 @@ class GumbelQuantizer(GumbelVectorQuantizer):
         temperature: of the softmax over codes: its start, its end, and the factor by which each update lowers it.
     """
 
-    def __init__(
-        self, dim: int, num_codes: int, code_dim: int, temperature: Sequence[float] = (2.0, 0.1, 0.999995)
-    ):
+    def __init__(self, dim: int, num_codes: int, code_dim: int, temperature: Sequence[float] = (2.0, 0.1, 0.999995)):
         super().__init__(
             dim=dim,
             num_vars=num_codes,

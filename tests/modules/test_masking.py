@@ -97,7 +97,7 @@ def test_covering_mask_of_a_short_row():
 
 
 def test_covering_mask_says_what_is_wrong():
-    with pytest.raises(ValueError, match="share is 1.5"):
+    with pytest.raises(ValueError, match=r"share is 1\.5"):
         CoveringMask(1.5, 5)
     with pytest.raises(ValueError, match="length is 0"):
         CoveringMask(0.5, 0)

@@ -12,16 +12,16 @@ class Figure(NamedTuple):
 
     Attributes:
         total: the sum.
-        count: of frames, tokens or pairs.
+        number: of frames, tokens or pairs.
     """
 
     total: Tensor
-    count: Tensor
+    number: Tensor
 
     @property
     def mean(self) -> Tensor:
         """() the mean; 0 where nothing was counted."""
-        return self.total / self.count.clamp(min=1)
+        return self.total / self.number.clamp(min=1)
 
 
 def figures_of(name: str, accuracy: str, prediction: UnitPrediction) -> dict[str, Figure]:

@@ -108,7 +108,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
 
     def _text_encoder(self) -> TokenEncoder | None:
         """The tokenizer of the config, which becomes an artifact of the model; None where all is about speech."""
-        tokenizer = self._cfg.get("tokenizer") or {}
+        tokenizer: Any = self._cfg.get("tokenizer") or {}
         if not tokenizer.get("dir") and not tokenizer.get("model_path"):
             if needing := [task for task in self.tasks if STREAM_OF[task] != "speech"]:
                 raise SpeechLMError(
@@ -134,6 +134,17 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             streams.append(TokenTextStream(tokenizer=self._tokenizer_model))
             streams.append(PairStream(tokenizer=self._tokenizer_model, sample_rate=sample_rate))
         return streams
+
+    def _loader_arguments(self, config: DictConfig | dict) -> dict[str, Any]:
+        arguments = super()._loader_arguments(config)
+        if self.text_encoder is None:
+            for name in ("text", "pairs"):
+                if arguments["config"].pop(name, None) is not None:
+                    raise SpeechLMError(
+                        f"model.train_ds or model.validation_ds has {name}, and model.tokenizer.dir is not given; "
+                        f"give it, or leave {name} out"
+                    )
+        return arguments
 
     def forward(self, input_signal: Tensor, input_signal_length: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B, S) and lengths (B,) -> encoded (B, D, T) and lengths (B,)."""
@@ -189,7 +200,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
         return loss
 
     def _log_step(self, log: dict[str, Tensor]) -> None:
-        """Log figures; those of tasks that an earlier stage had become NaN, or Lightning would repeat the last ones."""
+        """Log figures. Those of an earlier stage's tasks become NaN, or Lightning would repeat the last ones."""
         self._logged |= log.keys()
         none = torch.tensor(float("nan"), device=self.device)
         self.log_dict({f"train_{name}": log.get(name, none) for name in sorted(self._logged)})
@@ -297,7 +308,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             if term in figures:
                 row += torch.stack([value.float() for value in figures[term]])
         for name, figure in figures.items():
-            self.log_mean(f"val_{name}", figure.total, figure.count)
+            self.log_mean(f"val_{name}", figure.total, figure.number)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
         """Log the codes that are in use and the loss; Lightning averages the rest."""

@@ -113,9 +113,7 @@ def stm(
     return {"stm": Figure(loss, count), "stm_accuracy": Figure(((logits > 0) == matches).sum(), count)}
 
 
-def match_logits(
-    model: PairBranch, speech: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
-) -> Tensor:
+def match_logits(model: PairBranch, speech: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
     """The logit (B,) of a text (B, U) belonging to speech (B, T, D), the output of the speech encoder."""
     _, text = encode_joined(model.encoder, speech, lengths, *model.text_embedding(tokens, token_lengths))
     return model.stm_head(text[:, 0]).squeeze(1)

@@ -1,6 +1,6 @@
 """SLAM as a whole. The pinned losses are made anew only by a change that is meant to change them::
 
-    OMP_NUM_THREADS=1 python -m tests.models.slam.test_model
+OMP_NUM_THREADS=1 python -m tests.models.slam.test_model
 """
 
 import csv
@@ -203,7 +203,8 @@ def test_configs_that_do_not_fit(build, overrides, message):
 def test_another_shared_transformer(build, corpus):
     encoder = tiny_slam_config(corpus).encoder
     encoder.shared_transformer = {
-        "_target_": "nemo_speechlm.modules.RelativeTransformer", "n_layers": 1, "d_model": 32, "n_heads": 2, "d_ff": 64,
+        "_target_": "nemo_speechlm.modules.RelativeTransformer", "n_layers": 1, "d_model": 32, "n_heads": 2,
+        "d_ff": 64,
     }  # fmt: skip
     with pytest.raises(SpeechLMError, match=r"model\.encoder\.shared_transformer is a RelativeTransformer"):
         build(encoder=encoder)
@@ -218,6 +219,12 @@ def test_a_task_without_data(corpus):
     config = tiny_slam_config(corpus, validation_ds=None)
     config.train_ds.pairs = None
     with pytest.raises(SpeechLMError, match=r"model\.tasks has 'tlm', which learns from pairs"):
+        fit(config, 1)
+
+
+def test_text_without_a_tokenizer(corpus):
+    config = tiny_slam_config(corpus, tokenizer=None, tasks={"w2v_bert": 1.0})
+    with pytest.raises(SpeechLMError, match=r"has text, and model\.tokenizer\.dir is not given"):
         fit(config, 1)
 
 

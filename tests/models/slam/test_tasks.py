@@ -15,7 +15,9 @@ from nemo_speechlm.modules.encoder import Frames
 
 
 def rows_of(frames):
-    return [states[:length].unsqueeze(0) for states, length in zip(frames.states, frames.lengths.tolist(), strict=True)]
+    return [
+        states[:length].unsqueeze(0) for states, length in zip(frames.states, frames.lengths.tolist(), strict=True)
+    ]
 
 
 def speech_alone(model, row, mask=None):
@@ -62,7 +64,7 @@ def test_w2v_bert(model, batch):
         targets.append(codes[own])
         rows += [number] * int(own.sum())
     assert figures["masked_codes"].total.item() == pytest.approx(loss, rel=1e-9)
-    assert figures["masked_codes"].count == masked
+    assert figures["masked_codes"].number == masked
     assert figures["masked_code_accuracy"].total == right
     assert counts.tolist() == [everything.count(code) for code in range(16)]
     contexts, targets = torch.cat(contexts), torch.cat(targets)
@@ -94,7 +96,7 @@ def test_masked_text(model, batch):
         logits = states @ model.text_embedding.tokens.weight[:-2].T + model.text_embedding.bias
         loss += mean_entropy(logits.tolist(), tokens[:length][own[:length]].tolist())
     assert found["masked_text"].total.item() == pytest.approx(loss, rel=1e-9)
-    assert found["masked_text"].count == 8
+    assert found["masked_text"].number == 8
 
 
 def test_masked_tokens_are_seen_in_no_way(model, batch):
@@ -155,7 +157,7 @@ def test_tlm(model, batch):
         on_text += mean_entropy(logits.tolist(), given.tokens[b, :U][own_text].tolist())
     assert found["tlm_codes"].total.item() == pytest.approx(on_speech, rel=1e-9)
     assert found["tlm_text"].total.item() == pytest.approx(on_text, rel=1e-9)
-    assert (found["tlm_codes"].count, found["tlm_text"].count) == (speech_mask.sum(), text_mask.sum())
+    assert (found["tlm_codes"].number, found["tlm_text"].number) == (speech_mask.sum(), text_mask.sum())
 
 
 @torch.no_grad()
@@ -163,7 +165,7 @@ def test_whole_texts_are_masked_by_option(model, batch):
     model.tlm_whole_text, given = 1.0, batch.pairs
     found = pairs.tlm(model, model.embed(given), given, generator=torch.Generator().manual_seed(0))
     model.tlm_whole_text = 0.0
-    assert found["tlm_text"].count == given.token_lengths.sum(), "all tokens, and no padding"
+    assert found["tlm_text"].number == given.token_lengths.sum(), "all tokens, and no padding"
 
 
 @torch.no_grad()
@@ -179,7 +181,7 @@ def test_stm(model, batch):
         logit = float(model.stm_head(states[0]))
         loss += math.log(1 + math.exp(-logit if text == b else logit))
     assert found["stm"].total.item() == pytest.approx(loss, rel=1e-9)
-    assert found["stm"].count == 3
+    assert found["stm"].number == 3
 
 
 def test_texts_are_drawn_from_others_half_of_the_time(batch):
@@ -213,7 +215,7 @@ def test_ctc(model, batch):
         log_probs = model.ctc_head(speech[b, :T]).log_softmax(1)
         loss -= spelled(log_probs, given.tokens[b, :U].tolist())
     assert found["ctc"].total.item() == pytest.approx(loss, rel=1e-9)
-    assert found["ctc"].count == 9
+    assert found["ctc"].number == 9
 
 
 def spelled(log_probs, tokens):

@@ -76,7 +76,8 @@ class MaskedConvolution(ConformerConvolution):
 
 def masked_group_norm(x_BCT: Tensor, padding_BT: Tensor, norm: nn.GroupNorm) -> Tensor:
     """Group norm whose mean and variance are those of a row's frames that are not padding, in fp32 at least."""
-    if x_BCT.is_cpu and not padding_BT.any():  # worth asking only where it costs no device synchronization
+    # Worth asking only where it costs no device synchronization, and never in a graph that is to hold for all inputs.
+    if x_BCT.is_cpu and not torch.jit.is_tracing() and not padding_BT.any():
         return norm(x_BCT)
     B, C, T = x_BCT.shape
     G = norm.num_groups

@@ -3,12 +3,20 @@
 Axis legend: B rows, T frames, U tokens with CLS, M places of the longest row, D width.
 """
 
+from typing import Any, Protocol
+
 import torch
 from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
+
+
+class WithSharedTransformer(Protocol):
+    """What has SLAM's shared encoder."""
+
+    shared_transformer: Any
 
 
 def check_shared_transformer(encoder: SpeechLMEncoder) -> None:
@@ -25,7 +33,7 @@ def check_shared_transformer(encoder: SpeechLMEncoder) -> None:
         )
 
 
-def encode_text(encoder: SpeechLMEncoder, states: Tensor, lengths: Tensor) -> Tensor:
+def encode_text(encoder: WithSharedTransformer, states: Tensor, lengths: Tensor) -> Tensor:
     """The shared encoder over rows that are embedded already: (B, U, D) and lengths (B,) -> (B, U, D).
 
     The projection that speech passes between the encoders is left out.

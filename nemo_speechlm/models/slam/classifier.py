@@ -37,7 +37,8 @@ class SLAMTextClassifier(ModelPT):
     separator.
 
     Args:
-        cfg: see ``conf/finetune_text.yaml``. The config that ``save_to`` writes does not need ``init_from_pretrained``.
+        cfg: see ``conf/finetune_text.yaml``. The config that ``save_to`` writes does not need
+            ``init_from_pretrained``.
         trainer: Lightning trainer, for training.
 
     Raises:

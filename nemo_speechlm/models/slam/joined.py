@@ -29,7 +29,7 @@ def check_shared_transformer(encoder: SpeechLMEncoder) -> None:
     if not isinstance(shared, ConformerEncoder) or not isinstance(shared.pre_encode, torch.nn.Linear):
         raise SpeechLMError(
             f"model.encoder.shared_transformer is a {type(shared).__name__}; SLAM needs a "
-            "nemo_speechlm.modules.MaskedConformer with subsampling_factor=1"
+            "nemo_speechlm.modules.MaskedConformer whose subsampling_factor is 1"
         )
 
 

@@ -7,6 +7,7 @@ features_filepath (relative to it) and num_frames in each line; it is there when
 
     python examples/extract_features.py model=hubert.nemo input=train.json output=features layers=[9]
     python examples/extract_features.py model=pretrained.nemo input=recordings/ output=features format=safetensors
+    python examples/extract_features.py model=slam.nemo input=text.json output=text_features of=text
 """
 
 from pathlib import Path
@@ -20,6 +21,12 @@ from nemo_speechlm.files import refuse_input_as_output
 @command("extract_features")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "num_workers")
+    if cfg.of != "speech":
+        from nemo_speechlm.inference.features.states import extract_states
+
+        count = extract_states(cfg.model, cfg.input, cfg.output, cfg.of, cfg.dtype, cfg.overwrite, cfg.device)
+        print(f"{count} lines: {cfg.output}/features.jsonl")
+        return
     from nemo_speechlm.inference.features.extraction import extract, restore
     from nemo_speechlm.inference.features.inputs import read_inputs
     from nemo_speechlm.inference.features.options import FeatureOptions

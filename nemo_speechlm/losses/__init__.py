@@ -1,6 +1,14 @@
-"""The losses of pretraining: UMLM on speech, UCTC on text."""
+"""The losses of pretraining: UMLM on speech, UCTC on text, the contrastive one of w2v-BERT."""
 
+from nemo_speechlm.losses.contrastive import ContrastivePrediction, contrastive_prediction, draw_distractors
 from nemo_speechlm.losses.uctc import UCTCLoss
 from nemo_speechlm.losses.umlm import UnitPrediction, unit_prediction
 
-__all__ = ["UCTCLoss", "UnitPrediction", "unit_prediction"]
+__all__ = [
+    "ContrastivePrediction",
+    "UCTCLoss",
+    "UnitPrediction",
+    "contrastive_prediction",
+    "draw_distractors",
+    "unit_prediction",
+]

@@ -4,6 +4,8 @@ from nemo_speechlm.models.encoder import SpeechLMEncoderModel
 from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
 from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel, SpeechLMCTCModelBPE
 from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
+from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
+from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
 from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
 from nemo_speechlm.nemo_targets import alias_former_modules, allow_targets
@@ -13,6 +15,8 @@ alias_former_modules(__name__, ("ctc", "encdec", "pretrain"))
 
 __all__ = [
     "FrameClassifierModel",
+    "SLAMModel",
+    "SLAMTextClassifier",
     "SpeechLMCTCModel",
     "SpeechLMCTCModelBPE",
     "SpeechLMEncDecModel",

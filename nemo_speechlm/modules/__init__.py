@@ -1,5 +1,6 @@
 """NeuralModules: the encoder and its parts, usable from a NeMo config by ``_target_``."""
 
+from nemo_speechlm.modules.conformer import MaskedConformer
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
 from nemo_speechlm.modules.decoder.nemo import NemoDecoder
 from nemo_speechlm.modules.decoder.relative import RelativeDecoder
@@ -7,8 +8,10 @@ from nemo_speechlm.modules.durations import DurationPredictor
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.fast_speech import FFTransformer
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd
-from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.modules.masking import CoveringMask, SpanMask
 from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
+from nemo_speechlm.modules.quantizer import GumbelQuantizer
+from nemo_speechlm.modules.text_embedding import TextEmbedding
 from nemo_speechlm.modules.transformer import RelativeTransformer
 from nemo_speechlm.modules.unit_classifier import UnitClassifier
 from nemo_speechlm.nemo_targets import allow_targets
@@ -17,9 +20,12 @@ allow_targets()
 
 __all__ = [
     "ConvFrontEnd",
+    "CoveringMask",
     "DurationPredictor",
     "FFTransformer",
     "Frames",
+    "GumbelQuantizer",
+    "MaskedConformer",
     "MelFrontEnd",
     "NemoDecoder",
     "RelativeDecoder",
@@ -27,6 +33,7 @@ __all__ = [
     "SpanMask",
     "SpeechLMCTCHead",
     "SpeechLMEncoder",
+    "TextEmbedding",
     "UnitClassifier",
     "WaveformPreprocessor",
 ]

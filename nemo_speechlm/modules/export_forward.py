@@ -7,12 +7,12 @@ Axis legend: B batch, C channels, T frames, D model width, H heads, K width of a
 """
 
 import torch
-from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.modules.attention import RelativePositions, RelativeSelfAttention
+from nemo_speechlm.modules.conformer import MaskedConformer
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MaskedInstanceNorm, MelFrontEnd
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.transformer import ConvPositions, LearnedPositions, RelativeTransformer, TransformerLayer
@@ -25,9 +25,8 @@ def check_exportable(*modules: nn.Module) -> None:
         SpeechLMError: naming what is not.
     """
     for module in modules:
-        if isinstance(module, ConformerEncoder) or not isinstance(
-            module, ConvFrontEnd | MelFrontEnd | RelativeTransformer
-        ):
+        conformer = isinstance(module, MaskedConformer) and module.self_attention_model == "abs_pos"
+        if not conformer and not isinstance(module, ConvFrontEnd | MelFrontEnd | RelativeTransformer):
             raise SpeechLMError(f"an encoder with a {type(module).__name__} inside cannot be exported")
         if getattr(module, "released_padding", False):
             raise SpeechLMError(
@@ -50,6 +49,8 @@ def front_end_frames(front_end: nn.Module, signal: Tensor, length: Tensor) -> tu
 
 def transformer_states(transformer: nn.Module, x_BTD: Tensor, padding_BT: Tensor) -> Tensor:
     """The output (B, T, D) of a transformer of ours."""
+    if isinstance(transformer, MaskedConformer):
+        return _conformer_states(transformer, x_BTD, padding_BT)
     assert isinstance(transformer, RelativeTransformer)
     x = x_BTD.masked_fill(padding_BT.unsqueeze(2), 0.0)
     hidden_BT = padding_BT & ~padding_BT.all(1, keepdim=True)
@@ -63,6 +64,15 @@ def transformer_states(transformer: nn.Module, x_BTD: Tensor, padding_BT: Tensor
         assert isinstance(layer, TransformerLayer)
         x = _layer(layer, x, transformer.relative_positions, hidden_BT)
     return x if transformer.output_norm is None else transformer.output_norm(x)
+
+
+def _conformer_states(conformer: MaskedConformer, x_BTD: Tensor, padding_BT: Tensor) -> Tensor:
+    x, _ = conformer.pos_enc(conformer.pre_encode(x_BTD))
+    hidden_BT = padding_BT & ~padding_BT.all(1, keepdim=True)
+    hidden_BTT = hidden_BT.unsqueeze(1).expand(-1, hidden_BT.shape[1], -1)
+    for layer in conformer.layers:
+        x = layer(x=x, att_mask=hidden_BTT, pad_mask=padding_BT)
+    return x
 
 
 def _instance_norm(norm: MaskedInstanceNorm, x_BCT: Tensor, length: Tensor) -> Tensor:

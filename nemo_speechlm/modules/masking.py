@@ -39,23 +39,57 @@ class SpanMask:
         are distinct and leave room for a whole span. fairseq afterwards unmasks frames until all rows have as many as
         the poorest; that punches holes into spans and starves long rows, and is not done here.
         """
-        device = lengths.device
-        most = max(ceil(self.prob * num_frames / self.length), self.min_spans)
-        if not most:
-            return torch.zeros(len(lengths), num_frames, dtype=torch.bool, device=device)
-        most = min(most, num_frames)
-        frames = torch.arange(num_frames, device=device)
-        draws = torch.rand(len(lengths), num_frames + 1, device=device, generator=generator)
-        wanted = (self.prob / self.length * lengths + draws[:, -1]).long().clamp(min=self.min_spans).unsqueeze(1)
-        choices = (lengths - self.length + 1).clamp(min=1).unsqueeze(1)
-        keys = draws[:, :-1].masked_fill(frames >= choices, 2.0)
-        # Spans start at the smallest keys. So that "the most-th smallest" serves rows that want fewer, these get as
-        # many keys below all others.
-        below = torch.where(frames[:most] < wanted, 3.0, -1.0)
-        last = _kth_smallest(torch.cat([keys, below], 1), most)
-        starts = (keys <= last) & (keys < 2.0)
-        inside = max_pool1d(pad(starts.float(), (self.length - 1, 0)), self.length, stride=1) > 0
-        return inside & (frames < lengths.unsqueeze(1))
+        return draw_spans(self.prob, self.length, self.min_spans, lengths, num_frames, generator)
+
+
+@dataclass(frozen=True)
+class CoveringMask:
+    """Span masking by the share of frames that ends up masked, which overlaps lower in :class:`SpanMask`.
+
+    Args:
+        share: of a row's frames that are inside of spans, in the mean over rows much longer than a span.
+        length: frames in a span.
+        min_spans: at least so many in each row.
+    """
+
+    share: float
+    length: int
+    min_spans: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"span masking: share is {self.share}, expected a number from 0 to 1")
+        if self.length < 1 or self.min_spans < 0:
+            raise ValueError(f"span masking: length is {self.length}, min_spans {self.min_spans}")
+
+    def draw(self, lengths: Tensor, num_frames: int, generator: Generator | None = None) -> Tensor:
+        """Draw spans for rows of the given lengths (B,); returns (B, num_frames) bool, True inside a span."""
+        # A frame stays unmasked where none of the ``length`` places that reach it begins a span.
+        prob = self.length * (1 - (1 - self.share) ** (1 / self.length))
+        return draw_spans(prob, self.length, self.min_spans, lengths, num_frames, generator)
+
+
+def draw_spans(
+    prob: float, length: int, min_spans: int, lengths: Tensor, num_frames: int, generator: Generator | None = None
+) -> Tensor:
+    """What :meth:`SpanMask.draw` says; ``prob`` may be more than 1, since spans overlap."""
+    device = lengths.device
+    most = max(ceil(prob * num_frames / length), min_spans)
+    if not most:
+        return torch.zeros(len(lengths), num_frames, dtype=torch.bool, device=device)
+    most = min(most, num_frames)
+    frames = torch.arange(num_frames, device=device)
+    draws = torch.rand(len(lengths), num_frames + 1, device=device, generator=generator)
+    wanted = (prob / length * lengths + draws[:, -1]).long().clamp(min=min_spans).unsqueeze(1)
+    choices = (lengths - length + 1).clamp(min=1).unsqueeze(1)
+    keys = draws[:, :-1].masked_fill(frames >= choices, 2.0)
+    # Spans start at the smallest keys. So that "the most-th smallest" serves rows that want fewer, these get as
+    # many keys below all others.
+    below = torch.where(frames[:most] < wanted, 3.0, -1.0)
+    last = _kth_smallest(torch.cat([keys, below], 1), most)
+    starts = (keys <= last) & (keys < 2.0)
+    inside = max_pool1d(pad(starts.float(), (length - 1, 0)), length, stride=1) > 0
+    return inside & (frames < lengths.unsqueeze(1))
 
 
 def _kth_smallest(x: Tensor, k: int) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_speechlm.modules import SpanMask
+from nemo_speechlm.modules import CoveringMask, SpanMask
 
 
 def runs(row: torch.Tensor) -> list[int]:
@@ -77,3 +77,27 @@ def test_selection_is_the_same_by_numpy_and_by_torch(monkeypatch):
         drawn.append(SpanMask(0.6, 7, 2).draw(lengths, 120, generator))
     assert torch.equal(*drawn)
     assert drawn[0].any(1).all()
+
+
+@pytest.mark.parametrize(("share", "length"), [(0.15, 5), (0.5, 5), (0.75, 10), (1.0, 3), (0.0, 4)])
+def test_covering_masks_have_the_share(share, length):
+    lengths = torch.tensor([400, 300, 500] * 20)
+    mask = CoveringMask(share, length).draw(lengths, 500, torch.Generator().manual_seed(0))
+    found = mask.sum(1) / lengths
+    assert abs(float(found.mean()) - share) < 0.015
+    assert not mask[torch.arange(500) >= lengths.unsqueeze(1)].any(), "never in padding"
+    for row, size in zip(mask.tolist(), lengths.tolist(), strict=True):
+        runs = "".join("x" if masked else " " for masked in row[:size]).split()
+        assert all(len(run) >= length for run in runs)
+
+
+def test_covering_mask_of_a_short_row():
+    mask = CoveringMask(0.15, 5, min_spans=1).draw(torch.tensor([3, 1]), 3, torch.Generator().manual_seed(0))
+    assert mask.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_covering_mask_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"share is 1\.5"):
+        CoveringMask(1.5, 5)
+    with pytest.raises(ValueError, match="length is 0"):
+        CoveringMask(0.5, 0)

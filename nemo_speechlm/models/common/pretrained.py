@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.common.parts import parts_of
 
 SHARED = ("preprocessor", "encoder")
 """Parts that a pretraining model and the models fine-tuned from it have in common."""
@@ -33,6 +34,12 @@ class PretrainedFile:
     path: Path
     cfg: DictConfig
     weights: dict[str, Tensor]
+
+    @property
+    def left_behind(self) -> set[str]:
+        """Parts of the model that no other takes over; a class that names its :class:`Parts` adds its own."""
+        own = parts_of(self.cfg)
+        return {*LEFT_BEHIND, *(own.left_behind if own is not None else ())}
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Weights of a submodule, under the names that they have in it."""
@@ -79,14 +86,14 @@ def load_encoder(model: nn.Module, source: PretrainedFile) -> None:
 
     Raises:
         InputError: if a parameter of the model finds no weight of its shape, or a weight no parameter. The parts in
-            ``LEFT_BEHIND`` may go unused.
+            ``source.left_behind`` may go unused.
     """
-    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *LEFT_BEHIND})
+    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *source.left_behind})
     if strange:
         raise InputError(f"holds weights of parts unknown here: {', '.join(strange)}", source.path)
     for name in SHARED:
         load_strictly(getattr(model, name), source.part(name), source.path, name)
-    left = sorted({key.split(".")[0] for key in source.weights} & set(LEFT_BEHIND))
+    left = sorted({key.split(".")[0] for key in source.weights} & source.left_behind)
     count = sum(value.numel() for value in source.part("encoder").values())
     logging.info(
         f"Encoder from {source.path}: {count / 1e6:.1f} M parameters, all filled."

@@ -1,0 +1,78 @@
+"""The contrastive loss of wav2vec 2.0 (arXiv 2006.11477, section 3.2), with distractors of the same utterance.
+
+Axis legend: N masked frames of all utterances, K distractors, D width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+
+class ContrastivePrediction(NamedTuple):
+    """How well the code of frames is told from those of other frames; all are () tensors on the device.
+
+    Attributes:
+        loss: sum of the cross-entropies over the frames, in nats.
+        correct: frames whose code is nearer than all other ones.
+        asked: frames that have a distractor of another code. All codes being the same, it is 0: nothing is told apart.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    asked: Tensor
+
+
+def draw_distractors(rows_N: Tensor, number: int, generator: Generator | None = None) -> Tensor:
+    """For each frame, other frames of its utterance, drawn with replacement.
+
+    Args:
+        rows_N: (N,) the utterance of each frame, ascending.
+        number: K.
+        generator: what they are drawn with.
+
+    Returns:
+        (N, K) positions among the N. A frame that is alone in its utterance gets itself.
+    """
+    counts = torch.bincount(rows_N)
+    first = (counts.cumsum(0) - counts)[rows_N]
+    others = (counts[rows_N] - 1).unsqueeze(1)
+    draws = torch.rand(len(rows_N), number, device=rows_N.device, generator=generator, dtype=torch.float64)
+    place = torch.minimum((draws * others).long(), (others - 1).clamp(min=0))
+    own = (torch.arange(len(rows_N), device=rows_N.device) - first).unsqueeze(1)
+    place = place + ((place >= own) & (others > 0))
+    return first.unsqueeze(1) + place
+
+
+def contrastive_prediction(
+    states_ND: Tensor,
+    targets_ND: Tensor,
+    codes_N: Tensor,
+    distractors_NK: Tensor,
+    temperature: float = 0.1,
+    leave_out_same: bool = True,
+) -> ContrastivePrediction:
+    """Cross-entropy of each frame's target among its distractors, by cosine similarity.
+
+    Args:
+        states_ND: (N, D) what is predicted for each masked frame.
+        targets_ND: (N, D) the quantized frames.
+        codes_N: (N,) their codes.
+        distractors_NK: (N, K) positions among the N.
+        temperature: that the similarities are divided by.
+        leave_out_same: leave out a distractor with the code of the target itself, as wav2vec 2.0 does. One code for
+            all frames then has a loss of 0, which is what a codebook may collapse to; with False it has log(K + 1).
+    """
+    with torch.autocast(states_ND.device.type, enabled=False):
+        states, targets = (x if x.dtype == torch.float64 else x.float() for x in (states_ND, targets_ND))
+        similarities = F.normalize(states, dim=1) @ F.normalize(targets, dim=1).T
+    own = similarities.diagonal().unsqueeze(1) / temperature
+    same = codes_N[distractors_NK] == codes_N.unsqueeze(1)
+    others = similarities.gather(1, distractors_NK) / temperature
+    if leave_out_same:
+        others = others.masked_fill(same, float("-inf"))
+    loss = (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).sum()
+    asked = ~same.all(1)
+    correct = asked & ((own > others) | same).all(1)
+    return ContrastivePrediction(loss, correct.sum(), asked.sum())

@@ -1,0 +1,188 @@
+"""Fine-tuning of SLAM's text side: classes of sentences and of pairs of sentences (SLAM, section 4.3: GLUE).
+
+Axis legend: B texts, U tokens, C classes, D width.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from nemo.core.classes import ModelPT, PretrainedModelInfo
+from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+from nemo.utils import logging
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from nemo_speechlm.checks import check_choice
+from nemo_speechlm.data.text.classified import TextWriter, read_classified
+from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.models.common.pretrained import PretrainedFile, load_strictly, read_pretrained
+from nemo_speechlm.models.slam.joined import encode_text
+from nemo_speechlm.modules.text_embedding import TextEmbedding
+from nemo_speechlm.nemo_targets import name_publicly
+
+PARTS = ("text_embedding", "shared_transformer")
+
+
+class SLAMTextClassifier(ModelPT):
+    """The shared encoder of SLAM over text, and a linear layer on the state of CLS.
+
+    The second sentence of a pair stands behind the first one, with the CLS token between them: SLAM's tokens have no
+    separator.
+
+    Args:
+        cfg: see ``conf/finetune_text.yaml``. The config that ``save_to`` writes does not need
+            ``init_from_pretrained``.
+        trainer: Lightning trainer, for training.
+
+    Raises:
+        InputError: if the pretraining file has no text side.
+        SpeechLMError: naming a key of the config that is wrong.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))
+        check_choice("model.unknown_characters", cfg.unknown_characters, ("error", "drop"))
+        if len(cfg.text_columns) not in (1, 2):
+            raise SpeechLMError(f"model.text_columns names {len(cfg.text_columns)} columns, expected one or two")
+        source = None
+        if cfg.get("init_from_pretrained") is not None:
+            source = self._take_architecture(cfg)
+        elif cfg.get("shared_transformer") is None:
+            raise SpeechLMError("model.init_from_pretrained is not given; expected the .nemo file of a SLAM model")
+        self._complete_classes(cfg)
+        for name in ("train_ds", "validation_ds"):
+            if cfg.get(name) is not None:
+                cfg[name].defer_setup = True
+        name_publicly(cfg, type(self))
+        super().__init__(cfg=cfg, trainer=trainer)
+        self.classes = list(self._cfg.classes)
+        path = self.register_artifact("tokenizer.model_path", self._cfg.tokenizer.model_path)
+        self.writer = TextWriter(TokenEncoder(path), self._cfg.lower_case, self._cfg.unknown_characters)
+        self.shared_transformer = self.from_config_dict(self._cfg.shared_transformer)
+        width = self.shared_transformer.d_model
+        self.text_embedding = TextEmbedding(len(self.writer.encoder.labels), width, self._cfg.text_dropout)
+        self.dropout = nn.Dropout(self._cfg.dropout)
+        self.head = nn.Linear(width, len(self.classes))
+        if source is not None:
+            if self._cfg.get("pretrained_weights", True):
+                weights = {**source.part("encoder"), **source.weights}
+                for name in PARTS:
+                    own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+                    load_strictly(getattr(self, name), own, source.path, name)
+                logging.info(f"Shared encoder and text embedding from {source.path}")
+            with open_dict(self._cfg):
+                self._cfg.init_from_pretrained, self._cfg.pretrained_from = None, str(source.path)
+
+    def _take_architecture(self, cfg: DictConfig) -> PretrainedFile:
+        source = read_pretrained(cfg.init_from_pretrained)
+        model_path = (source.cfg.get("tokenizer") or {}).get("model_path")
+        if not model_path or not source.part("text_embedding"):
+            raise InputError("has no text side; expected a SLAM model pretrained on text or pairs", source.path)
+        # NeMo copies artifacts when a model is saved, so the folder lives as long as the model.
+        folder = tempfile.TemporaryDirectory()
+        object.__setattr__(self, "_tokenizer_folder", folder)
+        SaveRestoreConnector()._unpack_nemo_file(path2file=str(source.path), out_folder=folder.name)
+        with open_dict(cfg):
+            cfg.tokenizer = {"model_path": str(Path(folder.name) / str(model_path).removeprefix("nemo:"))}
+            cfg.shared_transformer = OmegaConf.merge(
+                source.cfg.encoder.shared_transformer, cfg.get("encoder_overrides") or {}
+            )
+        return source
+
+    @staticmethod
+    def _complete_classes(cfg: DictConfig) -> None:
+        if cfg.get("classes") is None:
+            lines = read_classified(cfg.train_ds.file, cfg.text_columns, cfg.label_column)
+            with open_dict(cfg):
+                cfg.classes = sorted({line.label for line in lines})
+        if len(cfg.classes) < 2:
+            raise SpeechLMError(f"model.classes are {list(cfg.classes)}; expected two at least")
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (B, U) and lengths (B,) -> logits (B, C)."""
+        states = encode_text(self, *self.text_embedding(tokens, lengths))
+        return self.head(self.dropout(states[:, 0]))
+
+    def tokens_of(self, texts: Sequence[str], path: str | Path = "text", line: int = 1) -> list[int]:
+        """One text, or two with CLS between them, as tokens."""
+        first, *second = (self.writer(text, path, line) for text in texts)
+        return first if not second else [*first, self.text_embedding.cls, *second[0]]
+
+    # --- data ----------------------------------------------------------------------------------------------------
+
+    def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
+        """Batches of the lines of ``file``, in another order each epoch."""
+        self._train_dl = self._loader(train_data_config, shuffle=True)
+
+    def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
+        """Batches of the lines of ``file``."""
+        self._validation_dl = self._loader(val_data_config, shuffle=False)
+
+    def _loader(self, config: DictConfig | dict, shuffle: bool) -> DataLoader:
+        lines = read_classified(config["file"], self._cfg.text_columns, self._cfg.label_column)
+        examples = []
+        for line in lines:
+            if line.label not in self.classes:
+                raise InputError(
+                    f"{self._cfg.label_column!r} is {line.label!r}, expected one of {', '.join(self.classes)}",
+                    config["file"],
+                    line.line,
+                )
+            tokens = self.tokens_of(line.texts, config["file"], line.line)[: self._cfg.max_tokens]
+            examples.append((tokens, self.classes.index(line.label)))
+        return DataLoader(examples, config["batch_size"], shuffle, collate_fn=_collate)  # type: ignore[arg-type]
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch."""
+        tokens, lengths, classes = batch
+        loss = F.cross_entropy(self(tokens, lengths), classes)
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        self._counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64, device=self.device)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Count which class each text was taken for."""
+        tokens, lengths, classes = batch
+        logits = self(tokens, lengths)
+        self._counts.index_put_((classes, logits.argmax(1)), torch.ones_like(classes), accumulate=True)
+        self.log("val_loss", F.cross_entropy(logits, classes), batch_size=len(classes), on_epoch=True, sync_dist=True)
+
+    def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
+        """Log the accuracy; of two classes also the F1 score of the second, GLUE's figure for MRPC."""
+        counts = self.all_gather(self._counts).reshape(-1, *self._counts.shape).sum(0).double()
+        self.log("val_accuracy", (counts.trace() / counts.sum()).float(), sync_dist=True)
+        if len(self.classes) == 2:
+            f1 = 2 * counts[1, 1] / (counts[1].sum() + counts[:, 1].sum()).clamp(min=1)
+            self.log("val_f1", f1.float(), sync_dist=True)
+        return {}
+
+    def validation_metrics(self) -> dict[str, str]:
+        """What the validation logs, with the better end of each."""
+        if self._cfg.get("validation_ds") is None:
+            return {}
+        return {"val_loss": "min", "val_accuracy": "max"} | ({"val_f1": "max"} if len(self.classes) == 2 else {})
+
+    @classmethod
+    def list_available_models(cls) -> list[PretrainedModelInfo]:
+        """There are none to download."""
+        return []
+
+
+def _collate(examples: Sequence[tuple[list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
+    lengths = torch.tensor([len(tokens) for tokens, _ in examples])
+    padded = torch.zeros(len(examples), int(lengths.max()), dtype=torch.int64)
+    for row, (tokens, _) in zip(padded, examples, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    return padded, lengths, torch.tensor([label for _, label in examples])

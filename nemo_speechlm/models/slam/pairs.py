@@ -1,0 +1,161 @@
+"""SLAM's tasks on utterances with their texts: TLM and STM (SLAM, section 3.3), and an optional CTC loss.
+
+Axis legend: B pairs, T frames, U tokens, V tokens of the tokenizer, D width.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from nemo_speechlm.data.pretraining.batch import PairBatch
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.slam.figures import Figure, figures_of
+from nemo_speechlm.models.slam.joined import encode_joined
+from nemo_speechlm.models.slam.masked_text import Corruption
+from nemo_speechlm.models.slam.w2v_bert import W2vBert, prediction
+from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
+from nemo_speechlm.modules.masking import CoveringMask
+from nemo_speechlm.modules.padding import padding_mask
+from nemo_speechlm.modules.text_embedding import TextEmbedding
+
+
+class PairBranch(Protocol):
+    """What the tasks need of a model.
+
+    Attributes:
+        tlm_speech: masks of speech.
+        tlm_text: masks of text.
+        tlm_whole_text: share of the pairs whose text is masked as a whole.
+        stm_mismatched: share of the pairs that get the text of another.
+    """
+
+    encoder: SpeechLMEncoder
+    w2v_bert: W2vBert
+    text_embedding: TextEmbedding
+    text_corruption: Corruption
+    tlm_speech: CoveringMask
+    tlm_text: CoveringMask
+    tlm_whole_text: float
+    stm_mismatched: float
+    stm_head: nn.Linear
+    ctc_head: nn.Linear
+
+
+def tlm(
+    model: PairBranch,
+    frames: Frames,
+    batch: PairBatch,
+    speech_mask: Tensor | None = None,
+    text_mask: Tensor | None = None,
+    generator: Generator | None = None,
+) -> dict[str, Figure]:
+    """Translation language modelling: codes and tokens that are masked, predicted from what is left of both.
+
+    Args:
+        model: whose encoder and classifiers.
+        frames: of the batch's audio, unmasked.
+        batch: pairs.
+        speech_mask: (B, T) bool, frames to predict, none in padding; drawn where it is None.
+        text_mask: (B, U) bool, tokens to predict; drawn where it is None.
+        generator: what masks and random tokens are drawn with.
+    """
+    T, U = frames.states.shape[1], batch.tokens.shape[1]
+    padding = padding_mask(frames.lengths, T)
+    if speech_mask is None:
+        speech_mask = model.tlm_speech.draw(frames.lengths, T, generator)
+    if text_mask is None:
+        text_mask = model.tlm_text.draw(batch.token_lengths, U, generator)
+        whole = torch.rand(len(text_mask), 1, device=text_mask.device, generator=generator) < model.tlm_whole_text
+        text_mask = text_mask | (whole & ~padding_mask(batch.token_lengths, U))
+    seen = model.text_corruption.apply(batch.tokens, text_mask, model.text_embedding, generator)
+    masked = model.encoder.apply_mask(frames.states, speech_mask, padding)
+    speech, _ = model.encoder.encode_speech(masked, padding)
+    text, text_lengths = model.text_embedding(seen, batch.token_lengths)
+    speech, text = encode_joined(model.encoder, speech, frames.lengths, text, text_lengths)
+    codes = model.w2v_bert.codes_of(frames.states[speech_mask])
+    on_speech = model.w2v_bert.code_prediction(speech[speech_mask], codes)
+    on_text = prediction(model.text_embedding.logits(text[:, 1:][text_mask]), batch.tokens[text_mask])
+    return {
+        **figures_of("tlm_codes", "tlm_code_accuracy", on_speech),
+        **figures_of("tlm_text", "tlm_text_accuracy", on_text),
+    }
+
+
+def stm(
+    model: PairBranch,
+    speech: Tensor,
+    lengths: Tensor,
+    batch: PairBatch,
+    texts: Tensor | None = None,
+    generator: Generator | None = None,
+) -> dict[str, Figure]:
+    """Speech-text matching: does a text belong to the speech? Told by the state of CLS.
+
+    Args:
+        model: whose encoder and head.
+        speech: (B, T, D) output of the speech encoder, unmasked.
+        lengths: (B,) frames.
+        batch: pairs.
+        texts: (B,) whose text each utterance gets; drawn where it is None.
+        generator: what they are drawn with.
+
+    Raises:
+        SpeechLMError: if there is no other text in the batch.
+    """
+    if texts is None:
+        texts = draw_texts(batch, model.stm_mismatched, generator)
+    logits = match_logits(model, speech, lengths, batch.tokens[texts], batch.token_lengths[texts])
+    matches = same_text(batch, texts)
+    loss = F.binary_cross_entropy_with_logits(logits, matches.to(logits.dtype), reduction="sum")
+    count = torch.tensor(len(matches), device=logits.device)
+    return {"stm": Figure(loss, count), "stm_accuracy": Figure(((logits > 0) == matches).sum(), count)}
+
+
+def match_logits(model: PairBranch, speech: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """The logit (B,) of a text (B, U) belonging to speech (B, T, D), the output of the speech encoder."""
+    _, text = encode_joined(model.encoder, speech, lengths, *model.text_embedding(tokens, token_lengths))
+    return model.stm_head(text[:, 0]).squeeze(1)
+
+
+def draw_texts(batch: PairBatch, mismatched: float, generator: Generator | None = None) -> Tensor:
+    """Whose text each utterance of a batch gets (B,): its own, or with this share that of another one.
+
+    Raises:
+        SpeechLMError: if there is no other.
+    """
+    B, device = len(batch.tokens), batch.tokens.device
+    if B < 2:
+        where = f" ({batch.ids[0]})" if batch.ids else ""
+        raise SpeechLMError(
+            f"model.train_ds.pairs: a batch has one pair only{where}, and speech-text matching needs the text of "
+            "another one; raise model.train_ds.pairs.batch_duration, lower model.train_ds.pairs.max_duration, or set "
+            "model.tasks.stm=0"
+        )
+    other = torch.randint(1, B, (B,), device=device, generator=generator)
+    changed = torch.rand(B, device=device, generator=generator) < mismatched
+    return (torch.arange(B, device=device) + other * changed) % B
+
+
+def same_text(batch: PairBatch, texts: Tensor) -> Tensor:
+    """(B,) bool: where the text that an utterance gets is its own, or reads the same."""
+    same = (batch.tokens[texts] == batch.tokens).all(1)
+    return same & (batch.token_lengths[texts] == batch.token_lengths)
+
+
+def ctc(model: PairBranch, speech: Tensor, lengths: Tensor, batch: PairBatch) -> dict[str, Figure]:
+    """CTC from the output of the speech encoder (B, T, D) to the text, per token; 0 where it has no path."""
+    log_probs = model.ctc_head(speech).log_softmax(-1)
+    log_probs = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    blank = log_probs.shape[2] - 1
+    loss = F.ctc_loss(
+        log_probs.transpose(0, 1),
+        batch.tokens,
+        lengths,
+        batch.token_lengths,
+        blank=blank,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return {"ctc": Figure(loss, batch.token_lengths.sum())}

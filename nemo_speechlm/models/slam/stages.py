@@ -1,0 +1,116 @@
+"""The stages of a training: which tasks are learned at which step (SLAM, section 3.4)."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nemo_speechlm.checks import check_number, check_whole
+from nemo_speechlm.errors import SpeechLMError
+
+STREAM_OF = {"w2v_bert": "speech", "masked_text": "text", "tlm": "pairs", "stm": "pairs", "ctc": "pairs"}
+"""The tasks, and the stream of data that each learns from."""
+
+
+class Stage(NamedTuple):
+    """A part of a training.
+
+    Attributes:
+        steps: updates that it lasts; None for all that are left.
+        tasks: what is learned.
+    """
+
+    steps: int | None
+    tasks: tuple[str, ...]
+
+    @property
+    def streams(self) -> set[str]:
+        """The streams that its tasks need."""
+        return {STREAM_OF[task] for task in self.tasks}
+
+
+def read_tasks(config: Mapping[str, Any]) -> dict[str, float]:
+    """The weights of the tasks that are on.
+
+    Raises:
+        SpeechLMError: on an unknown task, a weight that is none, or if all are off.
+    """
+    for name, weight in config.items():
+        if name not in STREAM_OF:
+            raise SpeechLMError(f"model.tasks.{name} is no task; there are: {', '.join(STREAM_OF)}")
+        check_number(f"model.tasks.{name}", weight, least=0)
+    tasks = {name: float(config[name]) for name in STREAM_OF if config.get(name)}
+    if not tasks:
+        raise SpeechLMError("model.tasks: all weights are 0, so there is nothing to learn")
+    return tasks
+
+
+def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Collection[str]) -> list[Stage]:
+    """The stages of a config; None is one stage of all tasks.
+
+    Args:
+        config: of each stage, ``steps`` (null in the last one: to the end) and ``tasks``.
+        tasks: those with a weight.
+
+    Raises:
+        SpeechLMError: naming the key that is wrong.
+    """
+    if config is None:
+        return [Stage(None, tuple(tasks))]
+    if not config:
+        raise SpeechLMError("model.stages is empty; expected null or a list of stages")
+    stages = []
+    for number, stage in enumerate(config):
+        key = f"model.stages[{number}]"
+        if strange := sorted(set(stage) - {"steps", "tasks"}):
+            raise SpeechLMError(f"{key}.{strange[0]} is not a key of a stage; there are: steps, tasks")
+        steps, names = stage.get("steps"), list(stage.get("tasks") or ())
+        if steps is None and number < len(config) - 1:
+            raise SpeechLMError(f"{key}.steps is not given; only the last stage may go on to the end")
+        if steps is not None:
+            check_whole(f"{key}.steps", steps, 1)
+        if not names:
+            raise SpeechLMError(f"{key}.tasks is empty; expected some of: {', '.join(tasks)}")
+        for name in names:
+            if name not in STREAM_OF:
+                raise SpeechLMError(f"{key}.tasks has {name!r}, which is no task; there are: {', '.join(STREAM_OF)}")
+            if name not in tasks:
+                raise SpeechLMError(f"{key}.tasks has {name!r}, whose weight model.tasks.{name} is 0")
+        stages.append(Stage(steps, tuple(name for name in STREAM_OF if name in names)))
+    return stages
+
+
+def stage_at(stages: Sequence[Stage], step: int) -> int:
+    """The number of the stage that the update after ``step`` others belongs to; behind the end, the last one."""
+    for number, stage in enumerate(stages):
+        if stage.steps is None or step < stage.steps:
+            return number
+        step -= stage.steps
+    return len(stages) - 1
+
+
+def check_stages(stages: Sequence[Stage], streams: Collection[str], max_steps: int) -> None:
+    """Check that each stage has its data, and that they last as long as the training.
+
+    Args:
+        stages: of the config.
+        streams: that ``train_ds`` has.
+        max_steps: of the trainer, -1 for no end.
+
+    Raises:
+        SpeechLMError: naming the keys.
+    """
+    for number, stage in enumerate(stages):
+        for task in stage.tasks:
+            if (stream := STREAM_OF[task]) not in streams:
+                where = "model.tasks" if len(stages) == 1 else f"model.stages[{number}].tasks"
+                raise SpeechLMError(
+                    f"{where} has {task!r}, which learns from {stream}, and there is no "
+                    f"model.train_ds.{stream}.manifest_filepath; give it, or set model.tasks.{task}=0"
+                )
+    if stages[-1].steps is None:
+        return
+    total = sum(stage.steps or 0 for stage in stages)
+    if max_steps == -1 or total < max_steps:
+        raise SpeechLMError(
+            f"model.stages last {total} steps together, and trainer.max_steps is {max_steps}; give the last stage "
+            "steps: null, or another trainer.max_steps"
+        )

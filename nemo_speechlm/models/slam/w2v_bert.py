@@ -1,0 +1,105 @@
+"""w2v-BERT, SLAM's task on speech (arXiv 2108.06209, section 3; SLAM, section 3.2).
+
+Axis legend: B utterances, T frames, N frames of all utterances, D width of the encoder, V codes, K width of a code.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nemo_speechlm.losses import UnitPrediction, contrastive_prediction, draw_distractors, unit_prediction
+from nemo_speechlm.models.slam.figures import Figure, figures_of
+from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
+from nemo_speechlm.modules.padding import padding_mask
+from nemo_speechlm.modules.quantizer import GumbelQuantizer
+
+
+class W2vBert(nn.Module):
+    """Contrastive loss after the speech encoder, masked prediction of codes after the shared encoder.
+
+    Targets of both come from a quantizer of the unmasked features, which learns by the contrastive loss and by its
+    diversity loss.
+
+    Args:
+        d_model: D.
+        num_codes: V.
+        code_dim: K.
+        distractors: frames of the same utterance that the true one is told from.
+        temperature: of the contrastive loss.
+        gumbel_temperature: of the quantizer: its start, its end, the factor of each update.
+        leave_out_same: leave out distractors with the code of the true frame.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_codes: int = 1024,
+        code_dim: int = 1024,
+        distractors: int = 100,
+        temperature: float = 0.1,
+        gumbel_temperature: Sequence[float] = (2.0, 0.1, 0.999995),
+        leave_out_same: bool = False,
+    ):
+        super().__init__()
+        self.distractors = distractors
+        self.temperature = temperature
+        self.leave_out_same = leave_out_same
+        self.quantizer = GumbelQuantizer(d_model, num_codes, code_dim, gumbel_temperature)
+        self.context = nn.Linear(d_model, code_dim)
+        self.codes = nn.Linear(d_model, num_codes)
+
+    def forward(
+        self, encoder: SpeechLMEncoder, frames: Frames, mask: Tensor, generator: Generator | None = None
+    ) -> tuple[dict[str, Figure], Tensor]:
+        """The terms of the loss of a batch.
+
+        Args:
+            encoder: encodes the masked frames.
+            frames: of the front end, unmasked.
+            mask: (B, T) bool, frames to mask; none in padding.
+            generator: what Gumbel noise and distractors are drawn with.
+
+        Returns:
+            ``contrastive``, ``masked_codes``, ``diversity`` and two accuracies; and how often each code is the
+            likeliest one (V,).
+        """
+        padding = padding_mask(frames.lengths, frames.states.shape[1])
+        quantized = self.quantizer.quantize(frames.states[~padding], generator)
+        masked_N = mask[~padding]
+        speech, _ = encoder.encode_speech(encoder.apply_mask(frames.states, mask, padding), padding)
+        shared, _ = encoder.encode_shared(speech, padding)
+        contrast = contrastive_prediction(
+            self.context(speech[mask]),
+            quantized.vectors[masked_N],
+            quantized.drawn[masked_N],
+            draw_distractors(mask.nonzero()[:, 0], self.distractors, generator),
+            self.temperature,
+            self.leave_out_same,
+        )
+        number = masked_N.sum()
+        figures = {
+            "contrastive": Figure(contrast.loss, number),
+            # A frame with nothing to be told from counts as wrong: with one code for all, it is 0.
+            "contrastive_accuracy": Figure(contrast.correct, number),
+            "diversity": Figure(quantized.diversity * len(masked_N), (~padding).sum()),
+            **figures_of(
+                "masked_codes", "masked_code_accuracy", self.code_prediction(shared[mask], quantized.codes[masked_N])
+            ),
+        }
+        return figures, quantized.counts
+
+    @torch.no_grad()
+    def codes_of(self, states_ND: Tensor) -> Tensor:
+        """The likeliest code (N,) of unmasked features (N, D)."""
+        return self.quantizer.weight_proj(states_ND).argmax(-1)
+
+    def code_prediction(self, states_ND: Tensor, codes_N: Tensor) -> UnitPrediction:
+        """How well states of the shared encoder (N, D) tell the codes (N,)."""
+        return prediction(self.codes(states_ND), codes_N)
+
+
+def prediction(logits_NV: Tensor, targets_N: Tensor) -> UnitPrediction:
+    """Score predictions of N things, all of which count."""
+    everywhere = torch.ones_like(targets_N, dtype=torch.bool)
+    return unit_prediction(logits_NV.unsqueeze(0), targets_N.unsqueeze(0), everywhere.unsqueeze(0))

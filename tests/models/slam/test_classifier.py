@@ -1,0 +1,90 @@
+"""Fine-tuning of the text side on tiny files in the formats of SST-2 and MRPC."""
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
+
+from nemo_speechlm.cli import CONF
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
+from nemo_speechlm.testing.corpora import LETTERS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, build):
+    folder = tmp_path_factory.mktemp("text")
+    build().save_to(str(folder / "slam.nemo"))
+    build(tasks={"w2v_bert": 1.0}, tokenizer=None).save_to(str(folder / "speech.nemo"))
+    rng = np.random.default_rng(0)
+    texts = [" ".join("".join(rng.choice(list(LETTERS), 3)) for _ in range(3)) for _ in range(80)]
+    sst2 = [f"{text.upper()}!\t{int('a' in text)}" for text in texts]
+    (folder / "sst2.tsv").write_text("\n".join(["sentence\tlabel", *sst2]) + "\n")
+    mrpc = [f"{int(i % 2)}\t1\t2\t{texts[i]}\t{texts[i if i % 2 else i - 1]}" for i in range(80)]
+    (folder / "mrpc.tsv").write_text("\n".join(["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *mrpc]) + "\n")
+    return folder
+
+
+def config_of(folder, name="finetune_text", file="sst2.tsv", start="slam.nemo", *overrides):
+    given = ["output=x.nemo", f"model.init_from_pretrained={folder / start}", "model.optim.sched.warmup_steps=5"]
+    given += [f"model.{part}.file={folder / file}" for part in ("train_ds", "validation_ds")]
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        return compose(name, [*given, "model.optim.lr=5e-3", "model.dropout=0", "model.text_dropout=0", *overrides])
+
+
+def fit(config, steps):
+    torch.manual_seed(0)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=steps, check_val_every_n_epoch=None,
+    )  # fmt: skip
+    model = SLAMTextClassifier(config.model, trainer)
+    trainer.fit(model)
+    return model, {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_sentences(folder, tmp_path):
+    model, metrics = fit(config_of(folder), 120)
+    assert model.classes == ["0", "1"]
+    assert metrics["val_accuracy"] > 0.9, "whether there is an a in it can be learned"
+    assert set(model.validation_metrics()) <= set(metrics)
+    model.save_to(str(tmp_path / "sst2.nemo"))
+    restored = SLAMTextClassifier.restore_from(str(tmp_path / "sst2.nemo"), map_location="cpu").eval()
+    tokens = restored.tokens_of(["Tab bas?"])
+    assert tokens == model.tokens_of(["tab bas"])
+    given = torch.tensor([tokens]), torch.tensor([len(tokens)])
+    with torch.no_grad():
+        assert torch.equal(restored(*given), model.eval()(*given))
+
+
+def test_pairs_of_sentences(folder, build):
+    model, metrics = fit(config_of(folder, "finetune_text_mrpc", "mrpc.tsv"), 1)
+    assert 0 <= metrics["val_f1"] <= 1
+    tokens = model.tokens_of(["ab", "d"])
+    assert tokens.count(model.text_embedding.cls) == 1
+    assert tokens[len(model.tokens_of(["ab"])) :] == [model.text_embedding.cls, *model.tokens_of(["d"])]
+
+
+def test_begins_with_the_pretrained_weights(folder, build):
+    config = config_of(folder).model
+    config.validation_ds = None
+    model, slam = SLAMTextClassifier(config), build()
+    for name, weight in slam.text_embedding.state_dict().items():
+        assert torch.equal(model.text_embedding.state_dict()[name], weight), name
+    for name, weight in slam.encoder.shared_transformer.state_dict().items():
+        assert torch.equal(model.shared_transformer.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize(
+    ("start", "overrides", "message"),
+    [
+        ("speech.nemo", [], r"speech\.nemo: has no text side"),
+        ("slam.nemo", ["model.unknown_characters=error"], r"sst2\.tsv:2: '.*!' in .* cannot be spelled"),
+        ("slam.nemo", ["model.classes=['0','2']"], r"sst2\.tsv:\d+: 'label' is '1', expected one of 0, 2"),
+        ("slam.nemo", ["model.text_columns=[a,b,c]"], r"model\.text_columns names 3 columns"),
+    ],
+)
+def test_what_may_be_wrong(folder, start, overrides, message):
+    with pytest.raises((InputError, SpeechLMError), match=message):
+        fit(config_of(folder, "finetune_text", "sst2.tsv", start, *overrides), 1)

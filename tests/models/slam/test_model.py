@@ -1,0 +1,251 @@
+"""SLAM as a whole. The pinned losses are made anew only by a change that is meant to change them::
+
+OMP_NUM_THREADS=1 python -m tests.models.slam.test_model
+"""
+
+import csv
+import logging as python_logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from nemo.utils import logging
+
+from nemo_speechlm.data.pretraining.batch import PretrainBatch
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.slam.model import SLAMModel
+from nemo_speechlm.testing.slam import tiny_slam_config
+
+PINNED = Path(__file__).parents[2] / "assets" / "first_losses_slam.csv"
+STEPS = 20
+TERMS = ("contrastive", "masked_codes", "diversity", "masked_text", "tlm_codes", "tlm_text", "stm")
+STAGES = [
+    {"steps": 3, "tasks": ["w2v_bert", "masked_text"]},
+    {"steps": 3, "tasks": ["w2v_bert", "masked_text", "tlm", "stm"]},
+    {"steps": None, "tasks": ["w2v_bert"]},
+]
+
+
+class History(Callback):
+    """Keeps what each step logged. Each step draws from a seed of its own, so that resumed ones draw the same."""
+
+    def __init__(self):
+        self.steps, self.validated = [], {}
+
+    def on_train_batch_start(self, trainer, *_):
+        torch.manual_seed(trainer.global_step)
+
+    def on_train_batch_end(self, trainer, *_):
+        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def on_validation_end(self, trainer, *_):
+        self.validated = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def fit(config, steps, checkpoint=None, callbacks=(), **options):
+    torch.manual_seed(0)
+    history = History()
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        callbacks=[history, *callbacks], check_val_every_n_epoch=None, gradient_clip_val=1.0, log_every_n_steps=1,
+        **{"val_check_interval": steps, **options},
+    )  # fmt: skip
+    model = SLAMModel(config, trainer)
+    trainer.fit(model, ckpt_path=checkpoint)
+    return model, history
+
+
+@pytest.fixture(scope="module")
+def trained(corpus):
+    return fit(tiny_slam_config(corpus), STEPS)
+
+
+def test_first_losses(trained):
+    with PINNED.open(newline="") as file:
+        pinned = list(csv.DictReader(file))
+    _, history = trained
+    assert len(history.steps) == len(pinned) == STEPS
+    for step, (ours, theirs) in enumerate(zip(history.steps, pinned, strict=True)):
+        for name in TERMS:
+            assert ours[f"train_{name}"] == pytest.approx(float(theirs[name]), rel=2e-4), (step, name)
+
+
+def test_validation_logs_what_it_says(trained):
+    model, history = trained
+    assert set(model.validation_metrics()) <= set(history.validated)
+    expected = sum(history.validated[f"val_{term}"] * weight for term, weight in model.loss_weights.items())
+    assert history.validated["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert 1 < history.validated["val_codebook_perplexity"] <= history.validated["val_used_codes"] <= 16
+
+
+def test_one_update_on_three_streams_is_the_sum_of_three(model, batch):
+    model.train()
+    model.w2v_bert.quantizer.set_num_updates(100)
+    separate = dict.fromkeys((name for name, _ in model.named_parameters()), 0.0)
+    for stream in ("speech", "text", "pairs"):
+        model.zero_grad()
+        model.compute_loss(PretrainBatch(**{stream: getattr(batch, stream)}), seed=5)[0].backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                separate[name] = separate[name] + parameter.grad
+    model.zero_grad()
+    loss, log = model.compute_loss(batch, seed=5)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} learns from nothing"
+        torch.testing.assert_close(parameter.grad, separate[name], rtol=0, atol=1e-10, msg=name)
+    weights = {"contrastive": 1, "masked_codes": 1, "diversity": 0.1, "masked_text": 1, "tlm_codes": 1, "tlm_text": 1}
+    weights |= {"stm": 1, "ctc": 0.3}
+    assert float(loss) == pytest.approx(sum(float(log[name]) * weight for name, weight in weights.items()))
+
+
+def test_a_task_that_is_off_costs_nothing(build):
+    assert {name for name, _ in build(tasks={"w2v_bert": 1.0}, tokenizer=None).named_children()} >= {"w2v_bert"}
+    model = build(tasks={"masked_text": 1.0})
+    assert not hasattr(model, "w2v_bert")
+    assert not hasattr(model, "stm_head")
+
+
+def test_stages_change_the_tasks(corpus):
+    _, history = fit(tiny_slam_config(corpus, stages=STAGES, validation_ds=None), 8)
+    has = [{term for term in TERMS if not math.isnan(step.get(f"train_{term}", math.nan))} for step in history.steps]
+    speech = {"contrastive", "masked_codes", "diversity"}
+    assert has == [speech | {"masked_text"}] * 3 + [set(TERMS)] * 3 + [speech] * 2
+    assert [step["stage"] for step in history.steps] == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_goes_on_within_and_between_stages(corpus, tmp_path, stop):
+    config = tiny_slam_config(corpus, stages=STAGES, validation_ds=None)
+    model, whole = fit(config, 8)
+    saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    fit(config, stop, callbacks=[saved])
+    resumed, rest = fit(config, 8, checkpoint=tmp_path / "last.ckpt")
+    for ours, theirs in zip(rest.steps, whole.steps[stop:], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
+
+
+def test_restored_equals_saved(trained, tmp_path, corpus):
+    model, _ = trained
+    model.save_to(str(tmp_path / "tiny.nemo"))
+    restored = SLAMModel.restore_from(str(tmp_path / "tiny.nemo"), map_location="cpu").eval()
+    assert restored.text_encoder.labels == model.text_encoder.labels
+    audio, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
+    tokens = torch.tensor([[1, 2, 3], [4, 0, 0]])
+    model.eval()
+    with torch.no_grad():
+        for a, b in zip(*(m(input_signal=audio, input_signal_length=lengths) for m in (model, restored)), strict=True):
+            assert torch.equal(a, b)
+        states = [m.text_states(tokens, torch.tensor([3, 1])) for m in (model, restored)]
+    assert torch.equal(*states)
+    layers, frames = restored.extract_features(audio, lengths)
+    assert len(layers) == 2
+    assert frames.tolist() == [25, 14]
+
+
+def test_batched_features_are_those_of_the_utterance_alone(trained):
+    model, _ = trained
+    audio, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
+    together, frames = model.extract_features(audio, lengths)
+    alone, _ = model.extract_features(audio[1:, :9000], lengths[1:])
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a[1:, : frames[1]], b[:, : frames[1]], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def warnings():
+    """What NeMo's logger warns of."""
+    found = []
+    handler = python_logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger = logging._logger
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+def test_a_collapsed_codebook_is_said_once(corpus, warnings):
+    class Collapse(Callback):
+        def on_train_start(self, trainer, model):
+            with torch.no_grad():
+                model.w2v_bert.quantizer.weight_proj.weight.zero_()
+                model.w2v_bert.quantizer.weight_proj.bias.copy_(20.0 * torch.eye(16)[0])
+
+    _, history = fit(tiny_slam_config(corpus, optim={"name": "adamw", "lr": 1e-6}), 3, callbacks=[Collapse()])
+    said = [message for message in warnings if "collapsed" in message]
+    assert len(said) == 1
+    assert "1 of its 16 codes are used" in said[0]
+    assert "model.loss.diversity" in said[0]
+    assert history.steps[0]["train_codebook_perplexity"] == 1
+    assert history.steps[0]["train_contrastive_accuracy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"tokenizer": None}, r"model\.tokenizer\.dir is not given, and model\.tasks\.masked_text is not 0"),
+        ({"tasks": {"w2v_bert": 0.0}}, r"model\.tasks: all weights are 0"),
+        ({"tlm": {"speech": {"share": 0.7, "length": 3}, "text": {"share": 0.5, "length": 2}, "whole_text": 2}},
+         r"model\.tlm\.whole_text is 2"),
+    ],
+)  # fmt: skip
+def test_configs_that_do_not_fit(build, overrides, message):
+    with pytest.raises(SpeechLMError, match=message):
+        build(**overrides)
+
+
+def test_another_shared_transformer(build, corpus):
+    encoder = tiny_slam_config(corpus).encoder
+    encoder.shared_transformer = {
+        "_target_": "nemo_speechlm.modules.RelativeTransformer", "n_layers": 1, "d_model": 32, "n_heads": 2,
+        "d_ff": 64,
+    }  # fmt: skip
+    with pytest.raises(SpeechLMError, match=r"model\.encoder\.shared_transformer is a RelativeTransformer"):
+        build(encoder=encoder)
+
+
+def test_a_tokenizer_that_is_not_there(build, tmp_path):
+    with pytest.raises(SpeechLMError, match=r"tokenizer\.model.*train_tokenizer"):
+        build(tokenizer={"dir": str(tmp_path)})
+
+
+def test_a_task_without_data(corpus):
+    config = tiny_slam_config(corpus, validation_ds=None)
+    config.train_ds.pairs = None
+    with pytest.raises(SpeechLMError, match=r"model\.tasks has 'tlm', which learns from pairs"):
+        fit(config, 1)
+
+
+def test_text_without_a_tokenizer(corpus):
+    config = tiny_slam_config(corpus, tokenizer=None, tasks={"w2v_bert": 1.0})
+    with pytest.raises(SpeechLMError, match=r"has text, and model\.tokenizer\.dir is not given"):
+        fit(config, 1)
+
+
+def test_another_tokenizer_than_the_checkpoints(build):
+    model = build()
+    with pytest.raises(SpeechLMError, match=r"model\.tokenizer\.dir has 13 tokens.*trained with 50"):
+        model.on_load_checkpoint({"state_dict": {"text_embedding.bias": torch.zeros(50)}})
+
+
+def write_pinned(folder):
+    from nemo_speechlm.testing.corpora import tiny_corpus
+
+    steps = fit(tiny_slam_config(tiny_corpus(folder, n_speech=16, n_text=60)), STEPS)[1].steps
+    with PINNED.open("w", newline="") as file:
+        writer = csv.DictWriter(file, TERMS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({term: f"{step[f'train_{term}']:.9g}" for term in TERMS} for step in steps)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_pinned(folder)

@@ -1,0 +1,73 @@
+import pytest
+
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.slam.stages import Stage, check_stages, read_stages, read_tasks, stage_at
+
+ALL = {"w2v_bert": 1.0, "masked_text": 1.0, "tlm": 1.0, "stm": 0.5}
+PAPERS = [
+    {"steps": 5, "tasks": ["masked_text", "w2v_bert"]},
+    {"steps": 3, "tasks": ["w2v_bert", "masked_text", "tlm", "stm"]},
+    {"steps": None, "tasks": ["w2v_bert"]},
+]
+
+
+def test_stages_of_a_config():
+    stages = read_stages(PAPERS, ALL)
+    assert stages[0] == Stage(5, ("w2v_bert", "masked_text"))
+    assert stages[0].streams == {"speech", "text"}
+    assert [stage_at(stages, step) for step in range(10)] == [0] * 5 + [1] * 3 + [2] * 2
+    assert read_stages(None, ALL) == [Stage(None, tuple(ALL))]
+
+
+def test_behind_the_end_the_last_stage_goes_on():
+    assert stage_at([Stage(2, ("w2v_bert",)), Stage(1, ("tlm",))], 7) == 1
+
+
+def test_tasks_of_a_config():
+    assert read_tasks({"w2v_bert": 1, "tlm": 0.0, "stm": 0.5}) == {"w2v_bert": 1.0, "stm": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"w2v": 1.0}, r"model\.tasks\.w2v is no task; there are: w2v_bert, masked_text, tlm, stm, ctc"),
+        ({"tlm": -1}, r"model\.tasks\.tlm is -1"),
+        ({"tlm": 0.0}, "nothing to learn"),
+    ],
+)
+def test_tasks_that_are_none(config, message):
+    with pytest.raises(SpeechLMError, match=message):
+        read_tasks(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ([], r"model\.stages is empty"),
+        ([{"steps": 0, "tasks": ["tlm"]}], r"model\.stages\[0\]\.steps is 0"),
+        ([{"tasks": ["tlm"]}, {"steps": 2, "tasks": ["tlm"]}], r"model\.stages\[0\]\.steps is not given"),
+        ([{"steps": 2, "tasks": []}], r"model\.stages\[0\]\.tasks is empty"),
+        ([{"steps": 2, "tasks": ["mlm"]}], r"model\.stages\[0\]\.tasks has 'mlm', which is no task"),
+        ([{"steps": 2, "tasks": ["ctc"]}], r"model\.tasks\.ctc is 0"),
+        ([{"step": 2, "tasks": ["tlm"]}], r"model\.stages\[0\]\.step is not a key"),
+    ],
+)
+def test_stages_that_are_none(config, message):
+    with pytest.raises(SpeechLMError, match=message):
+        read_stages(config, ALL)
+
+
+def test_a_stage_without_its_data():
+    with pytest.raises(SpeechLMError, match=r"model\.stages\[1\]\.tasks has 'tlm'.*model\.train_ds\.pairs"):
+        check_stages(read_stages(PAPERS, ALL), {"speech", "text"}, 100)
+    with pytest.raises(SpeechLMError, match=r"model\.tasks has 'masked_text'.*model\.train_ds\.text"):
+        check_stages(read_stages(None, ALL), {"speech"}, 100)
+
+
+def test_stages_shorter_than_the_training():
+    stages = read_stages(PAPERS[:2], ALL)
+    streams = {"speech", "text", "pairs"}
+    check_stages(stages, streams, 8)
+    for steps in (9, -1):
+        with pytest.raises(SpeechLMError, match=rf"last 8 steps together, and trainer\.max_steps is {steps}"):
+            check_stages(stages, streams, steps)

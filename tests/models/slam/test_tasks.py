@@ -1,0 +1,264 @@
+"""The tasks against slow plain versions: each utterance and each text alone, unpadded, place by place."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nemo_speechlm.data.pretraining.batch import PairBatch, TokenBatch
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.slam import pairs
+from nemo_speechlm.models.slam.joined import encode_joined
+from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
+from nemo_speechlm.modules.encoder import Frames
+
+
+def rows_of(frames):
+    return [
+        states[:length].unsqueeze(0) for states, length in zip(frames.states, frames.lengths.tolist(), strict=True)
+    ]
+
+
+def speech_alone(model, row, mask=None):
+    """(1, T, D) unmasked features of one utterance -> its states after the speech encoder and after both."""
+    if mask is not None:
+        row = torch.where(mask.view(1, -1, 1), model.encoder.mask_emb, row)
+    nobody = torch.zeros(1, row.shape[1], dtype=torch.bool)
+    speech, _ = model.encoder.encode_speech(row, nobody)
+    return speech, model.encoder.encode_shared(speech, nobody)[0]
+
+
+def joined_alone(model, speech, tokens):
+    """The states of one utterance and of its text behind it: the row is put together by hand."""
+    text, _ = model.text_embedding(tokens.unsqueeze(0), torch.tensor([len(tokens)]))
+    row = torch.cat([model.encoder.shared_transformer.pre_encode(speech), text], 1)
+    transformer = model.encoder.shared_transformer
+    states, _ = transformer(audio_signal=row, length=torch.tensor([row.shape[1]]), bypass_pre_encode=True)
+    return states.transpose(1, 2)[0].split([speech.shape[1], text.shape[1]])
+
+
+def mean_entropy(logits, targets):
+    """Cross-entropy by its definition, summed."""
+    return sum(math.log(sum(math.exp(x) for x in row)) - row[t] for row, t in zip(logits, targets, strict=True))
+
+
+@torch.no_grad()
+def test_w2v_bert(model, batch):
+    frames = model.embed(batch.speech)
+    mask = model.masking.draw(frames.lengths, frames.states.shape[1], torch.Generator().manual_seed(0))
+    figures, counts = model.w2v_bert(model.encoder, frames, mask, torch.Generator().manual_seed(3))
+    quantizer, classifier = model.w2v_bert.quantizer, model.w2v_bert.codes
+    loss, right, masked, everything = 0.0, 0, 0, []
+    contexts, targets, rows = [], [], []
+    for number, (row, row_mask) in enumerate(zip(rows_of(frames), mask, strict=True)):
+        own = row_mask[: row.shape[1]]
+        codes = quantizer.weight_proj(row[0]).argmax(1)
+        speech, shared = speech_alone(model, row, own)
+        logits = classifier(shared[0][own])
+        loss += mean_entropy(logits.tolist(), codes[own].tolist())
+        right += int((logits.argmax(1) == codes[own]).sum())
+        masked += int(own.sum())
+        everything += codes.tolist()
+        contexts.append(model.w2v_bert.context(speech[0][own]))
+        targets.append(codes[own])
+        rows += [number] * int(own.sum())
+    assert figures["masked_codes"].total.item() == pytest.approx(loss, rel=1e-9)
+    assert figures["masked_codes"].number == masked
+    assert figures["masked_code_accuracy"].total == right
+    assert counts.tolist() == [everything.count(code) for code in range(16)]
+    contexts, targets = torch.cat(contexts), torch.cat(targets)
+    found = figures["contrastive"].total.item()
+    assert found == pytest.approx(contrastive_by_hand(model, contexts, targets, torch.tensor(rows)), rel=1e-9)
+
+
+def contrastive_by_hand(model, contexts, codes, rows):
+    from nemo_speechlm.losses import draw_distractors
+
+    vectors = model.w2v_bert.quantizer.vars[0][codes]
+    loss = 0.0
+    for n, others in enumerate(draw_distractors(rows, 10, torch.Generator().manual_seed(3)).tolist()):
+        logits = [torch.cosine_similarity(contexts[n], vectors[k], dim=0).item() / 0.1 for k in [n, *others]]
+        loss += math.log(sum(map(math.exp, logits))) - logits[0]
+    return loss
+
+
+@torch.no_grad()
+def test_masked_text(model, batch):
+    model.text_corruption = Corruption(1.0, 0.0)
+    mask = torch.zeros_like(batch.text.tokens, dtype=torch.bool)
+    mask[0, 2:7], mask[1, :3] = True, True
+    found = masked_text(model, batch.text, mask)
+    loss = 0.0
+    for tokens, length, own in zip(batch.text.tokens, batch.text.token_lengths, mask, strict=True):
+        alone = tokens[:length].masked_fill(own[:length], model.text_embedding.mask)
+        states = model.text_states(alone.unsqueeze(0), length.view(1))[0, 1:][own[:length]]
+        logits = states @ model.text_embedding.tokens.weight[:-2].T + model.text_embedding.bias
+        loss += mean_entropy(logits.tolist(), tokens[:length][own[:length]].tolist())
+    assert found["masked_text"].total.item() == pytest.approx(loss, rel=1e-9)
+    assert found["masked_text"].number == 8
+
+
+def test_masked_tokens_are_seen_in_no_way(model, batch):
+    model.text_corruption = Corruption(1.0, 0.0)
+    mask = torch.zeros_like(batch.text.tokens, dtype=torch.bool)
+    mask[0, 3] = True
+    seen = []
+    model.text_embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    masked_text(model, batch.text, mask)
+    model.text_embedding._forward_pre_hooks.clear()
+    assert seen[0][0, 3] == model.text_embedding.mask
+    assert torch.equal(seen[0][~mask], batch.text.tokens[~mask])
+
+
+def test_corruption_has_its_shares(model):
+    tokens = torch.randint(model.text_embedding.num_tokens, (200, 100), generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(200, 100, generator=torch.Generator().manual_seed(1)) < 0.5
+    changed = Corruption(0.8, 0.1).apply(tokens, mask, model.text_embedding, torch.Generator().manual_seed(2))
+    assert torch.equal(changed[~mask], tokens[~mask])
+    as_mask = (changed[mask] == model.text_embedding.mask).double().mean()
+    kept = (changed[mask] == tokens[mask]).double().mean()
+    assert float(as_mask) == pytest.approx(0.8, abs=0.015)
+    assert float(kept) == pytest.approx(0.1 + 0.1 / model.text_embedding.num_tokens, abs=0.015)
+    with pytest.raises(ValueError, match=r"model\.text_corruption"):
+        Corruption(0.8, 0.3)
+
+
+@torch.no_grad()
+def test_joined_equals_rows_alone(model, batch):
+    frames = model.embed(batch.pairs)
+    speech = model.encode_speech(frames)
+    text = model.text_embedding(batch.pairs.tokens, batch.pairs.token_lengths)
+    on_speech, on_text = encode_joined(model.encoder, speech, frames.lengths, *text)
+    for b, (T, U) in enumerate(zip(frames.lengths.tolist(), batch.pairs.token_lengths.tolist(), strict=True)):
+        own_speech, own_text = joined_alone(model, speech[b : b + 1, :T], batch.pairs.tokens[b, :U])
+        torch.testing.assert_close(on_speech[b, :T], own_speech)
+        torch.testing.assert_close(on_text[b, : U + 1], own_text)
+
+
+@torch.no_grad()
+def test_tlm(model, batch):
+    model.text_corruption = Corruption(1.0, 0.0)
+    given = batch.pairs
+    frames = model.embed(given)
+    speech_mask = model.tlm_speech.draw(frames.lengths, frames.states.shape[1], torch.Generator().manual_seed(0))
+    text_mask = torch.tensor([[True, False, False, True], [True, False, False, False], [False, True, True, False]])
+    found = pairs.tlm(model, frames, given, speech_mask, text_mask)
+    on_speech, on_text = 0.0, 0.0
+    for b, row in enumerate(rows_of(frames)):
+        T, U = row.shape[1], int(given.token_lengths[b])
+        own, own_text = speech_mask[b, :T], text_mask[b, :U]
+        speech, _ = speech_alone(model, row, own)
+        seen = given.tokens[b, :U].masked_fill(own_text, model.text_embedding.mask)
+        speech, text = joined_alone(model, speech, seen)
+        codes = model.w2v_bert.quantizer.weight_proj(row[0]).argmax(1)
+        on_speech += mean_entropy(model.w2v_bert.codes(speech[own]).tolist(), codes[own].tolist())
+        logits = model.text_embedding.logits(text[1:][own_text])
+        on_text += mean_entropy(logits.tolist(), given.tokens[b, :U][own_text].tolist())
+    assert found["tlm_codes"].total.item() == pytest.approx(on_speech, rel=1e-9)
+    assert found["tlm_text"].total.item() == pytest.approx(on_text, rel=1e-9)
+    assert (found["tlm_codes"].number, found["tlm_text"].number) == (speech_mask.sum(), text_mask.sum())
+
+
+@torch.no_grad()
+def test_whole_texts_are_masked_by_option(model, batch):
+    model.tlm_whole_text, given = 1.0, batch.pairs
+    found = pairs.tlm(model, model.embed(given), given, generator=torch.Generator().manual_seed(0))
+    model.tlm_whole_text = 0.0
+    assert found["tlm_text"].number == given.token_lengths.sum(), "all tokens, and no padding"
+
+
+@torch.no_grad()
+def test_stm(model, batch):
+    given, texts = batch.pairs, torch.tensor([0, 2, 1])
+    frames = model.embed(given)
+    speech = model.encode_speech(frames)
+    found = pairs.stm(model, speech, frames.lengths, given, texts)
+    loss = 0.0
+    for b, text in enumerate(texts.tolist()):
+        tokens = given.tokens[text, : given.token_lengths[text]]
+        _, states = joined_alone(model, speech[b : b + 1, : frames.lengths[b]], tokens)
+        logit = float(model.stm_head(states[0]))
+        loss += math.log(1 + math.exp(-logit if text == b else logit))
+    assert found["stm"].total.item() == pytest.approx(loss, rel=1e-9)
+    assert found["stm"].number == 3
+
+
+def test_texts_are_drawn_from_others_half_of_the_time(batch):
+    many = PairBatch(*(torch.zeros(500, 1) for _ in range(2)), torch.arange(500).view(-1, 1), torch.ones(500))
+    texts = pairs.draw_texts(many, 0.5, torch.Generator().manual_seed(0))
+    assert float((texts != torch.arange(500)).double().mean()) == pytest.approx(0.5, abs=0.06)
+    assert (pairs.draw_texts(batch.pairs, 1.0) != torch.arange(3)).all()
+    assert torch.equal(pairs.draw_texts(batch.pairs, 0.0), torch.arange(3))
+
+
+def test_the_same_words_of_another_utterance_match():
+    tokens = torch.tensor([[3, 4], [3, 4], [3, 0]])
+    given = PairBatch(torch.zeros(3, 1), torch.ones(3), tokens, torch.tensor([2, 2, 1]))
+    assert pairs.same_text(given, torch.tensor([1, 2, 2])).tolist() == [True, False, True]
+
+
+def test_one_pair_has_no_mismatch():
+    alone = PairBatch(torch.zeros(1, 1), torch.ones(1), torch.ones(1, 2), torch.tensor([2]), ("pairs.json:7",))
+    with pytest.raises(SpeechLMError, match=r"one pair only \(pairs\.json:7\).*pairs\.batch_duration"):
+        pairs.draw_texts(alone, 0.5)
+
+
+@torch.no_grad()
+def test_ctc(model, batch):
+    given = batch.pairs
+    frames = model.embed(given)
+    speech = model.encode_speech(frames)
+    found = pairs.ctc(model, speech, frames.lengths, given)
+    loss = 0.0
+    for b, (T, U) in enumerate(zip(frames.lengths.tolist(), given.token_lengths.tolist(), strict=True)):
+        log_probs = model.ctc_head(speech[b, :T]).log_softmax(1)
+        loss -= spelled(log_probs, given.tokens[b, :U].tolist())
+    assert found["ctc"].total.item() == pytest.approx(loss, rel=1e-9)
+    assert found["ctc"].number == 9
+
+
+def spelled(log_probs, tokens):
+    """The log-probability of a text by CTC's recursion."""
+    states = [-1, *[s for token in tokens for s in (token, -1)]]
+    alpha = [0.0] + [-math.inf] * (len(states) - 1)
+    first = True
+    for row in log_probs.tolist():
+        new = []
+        for s, symbol in enumerate(states):
+            came = [alpha[s]] if not first else [0.0 if s < 2 else -math.inf]
+            if not first:
+                came += [alpha[s - 1]] if s else []
+                came += [alpha[s - 2]] if s > 1 and symbol != -1 and symbol != states[s - 2] else []
+            new.append(row[symbol] + float(torch.tensor(came, dtype=torch.float64).logsumexp(0)))
+        alpha, first = new, False
+    return float(torch.tensor(alpha[-2:], dtype=torch.float64).logsumexp(0))
+
+
+def test_gradients_of_joined_rows(model):
+    """Those of the shared encoder over speech and text in one row, by finite differences."""
+    generator = torch.Generator().manual_seed(0)
+    speech = torch.randn(2, 3, 32, dtype=torch.float64, generator=generator, requires_grad=True)
+    text = torch.randn(2, 2, 32, dtype=torch.float64, generator=generator, requires_grad=True)
+    lengths, text_lengths = torch.tensor([3, 2]), torch.tensor([1, 2])
+
+    def total(speech, text):
+        on_speech, on_text = encode_joined(model.encoder, speech, lengths, text, text_lengths)
+        return on_speech[0].sum(0)[:3] + on_speech[1, :2].sum(0)[:3], on_text[0, 0, :3] + on_text[1, 1, :3]
+
+    assert torch.autograd.gradcheck(total, (speech, text), fast_mode=True)
+
+
+def test_a_text_alone_does_not_depend_on_its_batch(model, batch):
+    with torch.no_grad():
+        together = model.text_states(batch.text.tokens, batch.text.token_lengths)
+        alone = TokenBatch(batch.text.tokens[1:2, :4], batch.text.token_lengths[1:2])
+        torch.testing.assert_close(together[1:2, :5], model.text_states(alone.tokens, alone.token_lengths))
+
+
+def test_padded_frames_do_not_matter(model, batch):
+    frames = model.embed(batch.pairs)
+    padding = torch.arange(frames.states.shape[1]) >= frames.lengths.unsqueeze(1)
+    other = Frames(frames.states.masked_fill(padding.unsqueeze(2), 9.0), frames.lengths, frames.penalty)
+    found = [pairs.tlm(model, f, batch.pairs, generator=torch.Generator().manual_seed(0)) for f in (frames, other)]
+    assert F.mse_loss(found[0]["tlm_codes"].total, found[1]["tlm_codes"].total) < 1e-18

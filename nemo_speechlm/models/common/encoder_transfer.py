@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.models.common.pretrained import LEFT_BEHIND, SHARED, PretrainedFile, load_strictly, read_pretrained
+from nemo_speechlm.models.common.pretrained import SHARED, PretrainedFile, load_strictly, read_pretrained
 from nemo_speechlm.modules.transformer import RelativeTransformer
 
 HALVES = ("speech_transformer", "shared_transformer")
@@ -137,7 +137,7 @@ def load_start(model: nn.Module, source: PretrainedFile) -> Start:
     Raises:
         InputError: if a weight of the file has no place, or another shape.
     """
-    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *LEFT_BEHIND})
+    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *source.left_behind})
     if strange:
         raise InputError(f"holds weights of parts unknown here: {', '.join(strange)}", source.path)
     load_strictly(model.preprocessor, source.part("preprocessor"), source.path, "preprocessor")  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def _report(model: nn.Module, source: PretrainedFile, start: Start) -> None:
     for names, what in (
         (_grouped([f"encoder.{key}" for key in start.zero]), "From zero, so that its layers give what they gave"),
         ([*_grouped([f"encoder.{key}" for key in start.fresh]), *others], "Not in it, so from their initial values"),
-        (sorted({key.split(".")[0] for key in source.weights} & set(LEFT_BEHIND)), "Not taken over"),
+        (sorted({key.split(".")[0] for key in source.weights} & source.left_behind), "Not taken over"),
     ):
         if names:
             message.append(f"{what}: {', '.join(names)}.")

@@ -12,12 +12,14 @@ from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import (
     FrameClassifierModel,
+    SLAMModel,
     SpeechLMCTCModel,
     SpeechLMEncDecModel,
     SpeechLMModel,
     TextToUnitModel,
 )
 from nemo_speechlm.models.recognition import transducer
+from nemo_speechlm.models.slam.stages import read_tasks
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_hidden_corpus
 from nemo_speechlm.tokenizers import UnitInventory
@@ -65,7 +67,7 @@ def fit(config, steps=2):
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-TRAINED = sorted(path.stem for path in CONF.glob("*.yaml") if re.search(r"_(small|base|large)$", path.stem))
+TRAINED = sorted(path.stem for path in CONF.glob("*.yaml") if re.search(r"_(small|base|large|\d+m)$", path.stem))
 
 
 def metrics_of(model):
@@ -76,6 +78,8 @@ def metrics_of(model):
         return FrameClassifierModel.validation_metrics(SimpleNamespace())
     if "phones" in model:
         return TextToUnitModel.validation_metrics(SimpleNamespace())
+    if "tasks" in model:
+        return SLAMModel.validation_metrics(SimpleNamespace(_cfg=model, tasks=read_tasks(model.tasks)))
     if "masking" in model:
         return SpeechLMModel.validation_metrics(SimpleNamespace(_cfg=model, masking=SpanMask(**model.masking)))
     if "ctc_weight" in model:

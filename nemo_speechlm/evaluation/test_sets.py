@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import audio_info
-from nemo_speechlm.data.audio.utterances import seconds_of
+from nemo_speechlm.data.audio.utterances import part_of_file
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
@@ -52,18 +52,7 @@ def _utterance(record: Record, manifest: str | Path, number: int, text_field: st
         available = audio_info(path).duration
     except InputError as error:
         raise InputError(f"{path}: {error.reason}", manifest, number) from None
-    # The duration of a whole file is what the file says: encoders and manifests round it differently.
-    duration, offset = available, seconds_of(record, "offset", manifest, number)
-    if offset is not None:
-        wanted = seconds_of(record, "duration", manifest, number)
-        duration = available - offset if wanted is None else wanted
-        if duration <= 0 or offset + duration > available + 0.1:
-            raise InputError(
-                f"{path} lasts {available:.2f} s; {duration:.2f} s from {offset:.2f} s on are asked for",
-                manifest,
-                number,
-            )
-        duration = min(duration, available - offset)
-        if wanted is None:  # so that results say which part of the file it is
-            record = record | {"duration": round(duration, 4)}
-    return Utterance(number, record, path, offset or 0.0, duration, " ".join(record[text_field].split()))
+    offset, duration = part_of_file(record, path, available, manifest, number)
+    if record.get("offset") is not None and record.get("duration") is None:
+        record = record | {"duration": round(duration, 4)}  # so that results say which part of the file it is
+    return Utterance(number, record, path, offset, duration, " ".join(record[text_field].split()))

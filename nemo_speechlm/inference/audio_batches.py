@@ -1,8 +1,9 @@
 """Utterances of similar length in batches, read ahead by worker processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from lhotse.dataset.collation import collate_vectors
@@ -15,6 +16,17 @@ from nemo_speechlm.files import Record
 
 SHORTEST = 0.1
 """Seconds to which shorter utterances are filled up with silence."""
+
+
+class AudioPart(Protocol):
+    """What is read: a part of an audio file, in seconds."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def offset(self) -> float: ...  # noqa: D102
+    @property
+    def duration(self) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ def length_batches(durations: list[float], batch_duration: float) -> list[list[i
 class AudioBatches(Dataset):
     """Batches as NeMo's models take them: audio, lengths, and no transcripts."""
 
-    def __init__(self, utterances: list[Utterance], batches: list[list[int]], sample_rate: int):
+    def __init__(self, utterances: Sequence[AudioPart], batches: list[list[int]], sample_rate: int):
         self.utterances, self.batches, self.sample_rate = utterances, batches, sample_rate
 
     def __len__(self) -> int:
@@ -73,7 +85,7 @@ class AudioBatches(Dataset):
         return collate_vectors(audio, padding_value=0.0), torch.tensor([len(a) for a in audio]), None, None
 
 
-def _read(utterance: Utterance, sample_rate: int) -> Tensor:
+def _read(utterance: AudioPart, sample_rate: int) -> Tensor:
     return torch.from_numpy(read_audio(utterance.path, sample_rate, utterance.offset, utterance.duration))
 
 

@@ -54,6 +54,37 @@ def check_duration(duration: float | None, found: float, path: Path, manifest: s
         )
 
 
+def part_of_file(
+    record: Record, path: Path, available: float, manifest: str | Path, number: int
+) -> tuple[float, float]:
+    """Which part of its audio file a record means.
+
+    Args:
+        record: line ``number`` of ``manifest``; without an ``offset`` it means the whole file, whatever its
+            ``duration`` says: encoders and manifests round that differently.
+        path: the file, for messages.
+        available: seconds that the file lasts.
+        manifest: for messages.
+        number: its line number.
+
+    Returns:
+        offset and duration in seconds.
+
+    Raises:
+        InputError: if the file does not have that part.
+    """
+    offset = seconds_of(record, "offset", manifest, number)
+    if offset is None:
+        return 0.0, available
+    wanted = seconds_of(record, "duration", manifest, number)
+    duration = available - offset if wanted is None else wanted
+    if duration <= 0 or offset + duration > available + 0.1:
+        raise InputError(
+            f"{path} lasts {available:.2f} s; {duration:.2f} s from {offset:.2f} s on are asked for", manifest, number
+        )
+    return offset, min(duration, available - offset)
+
+
 def seconds_of(record: Record, key: str, manifest: str | Path, number: int) -> float | None:
     """A record's ``offset`` or ``duration``, or None where it has none.
 

@@ -123,13 +123,13 @@ def _part(stream: Stream, part: dict[str, Any], seed: int, training: bool) -> Pa
     elif own:
         if not part.get("manifest_filepath"):
             raise InputError(f"data config: no {name}.manifest_filepath")
-        part["input_cfg"] = [{**item, "manifest_filepath": _manifests(part.pop("manifest_filepath"))}]
+        part["input_cfg"] = [{**item, "manifest_filepath": part.pop("manifest_filepath")}]
         part.pop("tarred_audio_filepaths", None)
     if own:
         part = {key: value for key, value in part.items() if key not in stream.reader.options}
     elif stream.has_audio and item.get("longest"):  # NeMo's types do not know what the model can encode
         part["max_duration"] = min(part.get("max_duration", item["longest"]), item["longest"])
-    defaults = _defaults(stream, seed, training, own)
+    defaults = _defaults(stream, item, training, own)
     if not training:
         part["use_bucketing"] = False
     exact = own and len(part["input_cfg"]) == 1 and part["input_cfg"][0]["type"] in _OWN_TYPES
@@ -140,11 +140,11 @@ def _unfit(stream: Stream) -> str:
     return "units would no longer fit their audio" if stream.name == "speech" else "texts would no longer fit"
 
 
-def _defaults(stream: Stream, seed: int, training: bool, own: bool) -> dict[str, Any]:
+def _defaults(stream: Stream, item: Mapping[str, Any], training: bool, own: bool) -> dict[str, Any]:
     defaults: dict[str, Any] = {
-        "sample_rate": stream.facts().get("sample_rate", 16000),
-        "seed": seed,
-        "shard_seed": seed,
+        "sample_rate": item.get("sample_rate", 16000),
+        "seed": item["seed"],
+        "shard_seed": item["seed"],
         "shuffle": training and not own,  # ours shuffle better than a buffer would
         "force_iterable_dataset": training,
         "force_map_dataset": not training,
@@ -182,10 +182,6 @@ def _uses_own_types(part: Mapping[str, Any]) -> bool:
 
 def _flat(paths: Any) -> list[Any]:
     return [] if paths is None else [paths] if isinstance(paths, str) else list(paths)
-
-
-def _manifests(paths: Any) -> Any:
-    return paths if isinstance(paths, str) else list(paths)
 
 
 def _items(input_cfg: Any) -> list[Any]:

@@ -25,7 +25,7 @@ from nemo_speechlm.data.pretraining.pairs_reader import PairsReader
 from nemo_speechlm.data.pretraining.speech_reader import SpeechReader
 from nemo_speechlm.data.pretraining.text_reader import TextUnits, TextUnitsReader
 from nemo_speechlm.data.pretraining.token_reader import TextTokens, TokensReader
-from nemo_speechlm.data.pretraining.utterance_audio import audio_and_units, audio_of
+from nemo_speechlm.data.pretraining.utterance_audio import audio_and_units, audio_of, base_of
 from nemo_speechlm.units.inventory import UnitInventory
 
 
@@ -188,16 +188,12 @@ class PairStream(Stream):
         """Pad audio and tokens with zeros."""
         cuts = list(examples)
         audios = [audio_of(cut, self.sample_rate) for cut in cuts]
-        tokens = [_base(cut).custom["tokens"] for cut in cuts]
+        tokens = [base_of(cut).custom["tokens"] for cut in cuts]
         return PairBatch(*pad(audios, torch.float32, 0.0), *pad(tokens, torch.int64, 0), ids_of(cuts))
 
 
 def _writing(labels: Sequence[str] | None, tokenizer: str | bytes | None) -> dict[str, Any]:
     return {"labels": None if labels is None else list(labels), "tokenizer": tokenizer}
-
-
-def _base(cut: Cut) -> Cut:
-    return cut.tracks[0].cut if hasattr(cut, "tracks") else cut
 
 
 def ids_of(examples: Iterable[Any]) -> tuple[str, ...]:

@@ -62,9 +62,14 @@ def audio_and_units(cut: Cut, inventory: UnitInventory, sample_rate: int) -> tup
     return audio[: round(len(frames) * samples_per_frame)], frames
 
 
+def base_of(cut: Cut) -> Cut:
+    """The cut without what augmentation mixed into it; its ``custom`` is that of the manifest's line."""
+    return cut.tracks[0].cut if isinstance(cut, MixedCut) else cut
+
+
 def _place(cut: Cut) -> tuple[Cut, str, int | None]:
     """The cut without what augmentation added, and where it came from."""
-    base = cut.tracks[0].cut if isinstance(cut, MixedCut) else cut
+    base = base_of(cut)
     custom = base.custom or {}
     return base, custom.get("manifest", custom.get("manifest_origin", base.id)), custom.get("line")
 

@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lhotse.dataset.collation import collate_vectors
 from nemo.core.classes import ModelPT
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, partial_path
-from nemo_speechlm.inference.audio_batches import SHORTEST, length_batches
+from nemo_speechlm.inference.audio_batches import AudioBatches, autocast, length_batches
 from nemo_speechlm.inference.features.inputs import Utterance
 from nemo_speechlm.inference.features.options import FeatureOptions
 from nemo_speechlm.inference.features.shards import frames_of_shard, shard_files, write_card, write_shard
@@ -107,12 +105,9 @@ def _extract(
         files = [folder / "features" / f"{name}.{options.format}" for name in names]
     todo = [index for index, file in enumerate(files) if not file.exists()]
     passes = [list(own) for _, own in groupby(todo, key=files.__getitem__)] if sharded else [todo]
-    autocast = torch.autocast(
-        model.device.type, getattr(torch, options.precision), enabled=options.precision != "float32"
-    )
     with (
         torch.inference_mode(),
-        autocast,
+        autocast(model.device.type, options.precision),
         tqdm(total=len(files), initial=len(files) - len(todo), unit="utterance") as bar,
     ):
         for own in passes:
@@ -147,8 +142,10 @@ def _states(
     lengths = [utterances[index].duration for index in own]
     batches = [[own[i] for i in batch] for batch in length_batches(lengths, batch_duration)]
     sample_rate = int(model.cfg.get("sample_rate", 16000))
-    loader = DataLoader(_Batches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers)
-    for batch, (audio, samples) in zip(batches, loader, strict=True):
+    loader = DataLoader(
+        AudioBatches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers
+    )
+    for batch, (audio, samples, *_) in zip(batches, loader, strict=True):
         layers, frames = model.extract_features(
             audio.to(model.device), samples.to(model.device), [number - 1 for number in numbers]
         )
@@ -229,24 +226,3 @@ def _num_frames(path: Path) -> int:
 
     with safe_open(path, "pt") as file:
         return int(file.get_slice(next(iter(file.keys()))).get_shape()[0])
-
-
-class _Batches(Dataset):
-    """Audio (B, S) and samples (B,) of each batch."""
-
-    def __init__(self, utterances: Sequence[Utterance], batches: list[list[int]], sample_rate: int):
-        self.utterances, self.batches, self.sample_rate = utterances, batches, sample_rate
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        chosen = [self.utterances[i] for i in self.batches[index]]
-        audio = [torch.from_numpy(read_audio(u.path, self.sample_rate, u.offset, u.duration)) for u in chosen]
-        # Less than a frame of audio breaks front ends; a little silence does no harm.
-        shortest = round(SHORTEST * self.sample_rate)
-        audio = [torch.nn.functional.pad(a, (0, max(0, shortest - len(a)))) for a in audio]
-        return collate_vectors(audio, padding_value=0.0), torch.tensor([len(a) for a in audio])

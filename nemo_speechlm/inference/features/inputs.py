@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
-from nemo_speechlm.data.audio.utterances import seconds_of
+from nemo_speechlm.data.audio.utterances import part_of_file
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
@@ -70,15 +70,6 @@ def _utterance(record: Record, path: Path, manifest: Path | None, number: int | 
     except InputError as error:
         raise error if manifest is None else InputError(str(error), manifest, number) from None
     offset, duration = 0.0, available
-    if manifest is not None and number is not None and record.get("offset") is not None:
-        offset = seconds_of(record, "offset", manifest, number) or 0.0
-        wanted = seconds_of(record, "duration", manifest, number)
-        duration = available - offset if wanted is None else wanted
-        if duration <= 0 or offset + duration > available + 0.1:
-            raise InputError(
-                f"{path} lasts {available:.2f} s; {duration:.2f} s from {offset:.2f} s on are asked for",
-                manifest,
-                number,
-            )
-        duration = min(duration, available - offset)
+    if manifest is not None and number is not None:
+        offset, duration = part_of_file(record, path, available, manifest, number)
     return Utterance(record | {"duration": round(duration, 4)}, path, offset, duration)

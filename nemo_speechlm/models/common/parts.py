@@ -15,17 +15,10 @@ class Parts(NamedTuple):
     """The parts of a model, by the names of its submodules.
 
     Attributes:
-        ctc_head: the CTC head that fine-tuning may start from.
         left_behind: what no other model takes over.
     """
 
-    ctc_head: str | None = None
     left_behind: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> set[str]:
-        """All of them, the shared ones included."""
-        return {*SHARED, *self.left_behind, *((self.ctc_head,) if self.ctc_head else ())}
 
 
 def parts_of(cfg: DictConfig) -> Parts | None:

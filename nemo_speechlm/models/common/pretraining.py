@@ -1,6 +1,7 @@
 """What every model that learns from streams of data shares: loaders, the place in the data, throughput, means."""
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,6 +65,11 @@ class PretrainingModel(Accelerated, ModelPT):
         ranks = {"global_rank": self.global_rank, "world_size": self.world_size}
         return {"config": own, "streams": self.streams(), **ranks}
 
+    @cached_property
+    def _on_host(self) -> dict[str, tuple[str, ...]]:
+        """Fields that stay on the host, by stream. Asked once: streams are not made anew for every batch."""
+        return {stream.name: stream.on_host for stream in self.streams() if stream.on_host}
+
     # --- batches -------------------------------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: PretrainBatch, dataloader_idx: int) -> PretrainBatch:
@@ -80,11 +86,11 @@ class PretrainingModel(Accelerated, ModelPT):
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if not isinstance(moved, PretrainBatch):
             return moved
-        for stream in self.streams():
-            part = getattr(batch, stream.name)
-            if part is not None and stream.on_host:
-                kept = {field: getattr(part, field) for field in stream.on_host}
-                moved = moved._replace(**{stream.name: getattr(moved, stream.name)._replace(**kept)})
+        for name, fields in self._on_host.items():
+            part = getattr(batch, name)
+            if part is not None:
+                kept = {field: getattr(part, field) for field in fields}
+                moved = moved._replace(**{name: getattr(moved, name)._replace(**kept)})
         return moved
 
     def configure_callbacks(self) -> list[Callback]:

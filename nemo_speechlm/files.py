@@ -50,6 +50,18 @@ def iter_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"cannot be read as UTF-8 text: {error}", path) from error
 
 
+def sync(path: str | Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk, so that a power cut does not undo them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not Path(path).is_dir():  # some network file systems cannot do it for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def partial_path(path: str | Path) -> Path:
     """Where a file is built before it is renamed to ``path`` (the ending stays, so that ``.gz`` is still seen)."""
     path = Path(path)

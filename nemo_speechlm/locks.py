@@ -11,6 +11,8 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from nemo_speechlm.errors import InputError
 
+_REFUSAL = "another process is making it ({holder}); wait until that has ended, or give another output"
+
 
 def lock_path(path: str | Path) -> Path:
     """The hidden file that is locked while ``path`` is being made; it is not there otherwise."""
@@ -19,12 +21,13 @@ def lock_path(path: str | Path) -> Path:
 
 
 @contextmanager
-def only_writer(path: str | Path, wait: bool = False) -> Iterator[None]:
+def only_writer(path: str | Path, wait: bool = False, refusal: str = _REFUSAL) -> Iterator[None]:
     """Keep other processes from making the file ``path`` until the block ends; a process may hold it several times.
 
     Args:
         path: the file, or, of an output with several, the one that is there last.
         wait: wait for another process to finish, instead of raising.
+        refusal: of the error's message; ``{holder}`` stands for the other process.
 
     Raises:
         InputError: if another process is making it; with its host, number and start.
@@ -35,10 +38,7 @@ def only_writer(path: str | Path, wait: bool = False) -> Iterator[None]:
     try:
         lock.acquire(blocking=wait)
     except Timeout:
-        raise InputError(
-            f"another process is making it ({_holder(lock_file)}); wait until that has ended, or give another output",
-            path,
-        ) from None
+        raise InputError(refusal.format(holder=_holder(lock_file)), path) from None
     outermost = lock.lock_counter == 1
     try:
         # a soft lock (on file systems without locks) keeps its own notes in the file

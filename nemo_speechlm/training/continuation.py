@@ -99,6 +99,7 @@ class Continuation(Callback):
             if state is not None:
                 state["patience"] = stopping.patience  # type: ignore[attr-defined]
         begin_with_whole_update(checkpoint, trainer.accumulate_grad_batches)
+        log_from_this_step(checkpoint)
         self._checkpoint = checkpoint
         if trainer.optimizers:  # strategies that restore weights after they have set up the optimizers
             self.on_fit_start(trainer, pl_module)
@@ -168,13 +169,33 @@ def begin_with_whole_update(checkpoint: dict[str, Any], accumulate: int) -> None
     current.update(dict.fromkeys(("ready", "started", "processed", "completed"), whole))
 
 
+def log_from_this_step(checkpoint: dict[str, Any]) -> None:
+    """Let loggers go on with the step of a checkpoint; Lightning counts it after its validation is saved.
+
+    Args:
+        checkpoint: Lightning's, which is changed.
+    """
+    state = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict")
+    if state is not None:
+        state["_batches_that_stepped"] = checkpoint["global_step"]
+
+
+def log_folder(trainer: Trainer, settings: dict[str, Any]) -> Path:
+    """Where NeMo's ``exp_manager`` will put the logs of a run that may be resumed."""
+    places = {key: settings.get(key) for key in ("exp_dir", "name", "version", "explicit_log_dir")}
+    return get_log_dir(trainer, **places, resume_if_exists=True)[0]
+
+
+def checkpoint_folder(trainer: Trainer, settings: dict[str, Any]) -> Path:
+    """Where NeMo's ``exp_manager`` will put the checkpoints of a run that may be resumed."""
+    given = (settings.get("checkpoint_callback_params") or {}).get("dirpath")
+    return Path(given) if given else log_folder(trainer, settings) / "checkpoints"
+
+
 def _folder_to_continue(trainer: Trainer, settings: dict[str, Any]) -> Path | None:
     """The folder of the checkpoints that NeMo's ``exp_manager`` would go on from; None if it would begin anew."""
     if settings.get("resume_if_exists"):
-        folder = (settings.get("checkpoint_callback_params") or {}).get("dirpath")
-        if not folder:
-            places = {key: settings.get(key) for key in ("exp_dir", "name", "version", "explicit_log_dir")}
-            folder = get_log_dir(trainer, **places, resume_if_exists=True)[0] / "checkpoints"
+        folder = checkpoint_folder(trainer, settings)
         # Any checkpoint: even without a last one NeMo counts them among the best of a run that begins anew.
         if any(Path(folder).rglob("*.ckpt")) or any(Path(folder).glob("*-last/")):
             return Path(folder)

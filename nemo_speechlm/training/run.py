@@ -1,13 +1,15 @@
 """From a recipe to a trained ``.nemo`` file: trainer, experiment folder, resuming, the last word on the output."""
 
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from nemo.core.classes import ModelPT
 from nemo.utils import logging
@@ -15,8 +17,13 @@ from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
-from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.files import refuse_overwrite, sync, whole_file
+from nemo_speechlm.training.checkpoint_io import damage
 from nemo_speechlm.training.continuation import Continuation
+from nemo_speechlm.training.curves import one_curve
+from nemo_speechlm.training.folder import prepare_folder
+from nemo_speechlm.training.recovery import step_of
+from nemo_speechlm.training.saving import INTERRUPTED, Saver
 from nemo_speechlm.training.step_guards import step_guards
 
 
@@ -30,18 +37,25 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
     Args:
         cfg: a recipe with ``model``, ``trainer`` (arguments of Lightning's), ``exp_manager`` (NeMo's), ``output``,
             ``overwrite``, ``save`` (``best``: the checkpoint that ``exp_manager`` found best; or ``last``), ``seed``,
-            and, to go on in spite of differences, ``accept_changes``.
+            ``save_every_minutes`` (:class:`Saver`) and, to go on in spite of differences, ``accept_changes``.
         build_model: makes the model from ``cfg.model`` and the trainer.
 
     Returns:
         the path of the ``.nemo`` file.
 
     Raises:
-        InputError: if the output exists already or is not called ``.nemo``; or if the checkpoints in the run's folder
-            are another run's.
+        InputError: if the output exists already or is not called ``.nemo``; if the checkpoints in the run's folder are
+            another run's, or none of them can be read; or if another process works in that folder.
         SpeechLMError: if a key of the trainer or of ``exp_manager`` has no sensible value.
-        Unfinished: if training ended before its end, as by ``exp_manager.max_time_per_run``; its checkpoint is kept.
+        Unfinished: if training ended before its end, by ``exp_manager.max_time_per_run``, SIGTERM or SIGUSR1; its
+            checkpoint is kept.
+        KeyboardInterrupt: after Ctrl-C; a checkpoint is kept here too, unless it was pressed twice.
     """
+    with ExitStack() as held:
+        return _train(cfg, build_model, held)
+
+
+def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT], held: ExitStack) -> Path:
     output = Path(cfg.output)
     if output.suffix != ".nemo":
         raise InputError("the output must end in .nemo", output)
@@ -51,6 +65,8 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
     _check_length(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     continuation = Continuation(cfg)
+    saver = _saver(cfg)
+    held.enter_context(saver.listening())
     callbacks: list[Callback] = [
         *([StepProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []),
         continuation,
@@ -58,10 +74,12 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
     ]
     try:
         trainer = Trainer(**{**_plain(cfg.trainer), "callbacks": callbacks})
-        continuation.check(trainer)
-        exp_manager(trainer, cfg.get("exp_manager"))
+        prepare_folder(trainer, cfg, continuation, held)
+        exp_manager(trainer, _without_its_stopping(cfg))
     except MisconfigurationException as error:
         raise SpeechLMError(f"trainer and exp_manager: {error}") from error
+    one_curve(trainer, step_of(trainer.ckpt_path) if trainer.ckpt_path and trainer.is_global_zero else None)
+    saver.attach(trainer)
     model = build_model(cfg.model, trainer)
     try:
         trainer.fit(model)
@@ -70,14 +88,10 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
             raise
     if trainer.interrupted:
         raise KeyboardInterrupt
-    _check_ended(trainer)
+    _check_ended(trainer, saver.reason)
     if cfg.save == "best":
         _load_best(model, trainer)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(output)
-    model.save_to(str(partial))
-    if trainer.is_global_zero:
-        partial.replace(output)
+    _write(model, output, trainer)
     logging.info(f"Wrote {output}")
     return output
 
@@ -117,18 +131,18 @@ def _check_length(cfg: DictConfig) -> None:
             )
 
 
-def _check_ended(trainer: Trainer) -> None:
+def _check_ended(trainer: Trainer, reason: str) -> None:
     """Raise :class:`Unfinished` unless training came to its end, or early stopping ended it."""
     steps, epochs = trainer.max_steps, trainer.max_epochs or -1
     if 0 < steps <= trainer.global_step or 0 < epochs <= trainer.current_epoch:
         return
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    time_is_up = any((remaining := timer.time_remaining()) is not None and remaining <= 0 for timer in timers)
-    if trainer.should_stop and trainer.early_stopping_callbacks and not time_is_up:
+    if trainer.should_stop and trainer.early_stopping_callbacks and not reason:
         return
     if not trainer.is_global_zero:  # another status than 0, and Lightning kills the first process before it has ended
         sys.exit(0)
-    why = "the time of exp_manager.max_time_per_run is over" if time_is_up else "training was stopped"
+    if reason == INTERRUPTED:
+        raise KeyboardInterrupt
+    why = reason or "training was stopped"
     kept = getattr(trainer.checkpoint_callback, "last_model_path", "") or "no checkpoint"
     raise Unfinished(
         f"{why} at step {trainer.global_step} of {steps}; {kept} is kept and nothing else written. "
@@ -140,15 +154,55 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
+def _saver(cfg: DictConfig) -> Saver:
+    try:
+        return Saver(cfg)
+    except MisconfigurationException as error:
+        raise SpeechLMError(f"exp_manager.max_time_per_run: {error}") from error
+
+
+def _without_its_stopping(cfg: DictConfig) -> DictConfig | None:
+    """NeMo's part of a recipe without the two ways of stopping that :class:`Saver` has instead."""
+    if not cfg.get("exp_manager"):
+        return None
+    own = {"max_time_per_run": None, "create_preemption_callback": False}
+    return OmegaConf.create({**_plain(cfg.exp_manager), **own})
+
+
+def _write(model: ModelPT, output: Path, trainer: Trainer) -> None:
+    """Write the model; the file takes its name when all of it is on the disk."""
+    if not trainer.is_global_zero:
+        return
+    try:
+        with whole_file(output) as partial:
+            model.save_to(str(partial))
+            sync(partial)
+        sync(output.parent)
+    except RuntimeError as error:  # of torch.save into the folder for temporary files, which is full
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise InputError(
+            f"cannot be written: {tempfile.gettempdir()}, where it is put together, has no room. Make room or set "
+            "TMPDIR, and run the same command again: training is complete and not repeated",
+            output,
+        ) from error
+
+
 def _load_best(model: ModelPT, trainer: Trainer) -> None:
     callback = trainer.checkpoint_callback
-    path = getattr(callback, "best_model_path", "")
-    if not path:
+    known = {path: float(score) for path, score in getattr(callback, "best_k_models", {}).items()}
+    best = getattr(callback, "best_model_path", "")
+    if not best:
         logging.warning("There was no validation, so no best checkpoint; the last weights are saved.")
         return
-    score = getattr(callback, "best_model_score", None)
-    logging.info(
-        f"Best checkpoint: {Path(path).name}" + ("" if score is None else f" ({callback.monitor} {score:.4f})")
-    )
-    # The file is this run's own, and holds configs beside tensors.
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    ranked = sorted(known, key=known.__getitem__, reverse=getattr(callback, "mode", "min") == "max")
+    for path in dict.fromkeys([best, *ranked]):
+        if (reason := damage(Path(path))) is not None:
+            logging.warning(f"{path}: {reason}; it is passed over for the next best checkpoint")
+            continue
+        score = f" ({callback.monitor} {known[path]:.4f})" if path in known else ""  # type: ignore[union-attr]
+        logging.info(f"Best checkpoint: {Path(path).name}{score}")
+        # The file is this run's own, and holds configs beside tensors.
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+        return
+    logging.warning("No best checkpoint can be read; the last weights are saved.")

@@ -16,7 +16,7 @@ from typing import Any
 
 from nemo_speechlm import __version__
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write
+from nemo_speechlm.files import atomic_write, sync
 
 NAME = "run.json"
 
@@ -32,7 +32,8 @@ DECIDING = (
 
 FREE = (
     # where results and logs go, and which of the run's checkpoints becomes the result
-    "output", "overwrite", "save", "name", "accept_changes", "exp_manager.*", "trainer.default_root_dir",
+    "output", "overwrite", "save", "save_every_minutes", "name", "accept_changes", "exp_manager.*",
+    "trainer.default_root_dir",
     # how long training lasts; learning rates follow (see continuation.py)
     "trainer.max_steps", "trainer.max_epochs", "trainer.min_steps", "trainer.min_epochs", "trainer.max_time",
     # on what machines; how many batches make an update is compared instead
@@ -123,7 +124,7 @@ class RunRecord:
             "free": self.free,
             "accepted": list(self.accepted),
         }
-        with atomic_write(Path(folder) / NAME) as file:
+        with atomic_write(Path(folder) / NAME, before_rename=sync) as file:
             json.dump(content, file, indent=1, ensure_ascii=False)
             file.write("\n")
 

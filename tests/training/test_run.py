@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch import Callback
 from nemo.core.classes import ModelPT
 from nemo.core.optim.lr_scheduler import prepare_lr_scheduler
-from nemo.utils.exp_manager import StatelessTimer
 from omegaconf import OmegaConf
 
 import nemo_speechlm.models.common.schedules  # noqa: F401  # registers TriStage
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 from nemo_speechlm.training import run as training
+from nemo_speechlm.training.saving import Saver
 
 POLYNOMIAL = {"name": "PolynomialDecayAnnealing", "power": 1.0, "warmup_steps": 4, "min_lr": 0.0}
 TRI_STAGE = {"name": "TriStage", "phase_ratio": [0.25, 0.25, 0.5], "init_lr_scale": 0.01, "final_lr_scale": 0.05}
@@ -295,10 +295,20 @@ def test_patience_is_the_commands(recipe):
     assert OneWeight.seen["steps"][-1] == 8 + 3 * 4
 
 
-def test_an_update_has_all_its_batches_after_a_checkpoint_inside_one(recipe):
+def test_an_update_has_all_its_batches_after_a_checkpoint_inside_one(recipe, monkeypatch):
     accumulating = {"trainer__accumulate_grad_batches": 3, "trainer__val_check_interval": 4, "trainer__max_steps": 4}
-    # stopped after the fifth batch: the checkpoint of the validation has one update and one batch of the next
-    train_until(recipe, batches=5, **accumulating)
+    real = OneWeight.training_step
+
+    def killed(self, batch, batch_idx):
+        if len(self.seen["batches"]) == 5:
+            raise RuntimeError("killed")
+        return real(self, batch, batch_idx)
+
+    # killed after the fifth batch: the checkpoint of the validation has one update and one batch of the next
+    with monkeypatch.context() as patch:
+        patch.setattr(OneWeight, "training_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(recipe, **accumulating)
     _, seen = train(recipe, **accumulating)
     assert seen["steps"] == [1, 1, 2, 2, 2, 3, 3, 3, 4]
 
@@ -307,23 +317,23 @@ def test_an_update_has_all_its_batches_after_a_checkpoint_inside_one(recipe):
 
 
 class StopAt(Callback):
-    """Ends a training as a limit of time does, at a certain step or batch."""
+    """Ends a training as a limit of time does, at a certain step."""
 
-    def __init__(self, steps, batches):
-        self.steps, self.batches = steps, batches
+    def __init__(self, steps):
+        self.steps = steps
 
     def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
-        if trainer.global_step == self.steps or len(model.seen["batches"]) == self.batches:
-            (timer,) = [callback for callback in trainer.callbacks if isinstance(callback, StatelessTimer)]
-            timer._duration = 0.0
+        if trainer.global_step == self.steps:
+            (saver,) = [callback for callback in trainer.callbacks if isinstance(callback, Saver)]
+            saver.deadline = 0.0
 
 
-def train_until(recipe, steps=None, batches=None, **changes):
-    """Train until the limit of time ends it at a step or batch; returns the error's message."""
+def train_until(recipe, steps, **changes):
+    """Train until the limit of time ends it at a step; returns the error's message."""
     real = training.Trainer
 
     def trainer(**options):
-        return real(**{**options, "callbacks": [*options["callbacks"], StopAt(steps, batches)]})
+        return real(**{**options, "callbacks": [*options["callbacks"], StopAt(steps)]})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "Trainer", trainer)

@@ -86,9 +86,12 @@ class PretrainBatch(NamedTuple):
 
     Attributes:
         number: batches that the rank had before this one, in the run as a whole; None in validation.
+        stand_in: another rank's batch, or one that this rank has had: it is there so that all have as many, and
+            must not be counted.
     """
 
     speech: SpeechBatch | None = None
     text: TextBatch | TokenBatch | None = None
     pairs: PairBatch | None = None
     number: int | None = None
+    stand_in: bool = False

@@ -1,12 +1,18 @@
 """From sampled examples to the batch of a pretraining step."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
 from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.data.pretraining.streams import Stream
+
+
+class StandIn(NamedTuple):
+    """Examples of another rank, for one that has no batch left."""
+
+    examples: Iterable[Any]
 
 
 class PretrainDataset(Dataset):
@@ -30,5 +36,7 @@ class OneStream(Dataset):
         self.dataset = PretrainDataset([stream])
         self.name = stream.name
 
-    def __getitem__(self, examples: Iterable[Any]) -> PretrainBatch:
+    def __getitem__(self, examples: "Iterable[Any] | StandIn") -> PretrainBatch:
+        if isinstance(examples, StandIn):
+            return self[examples.examples]._replace(stand_in=True)
         return self.dataset[{self.name: examples}]

@@ -15,8 +15,8 @@ as there are ranks, one for each. Workers take turns with the steps. So neither 
 changes what a step sees, and a run may go on with another number of ranks where it stopped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from os import environ
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.data.pretraining.config import Part, read_config
-from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset
+from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset, StandIn
 from nemo_speechlm.data.pretraining.sequence import BatchSequence, Position
 from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.data.worker_errors import ErrorReturningDataset, ErrorReturningStream, raise_errors
@@ -169,19 +169,36 @@ def build_validation_dataloaders(
 ) -> list[DataLoader]:
     """One finite loader for each part of the config, in the order of ``streams``; arguments as in training.
 
-    Lines come in their files' order. Durations of text are drawn the same in every run. All ranks get the same number
-    of batches; the trainer must have ``use_distributed_sampler: false``, as always with NeMo's Lhotse data loading.
+    Lines come in their files' order. Durations of text are drawn the same in every run. Ranks take turns with the
+    batches of one rank; all get the same number, the last ones perhaps a ``stand_in``. The trainer must have
+    ``use_distributed_sampler: false``, as always with NeMo's Lhotse data loading.
     """
     settings, parts = read_config(config, streams, training=False)
     return [
         _ValidationLoader(
             ErrorReturningDataset(OneStream(part.stream)),
             batch_size=None,
-            sampler=_sampler(part, global_rank, world_size),
+            sampler=TakeTurns(_sampler(part, 0, 1), global_rank, world_size),
             **settings.of_loader(),
         )
         for part in parts
     ]
+
+
+class TakeTurns:
+    """Every n-th batch of a sampler for one of n ranks, and a :class:`StandIn` where it has none in the last round.
+
+    Lhotse's samplers deal the examples of the last batches out anew where there are ranks without one. Batches would
+    then be others than in a single process, and with them the figures.
+    """
+
+    def __init__(self, sampler: Iterable[Any], rank: int, world: int):
+        self.sampler, self.rank, self.world = sampler, rank, world
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = (batch for batch in self.sampler)  # Lhotse's begin anew with each iter(), which islice calls
+        while turns := list(islice(batches, self.world)):
+            yield turns[self.rank] if self.rank < len(turns) else StandIn(turns[0])
 
 
 class _ValidationLoader(DataLoader):

@@ -4,9 +4,19 @@ Axis legend: B utterances, S samples, U characters or tokens.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+REPEATED = " (repeated)"
+"""Ends the id of an example that Lhotse gives a second time to a process that would have none."""
+
+
+def is_repeated(batch: Any) -> bool:
+    """Whether nothing of a batch may be counted, since another process has counted it."""
+    ids = getattr(batch, "ids", ())
+    return bool(ids) and all(name.endswith(REPEATED) for name in ids)
 
 
 class TranscribedBatch:

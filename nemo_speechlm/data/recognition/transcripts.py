@@ -6,6 +6,7 @@ out audio that does not load, all without a word. Here each is an error that say
 Axis legend: B utterances, S samples, U characters.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
-from nemo_speechlm.data.recognition.batch import TranscribedBatch
+from nemo_speechlm.data.recognition.batch import REPEATED, TranscribedBatch
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
+
+_LHOTSES_MARK = re.compile(r"_dup\d+$")
 
 
 def expand_manifests(manifests: str | Sequence) -> list[str]:
@@ -179,9 +182,10 @@ def load_audio(cut: Cut) -> Tensor:
 
 
 def _place(cut: Cut) -> str:
-    """The audio of a cut, and where in its file it begins if that is not the start."""
+    """The audio of a cut, where in its file it begins if that is not the start, and whether it is a repeated one."""
     start = getattr(cut, "start", 0.0)
-    return f"{_source(cut)} at {start:g} s" if start else _source(cut)
+    place = f"{_source(cut)} at {start:g} s" if start else _source(cut)
+    return place + (REPEATED if _LHOTSES_MARK.search(str(cut.id)) else "")
 
 
 def _source(cut: Cut) -> str:

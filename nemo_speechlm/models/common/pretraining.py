@@ -18,6 +18,7 @@ from nemo_speechlm.data.pretraining.loader import (
 )
 from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.models.common.acceleration import Accelerated
+from nemo_speechlm.models.common.joint import ValidationMeans
 from nemo_speechlm.models.common.monitoring import Throughput
 from nemo_speechlm.nemo_targets import name_publicly
 
@@ -40,6 +41,7 @@ class PretrainingModel(Accelerated, ModelPT):
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.throughput = Throughput()
+        self.validation_means = ValidationMeans()
 
     @abstractmethod
     def streams(self) -> list[Stream]:
@@ -94,8 +96,8 @@ class PretrainingModel(Accelerated, ModelPT):
         return moved
 
     def configure_callbacks(self) -> list[Callback]:
-        """Keep the loader's place in the data up to date."""
-        return [*super().configure_callbacks(), PlaceInData()]
+        """Keep the loader's place in the data up to date; log the means of validations."""
+        return [*super().configure_callbacks(), PlaceInData(), self.validation_means]
 
     # --- figures -------------------------------------------------------------------------------------------------
 
@@ -105,21 +107,18 @@ class PretrainingModel(Accelerated, ModelPT):
         self.log_dict(self.throughput.rates())
 
     def log_mean(self, name: str, value: Tensor, count: Tensor | int, summed: bool = True) -> None:
-        """Log a figure of validation as its mean over all batches and ranks.
+        """Log a figure of validation as its mean over all batches and ranks, when the validation ends.
 
         Args:
             name: of the figure.
             value: () its sum over the batch, or its mean where ``summed`` is False.
-            count: what it was summed over; nothing is logged where it is 0.
+            count: what it was summed over; nothing is logged where it is 0 in all batches.
             summed: see ``value``.
         """
-        number = int(count)
-        if number:
-            mean = value.float() / number if summed else value
-            self.log(name, mean, batch_size=number, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
+        self.validation_means.add(name, value if summed else value * count, count)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Lightning averages what the steps logged."""
+        """:class:`ValidationMeans` logs what the steps gave to :meth:`log_mean`."""
         return {}
 
     @classmethod

@@ -22,6 +22,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.language_models.unit_bigram import unit_bigram
 from nemo_speechlm.losses import unit_prediction
 from nemo_speechlm.models.common.inventories import registered_inventory
+from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.pretraining import PretrainingModel
 from nemo_speechlm.models.frame_classifier.classes import classes_of, merged_phones
 from nemo_speechlm.models.frame_classifier.decoding import scaled_scores
@@ -172,14 +173,15 @@ class FrameClassifierModel(PretrainingModel):
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
         """Cross-entropy per frame; the classes' frequencies are counted on the way."""
         logits, classes, labeled = self._scored(batch)
-        self.class_counts += torch.bincount(classes[labeled], minlength=self.num_classes)
+        # Of all processes: DistributedDataParallel takes over the first one's buffers.
+        self.class_counts += joint_sum(torch.bincount(classes[labeled], minlength=self.num_classes))
         scored = unit_prediction(logits, classes, labeled)
-        frames = scored.frames.clamp(min=1)
-        loss = scored.loss / frames
-        self.log("train_loss", loss.detach(), prog_bar=True)
-        self.log("train_class_accuracy", scored.correct / frames)
+        terms = {"loss": (scored.loss, scored.frames), "accuracy": (scored.correct.float(), scored.frames)}
+        means = joint_means(terms)
+        self.log("train_loss", means["loss"].mean, prog_bar=True)
+        self.log("train_class_accuracy", means["accuracy"].mean)
         self.log_speed()
-        return loss
+        return means["loss"].loss
 
     def _scored(self, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, L, C), classes (B, L) and where there are both (B, L)."""
@@ -200,11 +202,12 @@ class FrameClassifierModel(PretrainingModel):
         logits, classes, labeled = self._scored(batch)
         assert batch.speech is not None
         scored = unit_prediction(logits, classes, labeled)
-        number = int(scored.frames)
+        weight = 0 if batch.stand_in else 1
+        number = weight * scored.frames
         heard = logits.float().softmax(-1).unflatten(2, (len(self.phones), self.parts)).sum(-1).argmax(-1)
         right = ((heard == classes // self.parts) & labeled).sum()
-        self.log_mean("val_loss", scored.loss, number)
-        self.log_mean("val_frame_accuracy", right, number)
+        self.log_mean("val_loss", weight * scored.loss, number)
+        self.log_mean("val_frame_accuracy", weight * right, number)
         units, lengths = batch.speech.units, batch.speech.unit_lengths
         assert units is not None
         assert lengths is not None
@@ -217,8 +220,8 @@ class FrameClassifierModel(PretrainingModel):
             errors += edit_distance(reference, hypothesis)["total"]
             phone_errors += edit_distance(self._phones(reference), self._phones(hypothesis))["total"]
             total += len(reference)
-        self.log_mean("val_phone_error_rate", torch.tensor(float(phone_errors)), total)
-        self.log_mean("val_unit_error_rate", torch.tensor(float(errors)), total)
+        self.log_mean("val_phone_error_rate", torch.tensor(weight * float(phone_errors)), weight * total)
+        self.log_mean("val_unit_error_rate", torch.tensor(weight * float(errors)), weight * total)
 
     def validation_metrics(self) -> dict[str, str]:
         """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""

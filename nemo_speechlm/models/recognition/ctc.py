@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from nemo_speechlm.data.recognition.batch import is_repeated
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
@@ -24,6 +25,7 @@ from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_sum
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
 from nemo_speechlm.nemo_targets import name_publicly
@@ -125,11 +127,23 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
                 )
 
     def training_step(self, batch: Any, batch_nb: int) -> dict[str, Any]:
-        """NeMo's, with the loss on the progress bar."""
+        """NeMo's, with the loss of all processes' batches together (:class:`JointMean`), and on the progress bar.
+
+        That is exact for ``ctc_reduction`` ``mean_volume`` and ``mean_batch``; other reductions are left as they are.
+        """
         output = super().training_step(batch, batch_nb)
         loss = output["log"].pop("train_loss")
+        count = self._loss_count(batch)
+        if count is not None:
+            own = torch.as_tensor(count, device=loss.device).clamp(min=1)
+            output["loss"], loss = joint_means({"loss": (loss * own, own)})["loss"]
         self.log("train_loss", loss.detach(), prog_bar=True)
         return output
+
+    def _loss_count(self, batch: Any) -> Tensor | int | None:
+        """What NeMo divides the loss of a batch by, where it divides by a count."""
+        reduction = self.cfg.get("ctc_reduction", "mean_batch")
+        return {"mean_volume": batch[3].sum(), "mean_batch": len(batch[0])}.get(reduction)
 
     def validation_pass(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Loss and the counts behind word and character error rates of a batch."""
@@ -152,6 +166,8 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         ]
         sums = dict.fromkeys(("val_wer_num", "val_wer_denom", "val_cer_num", "val_cer_denom"), 0.0)
         for reference, hypothesis in zip(references, hypotheses, strict=True):
+            if is_repeated(batch):
+                continue
             for rate, expected, found in (
                 ("val_wer", reference.split(), hypothesis.text.split()),
                 ("val_cer", list(reference), list(" ".join(hypothesis.text.split()))),
@@ -160,7 +176,9 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
                 sums[f"{rate}_denom"] += len(expected)
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
         counts = {name: torch.tensor(value, device=loss.device) for name, value in sums.items()}
-        return {**metrics, **counts, "val_loss": loss}
+        number = self._loss_count(batch)
+        weight = 0.0 if is_repeated(batch) else 1.0 if number is None else float(number)
+        return {**metrics, **counts, "val_loss": loss, "val_loss_weight": torch.tensor(weight, device=loss.device)}
 
     def validation_metrics(self) -> dict[str, str]:
         """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
@@ -184,7 +202,9 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     def _epoch_end(self, result: dict, outputs: list[dict[str, Tensor]], stage: str, dataloader_idx: int) -> dict:
         names = [f"{stage}_{rate}_{part}" for rate in ("wer", "cer") for part in ("num", "denom")]
         sums = torch.stack([torch.stack([output[name] for output in outputs]).sum() for name in names])
-        sums = self.all_gather(sums).reshape(-1, 4).sum(dim=0)
+        sums = joint_sum(sums)
+        loss = joint_average(*([output[f"{stage}_{part}"] for output in outputs] for part in ("loss", "loss_weight")))
+        result[f"{stage}_loss"] = result["log"][f"{stage}_loss"] = loss
         rates = {f"{stage}_wer": sums[0] / sums[1], f"{stage}_cer": sums[2] / sums[3]}
         result["log"].update(rates)
         logging.info(

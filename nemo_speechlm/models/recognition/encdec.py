@@ -1,5 +1,6 @@
 """Recognition and translation with an attention decoder: fine-tuning of a SpeechLM encoder (SpeechLM section 4.3)."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from nemo_speechlm.data.recognition.batch import is_repeated
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.data.text.target_vocabulary import (
@@ -32,6 +34,7 @@ from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
+from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_sum
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import load_ctc_head, load_encoder
 from nemo_speechlm.models.common.text_counts import bleu_score, error_rates, text_counts
@@ -167,15 +170,15 @@ class SpeechLMEncDecModel(
         logits = self.decoder(torch.cat((first, ids), dim=1), states, padding_mask(frames, states.shape[1]))
         return logits, targets
 
-    def _losses(self, batch: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Losses per token (``</s>`` included), states for the decoder and their frames."""
+    def _terms(self, batch: Any) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor, Tensor]:
+        """Sums of losses with the tokens (``</s>`` included) they are of, states for the decoder and their frames."""
         signal, signal_length, ids, lengths = batch
         states, encoded, frames = self.forward(input_signal=signal, input_signal_length=signal_length)
         logits, targets = self.score(states, frames, ids, lengths)
         count = targets.ne(PAD).sum()
-        attention = smoothed_cross_entropy(logits, targets, self.label_smoothing, PAD) / count
-        hits = (logits.argmax(-1).eq(targets) & targets.ne(PAD)).sum() / count
-        losses = {"loss": attention, "attention_loss": attention.detach(), "accuracy": hits}
+        attention = smoothed_cross_entropy(logits, targets, self.label_smoothing, PAD)
+        hits = (logits.argmax(-1).eq(targets) & targets.ne(PAD)).sum()
+        terms = {"attention_loss": (attention, count), "accuracy": (hits.float(), count)}
         if self.ctc_branch is not None:
             log_probs = self.ctc_branch(encoder_output=encoded)
             ctc = F.ctc_loss(
@@ -187,10 +190,14 @@ class SpeechLMEncDecModel(
                 reduction="sum",
                 zero_infinity=True,
             )
-            ctc = ctc / lengths.sum().clamp(min=1)
-            losses["ctc_loss"] = ctc.detach()
-            losses["loss"] = (1 - self.ctc_weight) * attention + self.ctc_weight * ctc
-        return losses, states, frames
+            terms["ctc_loss"] = ctc, lengths.sum()
+        return terms, states, frames
+
+    def _loss(self, parts: Mapping[str, Tensor]) -> Tensor:
+        attention = parts["attention_loss"]
+        if "ctc_loss" not in parts:
+            return attention
+        return (1 - self.ctc_weight) * attention + self.ctc_weight * parts["ctc_loss"]
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -200,17 +207,18 @@ class SpeechLMEncDecModel(
         check_data_fit(self, self.decoder.max_length - 1)  # </s> is one more
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of a batch, logged with its parts."""
-        losses, _, _ = self._losses(batch)
-        self.log("train_loss", losses["loss"].detach(), prog_bar=True)
-        rest = {f"train_{name}": value for name, value in losses.items() if name != "loss"}
+        """Loss of the batches of all processes (:class:`JointMean`), logged with its parts."""
+        means = joint_means(self._terms(batch)[0])
+        self.log("train_loss", self._loss({name: mean.mean for name, mean in means.items()}), prog_bar=True)
+        rest = {f"train_{name}": mean.mean for name, mean in means.items()}
         self.log_dict({**rest, "learning_rate": self._optimizer.param_groups[0]["lr"]})
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
-        return losses["loss"]
+        return self._loss({name: mean.loss for name, mean in means.items()})
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Losses of a batch, and the counts behind the error rates or BLEU of its hypotheses."""
-        losses, states, frames = self._losses(batch)
+        terms, states, frames = self._terms(batch)
+        weight = 0 if is_repeated(batch) else 1
         found = self.search_states(states, frames, self.cfg.get("validation_beam_size") or 1)
         hypotheses = [self.vocabulary.decode(one[0].tokens.tolist()) for one in found]
         references = [
@@ -218,7 +226,10 @@ class SpeechLMEncDecModel(
             for ids, length in zip(batch[2].cpu(), batch[3].tolist(), strict=True)
         ]
         counts = text_counts(references, hypotheses, self.cfg.get("target_lang")).to(states.device, torch.float32)
-        output = {f"val_{name}": value for name, value in losses.items()} | {"val_counts": counts}
+        output = {f"val_{name}": total / count.clamp(min=1) for name, (total, count) in terms.items()}
+        output["val_loss"] = self._loss({name: output[f"val_{name}"] for name in terms})
+        output |= {f"weight_of_val_{name}": weight * count for name, (_, count) in terms.items()}
+        output["val_counts"] = weight * counts
         outputs: Any = self.validation_step_outputs
         several = isinstance(self.trainer.val_dataloaders, list) and len(self.trainer.val_dataloaders) > 1
         (outputs[dataloader_idx] if several else outputs).append(output)
@@ -237,10 +248,12 @@ class SpeechLMEncDecModel(
     def multi_validation_epoch_end(self, outputs: list[dict[str, Tensor]], dataloader_idx: int = 0) -> dict:
         """Mean losses; error rates, or BLEU, over the whole set (all devices together)."""
         result = super().multi_validation_epoch_end(outputs, dataloader_idx)
-        for name in outputs[0].keys() - {"val_counts", "val_loss"}:
-            result["log"][name] = torch.stack([output[name] for output in outputs]).mean()
-        counts = torch.stack([output["val_counts"] for output in outputs]).sum(0)
-        counts = self.all_gather(counts).reshape(-1, len(counts)).sum(0).cpu()
+        parts = {}
+        for name in ("attention_loss", "accuracy", *(() if self.ctc_branch is None else ("ctc_loss",))):
+            values, weights = ([output[f"{key}_{name}"] for output in outputs] for key in ("val", "weight_of_val"))
+            parts[name] = result["log"][f"val_{name}"] = joint_average(values, weights)
+        result["val_loss"] = result["log"]["val_loss"] = self._loss(parts)
+        counts = joint_sum(torch.stack([output["val_counts"] for output in outputs]).sum(0)).cpu()
         if self.cfg.task == "translation":
             rates = {"bleu": bleu_score(counts)}
         else:

@@ -176,7 +176,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
         if self.training and isinstance(batch, PretrainBatch):
             wanted = self.stages[self.stage].streams
             left_out = {stream.name: None for stream in self.streams() if stream.name not in wanted}
-            batch = batch._replace(**left_out)
+            batch = batch._replace(**left_out)  # type: ignore[arg-type]
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
     @property
@@ -302,6 +302,8 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """All tasks under masks that are the same each time. A last batch of one pair is left out of STM."""
         figures, codes = self.figures(batch, self.tasks, seed=batch_idx)
+        if batch.stand_in:
+            return
         if codes is not None:
             self._validated_codes += codes
         for row, term in zip(self._validated_terms, self.loss_weights, strict=True):

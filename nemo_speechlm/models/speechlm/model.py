@@ -5,6 +5,7 @@ Its two tasks stand in :mod:`~nemo_speechlm.models.speechlm.umlm` and :mod:`~nem
 Axis legend: B utterances or sentences, T frames of the encoder, L frames of the units, D width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from nemo_speechlm.losses import UCTCLoss
 from nemo_speechlm.models.common.encoder_transfer import load_start, start_from
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.inventories import registered_inventory
+from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.pretraining import PretrainingModel
-from nemo_speechlm.models.speechlm.uctc import forward_text, greedy_texts, uctc
+from nemo_speechlm.models.speechlm.uctc import forward_text, greedy_texts, uctc_terms
 from nemo_speechlm.models.speechlm.umlm import (
     LEVELS,
     SpeechOutput,
@@ -30,9 +32,10 @@ from nemo_speechlm.models.speechlm.umlm import (
     forward_speech,
     predictions,
     umlm_loss,
+    umlm_terms,
 )
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
-from nemo_speechlm.modules.masking import SpanMask
+from nemo_speechlm.modules.masking import SpanMask, seeds_of
 from nemo_speechlm.modules.unit_classifier import UnitClassifier
 
 LOSS_TERMS = ("umlm", "umlm_unmasked", "uctc")
@@ -122,9 +125,10 @@ class SpeechLMModel(FeatureExtraction, PretrainingModel):
         mask: Tensor | None = None,
         swap: Tensor | None = None,
         generator: Generator | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> SpeechOutput:
         """The speech branch: see :func:`nemo_speechlm.models.speechlm.umlm.forward_speech`."""
-        return forward_speech(self, batch, label_offset, mask, swap, generator)
+        return forward_speech(self, batch, label_offset, mask, swap, generator, seeds)
 
     def forward_text(
         self, batch: TextBatch, mask: Tensor | None = None, generator: Generator | None = None
@@ -138,71 +142,78 @@ class SpeechLMModel(FeatureExtraction, PretrainingModel):
         """One step on a batch of speech, of text, or of both; logs every term of the loss."""
         loss, log = self.compute_loss(batch)
         self.log_dict({f"train_{name}": value.detach() for name, value in log.items()})
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self.log("loss", log["loss"], prog_bar=True, logger=False)
         self.log_speed()
         return loss
 
     def compute_loss(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step, and its terms and what else is logged, all () tensors on the device.
 
+        The loss is this process's part (:class:`JointMean`), what is logged is that of the batches of all processes.
         Nothing here waits for the device.
         """
-        log: dict[str, Tensor] = {}
-        loss: Tensor | None = None
+        terms: dict[str, tuple[Tensor, Tensor | float]] = {}
         weights = self._cfg.loss
         if batch.speech is not None:
-            loss, log = umlm_loss(self.forward_speech(batch.speech, draw_offset(self.label_ratio)), weights)
+            terms = umlm_terms(self.forward_speech(batch.speech, draw_offset(self.label_ratio)))
         if isinstance(batch.text, TextBatch) and weights.uctc > 0:
             log_probs, _ = self.forward_text(batch.text)
-            log["uctc"] = uctc(self, batch.text, log_probs)
-            loss = log["uctc"] * weights.uctc + (0.0 if loss is None else loss)
-        if loss is None:
+            terms["uctc"] = uctc_terms(self, batch.text, log_probs)
+        if not terms:
             raise SpeechLMError("a training step with neither speech nor text: check model.train_ds and model.loss")
-        log["loss"] = loss
-        return loss, log
+        means = joint_means(terms)
+        loss, joint = umlm_loss(means, weights) if batch.speech is not None else (0.0, 0.0)
+        if "uctc" in means:
+            loss, joint = means["uctc"].loss * weights.uctc + loss, means["uctc"].mean * weights.uctc + joint
+        log = {name: mean.mean for name, mean in means.items() if not name.startswith("umlm_unmasked")}
+        return loss, {**log, "loss": joint}  # type: ignore[return-value, dict-item]
 
     # --- validation ----------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Speech: UMLM under masks that are the same each time. Text: CTC without masks, and its character error."""
+        """Speech: UMLM, each utterance under a mask of its own. Text: CTC without masks, and its character error."""
+        weight = 0 if batch.stand_in else 1
         if batch.speech is not None:
-            generator = Generator(device=self.device).manual_seed(batch_idx)
-            output = self.forward_speech(batch.speech, generator=generator)
+            output = self.forward_speech(batch.speech, seeds=seeds_of(batch.speech.ids, len(batch.speech.audio)))
             masked, unmasked = predictions(output)
             asked = output.units[output.mask & (output.units != PAD_UNIT)]
-            self._validated_units += torch.bincount(asked, minlength=len(self.inventory))
+            self._validated_units += weight * torch.bincount(asked, minlength=len(self.inventory))
             for level in LEVELS:
-                self.log_mean(f"val_umlm_{level}", masked[level].loss, masked[level].frames)
-                self.log_mean(f"val_masked_accuracy_{level}", masked[level].correct, masked[level].frames)
-                self.log_mean(f"val_unmasked_accuracy_{level}", unmasked[level].correct, unmasked[level].frames)
+                frames, others = weight * masked[level].frames, weight * unmasked[level].frames
+                self.log_mean(f"val_umlm_{level}", weight * masked[level].loss, frames)
+                self.log_mean(f"val_masked_accuracy_{level}", weight * masked[level].correct, frames)
+                self.log_mean(f"val_unmasked_accuracy_{level}", weight * unmasked[level].correct, others)
             for term, found in (("umlm", masked), ("umlm_unmasked", unmasked)):
-                self._add_term(term, sum(found[level].loss for level in LEVELS), found["shared"].frames)
+                self._add_term(
+                    term, weight * sum(found[level].loss for level in LEVELS), weight * found["shared"].frames
+                )
         if isinstance(batch.text, TextBatch) and self._cfg.loss.uctc > 0:
             no_mask = torch.zeros_like(batch.text.units, dtype=torch.bool)
             log_probs, _ = self.forward_text(batch.text, mask=no_mask)
-            loss, sentences = uctc(self, batch.text, log_probs), len(batch.text.units)
-            self.log_mean("val_uctc", loss, sentences, summed=False)
-            self._add_term("uctc", loss * sentences, sentences)
+            loss, count = (weight * part for part in uctc_terms(self, batch.text, log_probs))
+            self.log_mean("val_uctc", loss, count)
+            self._add_term("uctc", loss, count)
             hypotheses, references = greedy_texts(self.labels, log_probs, batch.text)
-            characters = max(sum(map(len, references)), 1)
-            error = word_error_rate(hypotheses, references, use_cer=True)
-            self.log_mean("val_text_cer", torch.tensor(error * characters), characters)
+            characters = sum(map(len, references))
+            wrong = word_error_rate(hypotheses, references, use_cer=True) * characters if characters else 0.0
+            self.log_mean("val_text_cer", torch.tensor(weight * wrong, device=self.device), weight * characters)
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count the units that are asked for, and to sum the terms of the loss."""
         self._validated_units = torch.zeros(len(self.inventory), dtype=torch.int64, device=self.device)
-        self._validated_terms = torch.zeros(len(LOSS_TERMS), 2, device=self.device)
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self._validated_terms = torch.zeros(len(LOSS_TERMS), 2, dtype=dtype, device=self.device)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Log what always saying the most frequent unit would score, and the loss; Lightning averages the rest."""
-        counts = self.all_gather(self._validated_units).reshape(-1, len(self.inventory)).sum(0)
+        """Log what always saying the most frequent unit would score, and the loss."""
+        counts = joint_sum(self._validated_units)
         if counts.any():
             self.log("val_masked_accuracy_of_most_frequent_unit", counts.max() / counts.sum(), rank_zero_only=True)
-        sums, counts = self.all_gather(self._validated_terms).reshape(-1, len(LOSS_TERMS), 2).sum(0).unbind(1)
+        sums, counts = joint_sum(self._validated_terms).unbind(1)
         weights = torch.tensor([self._cfg.loss[term] for term in LOSS_TERMS], device=self.device)
         if counts.any():
             # In all processes: each of them picks the best checkpoint by it.
-            self.log("val_loss", (weights * sums / counts.clamp(min=1)).sum(), sync_dist=True)
+            self.log("val_loss", (weights * sums / counts.clamp(min=1)).sum().float(), sync_dist=True)
         return {}
 
     def validation_metrics(self) -> dict[str, str]:

@@ -59,6 +59,12 @@ def uctc(model: TextBranch, batch: TextBatch, log_probs: Tensor) -> Tensor:
     )
 
 
+def uctc_terms(model: TextBranch, batch: TextBatch, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum () of the CTC loss, and the characters () it is of, ends of sentences included."""
+    characters = batch.target_lengths.sum() + len(batch.target_lengths)
+    return uctc(model, batch, log_probs) * characters, characters
+
+
 def greedy_texts(labels: list[str], log_probs: Tensor, batch: TextBatch) -> tuple[list[str], list[str]]:
     """What the best path of each sentence spells, and what it should."""
     blank = len(labels)

@@ -3,6 +3,7 @@
 Axis legend: B utterances, S samples, T frames of the encoder, L frames of the units, V units.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Generator, Tensor, nn
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, SpeechBatch
 from nemo_speechlm.kernels.mixing import mix_states
 from nemo_speechlm.losses import UnitPrediction, unit_prediction
+from nemo_speechlm.models.common.joint import JointMean
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
@@ -29,6 +31,7 @@ class SpeechOutput(NamedTuple):
         mask: (B, T) bool, frames that were masked.
         swap: (B, T) bool, frames swapped for the embedding of their unit before the shared transformer.
         penalty: () mean square of the front end's features.
+        elements: how many features that mean was taken over.
     """
 
     logits: list[Tensor]
@@ -36,6 +39,7 @@ class SpeechOutput(NamedTuple):
     mask: Tensor
     swap: Tensor
     penalty: Tensor
+    elements: int
 
 
 class SpeechBranch(Protocol):
@@ -68,6 +72,7 @@ def forward_speech(
     mask: Tensor | None = None,
     swap: Tensor | None = None,
     generator: Generator | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> SpeechOutput:
     """Mask, encode, swap, encode, classify.
 
@@ -78,6 +83,7 @@ def forward_speech(
         mask: (B, T) bool, frames to mask; drawn where it is None.
         swap: (B, T) bool, frames to swap; drawn where it is None. Masked frames are never swapped.
         generator: what masks and swaps are drawn with.
+        seeds: one for each utterance, instead: its mask and swaps then do not depend on the batch it is in.
     """
     assert batch.units is not None
     encoder = model.encoder
@@ -88,7 +94,7 @@ def forward_speech(
     units = units_of_frames(batch.units, T, model.label_ratio, label_offset)
     padding = padding_mask(lengths, T)
     if mask is None:
-        mask = model.masking.draw(lengths, T, generator)
+        mask = model.masking.draw(lengths, T, generator, **_of_rows(seeds, 0))
     speech, _ = encoder.encode_speech(encoder.apply_mask(states, mask, padding), padding)
     # Where an utterance's labels end, it ends for the shared transformer too, as in the released code.
     unlabeled = units == PAD_UNIT
@@ -97,7 +103,7 @@ def forward_speech(
     else:
         targets, unlabeled = units, unlabeled | padding
     if swap is None:
-        swap = model.swapping.draw(lengths, T, generator)
+        swap = model.swapping.draw(lengths, T, generator, **_of_rows(seeds, 1))
     swap = swap & ~mask & ~unlabeled
     # The released code's labels may go on behind the audio; its shared transformer then attends to zeros there.
     hidden = padding if model.released_labels else unlabeled
@@ -107,7 +113,12 @@ def forward_speech(
     shared_input = mix_states(speech, padding_BT=hidden, backend=encoder.kernels, **swapped)
     shared, _ = encoder.encode_shared(shared_input, unlabeled)
     logits = [model.unit_classifiers["speech"](speech), model.unit_classifiers["shared"](shared)]
-    return SpeechOutput(logits, targets, mask, swap, frames.penalty)
+    elements = states.shape[0] * T * encoder.front_end.output_dim
+    return SpeechOutput(logits, targets, mask, swap, frames.penalty, elements)
+
+
+def _of_rows(seeds: Sequence[int] | None, purpose: int) -> dict[str, list[tuple[int, int]]]:
+    return {} if seeds is None else {"seeds": [(seed, purpose) for seed in seeds]}
 
 
 def units_of_frames(units: Tensor, num_frames: int, ratio: float, offset: int) -> Tensor:
@@ -134,28 +145,33 @@ def predictions(output: SpeechOutput) -> tuple[dict[str, UnitPrediction], dict[s
     return masked, unmasked
 
 
-def umlm_loss(output: SpeechOutput, weights: DictConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch of speech, and what is logged of it, all () tensors on the device.
+def umlm_terms(output: SpeechOutput) -> dict[str, tuple[Tensor, Tensor | float]]:
+    """What is logged of a batch of speech, each as a sum () and what it is of; some are terms of the loss."""
+    masked, unmasked = predictions(output)
+    terms: dict[str, tuple[Tensor, Tensor | float]] = {}
+    for level in LEVELS:
+        terms[f"umlm_{level}"] = masked[level].loss, masked[level].frames
+        terms[f"umlm_unmasked_{level}"] = unmasked[level].loss, unmasked[level].frames
+        terms[f"masked_accuracy_{level}"] = masked[level].correct.float(), masked[level].frames
+        terms[f"unmasked_accuracy_{level}"] = unmasked[level].correct.float(), unmasked[level].frames
+    labeled = (output.units != PAD_UNIT).sum()
+    terms["feature_penalty"] = output.penalty * output.elements, output.elements
+    terms["fraction_masked"] = output.mask.sum().float(), labeled
+    terms["fraction_swapped"] = output.swap.sum().float(), labeled
+    return terms
+
+
+def umlm_loss(means: Mapping[str, JointMean], weights: DictConfig) -> tuple[Tensor, Tensor]:
+    """The loss () of speech: this process's part, which has the gradient, and that of all of them.
 
     Args:
-        output: of :func:`forward_speech`.
+        means: of :func:`umlm_terms`.
         weights: ``umlm``, ``umlm_unmasked`` and ``feature_penalty``.
     """
-    masked, unmasked = predictions(output)
-    umlm = {level: prediction.loss / prediction.frames.clamp(min=1) for level, prediction in masked.items()}
-    loss = sum(umlm.values()) * weights.umlm + output.penalty * weights.feature_penalty
+    weighted = [(f"umlm_{level}", weights.umlm) for level in LEVELS]
+    weighted.append(("feature_penalty", weights.feature_penalty))
     if weights.umlm_unmasked > 0:
-        seen = [prediction.loss / prediction.frames.clamp(min=1) for prediction in unmasked.values()]
-        loss = loss + sum(seen) * weights.umlm_unmasked
-    labeled = (output.units != PAD_UNIT).sum()
-    log = {f"umlm_{level}": value for level, value in umlm.items()}
-    log |= {f"masked_accuracy_{level}": _accuracy(p) for level, p in masked.items()}
-    log |= {f"unmasked_accuracy_{level}": _accuracy(p) for level, p in unmasked.items()}
-    log["feature_penalty"] = output.penalty
-    log["fraction_masked"] = output.mask.sum() / labeled
-    log["fraction_swapped"] = output.swap.sum() / labeled
-    return loss, log
-
-
-def _accuracy(prediction: UnitPrediction) -> Tensor:
-    return prediction.correct / prediction.frames.clamp(min=1)
+        weighted += [(f"umlm_unmasked_{level}", weights.umlm_unmasked) for level in LEVELS]
+    own = sum(means[name].loss * weight for name, weight in weighted)
+    joint = sum(means[name].mean * weight for name, weight in weighted)
+    return own, joint  # type: ignore[return-value]

@@ -22,6 +22,7 @@ from nemo_speechlm.data.pretraining.batch import PAD_UNIT
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.inventories import registered_inventory
+from nemo_speechlm.models.common.joint import ValidationMeans, joint_means, joint_sum
 from nemo_speechlm.models.text_to_unit.generation import Spoken
 from nemo_speechlm.modules.durations import durations_of, repeat_states
 from nemo_speechlm.modules.padding import padding_mask
@@ -133,16 +134,28 @@ class TextToUnitModel(ModelPT):
 
     def losses(self, output: TextToUnitOutput, batch: PairedBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy per frame, and mean squared error of log(1 + frames) per phone."""
+        (units, frames), (durations, phones) = self.summed_losses(output, batch)
+        return units / frames, durations / phones
+
+    def summed_losses(
+        self, output: TextToUnitOutput, batch: PairedBatch
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The sums behind :meth:`losses`: cross-entropy and its frames, squared errors and their phones."""
         V = output.logits.shape[2]
         # fairseq shares the smoothed part among the other units only, PyTorch among all.
         smoothing = self._cfg.loss.label_smoothing * V / (V - 1)
         units = batch.units[:, : output.logits.shape[1]]
         unit_loss = F.cross_entropy(
-            output.logits.flatten(0, 1).float(), units.flatten(), ignore_index=PAD_UNIT, label_smoothing=smoothing
+            output.logits.flatten(0, 1).float(),
+            units.flatten(),
+            ignore_index=PAD_UNIT,
+            label_smoothing=smoothing,
+            reduction="sum",
         )
         spoken = ~padding_mask(batch.phone_lengths, batch.phones.shape[1])
         error = (output.log_durations.float() - batch.durations.float().log1p()).square()
-        return unit_loss, error.masked_fill(~spoken, 0.0).sum() / spoken.sum()
+        errors = error.masked_fill(~spoken, 0.0).sum()
+        return (unit_loss, (units != PAD_UNIT).sum()), (errors, spoken.sum())
 
     # --- generation ----------------------------------------------------------------------------------------------
 
@@ -212,34 +225,32 @@ class TextToUnitModel(ModelPT):
     def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor:
         """One step; logs both terms of the loss."""
         output = self(batch.phones, batch.phone_lengths, batch.durations, batch.speakers)
-        unit_loss, duration_loss = self.losses(output, batch)
-        loss = unit_loss + self._cfg.loss.duration * duration_loss
+        units, durations = self.summed_losses(output, batch)
         correct, frames = _right(output.logits, batch.units)
-        log = {"loss": loss, "unit_loss": unit_loss, "duration_loss": duration_loss, "accuracy": correct / frames}
-        self.log_dict({f"train_{name}": value.detach() for name, value in log.items()})
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        means = joint_means({"unit_loss": units, "duration_loss": durations, "accuracy": (correct.float(), frames)})
+        weight = self._cfg.loss.duration
+        joint = means["unit_loss"].mean + weight * means["duration_loss"].mean
+        self.log_dict({"train_loss": joint, **{f"train_{name}": mean.mean for name, mean in means.items()}})
+        self.log("loss", joint, prog_bar=True, logger=False)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return loss
+        return means["unit_loss"].loss + weight * means["duration_loss"].loss
 
     def validation_step(self, batch: PairedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Units under the true durations; durations."""
         output = self(batch.phones, batch.phone_lengths, batch.durations, batch.speakers)
-        unit_loss, duration_loss = self.losses(output, batch)
+        units, durations = self.summed_losses(output, batch)
         correct, frames = _right(output.logits, batch.units)
         predicted = durations_of(output.log_durations, batch.phone_lengths, longest=self.longest_phone)
         wrong = (predicted - batch.durations).abs().sum()  # both are 0 where padded
         of_sentence = (predicted.sum(1) - batch.durations.sum(1)).abs().sum()
-        n_phones = int(batch.phone_lengths.sum())
-        n_frames = int(frames)
         for name, value, count in (
-            ("loss", unit_loss + self._cfg.loss.duration * duration_loss, n_frames),
-            ("unit_loss", unit_loss, n_frames),
-            ("unit_accuracy", correct / frames, n_frames),
-            ("duration_loss", duration_loss, n_phones),
-            ("duration_error_frames", wrong / n_phones, n_phones),
-            ("sentence_duration_error", of_sentence / frames, n_frames),
+            ("unit_loss", *units),
+            ("unit_accuracy", correct, frames),
+            ("duration_loss", *durations),
+            ("duration_error_frames", wrong, batch.phone_lengths.sum()),
+            ("sentence_duration_error", of_sentence, frames),
         ):
-            self.log(f"val_{name}", value, batch_size=count, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
+            self._validation_means.add(f"val_{name}", value, count)
         labeled = batch.units[batch.units != PAD_UNIT]
         self._validated_units += torch.bincount(labeled, minlength=len(self.inventory))
 
@@ -249,12 +260,16 @@ class TextToUnitModel(ModelPT):
         return {"val_unit_accuracy": "max"} | {f"val_{name}": "min" for name in losses}
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count the units."""
+        """Begin to count."""
+        self._validation_means = ValidationMeans()
         self._validated_units = torch.zeros(len(self.inventory), dtype=torch.int64, device=self.device)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Log what always saying the most frequent unit would score; Lightning averages the rest."""
-        counts = self.all_gather(self._validated_units).reshape(-1, len(self.inventory)).sum(0)
+        """Log the means over all utterances, and what always saying the most frequent unit would score."""
+        means = self._validation_means.take(self.device)
+        means["val_loss"] = means["val_unit_loss"] + self._cfg.loss.duration * means["val_duration_loss"]
+        self.log_dict(means, sync_dist=True)
+        counts = joint_sum(self._validated_units)
         if counts.any():
             self.log("val_accuracy_of_most_frequent_unit", counts.max() / counts.sum(), rank_zero_only=True)
         return {}

@@ -1,0 +1,307 @@
+"""Two processes on the halves of a batch against one process on all of it."""
+
+import multiprocessing
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import OmegaConf
+
+from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
+from nemo_speechlm.data.recognition.batch import TranscribedBatch
+from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel, SpeechLMModel
+from nemo_speechlm.models.common.joint import ValidationMeans, joint_average, joint_means
+from nemo_speechlm.models.frame_classifier import FrameClassifierModel
+from nemo_speechlm.models.speechlm import model as speechlm
+from nemo_speechlm.models.speechlm.umlm import forward_speech
+from nemo_speechlm.testing.configs import (
+    tiny_architecture,
+    tiny_frame_classifier_config,
+    tiny_pretrain_config,
+)
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+
+WORLD = 2
+
+
+def in_two(function, folder):
+    """Call ``function(rank, folder)`` in two processes of gloo; fails if one of them fails or both take too long."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_enter, args=(function, rank, folder)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+    assert [process.exitcode for process in processes] == [0] * WORLD
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def _enter(function, rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder / 'meeting'}", timedelta(seconds=60), world_size=WORLD, rank=rank
+    )
+    torch.save(function(rank, folder), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+def speech(generator, rows, samples=9600, frames=60):
+    """Utterances of which some have no unit in most frames, so that their counts differ much."""
+    units = torch.randint(4, (rows, frames), generator=generator)
+    units[0, 12:] = PAD_UNIT
+    audio = torch.randn(rows, samples, generator=generator, dtype=torch.float64)
+    return SpeechBatch(audio, torch.full((rows,), samples), units, torch.full((rows,), frames))
+
+
+def text(generator, rows, frames=40):
+    targets = torch.randint(len(tiny_labels()), (rows, 9), generator=generator)
+    lengths = torch.tensor([1, 9, 5, 7][:rows])
+    units = torch.randint(4, (rows, frames), generator=generator)
+    return TextBatch(units, torch.full((rows,), frames), targets, lengths)
+
+
+def half(part, rank, rows=(1, 3)):
+    """The rank's rows of a batch: the first has one, the second the other three."""
+    own = slice(0, rows[0]) if rank == 0 else slice(rows[0], sum(rows))
+    return type(part)(*(field[own] for field in part[:4]))
+
+
+def still(model):
+    """Without dropout, in float64, and nothing is logged."""
+    model.double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.log = model.log_dict = lambda *_, **__: None
+    return model
+
+
+def gradients(model):
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert found
+    return found
+
+
+def averaged(model):
+    """What DistributedDataParallel makes of the gradients."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= WORLD
+    return gradients(model)
+
+
+def check(joint, ranks):
+    largest = max(float(gradient.abs().max()) for gradient in joint.values())
+    assert largest > 1e-2
+    for found in ranks:
+        assert found.keys() == joint.keys()
+        apart = max(float((found[name] - gradient).abs().max()) for name, gradient in joint.items())
+        assert apart < 1e-6 * largest
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Models compute in float64 where they ask for fp32, so that 1e-6 is no matter of rounding."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"), n_speech=9, n_text=21)
+
+
+def pretraining(corpus):
+    torch.manual_seed(0)
+    config = tiny_pretrain_config(corpus)
+    config.loss.update(umlm=0.7, umlm_unmasked=0.3, uctc=0.5, feature_penalty=10.0)
+    return still(SpeechLMModel(config))
+
+
+def update(model, monkeypatch, batches, masks):
+    """Lightning's gradient accumulation: the plain mean over the batches of an update."""
+    for batch, mask in zip(batches, masks, strict=True):
+        given = {"mask": mask, "swap": ~mask}
+        monkeypatch.setattr(model, "forward_speech", lambda b, offset, g=given: forward_speech(model, b, offset, **g))
+        monkeypatch.setattr(model, "forward_text", lambda b: speechlm.forward_text(model, b, mask=b.units % 3 == 0))
+        (model.compute_loss(batch)[0] / len(batches)).backward()
+
+
+def given_masks(generator, rows, frames=30):
+    mask = torch.rand(rows, frames, generator=generator) < torch.tensor([0.9, 0.2, 0.5, 0.1]).unsqueeze(1)
+    mask[:, 0] = True
+    return mask
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_pretraining_has_the_gradient_of_the_joint_batch(corpus, tmp_path, monkeypatch, exact, accumulated):
+    generator = torch.Generator().manual_seed(1)
+    batches = [PretrainBatch(speech(generator, 4), text(generator, 4)) for _ in range(accumulated)]
+    frames = pretraining(corpus).encoder(
+        audio_signal=batches[0].speech.audio.unsqueeze(1), length=batches[0].speech.audio_lengths
+    )[0].shape[2]  # fmt: skip
+    masks = [given_masks(generator, 4, frames) for _ in batches]
+    model = pretraining(corpus)
+    update(model, monkeypatch, batches, masks)
+    joint = gradients(model)
+
+    def one(rank, _):
+        own = [PretrainBatch(half(batch.speech, rank), half(batch.text, rank)) for batch in batches]
+        model = pretraining(corpus)
+        update(model, monkeypatch, own, [mask[slice(0, 1) if rank == 0 else slice(1, 4)] for mask in masks])
+        return averaged(model)
+
+    check(joint, in_two(one, tmp_path))
+
+
+def transcribed(rank=None):
+    generator = torch.Generator().manual_seed(2)
+    tensors = (
+        torch.randn(4, 9600, generator=generator, dtype=torch.float64),
+        torch.full((4,), 9600),
+        torch.randint(1, len(tiny_labels()) - 1, (4, 8), generator=generator),
+        torch.tensor([1, 8, 5, 7]),
+    )
+    if rank is None:
+        return TranscribedBatch.of(tensors, ("a", "b", "c", "d"))
+    own = slice(0, 1) if rank == 0 else slice(1, 4)
+    return TranscribedBatch.of([tensor[own] for tensor in tensors], ("a", "b", "c", "d")[own])
+
+
+def ctc(reduction):
+    torch.manual_seed(0)
+    head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead", "dropout": 0.0}
+    cfg = {**tiny_architecture(), "decoder": head, "labels": tiny_labels(), "ctc_reduction": reduction}
+    model = still(SpeechLMCTCModel(OmegaConf.create(cfg)))
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, log_every_n_steps=1000)
+    model._optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model
+
+
+@pytest.mark.parametrize("reduction", ["mean_volume", "mean_batch"])
+def test_ctc_has_the_gradient_of_the_joint_batch(tmp_path, exact, reduction):
+    model = ctc(reduction)
+    model.training_step(transcribed(), 0)["loss"].backward()
+
+    def one(rank, _):
+        model = ctc(reduction)
+        model.training_step(transcribed(rank), 0)["loss"].backward()
+        return averaged(model)
+
+    check(gradients(model), in_two(one, tmp_path))
+
+
+def attention():
+    torch.manual_seed(0)
+    cfg = {
+        **tiny_architecture(),
+        "labels": tiny_labels(),
+        "decoder": {
+            "_target_": "nemo_speechlm.modules.RelativeDecoder", "n_layers": 1, "d_model": 32, "n_heads": 2,
+            "d_ff": 64, "dropout": 0.0, "attention_dropout": 0.0,
+        },
+        "label_smoothing": 0.1,
+        "ctc_weight": 0.3,
+        "ctc_branch": {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead", "dropout": 0.0},
+    }  # fmt: skip
+    model = still(SpeechLMEncDecModel(OmegaConf.create(cfg)))
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model._optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model
+
+
+def test_the_attention_decoder_has_the_gradient_of_the_joint_batch(tmp_path, exact):
+    model = attention()
+    model.training_step(transcribed(), 0).backward()
+
+    def one(rank, _):
+        model = attention()
+        model.training_step(transcribed(rank), 0).backward()
+        return averaged(model)
+
+    check(gradients(model), in_two(one, tmp_path))
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
+
+
+def validated(build, config, rank=0, world=1):
+    """The figures of a validation, as the trainer's hooks come."""
+    torch.manual_seed(0)
+    model = build(config)
+    figures = {}
+    model.log = lambda name, value, **_: figures.update({name: float(value)})
+    model.log_dict = lambda values, **_: figures.update({name: float(value) for name, value in values.items()})
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(type(model), "global_rank", property(lambda _: rank))
+    model.world_size = world
+    model.eval().setup_validation_data(model._cfg.validation_ds)
+    loaders = model._validation_dl if isinstance(model._validation_dl, list) else [model._validation_dl]
+    with torch.no_grad():
+        model.on_validation_epoch_start()
+        steps = [[model.validation_step(batch, i) for i, batch in enumerate(loader)] for loader in loaders]
+        if hasattr(model, "validation_means"):
+            model.validation_means.on_validation_epoch_end(None, model)
+        model.on_validation_epoch_end()
+    return {"steps": torch.tensor([len(step) for step in steps]), **figures}
+
+
+def check_validation(one, ranks):
+    assert one.keys() - {"steps"}
+    assert ranks[0]["steps"].tolist() == ranks[1]["steps"].tolist()
+    for found in ranks:
+        assert found.keys() == one.keys()
+        for name in one.keys() - {"steps"}:
+            assert found[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9), name
+
+
+def test_a_validation_of_pretraining_is_the_same_on_two_ranks(corpus, tmp_path):
+    config = tiny_pretrain_config(corpus)
+    config.loss.umlm_unmasked = 0.3
+    config.validation_ds.speech.batch_duration = 3
+    config.validation_ds.text.batch_tokens = 300
+    one = validated(SpeechLMModel, config)
+    ranks = in_two(lambda rank, _: validated(SpeechLMModel, config, rank, WORLD), tmp_path)
+    assert any(steps % 2 for steps in one["steps"].tolist()), "one rank has to repeat a batch, which does not count"
+    check_validation(one, ranks)
+    assert {"val_loss", "val_umlm_shared", "val_uctc", "val_text_cer"} <= one.keys()
+
+
+def test_a_validation_of_the_frame_classifier_is_the_same_on_two_ranks(corpus, tmp_path):
+    config = tiny_frame_classifier_config(corpus)
+    one = validated(FrameClassifierModel, config)
+    check_validation(one, in_two(lambda rank, _: validated(FrameClassifierModel, config, rank, WORLD), tmp_path))
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+
+def test_alone_it_is_the_plain_mean():
+    total = torch.tensor(6.0, requires_grad=True)
+    means = joint_means({"a": (total, 4), "none": (torch.tensor(0.0), torch.tensor(0))})
+    assert (means["a"].loss.item(), float(means["none"].mean)) == (1.5, 0.0)
+    means["a"].loss.backward()
+    assert float(total.grad) == 0.25
+    assert not means["a"].mean.requires_grad
+
+
+def test_means_of_a_validation():
+    means = ValidationMeans()
+    means.add("a", torch.tensor(3.0), 1)
+    means.add("a", torch.tensor(1.0), torch.tensor(3))
+    means.add("nothing", 0.0, 0)
+    assert {name: float(value) for name, value in means.take(torch.device("cpu")).items()} == {"a": 1.0}
+    assert means.take(torch.device("cpu")) == {}
+
+
+def test_a_batch_that_weighs_nothing_may_be_anything():
+    values = [torch.tensor(2.0), torch.tensor(float("nan"))]
+    assert float(joint_average(values, [torch.tensor(3.0), torch.tensor(0.0)])) == 2.0

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.pretraining import PlaceInData
 
 DEFAULT_MAX_SKIPPED = 10
 
@@ -23,7 +24,7 @@ _BEST = {"min": "lowest", "max": "highest"}
 
 
 def step_guards(cfg: DictConfig) -> list[Callback]:
-    """The callbacks of this module for a recipe.
+    """The callbacks of this module for a recipe, and the one that keeps the place in the data.
 
     Args:
         cfg: ``seed``, and ``max_skipped_updates`` (where it is missing: ``DEFAULT_MAX_SKIPPED``).
@@ -34,7 +35,7 @@ def step_guards(cfg: DictConfig) -> list[Callback]:
     most = cfg.get("max_skipped_updates", DEFAULT_MAX_SKIPPED)
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
         raise SpeechLMError(f"max_skipped_updates is {most!r}, expected a whole number of at least 1")
-    return [MonitorCheck(), BatchSeeds(cfg.seed), SkipNonFinite(most)]
+    return [MonitorCheck(), BatchSeeds(cfg.seed), SkipNonFinite(most), PlaceInData()]
 
 
 # --- random numbers ------------------------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ from nemo_speechlm.testing.configs import tiny_tarred
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 
 UTTERANCES = 24
-BUFFER = 4  # utterances that wait to be shuffled
-PASS = UTTERANCES + 15  # utterances, by which the last one of a pass has left the buffer, too
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,6 @@ def build(tarred, rank=0, world_size=1, **options):
         **tarred,
         "batch_size": 3,
         "shuffle": True,
-        "shuffle_buffer_size": BUFFER,
         "endless": True,
         "seed": 0,
         **options,
@@ -57,45 +54,54 @@ def batches_of(loader, count=None):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_processes_and_workers_differ_and_each_pass_is_whole(tarred, texts, workers):
-    size = max(1, workers) * PASS // 3
-    ranks = [batches_of(build(tarred, rank, 2, num_workers=workers), size + 2) for rank in (0, 1)]
-    everything = ranks[0] + ranks[1]
-    assert len(set(everything)) == len(everything), "batches that more than one process or worker had"
-    for batches in ranks:
-        for worker in range(max(1, workers)):  # which take turns
-            own = list(itertools.chain(*batches[worker :: max(1, workers)]))
-            assert set(own[:PASS]) == texts
-    assert batches_of(build(tarred, 1, 2, num_workers=workers), 4) == ranks[1][:4], "the order follows from the seed"
-    assert batches_of(build(tarred, 1, 2, num_workers=workers, seed=1), 4) != ranks[1][:4]
+def test_processes_take_turns_with_the_batches_of_one_order(tarred, texts, workers):
+    alone = batches_of(build(tarred), 2 * UTTERANCES // 3)
+    assert sorted(itertools.chain(*alone[: UTTERANCES // 3])) == sorted(texts), "each line once a pass"
+    ranks = [batches_of(build(tarred, rank, 2, num_workers=workers), UTTERANCES // 3) for rank in (0, 1)]
+    assert [batch for pair in zip(*ranks, strict=True) for batch in pair] == alone
+    assert batches_of(build(tarred, seed=1), 8) != alone[:8]
 
 
 def test_buckets(tarred, texts):
-    options = {
-        "use_bucketing": True,
-        "num_buckets": 2,
-        "bucket_buffer_size": 6,
-        "batch_duration": 8,
-        "batch_size": None,
-    }
+    options = {"use_bucketing": True, "num_buckets": 2, "batch_duration": 8, "batch_size": None}
     one, other = (batches_of(build(tarred, rank, 2, **options), 40) for rank in (0, 1))
     assert one[:10] != other[:10]
-    assert set(itertools.chain(*one)) == set(itertools.chain(*other)) == texts
+    assert set(itertools.chain(*one, *other)) == texts
+
+
+@pytest.mark.parametrize(("workers", "source"), [(0, "tarred"), (2, "tarred"), (2, "plain"), (0, "nemo"), (2, "nemo")])
+def test_a_resumed_run_goes_on_with_the_next_batch(corpus, tarred, workers, source):
+    data = {"manifest_filepath": str(corpus.speech)} if source == "plain" else tarred
+    options = {"num_workers": workers, **({"pad_min_duration": 0.1} if source == "nemo" else {})}
+    expected = batches_of(build(data, **options), 20)
+    loader = build(data, **options)
+    fetched = list(itertools.islice(loader, 7))
+    loader.trained(fetched[5].number)  # Lightning fetches a batch ahead
+    resumed = build(data, **options)
+    resumed.load_state_dict(loader.state_dict())
+    assert batches_of(resumed, 14) == expected[6:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_does_not_start_over(tarred, workers):
-    loader = build(tarred, num_workers=workers)
-    first = batches_of(loader, 6)
-    state = loader.state_dict()
-    assert state == {"delivered": 6}
-    resumed, again = (build(tarred, num_workers=workers) for _ in range(2))
-    resumed.load_state_dict(state)
-    again.load_state_dict(state)
-    rest = batches_of(resumed, 6)
-    assert not set(rest) & set(first)
-    assert rest == batches_of(again, 6)
-    assert resumed.state_dict() == {"delivered": 12}
+def test_two_processes_go_on_as_one(tarred, texts, workers):
+    ranks = [build(tarred, rank, 2, num_workers=workers) for rank in (0, 1)]
+    before = [batches_of(loader, 2) for loader in ranks]
+    assert ranks[0].state_dict() == ranks[1].state_dict()
+    alone = build(tarred)
+    alone.load_state_dict(ranks[0].state_dict())
+    rest = batches_of(alone, UTTERANCES // 3 - 4)
+    assert sorted(itertools.chain(*before[0], *before[1], *rest)) == sorted(texts)
+
+
+def test_what_nemo_reads_tells_that_its_place_is_lost(tarred, monkeypatch):
+    said = []
+    monkeypatch.setattr("nemo_speechlm.data.pretraining.loader.logging.warning", said.append)
+    state = build(tarred, 0, 2, pad_min_duration=0.1).state_dict()
+    build(tarred, 0, 2, pad_min_duration=0.1).load_state_dict(state)
+    build(tarred, 0, 1).load_state_dict(state)
+    assert said == []
+    build(tarred, 0, 1, pad_min_duration=0.1).load_state_dict(state)
+    assert "it had 1 workers in 2 processes, and now has 1 in 1" in said[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -16,6 +16,7 @@ from torch import nn
 from nemo_speechlm.data.pretraining.batch import PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.data.recognition.batch import TranscribedBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.pretraining import PlaceInData
 from nemo_speechlm.training.step_guards import BatchSeeds, MonitorCheck, SkipNonFinite, batch_ids, step_guards
 
 
@@ -35,7 +36,7 @@ class Numbered:
             self.next += 1
             generator = torch.Generator().manual_seed(number)
             x = torch.randn(4, 3, generator=generator)
-            yield Batch.of((torch.full_like(x, torch.nan) if number in self.bad else x,), (f"e{number}",))
+            yield Batch((torch.full_like(x, torch.nan) if number in self.bad else x,), (f"e{number}",))
 
     def state_dict(self):
         return {"next": self.next - 1}  # Lightning has fetched one batch more than it has trained on
@@ -283,7 +284,7 @@ def test_two_processes_skip_the_same_update(tmp_path):
 
 def test_the_recipes_keys():
     guards = step_guards(OmegaConf.create({"seed": 3, "max_skipped_updates": 4}))
-    assert [type(guard) for guard in guards] == [MonitorCheck, BatchSeeds, SkipNonFinite]
+    assert [type(guard) for guard in guards] == [MonitorCheck, BatchSeeds, SkipNonFinite, PlaceInData]
     assert guards[1].seed == 3
     assert guards[2].most_in_a_row == 4
     for value in (0, "ten", True):
@@ -297,7 +298,7 @@ def test_ids_of_batches():
     assert batch_ids(batch) == ["s:1", "s:2", "t:9"]
     assert batch_ids(PretrainBatch(text=batch.text)) == ["t:9"]
     assert batch_ids([one, one]) == []
-    transcribed = TranscribedBatch.of((one, one, one, one), ("a.wav",))
+    transcribed = TranscribedBatch((one, one, one, one), ("a.wav",))
     moved = transcribed.to(torch.device("cpu"), non_blocking=True)
     assert batch_ids(moved) == ["a.wav"]
     first, _, _, _ = moved

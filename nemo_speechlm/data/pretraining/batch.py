@@ -95,3 +95,7 @@ class PretrainBatch(NamedTuple):
     pairs: PairBatch | None = None
     number: int | None = None
     stand_in: bool = False
+
+    def numbered(self, number: int) -> "PretrainBatch":
+        """The batch with its number."""
+        return self._replace(number=number)

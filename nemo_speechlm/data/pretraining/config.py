@@ -85,7 +85,7 @@ def read_config(
     settings = Settings(**{key: content[key] for key in _TOP_KEYS if content.get(key) is not None})
     if not isinstance(settings.seed, int) or settings.seed < 0:
         raise InputError(f"data config: seed is {settings.seed!r}, expected a whole number of at least 0")
-    return settings, [_part(stream, content[stream.name], settings.seed, training) for stream in present]
+    return settings, [read_part(stream, content[stream.name], settings.seed, training) for stream in present]
 
 
 def _neither(names: list[str]) -> str:
@@ -102,8 +102,18 @@ def _check_keys(config: Mapping[str, Any], keys: set[str], where: str) -> None:
             raise InputError(f"data config: unknown key {where}{key}{hint}")
 
 
-def _part(stream: Stream, part: dict[str, Any], seed: int, training: bool) -> Part:
-    """NeMo's config of a stream: our reader as its ``input_cfg``, the rest as the user gave it."""
+def read_part(stream: Stream, part: dict[str, Any], seed: int, training: bool) -> Part:
+    """NeMo's config of a stream: our reader as its ``input_cfg``, the rest as the user gave it.
+
+    Args:
+        stream: which one.
+        part: keys of NeMo's loader and of the stream's reader.
+        seed: of the order.
+        training: as for :func:`read_config`.
+
+    Raises:
+        InputError: naming a key that is unknown, missing or does not fit the stream.
+    """
     name = stream.name
     _check_keys(part, _NEMO_KEYS | set(stream.reader.options), f"{name}.")
     for key in stream.unfit:
@@ -117,7 +127,7 @@ def _part(stream: Stream, part: dict[str, Any], seed: int, training: bool) -> Pa
     item = {"type": stream.reader.type, "seed": seed, "shuffle": training, **stream.facts(), **options}
     if not training:
         item["force_finite"] = True
-    own = _uses_own_types(part)
+    own = _uses_own_types(part) and not any(part.get(key) for key in stream.nemos)
     if "input_cfg" in part:
         part["input_cfg"] = _fill(part["input_cfg"], item)
     elif own:
@@ -175,8 +185,10 @@ def _uses_own_types(part: Mapping[str, Any]) -> bool:
         return False
     # Tar files behind a pipe or a URL, and NeMo's lists of lists with weights, are NeMo's to read.
     paths = [*_flat(part.get("manifest_filepath")), *_flat(part.get("tarred_audio_filepaths"))]
-    return part.get("tarred_audio_filepaths") is None or all(
-        isinstance(path, str) and not path.startswith("pipe:") and "://" not in path for path in paths
+    if not all(isinstance(path, str) for path in paths):
+        return False
+    return part.get("tarred_audio_filepaths") is None or not any(
+        path.startswith("pipe:") or "://" in path for path in paths
     )
 
 

@@ -26,11 +26,11 @@ from nemo.collections.common.data.lhotse.dataloader import (
     get_lhotse_sampler_from_config,
     make_structured_with_schema_warnings,
 )
+from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from nemo_speechlm.data.pretraining.batch import PretrainBatch
-from nemo_speechlm.data.pretraining.config import Part, read_config
+from nemo_speechlm.data.pretraining.config import Part, Settings, read_config
 from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset, StandIn
 from nemo_speechlm.data.pretraining.sequence import BatchSequence, Position
 from nemo_speechlm.data.pretraining.streams import Stream
@@ -62,13 +62,14 @@ class PretrainLoader(DataLoader):
     """
 
     def __init__(self, steps: "Steps", **options: Any):
-        super().__init__(ErrorReturningStream(steps), batch_size=None, **options)
+        super().__init__(ErrorReturningStream(steps), batch_size=None, collate_fn=_as_it_is, **options)
         self.steps = steps
         self._behind: dict[int, Place] = {}
         self._trained: Place | None = None
         self._delivered = steps.start
+        self._readers = [max(1, self.num_workers), steps.world]
 
-    def __iter__(self) -> Iterator[PretrainBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.steps.start = self.place
         self._behind.clear()
         self._trained = None
@@ -76,7 +77,7 @@ class PretrainLoader(DataLoader):
             self._delivered = place
             self._behind[place.step] = place
             self._behind.pop(place.step - 16, None)
-            yield batch._replace(number=place.step - 1)
+            yield batch.numbered(place.step - 1)
 
     @property
     def place(self) -> Place:
@@ -90,7 +91,8 @@ class PretrainLoader(DataLoader):
     def state_dict(self) -> dict[str, Any]:
         """What Lightning saves."""
         place = self.place
-        return {"step": place.step, "positions": {name: tuple(p) for name, p in place.positions.items()}}
+        positions = {name: tuple(p) for name, p in place.positions.items()}
+        return {"step": place.step, "positions": positions, "readers": self._readers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the batches that the saved run was trained on; takes effect with the next iteration."""
@@ -99,21 +101,33 @@ class PretrainLoader(DataLoader):
                 "the checkpoint does not say where in its data the run stopped: begin another run from it"
             )
         positions = {name: Position(*position) for name, position in state["positions"].items()}
+        before = state.get("readers", self._readers)
+        own = [name for name, sequence in self.steps.sequences.items() if not sequence.shared]
+        if own and before != self._readers:
+            logging.warning(
+                f"{', '.join(own)}: NeMo reads these data in an order of its own in each worker of each process, "
+                f"so the run does not go on exactly where it stopped: it had {before[0]} workers in {before[1]} "
+                f"processes, and now has {self._readers[0]} in {self._readers[1]}. Some utterances come twice in this "
+                "pass, others not at all. Give as many as before, or data as manifests"
+            )
         self._delivered, self._trained = Place(state["step"], positions), None
+
+
+def _as_it_is(item: Any) -> Any:
+    """PyTorch's own function would make lists of batches that are tuples."""
+    return item
 
 
 class Steps(IterableDataset):
     """What each step of a rank is trained on: (place behind it, batch), from ``start`` on."""
 
-    def __init__(
-        self, parts: Sequence[Part], sequences: Mapping[str, BatchSequence], seed: int, rank: int, world: int
-    ):
-        self.dataset = PretrainDataset([part.stream for part in parts])
+    def __init__(self, dataset: Dataset, sequences: Mapping[str, BatchSequence], seed: int, rank: int, world: int):
+        self.dataset = dataset  # makes a batch of the examples of each stream, by name
         self.sequences = sequences
         self.seed, self.rank, self.world = seed, rank, world
         self.start = Place()
 
-    def __iter__(self) -> Iterator[tuple[Place, PretrainBatch]]:
+    def __iter__(self) -> Iterator[tuple[Place, Any]]:
         worker = get_worker_info()
         workers = 1 if worker is None else worker.num_workers
         turn = 0 if worker is None else (worker.id + self.start.step) % workers
@@ -152,6 +166,22 @@ def build_pretrain_dataloader(
         InputError: on what is wrong in the config, or in the lines of the manifests that are looked at first.
     """
     settings, parts = read_config(config, streams, training=True)
+    dataset = PretrainDataset([part.stream for part in parts])
+    return endless_loader(dataset, settings, parts, global_rank, world_size)
+
+
+def endless_loader(
+    dataset: Dataset, settings: Settings, parts: Sequence[Part], global_rank: int, world_size: int
+) -> PretrainLoader:
+    """As :func:`build_pretrain_dataloader`, of a config that has been read.
+
+    Args:
+        dataset: makes a batch of the examples of each part, by name.
+        settings: of all parts.
+        parts: streams with their data.
+        global_rank: of this process.
+        world_size: number of processes.
+    """
     sequences = {}
     for part in parts:
         if not part.shared:
@@ -160,7 +190,7 @@ def build_pretrain_dataloader(
             )
         sampler = _sampler(part, 0, 1)
         sequences[part.stream.name] = BatchSequence(sampler, part.exact, part.shared, part.stream.name)
-    steps = Steps(parts, sequences, settings.seed, global_rank, world_size)
+    steps = Steps(dataset, sequences, settings.seed, global_rank, world_size)
     return PretrainLoader(steps, **settings.of_loader())
 
 

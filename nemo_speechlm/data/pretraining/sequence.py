@@ -57,7 +57,7 @@ class BatchSequence:
             barren = 0 if found else barren + 1
             if barren == _BARREN_CHAPTERS:
                 raise InputError("all lines are left out by the filters", self.source)
-            chapter, skipped = chapter + 1, 0
+            chapter, skipped = chapter + 1, max(0, skipped - found)  # what is not shared counts through its passes
 
     def _chapter(self, number: int) -> Iterator[Any]:
         for reader in self._readers:

@@ -2,7 +2,7 @@
 
 A model names its streams; the loader, the dataset and the model's own code ask them. The readers are NeMo data types,
 too, so they may stand in an ``input_cfg`` beside NeMo's own: ``speech_units``, ``text_units``, ``text_tokens``,
-``pairs``. Importing this module registers them.
+``pairs``, ``transcripts``. Importing this module registers them.
 """
 
 from abc import ABC, abstractmethod
@@ -25,6 +25,7 @@ from nemo_speechlm.data.pretraining.pairs_reader import PairsReader
 from nemo_speechlm.data.pretraining.speech_reader import SpeechReader
 from nemo_speechlm.data.pretraining.text_reader import TextUnits, TextUnitsReader
 from nemo_speechlm.data.pretraining.token_reader import TextTokens, TokensReader
+from nemo_speechlm.data.pretraining.transcripts_reader import TranscriptsReader
 from nemo_speechlm.data.pretraining.utterance_audio import audio_and_units, audio_of, base_of
 from nemo_speechlm.units.inventory import UnitInventory
 
@@ -36,6 +37,7 @@ class Stream(ABC):
         name: its key in a config, and its field of a :class:`PretrainBatch`.
         reader: reads its manifests.
         unfit: keys of NeMo's loader that would make its batches wrong.
+        nemos: keys of NeMo's loader that its cuts are made for: with one of them, NeMo reads the data.
         on_host: fields of its batch that stay in the host's memory, where losses such as CTC want them.
     """
 
@@ -43,6 +45,7 @@ class Stream(ABC):
     reader: ClassVar[type[ManifestReader]]
     on_host: ClassVar[tuple[str, ...]] = ()
     unfit: ClassVar[tuple[str, ...]] = ()
+    nemos: ClassVar[tuple[str, ...]] = ()
 
     @property
     def has_audio(self) -> bool:
@@ -218,7 +221,7 @@ def _register(reader: type[ManifestReader]) -> None:
         return CutSet(reader.from_config(plain)), True
 
 
-READERS = (SpeechReader, TextUnitsReader, TokensReader, PairsReader)
+READERS = (SpeechReader, TextUnitsReader, TokensReader, PairsReader, TranscriptsReader)
 
 for _reader in READERS:
     _register(_reader)

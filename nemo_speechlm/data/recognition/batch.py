@@ -3,7 +3,7 @@
 Axis legend: B utterances, S samples, U characters or tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,18 +22,14 @@ def is_repeated(batch: Any) -> bool:
 class TranscribedBatch:
     """Audio (B, S), lengths (B,), label ids (B, U), lengths (B,): four tensors, unpacked as NeMo's models do it.
 
-    It is no tuple: data loaders and Lightning take tuples apart and would lose ``ids``. On other objects they call
-    ``pin_memory`` and ``to``.
+    It is no tuple: data loaders and Lightning take tuples apart and would lose ``ids``, and ``number``, its place in
+    the run (None in validation). On other objects they call ``pin_memory`` and ``to``.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], ids: Sequence[str] = ()):
+    def __init__(self, tensors: Iterable[Tensor], ids: Sequence[str] = (), number: int | None = None):
         self.tensors = tuple(tensors)
         self.ids = tuple(ids)
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor], ids: Sequence[str]) -> "TranscribedBatch":
-        """A batch of the tensors, whose utterances have these ids."""
-        return cls(tensors, ids)
+        self.number = number
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)
@@ -44,10 +40,14 @@ class TranscribedBatch:
     def __getitem__(self, index: int) -> Tensor:
         return self.tensors[index]
 
+    def numbered(self, number: int) -> "TranscribedBatch":
+        """The batch with its number."""
+        return TranscribedBatch(self, self.ids, number)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
         """The batch on another device."""
-        return self.of([tensor.to(device, non_blocking=non_blocking) for tensor in self], self.ids)
+        return TranscribedBatch([t.to(device, non_blocking=non_blocking) for t in self], self.ids, self.number)
 
     def pin_memory(self) -> "TranscribedBatch":
         """The batch in pinned memory."""
-        return self.of([tensor.pin_memory() for tensor in self], self.ids)
+        return TranscribedBatch([tensor.pin_memory() for tensor in self], self.ids, self.number)

@@ -1,22 +1,24 @@
 """Data loaders for recognition models, made of a config by NeMo's Lhotse data loading."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from lhotse.audio import AudioLoadingError
 from lhotse.dataset.sampling.base import CutSampler
 from nemo.collections.common.data.lhotse.dataloader import (
-    determine_use_iterable_dataset,
+    LhotseDataLoadingConfig,
     get_lhotse_dataloader_from_config,
     make_structured_with_schema_warnings,
-    read_cutset_from_config,
 )
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nemo_speechlm.data.recognition.endless_stream import EndlessLoader, EndlessStream
+from nemo_speechlm.data.pretraining.config import Settings, read_part
+from nemo_speechlm.data.pretraining.loader import PretrainLoader, endless_loader
+from nemo_speechlm.data.recognition.stream import TranscribedSteps, TranscribedStream
 from nemo_speechlm.data.recognition.transcripts import (
     TranscribedSpeechDataset,
     TranscriptStatistics,
@@ -28,6 +30,7 @@ from nemo_speechlm.data.worker_errors import ErrorReturningDataset, raise_errors
 from nemo_speechlm.errors import InputError
 
 _OTHER_SOURCES = ("input_cfg", "cuts_path", "shar_path")
+_NEMO_KEYS = {field.name for field in fields(LhotseDataLoadingConfig)}
 _NOT_LHOTSES = ("labels", "use_lhotse", "defer_setup", "endless")
 # NeMo's models put these into every config; its Lhotse loader would warn of them.
 
@@ -56,35 +59,58 @@ def build_recognition_dataloader(
     config = OmegaConf.create(dict(config))
     encoder = labels if callable(labels) else CharacterEncoder(labels)
     statistics = _check_manifests(config, encoder)
-    endless = bool(config.get("endless", False))
     seed = _whole_number(config, "shard_seed", _whole_number(config, "seed", 0))
-    known = {key: value for key, value in config.items() if key not in _NOT_LHOTSES}
-    # Processes that share the batches of one order must agree on it; NeMo's default draws another in each.
-    known |= {"sample_rate": sample_rate, "shard_seed": seed}
-    # In a thread an error would be lost, and the order would depend on how fast it is.
-    known.setdefault("concurrent_bucketing", False)
-    if not endless:  # NeMo repeats tar files without end
-        known |= {"force_finite": True, "force_map_dataset": True}
-    structured = make_structured_with_schema_warnings(OmegaConf.create(known))
-    dataset = TranscribedSpeechDataset(encoder)
-    if endless and determine_use_iterable_dataset(read_cutset_from_config(structured)[1], structured):
-        stream = EndlessStream(structured, dataset, seed, global_rank)
-        loader: EndlessLoader | RecognitionLoader = EndlessLoader(
-            stream, world_size, structured.num_workers, structured.pin_memory
-        )
+    known: dict[str, Any] = {str(key): value for key, value in config.items() if key not in _NOT_LHOTSES}
+    states = torch.get_rng_state()
+    if config.get("endless", False):
+        loader: DataLoader = _endless(known, TranscribedStream(encoder, sample_rate), seed, global_rank, world_size)
     else:
-        states = torch.get_rng_state()
+        # Processes that share the batches of one order must agree on it; NeMo's default draws another in each.
+        known |= {"sample_rate": sample_rate, "shard_seed": seed}
+        # In a thread an error would be lost, and the order would depend on how fast it is.
+        known.setdefault("concurrent_bucketing", False)
+        known |= {"force_finite": True, "force_map_dataset": True}  # NeMo repeats tar files without end
+        structured = make_structured_with_schema_warnings(OmegaConf.create(known))
+        dataset = TranscribedSpeechDataset(encoder, sample_rate)
         nemos = get_lhotse_dataloader_from_config(structured, global_rank, world_size, dataset)
-        torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
         loader = RecognitionLoader(
             nemos.dataset,
-            EndlessSampler(nemos.sampler) if endless else nemos.sampler,
+            nemos.sampler,
             num_workers=nemos.num_workers,
             pin_memory=nemos.pin_memory,
             persistent_workers=nemos.num_workers > 0,
         )
-    loader.statistics = statistics
+    torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
+    loader.statistics = statistics  # type: ignore[attr-defined]
     return loader
+
+
+def _endless(known: dict[str, Any], stream: TranscribedStream, seed: int, rank: int, world: int) -> PretrainLoader:
+    """The loader of training, in the order of :mod:`nemo_speechlm.data.pretraining.loader`."""
+    settings = Settings(
+        seed,
+        num_workers=known.pop("num_workers", None) or 0,
+        pin_memory=known.pop("pin_memory", None) or False,
+        prefetch_factor=known.pop("prefetch_factor", None),
+    )
+    for key in sorted(known.keys() - _NEMO_KEYS - set(stream.reader.options)):
+        logging.warning(f"data config: {key} is not known and has no effect")
+        del known[key]
+    part: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(known), resolve=True)  # type: ignore[assignment]
+    shuffle = bool(part.pop("shuffle", False))
+    for key in ("seed", "shard_seed", "sample_rate", "force_map_dataset", "force_iterable_dataset", "force_finite"):
+        part.pop(key, None)
+    read = read_part(stream, part, seed, training=True)
+    if read.exact:
+        read.config["input_cfg"][0]["shuffle"] = shuffle
+    else:
+        read.config["shuffle"] = shuffle
+    if not read.shared:
+        logging.info(
+            "data config: NeMo reads these data, in an order of its own in each worker of each process. A resumed "
+            "run reads again what it has had, to find its place, and needs as many workers and processes as before"
+        )
+    return endless_loader(TranscribedSteps(stream), settings, [read], rank, world)
 
 
 def _whole_number(config: DictConfig, key: str, default: int) -> int:
@@ -99,31 +125,8 @@ def _whole_number(config: DictConfig, key: str, default: int) -> int:
     return value
 
 
-class EndlessSampler(Sampler):
-    """Passes over a Lhotse sampler again and again, shuffled anew each time.
-
-    Attributes:
-        epoch: the pass it is in.
-    """
-
-    def __init__(self, sampler: CutSampler):
-        self.sampler = sampler
-        self.epoch = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            self.sampler.set_epoch(self.epoch)
-            empty = True
-            for batch in self.sampler:
-                empty = False
-                yield batch
-            if empty:
-                raise InputError("the data have no batch: all utterances are left out by the filters")
-            self.epoch += 1
-
-
 class RecognitionLoader(DataLoader):
-    """Hands out a worker's :class:`InputError` as it is, and begins a new pass when training is resumed.
+    """A pass through the data; hands out a worker's :class:`InputError` as it is.
 
     Attributes:
         statistics: of each manifest that it reads.
@@ -139,15 +142,6 @@ class RecognitionLoader(DataLoader):
             yield from raise_errors(super().__iter__())
         except AudioLoadingError as error:  # while the sampler looks for a file's length in its header
             raise InputError(str(error).split("\nSet LHOTSE")[0]) from error
-
-    def state_dict(self) -> dict[str, int]:
-        """What Lightning saves."""
-        return {"epoch": self.sampler.epoch if isinstance(self.sampler, EndlessSampler) else 0}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with the pass after the one that was interrupted."""
-        if isinstance(self.sampler, EndlessSampler):
-            self.sampler.epoch = state["epoch"] + 1
 
 
 def _check_manifests(config: DictConfig, encoder: TextEncoder) -> list[TranscriptStatistics]:

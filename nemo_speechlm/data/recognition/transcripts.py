@@ -19,6 +19,7 @@ from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of
 from nemo_speechlm.data.recognition.batch import REPEATED, TranscribedBatch
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
@@ -134,8 +135,8 @@ def _check_file(path: Path, manifest: str | Path, number: int) -> None:
 class TranscribedSpeechDataset(torch.utils.data.Dataset):
     """What NeMo's Lhotse loader asks for batches: cuts in; audio, lengths, label ids, lengths out."""
 
-    def __init__(self, encoder: TextEncoder):
-        self.encoder = encoder
+    def __init__(self, encoder: TextEncoder, sample_rate: int = 16000):
+        self.encoder, self.sample_rate = encoder, sample_rate
 
     def __getitem__(self, cuts: CutSet) -> TranscribedBatch:
         """Load a batch.
@@ -146,7 +147,7 @@ class TranscribedSpeechDataset(torch.utils.data.Dataset):
         Raises:
             InputError: if an audio file cannot be decoded, holds no samples, or its text has unknown characters.
         """
-        audio = [load_audio(cut) for cut in cuts]
+        audio = [load_audio(cut, self.sample_rate) for cut in cuts]
         ids = [torch.tensor(self._encode(cut), dtype=torch.long) for cut in cuts]
         tensors = (
             collate_vectors(audio, padding_value=0.0),
@@ -154,22 +155,28 @@ class TranscribedSpeechDataset(torch.utils.data.Dataset):
             collate_vectors(ids, padding_value=0),
             torch.tensor([len(i) for i in ids]),
         )
-        return TranscribedBatch.of(tensors, tuple(_place(cut) for cut in cuts))
+        return TranscribedBatch(tensors, tuple(_place(cut) for cut in cuts))
 
     def _encode(self, cut: Cut) -> list[int]:
-        text = " ".join(supervision.text or "" for supervision in cut.supervisions)
+        text = base_of(cut).custom["text"] if _is_ours(cut) else _supervised(cut)
         try:
             return self.encoder(text)
         except InputError as error:
             raise InputError(error.reason, _source(cut)) from None
 
 
-def load_audio(cut: Cut) -> Tensor:
+def load_audio(cut: Cut, sample_rate: int) -> Tensor:
     """The cut's samples (S,), channels averaged.
+
+    Args:
+        cut: of Lhotse, which NeMo has made to be resampled, or of :class:`TranscriptsReader`.
+        sample_rate: Hz, to which the latter is resampled.
 
     Raises:
         InputError: if the file cannot be decoded or holds no samples.
     """
+    if _is_ours(cut):
+        return torch.from_numpy(audio_of(cut, sample_rate))
     try:
         samples = np.atleast_2d(cut.load_audio())
     except Exception as error:  # each decoder has its own
@@ -183,12 +190,25 @@ def load_audio(cut: Cut) -> Tensor:
 
 def _place(cut: Cut) -> str:
     """The audio of a cut, where in its file it begins if that is not the start, and whether it is a repeated one."""
-    start = getattr(cut, "start", 0.0)
+    start = getattr(base_of(cut), "start", 0.0)
     place = f"{_source(cut)} at {start:g} s" if start else _source(cut)
     return place + (REPEATED if _LHOTSES_MARK.search(str(cut.id)) else "")
 
 
+def _is_ours(cut: Cut) -> bool:
+    """Whether it is a cut of :class:`TranscriptsReader`, maybe with noise."""
+    custom = getattr(base_of(cut), "custom", None) or {}
+    return "manifest" in custom and "text" in custom
+
+
+def _supervised(cut: Cut) -> str:
+    return " ".join(supervision.text or "" for supervision in cut.supervisions)
+
+
 def _source(cut: Cut) -> str:
+    if _is_ours(cut):
+        base = base_of(cut)
+        return "/".join(base.custom["tar"]) if "tar" in base.custom else str(base.recording.id)
     recordings: Iterable = getattr(getattr(cut, "recording", None), "sources", ()) or ()
     paths = [str(source.source) for source in recordings if source.type == "file"]
     return paths[0] if paths else str(cut.id)

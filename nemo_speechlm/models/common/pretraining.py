@@ -138,5 +138,6 @@ class PlaceInData(Callback):
     ) -> None:
         """Mark the batch."""
         loader = getattr(pl_module, "_train_dl", None)
-        if isinstance(loader, PretrainLoader) and isinstance(batch, PretrainBatch) and batch.number is not None:
-            loader.trained(batch.number)
+        number = getattr(batch, "number", None)
+        if isinstance(loader, PretrainLoader) and number is not None:
+            loader.trained(number)

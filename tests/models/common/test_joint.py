@@ -171,9 +171,9 @@ def transcribed(rank=None):
         torch.tensor([1, 8, 5, 7]),
     )
     if rank is None:
-        return TranscribedBatch.of(tensors, ("a", "b", "c", "d"))
+        return TranscribedBatch(tensors, ("a", "b", "c", "d"))
     own = slice(0, 1) if rank == 0 else slice(1, 4)
-    return TranscribedBatch.of([tensor[own] for tensor in tensors], ("a", "b", "c", "d")[own])
+    return TranscribedBatch([tensor[own] for tensor in tensors], ("a", "b", "c", "d")[own])
 
 
 def ctc(reduction):

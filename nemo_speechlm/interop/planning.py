@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nemo_speechlm import models
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.parts import text_to_unit, translation
 from nemo_speechlm.interop.parts.encoder_config import encoder_config, number
@@ -92,12 +93,13 @@ def _encoder_alone(source: Source, options: Options, model: str = "SpeechLMEncod
     return plan
 
 
-def _put_ctc_head(plan: Plan, ours: str, theirs: str) -> None:
+def _put_ctc_head(plan: Plan, theirs: str) -> None:
+    ours = getattr(models, plan.model).parts.ctc_head
     for key, name in CTC_HEAD.items():
         value = plan.source.weights.get(theirs + key)
         if name.startswith("linear.") and value is not None:
             value = value.roll(-1, dims=0)  # our blank is the last class, theirs the first
-        plan.put(ours + name, theirs + key, value)
+        plan.put(f"{ours}.{name}", theirs + key, value)
 
 
 def _ctc(source: Source, options: Options) -> Plan:
@@ -105,7 +107,7 @@ def _ctc(source: Source, options: Options) -> Plan:
     head = "w2v_encoder.proj."
     if f"{head}5.weight" not in source.weights:
         raise InputError(f"has no {head}5.weight: its CTC head is of another kind than SpeechLM's")
-    _put_ctc_head(plan, "decoder.", head)
+    _put_ctc_head(plan, head)
     labels = _labels(source, options, len(source.weights[f"{head}5.weight"]), ("target_dictionary", "text_dictionary"))
     plan.config |= {
         "labels": labels,
@@ -138,7 +140,7 @@ def _pretrained(source: Source, options: Options) -> Plan:
     has_ctc = "unit_encoder_ctc_head.5.weight" in weights
     labels: list[str] = []
     if has_ctc:
-        _put_ctc_head(plan, "ctc_head.", "unit_encoder_ctc_head.")
+        _put_ctc_head(plan, "unit_encoder_ctc_head.")
         labels = _labels(source, options, len(weights["unit_encoder_ctc_head.5.weight"]), ("text_dictionary",))
     plan.inventory = _inventory(source, options, len(weights["unit_embed_tokens.weight"]))
     spans = {"prob": number(settings, "mask_prob", 0.8), "length": number(settings, "mask_length", 10), "min_spans": 2}

@@ -1,6 +1,6 @@
 """An encoder by itself: what is converted from HuBERT, wav2vec 2.0 or a checkpoint without output layers."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Trainer
 from nemo.core.classes import ModelPT, PretrainedModelInfo
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.features import FeatureExtraction
+from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.nemo_targets import name_publicly
 
 
@@ -21,6 +22,8 @@ class SpeechLMEncoderModel(FeatureExtraction, ModelPT):
         cfg: ``preprocessor``, ``encoder`` and ``sample_rate``.
         trainer: Lightning trainer.
     """
+
+    parts: ClassVar[Parts] = Parts()
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))

@@ -82,7 +82,7 @@ def ctc_checkpoint(
         weights |= {f"label_embs_list.{level}": torch.zeros(units, final_dim) for level in (0, 1)}
         weights |= {f"{name}.weight": torch.zeros(units, width) for name in _EMBEDDINGS}
     weights = {f"w2v_encoder.w2v_model.{name}": value for name, value in weights.items()}
-    head = model.part("decoder")
+    head = model.part(model.ctc_head or "")
     for theirs, ours in CTC_HEAD.items():
         value = head[ours]
         if ours.startswith("linear."):

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.models.common.pretrained import SHARED, PretrainedFile, load_strictly, read_pretrained
+from nemo_speechlm.models.common.parts import SHARED
+from nemo_speechlm.models.common.pretrained import PretrainedFile, load_strictly, read_pretrained
 from nemo_speechlm.modules.transformer import RelativeTransformer
 
 HALVES = ("speech_transformer", "shared_transformer")
@@ -137,9 +138,7 @@ def load_start(model: nn.Module, source: PretrainedFile) -> Start:
     Raises:
         InputError: if a weight of the file has no place, or another shape.
     """
-    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *source.left_behind})
-    if strange:
-        raise InputError(f"holds weights of parts unknown here: {', '.join(strange)}", source.path)
+    left = source.left_behind()
     load_strictly(model.preprocessor, source.part("preprocessor"), source.path, "preprocessor")  # type: ignore[arg-type]
     encoder = model.encoder
     weights = _divided(source.part("encoder"), _layers(source, HALVES[0]), len(encoder.speech_transformer.layers))  # type: ignore[union-attr, arg-type]
@@ -156,7 +155,7 @@ def load_start(model: nn.Module, source: PretrainedFile) -> Start:
     weights |= {key: own[key] for key in fresh}
     load_strictly(encoder, weights, source.path, "encoder")  # type: ignore[arg-type]
     start = Start(sorted(own.keys() - set(missing)), zero, fresh)
-    _report(model, source, start)
+    _report(model, source, start, left)
     return start
 
 
@@ -186,7 +185,7 @@ def _starts_at_zero(key: str, model: nn.Module) -> bool:
     return key.endswith("position.table.weight")
 
 
-def _report(model: nn.Module, source: PretrainedFile, start: Start) -> None:
+def _report(model: nn.Module, source: PretrainedFile, start: Start, left: list[str]) -> None:
     own = model.encoder.state_dict()  # type: ignore[union-attr, operator]
     count = sum(own[key].numel() for key in start.filled)
     others = [
@@ -196,7 +195,7 @@ def _report(model: nn.Module, source: PretrainedFile, start: Start) -> None:
     for names, what in (
         (_grouped([f"encoder.{key}" for key in start.zero]), "From zero, so that its layers give what they gave"),
         ([*_grouped([f"encoder.{key}" for key in start.fresh]), *others], "Not in it, so from their initial values"),
-        (sorted({key.split(".")[0] for key in source.weights} & source.left_behind), "Not taken over"),
+        (left, "Not taken over"),
     ):
         if names:
             message.append(f"{what}: {', '.join(names)}.")

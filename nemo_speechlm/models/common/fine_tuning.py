@@ -3,6 +3,7 @@
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, read_pretrained
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
 
@@ -34,8 +35,13 @@ def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
     return source
 
 
-def check_reusable(cfg: DictConfig, source: PretrainedFile | None, head: str) -> None:
-    """Check that ``reuse_ctc_head`` has a head to take and a place to put it, ``cfg[head]``.
+def check_reusable(cfg: DictConfig, source: PretrainedFile | None, parts: Parts) -> None:
+    """Check that ``reuse_ctc_head`` has a head to take and a place to put it.
+
+    Args:
+        cfg: of the model that is made.
+        source: the file that it starts from.
+        parts: of the model that is made.
 
     Raises:
         SpeechLMError: if it has not.
@@ -44,8 +50,11 @@ def check_reusable(cfg: DictConfig, source: PretrainedFile | None, head: str) ->
         raise SpeechLMError(
             "model.reuse_ctc_head needs model.init_from_pretrained to take the head from; without one, set it to false"
         )
-    if not str((cfg.get(head) or {}).get("_target_", "")).endswith(SpeechLMCTCHead.__name__):
-        raise SpeechLMError(f"model.reuse_ctc_head needs model.{head}._target_ to be {SpeechLMCTCHead.__name__}")
+    head = cfg.get(parts.ctc_head) or {}
+    if not str(head.get("_target_", "")).endswith(SpeechLMCTCHead.__name__):
+        raise SpeechLMError(
+            f"model.reuse_ctc_head needs model.{parts.ctc_head}._target_ to be {SpeechLMCTCHead.__name__}"
+        )
 
 
 def become_independent(cfg: DictConfig, source: PretrainedFile | None) -> None:

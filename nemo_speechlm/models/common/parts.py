@@ -1,8 +1,12 @@
-"""Which parts of a model other models take over, and which stay behind: each model says it of itself."""
+"""Which parts of a model other models take over, and which stay behind: each model says it of itself.
 
-from typing import Any, NamedTuple
+A model class has ``parts: ClassVar[Parts]``. Fine-tuning, starting from another encoder and conversion ask it.
+"""
 
-from nemo.utils.model_utils import import_class_by_path
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
 from omegaconf import DictConfig
 
 from nemo_speechlm.nemo_targets import PREFIX
@@ -15,25 +19,37 @@ class Parts(NamedTuple):
     """The parts of a model, by the names of its submodules.
 
     Attributes:
+        shared: taken over by every model that starts from a file of this one.
+        ctc_head: a :class:`~nemo_speechlm.modules.SpeechLMCTCHead`, taken over with ``reuse_ctc_head: true``; None
+            where there is none.
         left_behind: what no other model takes over.
     """
 
+    shared: tuple[str, ...] = SHARED
+    ctc_head: str | None = None
     left_behind: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """All of them."""
+        return {*self.shared, *self.left_behind} | ({self.ctc_head} if self.ctc_head else set())
 
 
 def parts_of(cfg: DictConfig) -> Parts | None:
-    """The parts of the model that a ``.nemo`` file's config is of; None if its class does not say (NeMo's own).
+    """The parts of the model that a ``.nemo`` file's config describes; None if its class does not declare them.
 
-    Only classes of this package are asked: a file must not choose what is imported.
+    NeMo's own classes do not. A class outside of this package is asked only if its module is imported already: reading
+    a file must not run code that the file names.
 
     Args:
         cfg: its ``target`` names the class.
     """
-    target = str(cfg.get("target"))
-    if not target.startswith(PREFIX):
-        return None
-    try:
-        model: Any = import_class_by_path(target)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return getattr(model, "parts", None)
+    path, _, name = str(cfg.get("target")).rpartition(".")
+    module = sys.modules.get(path)
+    if path.startswith(PREFIX):
+        try:
+            module = import_module(path)
+        except ImportError:
+            return None
+    parts = getattr(getattr(module, name, None), "parts", None)
+    return parts if isinstance(parts, Parts) else None

@@ -11,14 +11,10 @@ from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from nemo_speechlm.data.text.target_vocabulary import SPECIAL
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.models.common.parts import parts_of
-
-SHARED = ("preprocessor", "encoder")
-"""Parts that a pretraining model and the models fine-tuned from it have in common."""
-
-LEFT_BEHIND = ("ctc_branch", "ctc_head", "decoder", "encoder_proj", "unit_classifiers", "unit_embedding")
-"""Parts that fine-tuning may leave behind, be it of a pretraining model or of one that was fine-tuned already."""
+from nemo_speechlm.models.common.parts import SHARED, Parts, parts_of
+from nemo_speechlm.nemo_targets import PREFIX
 
 
 @dataclass(frozen=True)
@@ -36,10 +32,26 @@ class PretrainedFile:
     weights: dict[str, Tensor]
 
     @property
-    def left_behind(self) -> set[str]:
-        """Parts of the model that no other takes over; a class that names its :class:`Parts` adds its own."""
-        own = parts_of(self.cfg)
-        return {*LEFT_BEHIND, *(own.left_behind if own is not None else ())}
+    def parts(self) -> Parts | None:
+        """The parts that its model declares; None for NeMo's own models, which declare none."""
+        return parts_of(self.cfg)
+
+    @property
+    def ctc_head(self) -> str | None:
+        """Name of the CTC head, None where there is none; in NeMo's own CTC models it is ``decoder``."""
+        return "decoder" if self.parts is None else self.parts.ctc_head
+
+    def left_behind(self) -> list[str]:
+        """Names of the parts that hold weights and are not shared.
+
+        Raises:
+            InputError: if its model declares its parts, and this is another one: the file is damaged or of another
+                version, so its encoder may be another one too.
+        """
+        found = {key.split(".")[0] for key in self.weights}
+        if self.parts is not None and (unknown := sorted(found - self.parts.names)):
+            raise InputError(f"holds weights of parts unknown here: {', '.join(unknown)}", self.path)
+        return sorted(found - {*SHARED})
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Weights of a submodule, under the names that they have in it."""
@@ -57,6 +69,9 @@ def read_pretrained(path: str | Path) -> PretrainedFile:
     for part in SHARED:
         if part not in file.cfg:
             raise InputError(f"its config has no {part!r}; expected the .nemo file of a SpeechLM model", file.path)
+    target = str(file.cfg.get("target"))
+    if target.startswith(PREFIX) and file.parts is None:
+        raise InputError(f"holds a {target.rpartition('.')[2]}, which has no SpeechLM encoder", path)
     return file
 
 
@@ -85,15 +100,12 @@ def load_encoder(model: nn.Module, source: PretrainedFile) -> None:
     """Copy the weights of preprocessor and encoder into a model that has the same ones.
 
     Raises:
-        InputError: if a parameter of the model finds no weight of its shape, or a weight no parameter. The parts in
-            ``source.left_behind`` may go unused.
+        InputError: if a parameter of the model finds no weight of its shape, or a weight no parameter; or on a part
+            that the file's model does not declare (:meth:`PretrainedFile.left_behind`).
     """
-    strange = sorted({key.split(".")[0] for key in source.weights} - {*SHARED, *source.left_behind})
-    if strange:
-        raise InputError(f"holds weights of parts unknown here: {', '.join(strange)}", source.path)
+    left = source.left_behind()
     for name in SHARED:
         load_strictly(getattr(model, name), source.part(name), source.path, name)
-    left = sorted({key.split(".")[0] for key in source.weights} & source.left_behind)
     count = sum(value.numel() for value in source.part("encoder").values())
     logging.info(
         f"Encoder from {source.path}: {count / 1e6:.1f} M parameters, all filled."
@@ -136,9 +148,9 @@ def load_ctc_head(head: nn.Module, labels: list[str], source: PretrainedFile) ->
     Raises:
         InputError: if the file has no such head.
     """
-    weights = source.part("ctc_head") or source.part("decoder")
-    old = [*source.cfg.get("labels", ())]
-    if not old or "linear.weight" not in weights:
+    weights = source.part(source.ctc_head) if source.ctc_head else {}
+    old = _labels(source, len(weights["linear.weight"])) if "linear.weight" in weights else None
+    if old is None:
         raise InputError("holds no CTC head of SpeechLM's kind; set model.reuse_ctc_head=false", source.path)
     rows = {label: row for row, label in enumerate([*old, None])}
     new = [label for label in labels if label not in rows]
@@ -154,3 +166,13 @@ def load_ctc_head(head: nn.Module, labels: list[str], source: PretrainedFile) ->
         + (f"; new ones: {' '.join(map(repr, new))}" if new else "")
     )
     return new
+
+
+def _labels(source: PretrainedFile, rows: int) -> list[str] | None:
+    """The labels of the rows of a file's CTC head, the last of which is the blank's; None if they are not known."""
+    labels = [*(source.cfg.get("labels") or ())]
+    # The head beside an attention decoder has a row for each of its symbols, of which <s> is the blank.
+    for own in (labels, [*SPECIAL[1:], *labels]):
+        if labels and len(own) + 1 == rows:
+            return own
+    return None

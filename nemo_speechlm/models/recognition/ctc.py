@@ -1,7 +1,7 @@
 """Recognition with CTC over characters or tokens: fine-tuning of a SpeechLM encoder (SpeechLM section 4.2)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from kaldialign import edit_distance
@@ -27,6 +27,7 @@ from nemo_speechlm.models.common.fine_tuning import become_independent, check_re
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
 from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_sum
 from nemo_speechlm.models.common.limits import check_data_fit
+from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
 from nemo_speechlm.nemo_targets import name_publicly
 
@@ -56,11 +57,13 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     The config that ``save_to`` writes is complete in itself: a saved model does not need the pretraining file.
     """
 
+    parts: ClassVar[Parts] = Parts(ctc_head="decoder")
+
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
         source = take_architecture(cfg)
         if cfg.get("reuse_ctc_head", False):
-            check_reusable(cfg, source, "decoder")
+            check_reusable(cfg, source, self.parts)
         self._complete_labels(cfg, source)
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -36,6 +36,7 @@ from nemo_speechlm.models.common.fine_tuning import become_independent, check_re
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
 from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_sum
 from nemo_speechlm.models.common.limits import check_data_fit
+from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import load_ctc_head, load_encoder
 from nemo_speechlm.models.common.text_counts import bleu_score, error_rates, text_counts
 from nemo_speechlm.models.recognition.targets import complete_targets
@@ -68,11 +69,13 @@ class SpeechLMEncDecModel(
     - ``decoding``: fields of :class:`SearchSettings`; ``validation_beam_size`` takes the place of its beam there.
     """
 
+    parts: ClassVar[Parts] = Parts(ctc_head="ctc_branch", left_behind=("decoder", "encoder_proj"))
+
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
         source = take_architecture(cfg)
         if cfg.get("reuse_ctc_head", False):
-            check_reusable(cfg, source, "ctc_branch")
+            check_reusable(cfg, source, self.parts)
         with open_dict(cfg):
             cfg.setdefault("task", "recognition")
             if cfg.task not in TASKS:

@@ -6,7 +6,7 @@ Axis legend: B utterances or sentences, T frames of the encoder, L frames of the
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -23,6 +23,7 @@ from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.inventories import registered_inventory
 from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.limits import longest_audio
+from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretraining import PretrainingModel
 from nemo_speechlm.models.speechlm.uctc import forward_text, greedy_texts, uctc_terms
 from nemo_speechlm.models.speechlm.umlm import (
@@ -56,6 +57,8 @@ class SpeechLMModel(FeatureExtraction, PretrainingModel):
         cfg: see ``conf/pretrain.yaml``. The config that ``save_to`` writes does not need ``init_from_pretrained``.
         trainer: Lightning trainer, for training.
     """
+
+    parts: ClassVar[Parts] = Parts(ctc_head="ctc_head", left_behind=("unit_classifiers", "unit_embedding"))
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))

@@ -138,7 +138,5 @@ def test_a_model_of_ours_without_a_speechlm_encoder_is_refused(source, tmp_path)
     model = ctc(**tiny_architecture())
     model.cfg.target = f"{models.__name__}.FrameClassifierModel"
     model.save_to(str(tmp_path / "classifier.nemo"))
-    with pytest.raises(
-        InputError, match="holds a FrameClassifierModel, which has no SpeechLM encoder"
-    ):
+    with pytest.raises(InputError, match="holds a FrameClassifierModel, which has no SpeechLM encoder"):
         read_pretrained(tmp_path / "classifier.nemo")

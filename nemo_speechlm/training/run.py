@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from nemo.core.classes import ModelPT
 from nemo.utils import logging
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 from nemo_speechlm.files import refuse_overwrite, sync, whole_file
+from nemo_speechlm.models.common.sharding import gathered, take_full_weights
 from nemo_speechlm.training.checkpoint_io import damage
 from nemo_speechlm.training.continuation import Continuation
 from nemo_speechlm.training.curves import one_curve
@@ -25,6 +27,7 @@ from nemo_speechlm.training.folder import prepare_folder
 from nemo_speechlm.training.recovery import step_of
 from nemo_speechlm.training.saving import INTERRUPTED, Saver
 from nemo_speechlm.training.step_guards import step_guards
+from nemo_speechlm.training.trainer import FSDP2, build_trainer, expect_unused, explain_unused
 
 
 def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]) -> Path:
@@ -73,7 +76,8 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         *step_guards(cfg),
     ]
     try:
-        trainer = Trainer(**{**_plain(cfg.trainer), "callbacks": callbacks})
+        trainer = build_trainer(cfg.trainer, callbacks)
+        _check_sharded(trainer, cfg)
         prepare_folder(trainer, cfg, continuation, held)
         exp_manager(trainer, _without_its_stopping(cfg))
     except MisconfigurationException as error:
@@ -81,8 +85,13 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     one_curve(trainer, step_of(trainer.ckpt_path) if trainer.ckpt_path and trainer.is_global_zero else None)
     saver.attach(trainer)
     model = build_model(cfg.model, trainer)
+    expect_unused(trainer, model)
     try:
         trainer.fit(model)
+    except RuntimeError as error:
+        if (explained := explain_unused(error)) is not None:
+            raise explained from error
+        raise
     except SystemExit:  # how Lightning ends after Ctrl-C
         if not trainer.interrupted:
             raise
@@ -131,6 +140,13 @@ def _check_length(cfg: DictConfig) -> None:
             )
 
 
+def _check_sharded(trainer: Trainer, cfg: DictConfig) -> None:
+    """Refuse what a divided model cannot do."""
+    average = OmegaConf.select(cfg, "exp_manager.ema.enable", default=False)
+    if isinstance(trainer.strategy, ModelParallelStrategy) and average:
+        raise SpeechLMError(f"exp_manager.ema.enable is not possible with trainer.strategy={FSDP2}; set it to false")
+
+
 def _check_ended(trainer: Trainer, reason: str) -> None:
     """Raise :class:`Unfinished` unless training came to its end, or early stopping ended it."""
     steps, epochs = trainer.max_steps, trainer.max_epochs or -1
@@ -171,13 +187,14 @@ def _without_its_stopping(cfg: DictConfig) -> DictConfig | None:
 
 def _write(model: ModelPT, output: Path, trainer: Trainer) -> None:
     """Write the model; the file takes its name when all of it is on the disk."""
-    if not trainer.is_global_zero:
-        return
     try:
-        with whole_file(output) as partial:
-            model.save_to(str(partial))
-            sync(partial)
-        sync(output.parent)
+        with gathered(model):
+            if not trainer.is_global_zero:
+                return
+            with whole_file(output) as partial:
+                model.save_to(str(partial))
+                sync(partial)
+            sync(output.parent)
     except RuntimeError as error:  # of torch.save into the folder for temporary files, which is full
         if "PytorchStreamWriter" not in str(error):
             raise
@@ -203,6 +220,6 @@ def _load_best(model: ModelPT, trainer: Trainer) -> None:
         score = f" ({callback.monitor} {known[path]:.4f})" if path in known else ""  # type: ignore[union-attr]
         logging.info(f"Best checkpoint: {Path(path).name}{score}")
         # The file is this run's own, and holds configs beside tensors.
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+        take_full_weights(model, torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
         return
     logging.warning("No best checkpoint can be read; the last weights are saved.")

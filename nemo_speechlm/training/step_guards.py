@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.utils import logging
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.pretraining import PlaceInData
+from nemo_speechlm.models.common.sharding import any_sharded, gradient_norm
 
 DEFAULT_MAX_SKIPPED = 10
 
@@ -169,14 +170,15 @@ class SkipNonFinite(Callback):
         bad = own
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if parameters and (scaler is None or scaler.get_scale() < 1):
-            bad = bad | ~nn.utils.get_total_norm([p.grad for p in parameters]).isfinite()
+            bad = bad | ~gradient_norm(parameters).isfinite()
         skip = _in_any_process(bad.float())
         self._restore_statistics(skip)
         assert self._counted is not None
         self._counted += skip
         pl_module.log("skipped_updates", self._counted.clone())
         inner = vars(optimizer).get("optimizer", optimizer)  # NeMo's moving average of the weights wraps one
-        if scaler is None and getattr(inner, "_step_supports_amp_scaling", False):
+        fused = getattr(inner, "_step_supports_amp_scaling", False) and not any_sharded(parameters)
+        if scaler is None and fused:
             inner.found_inf = skip
         elif skip.item():
             for parameter in parameters:

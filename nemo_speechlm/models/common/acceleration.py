@@ -8,6 +8,7 @@ from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 from nemo.utils import logging
 from omegaconf import DictConfig
 
+from nemo_speechlm.models.common.sharding import gradient_norm, shard
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class Accelerated(_Host):
         super().on_fit_start()
         if self.cfg.get("compile", False):
             logging.info(f"torch.compile: {compile_layers(self.encoder)} layers")
+
+    def configure_model(self) -> None:
+        """Divide the model among GPUs where the trainer's strategy has a mesh of them (``trainer.strategy=fsdp2``)."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is not None:
+            shard(self, mesh["data_parallel"])
 
     def setup_optimization(
         self, optim_config: DictConfig | dict | None = None, optim_kwargs: dict[str, Any] | None = None
@@ -67,7 +74,7 @@ class Accelerated(_Host):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = gradient_norm(parameters)
         if gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         self.log("grad_norm", norm)

@@ -50,7 +50,7 @@ def check_reusable(cfg: DictConfig, source: PretrainedFile | None, parts: Parts)
         raise SpeechLMError(
             "model.reuse_ctc_head needs model.init_from_pretrained to take the head from; without one, set it to false"
         )
-    head = cfg.get(parts.ctc_head) or {}
+    head = cfg.get(parts.ctc_head or "") or {}
     if not str(head.get("_target_", "")).endswith(SpeechLMCTCHead.__name__):
         raise SpeechLMError(
             f"model.reuse_ctc_head needs model.{parts.ctc_head}._target_ to be {SpeechLMCTCHead.__name__}"

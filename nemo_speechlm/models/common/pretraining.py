@@ -47,6 +47,11 @@ class PretrainingModel(Accelerated, ModelPT):
     def streams(self) -> list[Stream]:
         """The streams that the model can learn from, in the order of their validation loaders."""
 
+    def unused_parameters(self) -> list[str]:
+        """Why a step may leave parameters without a gradient; empty where none does."""
+        data = self._cfg.get("train_ds") or {}
+        return [f"no {stream.name} in model.train_ds" for stream in self.streams() if not data.get(stream.name)]
+
     # --- data ----------------------------------------------------------------------------------------------------
 
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:

@@ -135,6 +135,11 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             streams.append(PairStream(tokenizer=self._tokenizer_model, sample_rate=sample_rate))
         return streams
 
+    def unused_parameters(self) -> list[str]:
+        """Those of :class:`PretrainingModel`, and stages with some of the tasks."""
+        some = any(set(stage.tasks) != set(self.tasks) for stage in self.stages)
+        return [*super().unused_parameters(), *(["model.stages with some of the tasks"] if some else [])]
+
     def _loader_arguments(self, config: DictConfig | dict) -> dict[str, Any]:
         arguments = super()._loader_arguments(config)
         if self.text_encoder is None:

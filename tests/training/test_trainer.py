@@ -1,0 +1,226 @@
+"""The trainer of a recipe; and a model divided among two processes against one that each of two has as a whole."""
+
+import multiprocessing
+import os
+import signal
+import socket
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import OmegaConf
+
+from nemo_speechlm.cli import CONF
+from nemo_speechlm.errors import SpeechLMError, Unfinished
+from nemo_speechlm.models import SpeechLMModel
+from nemo_speechlm.models.common.pretrained import read_pretrained
+from nemo_speechlm.models.common.sharding import is_sharded
+from nemo_speechlm.testing.configs import tiny_pretrain_config
+from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.training import run as training
+from nemo_speechlm.training.trainer import build_trainer, expect_unused
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+
+def build(**trainer):
+    own = DeviceStatsMonitor()
+    made = build_trainer(OmegaConf.create({**QUIET, "devices": 1, **trainer}), [own])
+    assert made.callbacks[0] is own
+    return made
+
+
+# --- what Hydra builds -----------------------------------------------------------------------------------------------
+
+MONITOR = {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor", "logging_interval": "step"}
+
+
+@pytest.mark.parametrize("callbacks", [MONITOR, [MONITOR], {"rates": MONITOR}])
+def test_callbacks(callbacks):
+    (found,) = (c for c in build(callbacks=callbacks).callbacks if isinstance(c, LearningRateMonitor))
+    assert found.logging_interval == "step"
+
+
+def test_strategies_and_plugins():
+    strategy = {"_target_": "lightning.pytorch.strategies.DDPStrategy", "gradient_as_bucket_view": True}
+    plugin = {"_target_": "lightning.pytorch.plugins.MixedPrecision", "precision": "bf16-mixed", "device": "cpu"}
+    made = build(strategy=strategy, plugins=[plugin])
+    assert isinstance(made.strategy, DDPStrategy)
+    assert made.strategy._ddp_kwargs == {"gradient_as_bucket_view": True}
+    assert isinstance(made.precision_plugin, MixedPrecision)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"callbacks": [{"_target_": "no.such.Thing"}]}, r"trainer\.callbacks\[0\]: no\.such\.Thing cannot be built"),
+        ({"callbacks": {"rates": {**MONITOR, "x": 1}}}, r"trainer\.callbacks\.rates: lightning\.\S+ cannot be built"),
+        ({"strategy": {"gradient_as_bucket_view": True}}, r"trainer\.strategy is .* expected a mapping with _target_"),
+        ({"strategy": "fsdp"}, r"trainer\.strategy: fsdp would train with wrong gradients: .*fsdp2"),
+        (
+            {"strategy": {"_target_": "lightning.pytorch.strategies.FSDPStrategy"}, "accelerator": "cuda"},
+            r"trainer\.strategy: FSDPStrategy would train with wrong gradients",
+        ),
+    ],
+)
+def test_what_cannot_be_built(trainer, message, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: True)
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.parse_devices", lambda devices: [0])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(SpeechLMError, match=message):
+        build(**trainer)
+
+
+# --- parameters without a gradient -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"), n_speech=16, n_text=60)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_false"])
+@pytest.mark.parametrize("reason", [None, "layer drop", "speech alone", "frozen at first"])
+def test_ddp_looks_for_unused_parameters_where_there_may_be_some(strategy, reason, corpus):
+    cfg = tiny_pretrain_config(corpus)
+    if reason == "layer drop":
+        cfg.encoder.speech_transformer.layerdrop = 0.1
+    if reason == "speech alone":
+        cfg.train_ds.text = None
+    trainer = build(strategy=strategy, devices=2)
+    model = SpeechLMModel(cfg)
+    if reason == "frozen at first":
+        model.freeze_encoder_steps = 10
+    expect_unused(trainer, model)
+    expected = False if strategy.endswith("false") else None if reason is None else True
+    assert trainer.strategy._ddp_kwargs.get("find_unused_parameters") is expected
+
+
+# --- two processes ---------------------------------------------------------------------------------------------------
+
+STEPS = 4
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+def recipe(corpus, folder, name, **changes):
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        cfg = compose("speechlm_p_small", [f"output={folder / name}.nemo", f"name={name}"])
+    OmegaConf.set_struct(cfg, False)
+    cfg.model = OmegaConf.merge({"optim": cfg.model.optim}, tiny_pretrain_config(corpus))
+    cfg.exp_manager.exp_dir = str(folder / "runs")
+    cfg.exp_manager.create_tensorboard_logger = False
+    cfg.trainer.update({**QUIET, "devices": 2, "max_steps": STEPS, "val_check_interval": 2, "num_sanity_val_steps": 0})
+    cfg.trainer.update({"enable_model_summary": False, **changes})
+    return cfg
+
+
+def train(cfg, stop=None):
+    """In one of two processes."""
+
+    def model(cfg, trainer):
+        if stop is not None:
+            trainer.callbacks.append(StopAt(stop))
+        made = SpeechLMModel(cfg=cfg, trainer=trainer)
+        trainer.callbacks.append(Divided(made, trainer))
+        return made
+
+    try:
+        training.train(cfg, model)
+    except (Unfinished, SystemExit):  # the latter in the second process
+        assert stop is not None
+
+
+class Divided(Callback):
+    """Each process has half of the weights, where the strategy says so."""
+
+    def __init__(self, model, trainer):
+        self.expected = trainer.strategy.__class__.__name__ == "ShardedStrategy"
+
+    def on_train_start(self, trainer, model):
+        assert is_sharded(model) is self.expected
+        if self.expected:
+            weight = model.encoder.speech_transformer.layers[0].fc1.weight
+            assert weight.to_local().numel() * 2 == weight.numel()
+
+
+def in_two(function, *arguments):
+    """Call a function in two processes, as torchrun or SLURM would start them."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_enter, args=(rank, port, function, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def _enter(rank, port, function, *arguments):
+    torch.set_num_threads(1)
+    names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    function(*arguments)
+
+
+def weights(folder, name):
+    return read_pretrained(folder / f"{name}.nemo").weights
+
+
+@pytest.mark.timeout(400)
+def test_a_divided_model_learns_what_a_whole_one_does(corpus, tmp_path):
+    in_two(_all, corpus, tmp_path)
+    expected = weights(tmp_path, "whole")
+    for name in ("divided", "resumed", "undivided_at_last"):
+        found = weights(tmp_path, name)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+    # the rates of a resumed run are the command's, and its moments are there
+    last = {name: next((tmp_path / "runs" / name).rglob("*-last.ckpt")) for name in ("whole", "resumed")}
+    states = {name: torch.load(path, weights_only=False) for name, path in last.items()}
+    assert states["resumed"]["lr_schedulers"] == states["whole"]["lr_schedulers"]
+    one, other = (states[name]["optimizer_states"][0] for name in ("whole", "resumed"))
+    assert [len(group["params"]) for group in one["param_groups"]] == [len(g["params"]) for g in other["param_groups"]]
+    for number, moments in one["state"].items():
+        torch.testing.assert_close(other["state"][number]["exp_avg"], moments["exp_avg"], rtol=1e-3, atol=1e-6)
+
+
+def _all(corpus, folder):
+    train(recipe(corpus, folder, "whole", strategy="ddp"))
+    train(recipe(corpus, folder, "divided", strategy="fsdp2"))
+    for name, strategies in {"resumed": ("fsdp2", "fsdp2"), "undivided_at_last": ("fsdp2", "ddp")}.items():
+        train(recipe(corpus, folder, name, strategy=strategies[0]), stop=2)
+        assert not (folder / f"{name}.nemo").exists()
+        train(recipe(corpus, folder, name, strategy=strategies[1]))
+
+
+def test_a_model_that_drops_layers_is_not_divided(corpus):
+    cfg = tiny_pretrain_config(corpus)
+    cfg.encoder.speech_transformer.layerdrop = 0.1
+    model = SpeechLMModel(cfg)
+    model._device_mesh = {"data_parallel": None}
+    with pytest.raises(SpeechLMError, match=r"encoder\.speech_transformer\.layerdrop=0\.1: each process"):
+        model.configure_model()
+
+
+def test_the_average_of_weights_is_refused(corpus, tmp_path):
+    cfg = recipe(corpus, tmp_path, "average", strategy="fsdp2", devices=1)
+    cfg.exp_manager.ema = {"enable": True}
+    with pytest.raises(SpeechLMError, match=r"exp_manager\.ema\.enable is not possible with trainer\.strategy=fsdp2"):
+        training.train(cfg, lambda model, trainer: SpeechLMModel(cfg=model, trainer=trainer))
+    assert isinstance(build(), Trainer)

@@ -1,6 +1,7 @@
 """Reading and writing files without losing what was there before."""
 
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -48,6 +49,19 @@ def iter_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise InputError("no such file", path) from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read as UTF-8 text: {error}", path) from error
+
+
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as ``sha256sum`` prints it; read a block at a time.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path) from error
 
 
 def sync(path: str | Path) -> None:

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.shuffled import Handful, ShuffledAudio
-from nemo_speechlm.files import partial_path
+from nemo_speechlm.files import file_digest, partial_path
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans
 from nemo_speechlm.tokenizers.kmeans.stream import StreamKMeans
-from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, file_digest
+from nemo_speechlm.tokenizers.kmeans.teacher import Teacher
 
 _SETTLE = 0.9
 """Share of the stream behind which no centroid is moved to other frames."""

@@ -55,4 +55,4 @@ def _utterance(record: Record, manifest: str | Path, number: int, text_field: st
     offset, duration = part_of_file(record, path, available, manifest, number)
     if record.get("offset") is not None and record.get("duration") is None:
         record = record | {"duration": round(duration, 4)}  # so that results say which part of the file it is
-    return Utterance(number, record, path, offset, duration, " ".join(record[text_field].split()))
+    return Utterance(record, path, offset, duration, " ".join(record[text_field].split()))

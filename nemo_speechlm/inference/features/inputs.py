@@ -1,7 +1,6 @@
 """What features are extracted from: manifests, audio files, folders."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
@@ -9,23 +8,7 @@ from nemo_speechlm.data.audio.utterances import part_of_file
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What features are made of.
-
-    Attributes:
-        record: its manifest line, or one made for a file.
-        path: the audio file.
-        offset: seconds into the file.
-        duration: seconds.
-    """
-
-    record: Record
-    path: Path
-    offset: float
-    duration: float
+from nemo_speechlm.inference.audio_batches import Utterance
 
 
 def read_inputs(inputs: Sequence[str | Path], skip_bad: bool = False) -> tuple[list[Utterance], list[InputError]]:

@@ -185,8 +185,8 @@ class TextToUnitModel(ModelPT):
             states, durations = self._durations(phones, speakers, batch_frames, speed)
             found: list[Spoken] = [Spoken([], d.tolist(), self._cut(d)) for d in durations]
             frames = [int(d.sum()) for d in durations]
-            for batch in batches_by_length(frames, batch_frames):
-                batch = [item for item in batch.tolist() if frames[item]]
+            for items in batches_by_length(frames, batch_frames):
+                batch = [item for item in items.tolist() if frames[item]]
                 if not batch:
                     continue
                 padded_states, padded_durations = (

@@ -18,7 +18,7 @@ from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import partial_path
 from nemo_speechlm.jobs.progress import skipped_path
-from nemo_speechlm.pronouncing.words import Pronouncing, WordPronouncer
+from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing, WordPronouncer
 from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource, Failure, TranscribedCorpus, load_corpus
 from nemo_speechlm.tokenizers.gmm.model_file import GmmModel, save_model
 from nemo_speechlm.units.inventory import UnitInventory

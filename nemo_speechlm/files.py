@@ -190,6 +190,11 @@ def refuse_one_file_twice(outputs: Mapping[str, str | Path | None]) -> None:
                 raise InputError(f"{before} and {name} are this one file; give each its own", path)
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON gives them back (lists for tuples, texts for paths), to be compared with those in a file."""
+    return json.loads(json.dumps(values, default=str))
+
+
 Record = dict[str, Any]
 
 _SECONDS = ("offset", "duration")

@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_speechlm import __version__
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, file_digest, sync
+from nemo_speechlm.files import atomic_write, file_digest, plain, sync
 
 NAME = "run.json"
 
@@ -92,7 +92,7 @@ class RunRecord:
             else:
                 settings[key] = value
         # through JSON, so that values compare as they will when the record is read
-        return cls(json.loads(json.dumps(settings, default=str)), named, json.loads(json.dumps(free, default=str)))
+        return cls(plain(settings), named, plain(free))
 
     @classmethod
     def read(cls, folder: str | Path) -> "RunRecord | None":

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, partial_path
+from nemo_speechlm.files import atomic_write, partial_path, plain
 from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
 from nemo_speechlm.inference.features.options import FeatureOptions
 from nemo_speechlm.inference.features.shards import frames_of_shard, shard_files, write_card, write_shard
@@ -169,16 +169,17 @@ def _open(
     what |= {"model_bytes": model.stat().st_size, "model_time": model.stat().st_mtime_ns}
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
     del what["num_workers"]
+    what = plain(what)
     path = folder / "settings.json"
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             before = {}
-        if before == json.loads(json.dumps(what)):
+        if before == what:
             return
         if not overwrite:
-            differ = [key for key in what if before.get(key) != json.loads(json.dumps(what[key]))]
+            differ = [key for key in what if before.get(key) != what[key]]
             raise InputError(
                 f"was made with another {', '.join(differ)}; give another output, or overwrite=true", folder
             )

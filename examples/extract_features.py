@@ -27,9 +27,10 @@ def main(cfg: DictConfig) -> None:
         count = extract_states(cfg.model, cfg.input, cfg.output, cfg.of, cfg.dtype, cfg.overwrite, cfg.device)
         print(f"{count} lines: {cfg.output}/features.jsonl")
         return
-    from nemo_speechlm.inference.features.extraction import extract, restore
+    from nemo_speechlm.inference.features.extraction import extract
     from nemo_speechlm.inference.features.inputs import read_inputs
     from nemo_speechlm.inference.features.options import FeatureOptions
+    from nemo_speechlm.models.common.restore import restore_extractor
 
     inputs = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
     made = [Path(cfg.output) / name for name in ("features.jsonl", "skipped.jsonl", "settings.json")]
@@ -46,7 +47,7 @@ def main(cfg: DictConfig) -> None:
         num_workers=cfg.num_workers,
         precision=cfg.precision,
     )
-    model = restore(cfg.model, cfg.device)
+    model = restore_extractor(cfg.model, cfg.device)
     count = extract(model, utterances, skipped, cfg.output, options, model_path=cfg.model, overwrite=cfg.overwrite)
     print(f"{len(utterances)} utterances, {count} of them now, {len(skipped)} left out: {cfg.output}/features.jsonl")
 

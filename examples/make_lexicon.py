@@ -18,10 +18,10 @@ from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_one_file_twice, refuse_overwrite
+from nemo_speechlm.pronouncing.corpus_lexicon import count_words, make_lexicon, write_counts, write_lexicon
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
 from nemo_speechlm.pronouncing.lexicons import read_any_lexicon
-from nemo_speechlm.pronouncing.making import count_words, make_lexicon, write_counts, write_lexicon
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
 from nemo_speechlm.units.phones import phone_inventory, phoneme_inventory
 

@@ -31,7 +31,7 @@ from nemo_speechlm.files import refuse_overwrite
 from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.workers import default_workers
-from nemo_speechlm.pronouncing.words import Pronouncing
+from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
 from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
 from nemo_speechlm.tokenizers.gmm.training import AlignerTraining, passes_table
 from nemo_speechlm.units.inventory import UnitInventory

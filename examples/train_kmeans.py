@@ -16,7 +16,6 @@ The file then makes units of speech:
 
 import os
 from dataclasses import fields, replace
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, ListConfig
@@ -26,6 +25,7 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, dump_line, refuse_overwrite
 from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.jobs.workers import default_workers
+from nemo_speechlm.tensor_file import progress_path
 from nemo_speechlm.tokenizers.kmeans.centroids import save_kmeans
 from nemo_speechlm.units.inventory import UnitInventory
 
@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
 
     from nemo_speechlm.evaluation.unit_quality import quality_of_kmeans
     from nemo_speechlm.tokenizers.kmeans.teacher import make_teacher
-    from nemo_speechlm.tokenizers.kmeans.training import KMeansTraining, progress_path
+    from nemo_speechlm.tokenizers.kmeans.training import KMeansTraining
 
     manifests = tuple(cfg.manifest) if isinstance(cfg.manifest, ListConfig) else (cfg.manifest,)
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
             file.writelines(dump_line({"reason": error}) for error in errors)
         print(f"{len(errors)} lines left out: {skipped_path(cfg.output)}")
     save_kmeans(cfg.output, kmeans)
-    Path(progress_path(cfg.output)).unlink(missing_ok=True)
+    progress_path(cfg.output).unlink(missing_ok=True)
     found = kmeans.statistics
     print(
         f"{cfg.output}: {len(kmeans.centroids)} centroids of {found['frames']} frames at "

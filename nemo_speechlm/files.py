@@ -1,6 +1,7 @@
 """Reading and writing files without losing what was there before."""
 
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -48,6 +49,19 @@ def iter_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise InputError("no such file", path) from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read as UTF-8 text: {error}", path) from error
+
+
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as ``sha256sum`` prints it; read a block at a time.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path) from error
 
 
 def sync(path: str | Path) -> None:
@@ -174,6 +188,11 @@ def refuse_one_file_twice(outputs: Mapping[str, str | Path | None]) -> None:
             before = seen.setdefault(Path(path).resolve(), name)
             if before != name:
                 raise InputError(f"{before} and {name} are this one file; give each its own", path)
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON gives them back (lists for tuples, texts for paths), to be compared with those in a file."""
+    return json.loads(json.dumps(values, default=str))
 
 
 Record = dict[str, Any]

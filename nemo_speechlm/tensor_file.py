@@ -1,4 +1,7 @@
-"""Safetensors with all that is not a tensor as JSON in their header: what aligners and centroids are kept in."""
+"""Safetensors with all that is not a tensor as JSON in their header.
+
+Aligners and centroids are kept in such files, and so is what their trainings have learned so far.
+"""
 
 import json
 import os
@@ -11,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path
+from nemo_speechlm.files import partial_path, plain
 
 
 class TensorFile(NamedTuple):
@@ -68,3 +71,44 @@ class TensorFile(NamedTuple):
         if version != self.version:
             raise InputError(f"{self.content} of format {version}, expected {self.version}; {self.remedy}", path)
         return header, tensors
+
+
+_PROGRESS = TensorFile("progress", 1, "a training makes it", "the progress of a training", "progress", "begin anew")
+
+
+class TrainingProgress:
+    """What a training has learned so far, in a file beside its output, with the settings that it was learned by.
+
+    Args:
+        output: the file that the training will make.
+        settings: all that decides the result.
+
+    Attributes:
+        path: where it is kept; not the name under which the output itself is written.
+    """
+
+    def __init__(self, output: str | Path, settings: Mapping[str, Any]):
+        self.path, self._settings = progress_path(output), plain(settings)
+
+    def save(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Replace what was saved before."""
+        _PROGRESS.save(self.path, {"settings": self._settings, "values": values}, tensors)
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Values and tensors as they were saved; None if there are none, of these settings, undamaged.
+
+        A damaged file is not an error: nothing is lost but time.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            header, tensors = _PROGRESS.load(self.path)
+        except InputError:
+            return None
+        return (header["values"], tensors) if header.get("settings") == self._settings else None
+
+
+def progress_path(output: str | Path) -> Path:
+    """Where a training keeps what it has learned so far."""
+    output = Path(output)
+    return output.with_name(f".progress.{output.name}")

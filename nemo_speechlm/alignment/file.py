@@ -5,6 +5,7 @@
 ...     print(json.loads(file.metadata()["aligner"]))
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +52,14 @@ def save_aligner(
         extra: plain values to keep with it.
         tensors: tensors to keep with it, under other names than the aligner's own.
     """
+    header, own = content_of(aligner)
+    _FILE.save(path, {**header, "extra": extra}, {**(tensors or {}), **own})
+
+
+def content_of(aligner: GmmAligner) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An aligner as plain values and tensors."""
     mixtures = aligner.mixtures
-    own = {
+    tensors = {
         "log_weights": mixtures.log_weights,
         "means": mixtures.means,
         "variances": mixtures.variances,
@@ -63,9 +70,8 @@ def save_aligner(
         "mfcc": asdict(aligner.mfcc),
         "silence": aligner.silence,
         "silence_probability": aligner.silence_probability,
-        "extra": extra,
     }
-    _FILE.save(path, header, {**(tensors or {}), **own})
+    return header, tensors
 
 
 def load_aligner(path: str | Path) -> SavedAligner:
@@ -76,23 +82,34 @@ def load_aligner(path: str | Path) -> SavedAligner:
     """
     header, tensors = _FILE.load(path)
     try:
-        topology = Topology(**{**header["topology"], "phones": tuple(header["topology"]["phones"])})
-        mfcc = Mfcc(**header["mfcc"])
-        own = {name: tensors.pop(name) for name in _SHAPES}
+        aligner = aligner_of(header, tensors)
+    except InputError as error:
+        raise InputError(error.reason, path) from None
+    others = {name: tensor for name, tensor in tensors.items() if name not in _SHAPES}
+    return SavedAligner(aligner, header.get("extra", {}), others)
+
+
+def aligner_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GmmAligner:
+    """The aligner that :func:`content_of` took apart; there may be other values and tensors beside its own.
+
+    Raises:
+        InputError: if something is missing or damaged.
+    """
+    try:
+        topology = Topology(**{**values["topology"], "phones": tuple(values["topology"]["phones"])})
+        mfcc = Mfcc(**values["mfcc"])
+        own = {name: tensors[name] for name in _SHAPES}
         _check(own, topology, mfcc)
-        aligner = GmmAligner(
+        return GmmAligner(
             topology,
             Mixtures(own["log_weights"], own["means"], own["variances"]),
             own["stay"],
-            float(header["silence_probability"]),
-            str(header["silence"]),
+            float(values["silence_probability"]),
+            str(values["silence"]),
             mfcc,
         )
-        return SavedAligner(aligner, header["extra"], tensors)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"a damaged aligner: {type(error).__name__}: {error}", path) from error
-    except InputError as error:
-        raise InputError(error.reason, path) from None
+        raise InputError(f"a damaged aligner: {type(error).__name__}: {error}") from error
 
 
 def _check(own: dict[str, Tensor], topology: Topology, mfcc: Mfcc) -> None:

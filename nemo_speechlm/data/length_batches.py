@@ -1,4 +1,4 @@
-"""Batches of items of similar length, up to so many frames in each."""
+"""Batches of items of similar length, up to so many frames (samples, seconds) in each."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,30 +6,41 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-def batches_by_length(lengths: Sequence[int] | np.ndarray, max_frames: int, order: np.ndarray | None = None) -> list:
-    """Cut items, ordered by length, into batches of at most ``max_frames`` frames, padding included.
+def batches_by_length(
+    lengths: Sequence[float] | np.ndarray,
+    longest: float,
+    order: np.ndarray | None = None,
+    *,
+    longest_first: bool = False,
+) -> list[np.ndarray]:
+    """Cut items, ordered by length, into batches that are at most so long, padding included.
 
     Args:
-        lengths: frames of each item.
-        max_frames: in a batch; an item that is longer is a batch by itself.
-        order: the items from short to long, or nearly so; None sorts them.
+        lengths: of each item, in frames, samples or seconds.
+        longest: of a batch, in the same unit: its longest item times their number. An item that is longer is a batch
+            by itself.
+        order: the items by length, or nearly so; None sorts them.
+        longest_first: sort them from long to short, so that memory runs out at once if at all.
 
     Returns:
         arrays of item numbers; each item is in one of them.
 
     >>> [batch.tolist() for batch in batches_by_length([5, 1, 4, 2], 9)]
     [[1, 3], [2], [0]]
+    >>> [batch.tolist() for batch in batches_by_length([1.0, 4.0, 2.0, 1.5], 4.0, longest_first=True)]
+    [[1], [2, 3], [0]]
     """
     lengths = np.asarray(lengths)
     if order is None:
-        order = np.argsort(lengths, kind="stable")
-    batches, start, longest = [], 0, 0
+        order = np.argsort(-lengths if longest_first else lengths, kind="stable")
+    batches, start, width = [], 0, 0
     for position, item in enumerate(order):
-        grown = max(longest, int(lengths[item]))
-        if position > start and grown * (position + 1 - start) > max_frames:
+        length = lengths[item].item()
+        grown = max(width, length)
+        if position > start and grown * (position + 1 - start) > longest:
             batches.append(order[start:position])
-            start, grown = position, int(lengths[item])
-        longest = grown
+            start, grown = position, length
+        width = grown
     return [*batches, order[start:]] if len(order) else []
 
 

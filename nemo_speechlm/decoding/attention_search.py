@@ -25,7 +25,7 @@ _LOOK_EVERY = 8
 """Steps between looks at what is finished where looking makes the host wait for the device."""
 
 
-class Decoder(Protocol):
+class StepwiseDecoder(Protocol):
     """What the search asks of a decoder; see :class:`~nemo_speechlm.modules.decoder.relative.RelativeDecoder`."""
 
     max_length: int
@@ -82,7 +82,7 @@ class Translation:
 
 @torch.no_grad()
 def beam_search(
-    decoder: Decoder, encoded: Tensor, lengths: Tensor, settings: SearchSettings
+    decoder: StepwiseDecoder, encoded: Tensor, lengths: Tensor, settings: SearchSettings
 ) -> list[list[Translation]]:
     """Find the best token sequences for a batch of encoded utterances.
 
@@ -107,7 +107,7 @@ def beam_search(
 class _Search:
     """The beams of a batch, all at the same number of tokens."""
 
-    def __init__(self, decoder: Decoder, encoded: Tensor, lengths: Tensor, settings: SearchSettings):
+    def __init__(self, decoder: StepwiseDecoder, encoded: Tensor, lengths: Tensor, settings: SearchSettings):
         self.decoder, self.settings = decoder, settings
         B, T, _ = encoded.shape
         device = encoded.device

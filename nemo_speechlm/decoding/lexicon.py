@@ -14,8 +14,7 @@ import numpy as np
 from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import iter_lines, open_text
-
-_SPECIAL = ("<s>", "</s>", "<unk>", "<UNK>")
+from nemo_speechlm.language_models.arpa import SPECIAL, arpa_words
 
 
 class LexiconDecoder:
@@ -124,7 +123,7 @@ def _spellings(lm: Path, spell: Callable[[str], list[int]], space: int | None) -
             ids = spell(word)
         except InputError:
             continue
-        if ids and word not in _SPECIAL:
+        if ids and word not in SPECIAL:  # a list beside a binary model may have them
             yield word, ids if space is None else [*ids, space]
 
 
@@ -136,15 +135,14 @@ def _words(lm: Path) -> Iterator[str]:
     if listed.exists():
         yield from (line.strip() for _, line in iter_lines(listed))
         return
-    inside = False
-    for _, line in iter_lines(lm):
-        if line.startswith("\\"):
-            if inside:
-                return
-            inside = line.startswith("\\1-grams:")
-        elif inside:
-            yield line.split()[1]
-    raise InputError("is neither an ARPA file nor has it a list of its words beside it", lm)
+    try:
+        yield from arpa_words(lm)
+    except InputError as error:
+        raise InputError(
+            f"{error.reason}; of a model in KenLM's binary format, the words are to stand in {listed.name} beside it",
+            lm,
+            error.line,
+        ) from error
 
 
 def _unpacked(lm: Path, folder: Path) -> Path:

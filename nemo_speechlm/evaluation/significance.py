@@ -12,7 +12,7 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A confidence interval of a rate."""
 
     low: float
@@ -31,14 +31,14 @@ class Comparison:
     """
 
     difference: float
-    interval: Interval
+    interval: ConfidenceInterval
     p_value: float
     better: float
 
 
 def confidence_interval(
     counts: Sequence[ErrorCounts], groups: Sequence[object] | None = None, level: float = 0.95, draws: int = 1000
-) -> Interval | None:
+) -> ConfidenceInterval | None:
     """Interval of the error rate over all utterances.
 
     Args:
@@ -112,6 +112,6 @@ def _resampled(errors: np.ndarray, lengths: np.ndarray, draws: int) -> np.ndarra
     return np.concatenate(rates)
 
 
-def _interval(rates: np.ndarray, level: float) -> Interval:
+def _interval(rates: np.ndarray, level: float) -> ConfidenceInterval:
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return ConfidenceInterval(float(low), float(high))

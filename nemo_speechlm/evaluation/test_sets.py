@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from nemo_speechlm.data.audio.files import audio_info
-from nemo_speechlm.data.audio.utterances import part_of_file
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.audio.utterances import audio_part
+from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 from nemo_speechlm.inference.audio_batches import Utterance
@@ -29,10 +28,7 @@ def read_utterances(
     utterances, skipped = [], []
     for number, record in read_manifest(manifest):
         try:
-            utterance = _utterance(record, manifest, number, text_field)
-            if skip_bad:
-                audio_info(utterance.path, decode=True)
-            utterances.append(utterance)
+            utterances.append(_utterance(record, manifest, number, text_field, decode=skip_bad))
         except InputError as error:
             if not skip_bad:
                 raise
@@ -42,17 +38,10 @@ def read_utterances(
     return utterances, skipped
 
 
-def _utterance(record: Record, manifest: str | Path, number: int, text_field: str) -> Utterance:
-    for key in ("audio_filepath", text_field):
-        if not isinstance(record.get(key), str):
-            found = f"is {record[key]!r}" if key in record else "is missing"
-            raise InputError(f"{key!r} {found}, expected a string", manifest, number)
-    path = audio_path(record, manifest)
-    try:
-        available = audio_info(path).duration
-    except InputError as error:
-        raise InputError(f"{path}: {error.reason}", manifest, number) from None
-    offset, duration = part_of_file(record, path, available, manifest, number)
+def _utterance(record: Record, manifest: str | Path, number: int, text_field: str, decode: bool) -> Utterance:
+    text_of(record, "audio_filepath", manifest, number)
+    text = " ".join(text_of(record, text_field, manifest, number).split())
+    part = audio_part(record, manifest, number, decode)
     if record.get("offset") is not None and record.get("duration") is None:
-        record = record | {"duration": round(duration, 4)}  # so that results say which part of the file it is
-    return Utterance(number, record, path, offset, duration, " ".join(record[text_field].split()))
+        record = record | {"duration": round(part.duration, 4)}  # so that results say which part of the file it is
+    return Utterance(record, *part, text)

@@ -12,11 +12,13 @@ from nemo.collections.asr.models import EncDecCTCModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.decoding.decoders import make_decoder
 from nemo_speechlm.decoding.options import Decoded, Decoder, DecodingOptions
 from nemo_speechlm.decoding.tokens import labels_of, text_encoder, words_of
-from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance, autocast, length_batches
+from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
 from nemo_speechlm.inference.recognition import check_lengths
+from nemo_speechlm.models.common.precision import autocast
 
 
 def log_probabilities(
@@ -40,7 +42,7 @@ def log_probabilities(
         InputError: if an utterance is longer than the model takes.
     """
     check_lengths(model, utterances)
-    batches = length_batches([u.duration for u in utterances], batch_duration)
+    batches = batches_by_length([u.duration for u in utterances], batch_duration, longest_first=True)
     dataset = AudioBatches(list(utterances), batches, int(model.cfg.get("sample_rate", 16000)))
     found: list[np.ndarray] = [np.zeros((0, 0), dtype=np.float32)] * len(utterances)
     with (

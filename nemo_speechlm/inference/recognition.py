@@ -11,9 +11,11 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance, autocast, length_batches
+from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
 from nemo_speechlm.models.common.limits import longest_audio
+from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.nemo_targets import allow_targets
 
@@ -93,7 +95,7 @@ def transcribe(
         InputError: if an utterance is longer than the model takes.
     """
     check_lengths(model, utterances)
-    batches = length_batches([u.duration for u in utterances], batch_duration)
+    batches = batches_by_length([u.duration for u in utterances], batch_duration, longest_first=True)
     dataset = AudioBatches(utterances, batches, int(model.cfg.get("sample_rate", 16000)))
     loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
     texts = [""] * len(utterances)

@@ -10,12 +10,13 @@ from nemo.collections.asr.parts.mixins import TranscribeConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nemo_speechlm.data.audio.collation import SHORTEST, collate_audio
 from nemo_speechlm.data.audio.stream import Segment
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.decoding.times import TimedWord, timed_words
-from nemo_speechlm.inference.audio_batches import SHORTEST, autocast
 from nemo_speechlm.inference.ctc_text import CTCText
 from nemo_speechlm.inference.recognition import hypothesis_text
+from nemo_speechlm.models.common.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class CTCRecognizer:
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment], sample_rate: int) -> list[Passage]:
         """See :class:`Recognizer`."""
-        audio, lengths = _collate(segments, sample_rate)
+        audio, lengths = collate_audio([segment.samples for segment in segments], sample_rate)
         device = self._model.device
         with autocast(device.type, self._precision):
             outputs, frames, _ = self._model.forward(
@@ -89,7 +90,9 @@ class PlainRecognizer:
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment], sample_rate: int) -> list[Passage]:
         """See :class:`Recognizer`."""
-        loader = DataLoader(_One(*_collate(segments, sample_rate)), batch_size=None)
+        loader = DataLoader(
+            _One(*collate_audio([segment.samples for segment in segments], sample_rate)), batch_size=None
+        )
         settings = TranscribeConfig(batch_size=1, num_workers=0, verbose=False)
         with autocast(self._model.device.type, self._precision):
             (hypotheses,) = self._model.transcribe_generator(loader, settings)
@@ -97,16 +100,6 @@ class PlainRecognizer:
             Passage(s.start, s.start + len(s.samples) / sample_rate, " ".join(hypothesis_text(h).split()))
             for s, h in zip(segments, hypotheses, strict=True)
         ]
-
-
-def _collate(segments: Sequence[Segment], sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Audio (B, T) and lengths (B,); less than a frame of audio breaks front ends, so silence fills it up."""
-    shortest = round(SHORTEST * sample_rate)
-    lengths = torch.tensor([max(len(s.samples), shortest) for s in segments])
-    audio = torch.zeros(len(segments), int(lengths.max()))
-    for row, segment in zip(audio, segments, strict=True):
-        row[: len(segment.samples)] = torch.from_numpy(segment.samples)
-    return audio, lengths
 
 
 class _One(Dataset):

@@ -14,13 +14,19 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, dump_line, iter_lines, refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.files import (
+    atomic_write,
+    dump_line,
+    file_digest,
+    iter_lines,
+    plain,
+    refuse_input_as_output,
+    refuse_overwrite,
+)
 from nemo_speechlm.jobs.progress import (
     _count_lines,
-    _digest,
     _is_progress_of,
     _line_numbers,
-    _plain,
     _records,
     _resume,
     _skip_record,
@@ -99,7 +105,7 @@ def run_job(
             raise InputError("is empty", source)
         first, last = (0, total) if shard is None else shard.part(total, batch_size or 1)
         parts = {} if shard is None else {"shard": str(shard), "batch_size": batch_size}
-        header = dump_line({"source": _digest(source), "lines": total, **parts, **_plain(settings)})
+        header = dump_line({"source": file_digest(source), "lines": total, **parts, **plain(settings)})
         if not (_is_progress_of(partial, header) and _count_lines(partial) == last - first):
             refuse_all()
         done = _resume(partial, header, batch_size or 1, last - first)

@@ -1,11 +1,9 @@
 """What a job has done so far: its progress file, from which a killed job resumes."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 from nemo_speechlm.files import Record, iter_lines
 
@@ -27,15 +25,6 @@ def _skip_record(error: Exception, source: Path, number: int) -> Record:
     record: Record = {"_skipped": getattr(error, "reason", str(error)), "_line": number}
     path = getattr(error, "path", None)
     return record if path in (None, str(source)) else record | {"_path": path}
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(settings, default=str))
 
 
 def _is_progress_of(partial: Path, header: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from nemo_speechlm.errors import InputError
@@ -9,6 +10,8 @@ from nemo_speechlm.files import iter_lines
 
 BEGIN, END = "<s>", "</s>"
 UNKNOWN = ("<unk>", "<UNK>")
+SPECIAL = (BEGIN, END, *UNKNOWN)
+"""What stands among the words and is none."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +129,12 @@ def _read(path: Path) -> Iterator[tuple[tuple[str, ...], float, float]]:
 
 
 def arpa_words(path: str | Path) -> list[str]:
-    """The words of an n-gram model in the ARPA format, without ``<s>`` and its like.
+    """The words of an n-gram model in the ARPA format (gzipped or not), without ``<s>``, ``<unk>`` and their like.
 
     Raises:
-        InputError: if it is not in the ARPA format.
+        InputError: if it is not in the ARPA format, or has no unigrams.
     """
-    words: list[str] = []
-    inside = False
-    for _, line in iter_lines(path):
-        if line.startswith("\\"):
-            if inside:
-                return words
-            inside = line.strip() == "\\1-grams:"
-        elif inside:
-            fields = line.split()
-            if len(fields) > 1 and fields[1][0] not in "<[":
-                words.append(fields[1])
-    raise InputError("expected an n-gram model in the ARPA format, found no unigrams", path)
+    unigrams = [words[0] for words, _, _ in takewhile(lambda gram: len(gram[0]) == 1, _read(Path(path)))]
+    if not unigrams:
+        raise InputError("expected an n-gram model in the ARPA format, found no unigrams", path)
+    return [word for word in unigrams if word not in SPECIAL]

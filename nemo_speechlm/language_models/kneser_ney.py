@@ -12,8 +12,9 @@ import numpy as np
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write
+from nemo_speechlm.language_models.arpa import BEGIN, END
 
-BEGIN, END, UNKNOWN = "<s>", "</s>", "<UNK>"
+UNKNOWN = "<UNK>"
 _SPECIAL = (BEGIN, END, UNKNOWN)
 _BEGIN, _END, _UNKNOWN = range(3)
 _NEVER = -99.0

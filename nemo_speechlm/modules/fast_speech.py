@@ -6,14 +6,13 @@ NeMo's FastPitch has such blocks too, but its attention has no biases and its po
 released text-to-unit model cannot be put into them.
 """
 
-import math
-
 import torch
 from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_speechlm.modules.padding import padding_mask
+from nemo_speechlm.modules.sinusoids import fairseq_rates, fairseq_sinusoids
 
 _FIRST_POSITION = 2
 """The position of the first frame: fairseq counts on from its padding index, 1."""
@@ -32,15 +31,13 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         if d_model < 4 or d_model % 2:
             raise ValueError(f"SinusoidalPositions: d_model is {d_model}, expected an even number of at least 4")
-        half = d_model // 2
-        rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
-        self.register_buffer("rates", rates, persistent=False)
+        self.d_model = d_model
+        self.register_buffer("rates", fairseq_rates(d_model), persistent=False)
 
     def forward(self, num_frames: int) -> Tensor:
         """(num_frames, D) fp32."""
         positions = torch.arange(_FIRST_POSITION, num_frames + _FIRST_POSITION, device=self.rates.device)
-        angles = positions.unsqueeze(1) * self.rates
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        return fairseq_sinusoids(positions, self.d_model, self.rates)
 
 
 class SelfAttention(nn.Module):

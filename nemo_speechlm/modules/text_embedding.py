@@ -10,6 +10,7 @@ from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
 
 from nemo_speechlm.kernels.norm import layer_norm
+from nemo_speechlm.modules.sinusoids import alternating_sinusoids
 
 
 class TextEmbedding(NeuralModule):
@@ -46,17 +47,9 @@ class TextEmbedding(NeuralModule):
         """
         with_cls = nn.functional.pad(tokens, (1, 0), value=self.cls)
         embedded = self.tokens(with_cls) * self.scale
-        embedded = embedded + sinusoids(with_cls.shape[1], embedded.shape[2], embedded)
+        embedded = embedded + alternating_sinusoids(with_cls.shape[1], embedded.shape[2], embedded)
         return self.dropout(self.norm(embedded)), lengths + 1
 
     def logits(self, states: Tensor) -> Tensor:
         """States (N, D) -> (N, V): how near they are to the tokens' embeddings, which input and output share."""
         return nn.functional.linear(states, self.tokens.weight[: self.num_tokens], self.bias)
-
-
-def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
-    """The positions of "Attention is all you need" (arXiv 1706.03762, section 3.5), (length, width)."""
-    position = torch.arange(length, dtype=torch.float64, device=like.device).unsqueeze(1)
-    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64, device=like.device) * (-math.log(1e4) / width))
-    angles = position * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).to(like.dtype)

@@ -5,7 +5,6 @@ manifests, units, tokenizer. Paths are not compared, so a corpus or a run may be
 is not read: it is known by what the manifests say of it.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 from nemo_speechlm import __version__
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, sync
+from nemo_speechlm.files import atomic_write, file_digest, plain, sync
 
 NAME = "run.json"
 
@@ -93,7 +92,7 @@ class RunRecord:
             else:
                 settings[key] = value
         # through JSON, so that values compare as they will when the record is read
-        return cls(json.loads(json.dumps(settings, default=str)), named, json.loads(json.dumps(free, default=str)))
+        return cls(plain(settings), named, plain(free))
 
     @classmethod
     def read(cls, folder: str | Path) -> "RunRecord | None":
@@ -148,12 +147,6 @@ class RunRecord:
             for key, value in now.free.items()
             if key in self.free and self.free[key] != value
         ]
-
-
-def file_digest(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, as ``sha256sum`` prints it; read once, a block at a time."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Nothing:

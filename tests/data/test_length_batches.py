@@ -21,6 +21,15 @@ def test_each_item_is_in_one_batch(lengths, max_frames):
     assert flat == sorted(flat)
 
 
+@given(st.lists(st.floats(0.0, 40.0), max_size=30), st.floats(0.0, 100.0))
+def test_longest_first_in_seconds(durations, batch_duration):
+    batches = batches_by_length(durations, batch_duration, longest_first=True)
+    flat = [durations[item] for batch in batches for item in batch]
+    assert flat == sorted(durations, reverse=True)
+    for batch in batches:
+        assert len(batch) == 1 or durations[batch[0]] * len(batch) <= batch_duration
+
+
 def take(count, start=0, **arguments):
     sampler = LengthBatches(LENGTHS, 200, **arguments)
     sampler.start = start

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.inference.features.extraction import restore
 from nemo_speechlm.models import SpeechLMEncoderModel
+from nemo_speechlm.models.common.restore import restore_extractor
 from nemo_speechlm.testing.configs import tiny_architecture
 from nemo_speechlm.testing.corpora import tiny_corpus
 
@@ -43,7 +43,7 @@ def records(folder):
 
 def expected(model, path, layers=None):
     audio = torch.from_numpy(read_audio(path, 16000)).unsqueeze(0)
-    states, _ = restore(model, "cpu").extract_features(audio, torch.tensor([audio.shape[1]]), layers)
+    states, _ = restore_extractor(model, "cpu").extract_features(audio, torch.tensor([audio.shape[1]]), layers)
     return torch.cat(states).numpy()
 
 

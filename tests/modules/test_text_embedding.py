@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from nemo_speechlm.modules.text_embedding import TextEmbedding, sinusoids
+from nemo_speechlm.modules.text_embedding import TextEmbedding
 
 
 def test_embeds_by_hand():
@@ -26,7 +26,3 @@ def test_output_shares_the_embeddings_of_tokens():
     x = torch.randn(2, 4)
     expected = x @ embedding.tokens.weight[:3].T + torch.tensor([0.0, 10.0, 0.0])
     torch.testing.assert_close(embedding.logits(x), expected)
-
-
-def test_sinusoids_in_the_type_of_the_states():
-    assert sinusoids(3, 4, torch.zeros(1, dtype=torch.float64)).dtype == torch.float64

@@ -4,8 +4,9 @@ import os
 import pytest
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import file_digest
 from nemo_speechlm.training import run_record
-from nemo_speechlm.training.run_record import BATCHES_PER_UPDATE, RunRecord, file_digest
+from nemo_speechlm.training.run_record import BATCHES_PER_UPDATE, RunRecord
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from nemo_speechlm.data.audio.files import Channel, read_audio
-from nemo_speechlm.data.manifests.lines import audio_path
+from nemo_speechlm.data.audio.files import Channel, audio_info, read_audio
+from nemo_speechlm.data.manifests.lines import audio_path, text_of
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 
@@ -41,6 +42,41 @@ def read_utterance(
         raise InputError(str(error), manifest, number) from error
     check_duration(duration, len(samples) / sample_rate, path, manifest, number)
     return samples
+
+
+class AudioPart(NamedTuple):
+    """The audio of an utterance.
+
+    Attributes:
+        path: the file.
+        offset: seconds into it.
+        duration: seconds.
+    """
+
+    path: Path
+    offset: float
+    duration: float
+
+
+def audio_part(record: Record, manifest: str | Path, number: int, decode: bool = False) -> AudioPart:
+    """Which part of which file a record means, once it is known that the file has that part.
+
+    Args:
+        record: line ``number`` of ``manifest``.
+        manifest: for relative paths, and for messages.
+        number: its line number.
+        decode: read all samples of the file; else its header is believed.
+
+    Raises:
+        InputError: naming the manifest and line, if the record names no file, it cannot be read, or is shorter.
+    """
+    text_of(record, "audio_filepath", manifest, number)
+    path = audio_path(record, manifest)
+    try:
+        available = audio_info(path, decode=decode).duration
+    except InputError as error:
+        raise InputError(str(error), manifest, number) from None
+    return AudioPart(path, *part_of_file(record, path, available, manifest, number))
 
 
 def check_duration(duration: float | None, found: float, path: Path, manifest: str | Path, number: int) -> None:

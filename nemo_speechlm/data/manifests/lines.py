@@ -35,6 +35,18 @@ def write_manifest(path: str | Path, records: Iterable[Record]) -> int:
     return count
 
 
+def text_of(record: Record, key: str, path: str | Path, number: int) -> str:
+    """The string that a record has under a key.
+
+    Raises:
+        InputError: if it has none, or something else.
+    """
+    if not isinstance(record.get(key), str):
+        found = f"is {record[key]!r}" if key in record else "is missing"
+        raise InputError(f"{key!r} {found}, expected a string", path, number)
+    return record[key]
+
+
 def audio_path(record: Record, manifest: str | Path) -> Path:
     """The record's audio file; a relative path is relative to the manifest, as in NeMo."""
     path = Path(record["audio_filepath"])

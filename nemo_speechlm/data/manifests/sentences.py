@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.files import iter_lines, parse_line
 
 
@@ -19,16 +19,18 @@ def read_sentences(path: str | Path, text_field: str = "text", max_lines: int | 
     Raises:
         InputError: at a JSON line without a text.
     """
-    json_lines = is_json_lines(path)
-    for number, line in islice(iter_lines(path), max_lines):
-        text: object = line
-        if json_lines:
-            text = parse_line(line, path, number, [text_field])[text_field]
-            if not isinstance(text, str):
-                raise InputError(f"{text_field!r} is {text!r}, expected a string", path, number)
-        assert isinstance(text, str)
+    for _, text in iter_texts(path, text_field, max_lines):
         if words := text.split():
             yield " ".join(words)
+
+
+def iter_texts(path: str | Path, text_field: str = "text", max_lines: int | None = None) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) as it stands in the file; see :func:`read_sentences`."""
+    json_lines = is_json_lines(path)
+    for number, line in islice(iter_lines(path), max_lines):
+        if json_lines:
+            line = text_of(parse_line(line, path, number, [text_field]), text_field, path, number)
+        yield number, line
 
 
 def is_json_lines(source: str | Path) -> bool:

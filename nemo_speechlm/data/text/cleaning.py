@@ -4,9 +4,10 @@ import re
 import unicodedata
 from pathlib import Path
 
+from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
 from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
-from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.errors import SkipItem
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.types import Work
 
@@ -126,9 +127,7 @@ def make_cleaning_work(cleaning: TextCleaning, source: str | Path) -> Work:
     def work(number: int, line: str) -> Record:
         if not cleaning.json_lines:
             return {"text": cleaner.clean(line)}
-        text = parse_line(line, source, number, ["text"])["text"]
-        if not isinstance(text, str):
-            raise InputError(f"text is {type(text).__name__}, expected a string", source, number)
-        return {"text": cleaner.clean(text)}
+        record = parse_line(line, source, number, ["text"])
+        return {"text": cleaner.clean(text_of(record, "text", source, number))}
 
     return work

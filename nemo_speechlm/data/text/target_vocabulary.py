@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.recognition.transcripts import expand_manifests
 from nemo_speechlm.data.text.characters import is_special
 from nemo_speechlm.data.text.pieces import TokenEncoder
@@ -125,9 +125,7 @@ def survey_targets(manifests: str | Sequence, text_field: str = "text") -> Targe
     paths = expand_manifests(manifests)
     for path in paths:
         for number, record in read_manifest(path, required=(text_field,)):
-            if not isinstance(record[text_field], str):
-                raise InputError(f"{text_field!r} is {record[text_field]!r}, expected a string", path, number)
-            characters.update(record[text_field])
+            characters.update(text_of(record, text_field, path, number))
             for field in ("source_lang", "target_lang"):
                 found = record.get(field)
                 if found is not None and languages.setdefault(field, found) != found:

@@ -14,39 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from nemo.core.classes import ModelPT
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, partial_path
-from nemo_speechlm.inference.audio_batches import AudioBatches, autocast, length_batches
-from nemo_speechlm.inference.features.inputs import Utterance
+from nemo_speechlm.files import atomic_write, partial_path, plain
+from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
 from nemo_speechlm.inference.features.options import FeatureOptions
 from nemo_speechlm.inference.features.shards import frames_of_shard, shard_files, write_card, write_shard
 from nemo_speechlm.locks import lock_path, only_writer
-from nemo_speechlm.models.common.features import FeatureExtraction
-from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.models.common.precision import autocast
 
 BATCH_DURATION = 120.0
 """Seconds of audio in a batch unless said otherwise."""
 
 _MANIFEST = "features.jsonl"
 """In the folder; it is there last."""
-
-
-def restore(path: str | Path, device: str = "auto") -> Any:
-    """Restore any model that has ``extract_features``.
-
-    Raises:
-        InputError: if the file is not there, or not one of such a model.
-    """
-    model = restore_file(ModelPT, path, device)
-    if not isinstance(model, FeatureExtraction):
-        raise InputError(f"is a {type(model).__name__}, which has no features of SpeechLM's kind", path)
-    return model
 
 
 def extract(
@@ -62,7 +48,7 @@ def extract(
     """Write a file for each utterance that has none yet, then the manifest.
 
     Args:
-        model: as :func:`restore` returns it.
+        model: as :func:`~nemo_speechlm.models.common.restore.restore_extractor` returns it.
         utterances: what to make features of.
         skipped: what was left out before; it is listed in ``skipped.jsonl``.
         output: the folder.
@@ -140,7 +126,7 @@ def _states(
     if batch_duration is None:
         batch_duration = 0.0 if getattr(model.encoder.front_end, "released_padding", False) else BATCH_DURATION
     lengths = [utterances[index].duration for index in own]
-    batches = [[own[i] for i in batch] for batch in length_batches(lengths, batch_duration)]
+    batches = [[own[i] for i in batch] for batch in batches_by_length(lengths, batch_duration, longest_first=True)]
     sample_rate = int(model.cfg.get("sample_rate", 16000))
     loader = DataLoader(
         AudioBatches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers
@@ -183,16 +169,17 @@ def _open(
     what |= {"model_bytes": model.stat().st_size, "model_time": model.stat().st_mtime_ns}
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
     del what["num_workers"]
+    what = plain(what)
     path = folder / "settings.json"
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             before = {}
-        if before == json.loads(json.dumps(what)):
+        if before == what:
             return
         if not overwrite:
-            differ = [key for key in what if before.get(key) != json.loads(json.dumps(what[key]))]
+            differ = [key for key in what if before.get(key) != what[key]]
             raise InputError(
                 f"was made with another {', '.join(differ)}; give another output, or overwrite=true", folder
             )

@@ -1,31 +1,14 @@
 """What features are extracted from: manifests, audio files, folders."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
-from nemo_speechlm.data.audio.utterances import part_of_file
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.audio.utterances import AudioPart, audio_part
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What features are made of.
-
-    Attributes:
-        record: its manifest line, or one made for a file.
-        path: the audio file.
-        offset: seconds into the file.
-        duration: seconds.
-    """
-
-    record: Record
-    path: Path
-    offset: float
-    duration: float
+from nemo_speechlm.inference.audio_batches import Utterance
 
 
 def read_inputs(inputs: Sequence[str | Path], skip_bad: bool = False) -> tuple[list[Utterance], list[InputError]]:
@@ -36,9 +19,9 @@ def read_inputs(inputs: Sequence[str | Path], skip_bad: bool = False) -> tuple[l
     """
     utterances: list[Utterance] = []
     skipped: list[InputError] = []
-    for record, path, manifest, number in _records(inputs):
+    for record, source, number in _records(inputs):
         try:
-            utterances.append(_utterance(record, path, manifest, number, skip_bad))
+            utterances.append(_utterance(record, source, number, skip_bad))
         except InputError as error:
             if not skip_bad:
                 raise
@@ -49,27 +32,23 @@ def read_inputs(inputs: Sequence[str | Path], skip_bad: bool = False) -> tuple[l
     return utterances, skipped
 
 
-def _records(inputs: Sequence[str | Path]) -> Iterator[tuple[Record, Path, Path | None, int | None]]:
+def _records(inputs: Sequence[str | Path]) -> Iterator[tuple[Record, Path, int | None]]:
+    """(record, the file or manifest that it stands in, line); a line is None where the file is the audio itself."""
     for given in map(Path, inputs):
         if given.is_dir():
             for path in sorted(p for p in given.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
-                yield {"audio_filepath": str(path.absolute())}, path, None, None
+                yield {"audio_filepath": str(path.absolute())}, path, None
         elif given.suffix.lower() in AUDIO_SUFFIXES:
-            yield {"audio_filepath": str(given.absolute())}, given, None, None
+            yield {"audio_filepath": str(given.absolute())}, given, None
         else:
             for number, record in read_manifest(given, required=("audio_filepath",)):
-                if not isinstance(record["audio_filepath"], str):
-                    raise InputError(f"audio_filepath is {record['audio_filepath']!r}, expected a path", given, number)
-                path = audio_path(record, given)
-                yield record | {"audio_filepath": str(path.absolute())}, path, given, number
+                yield record, given, number
 
 
-def _utterance(record: Record, path: Path, manifest: Path | None, number: int | None, decode: bool) -> Utterance:
-    try:
-        available = audio_info(path, decode=decode).duration
-    except InputError as error:
-        raise error if manifest is None else InputError(str(error), manifest, number) from None
-    offset, duration = 0.0, available
-    if manifest is not None and number is not None:
-        offset, duration = part_of_file(record, path, available, manifest, number)
-    return Utterance(record | {"duration": round(duration, 4)}, path, offset, duration)
+def _utterance(record: Record, source: Path, number: int | None, decode: bool) -> Utterance:
+    if number is None:
+        part = AudioPart(source, 0.0, audio_info(source, decode=decode).duration)
+    else:
+        part = audio_part(record, source, number, decode)
+    named = {"audio_filepath": str(part.path.absolute()), "duration": round(part.duration, 4)}
+    return Utterance(record | named, *part)

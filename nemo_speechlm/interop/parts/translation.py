@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from nemo_speechlm.data.text.target_vocabulary import SPECIAL
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.parts.fine_tuned import fine_tuned_checkpoint, fine_tuning_settings
 from nemo_speechlm.interop.reading import dictionaries
@@ -167,8 +168,8 @@ def _labels(plan: "Plan", options: "Options", size: int) -> tuple[list[str], boo
             raise InputError(
                 f"holds no dictionary of the {size} tokens that it writes; give the file: --label-dictionary dict.txt"
             )
-    if tuple(symbols[:4]) != dictionaries.SPECIAL:
-        raise InputError(f"its dictionary begins with {' '.join(symbols[:4])}, not {' '.join(dictionaries.SPECIAL)}")
+    if tuple(symbols[: len(SPECIAL)]) != SPECIAL:
+        raise InputError(f"its dictionary begins with {' '.join(symbols[:4])}, not {' '.join(SPECIAL)}")
     own = symbols[4:]
     if options.lowercase and len({symbol.lower() for symbol in own}) == len(own):
         own = [symbol.lower() for symbol in own]

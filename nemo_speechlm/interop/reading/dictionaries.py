@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_speechlm.data.text.target_vocabulary import SPECIAL
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import iter_lines
 from nemo_speechlm.interop.reading.safe_pickle import PickledObject
 from nemo_speechlm.interop.reading.shown import shown
 from nemo_speechlm.units.inventory import DurationModel, UnitInventory
 
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 NEVER = -1e4
 """The logit of a symbol that fairseq's dictionaries have and our model does not know."""

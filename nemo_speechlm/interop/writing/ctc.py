@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemo_speechlm.data.text.target_vocabulary import SPECIAL
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write
 from nemo_speechlm.interop.parts.fine_tuned import fine_tuned_checkpoint, fine_tuning_settings
 from nemo_speechlm.interop.plan import CTC_HEAD
-from nemo_speechlm.interop.reading.dictionaries import MASK, NEVER, SPECIAL
+from nemo_speechlm.interop.reading.dictionaries import MASK, NEVER
 from nemo_speechlm.models.common.pretrained import PretrainedFile
 
 _WAY_OUT = "--encoder-only writes the encoder alone"

@@ -8,10 +8,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from nemo_speechlm.data.text.target_vocabulary import SPECIAL
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write
 from nemo_speechlm.interop.parts.text_to_unit import released_name
-from nemo_speechlm.interop.reading.dictionaries import MASK, NEVER, SPECIAL
+from nemo_speechlm.interop.reading.dictionaries import MASK, NEVER
 from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
 from nemo_speechlm.units.inventory import UnitInventory
 

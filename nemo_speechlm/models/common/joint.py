@@ -78,9 +78,13 @@ class ValidationMeans(Callback):
     A mean of the processes' means would weigh the examples of a process that has few of them more than others. Where
     it is one of the trainer's callbacks, it logs its figures when the validation ends, in all processes: each of them
     picks the best checkpoint by them.
+
+    Attributes:
+        means: what was logged when the last validation ended; a model finds them in its ``on_validation_epoch_end``.
     """
 
     def __init__(self) -> None:
+        self.means: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor | float, count: Tensor | float) -> None:
@@ -110,7 +114,8 @@ class ValidationMeans(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log."""
-        pl_module.log_dict(self.take(pl_module.device), sync_dist=True)
+        self.means = self.take(pl_module.device)
+        pl_module.log_dict(self.means, sync_dist=True)
 
 
 def _world_size() -> int:

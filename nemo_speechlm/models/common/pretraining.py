@@ -1,4 +1,4 @@
-"""What every model that learns from streams of data shares: loaders, the place in the data, throughput, means."""
+"""What every model that learns from streams of data shares: loaders, the place in the data, throughput."""
 
 from abc import abstractmethod
 from functools import cached_property
@@ -6,9 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from nemo.core.classes import ModelPT, PretrainedModelInfo
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.data.pretraining.loader import (
@@ -18,12 +16,11 @@ from nemo_speechlm.data.pretraining.loader import (
 )
 from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.models.common.acceleration import Accelerated
-from nemo_speechlm.models.common.joint import ValidationMeans
 from nemo_speechlm.models.common.monitoring import Throughput
-from nemo_speechlm.nemo_targets import name_publicly
+from nemo_speechlm.models.common.trained_model import TrainedModel
 
 
-class PretrainingModel(Accelerated, ModelPT):
+class PretrainingModel(Accelerated, TrainedModel):
     """Base of models that are trained on a :class:`PretrainBatch` a step.
 
     A subclass names its :meth:`streams` and computes ``training_step`` and ``validation_step``.
@@ -35,13 +32,8 @@ class PretrainingModel(Accelerated, ModelPT):
     """
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
-        for name in ("train_ds", "validation_ds"):
-            if cfg.get(name) is not None:
-                cfg[name].defer_setup = True  # the loaders need what the constructor has yet to make
-        name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.throughput = Throughput()
-        self.validation_means = ValidationMeans()
 
     @abstractmethod
     def streams(self) -> list[Stream]:
@@ -61,10 +53,6 @@ class PretrainingModel(Accelerated, ModelPT):
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
         """Build the loaders of ``cfg.validation_ds``, one for each stream in it; each is passed once."""
         self._validation_dl = build_validation_dataloaders(**self._loader_arguments(val_data_config))
-
-    def setup_multiple_validation_data(self, val_data_config: DictConfig | dict) -> None:
-        """As :meth:`setup_validation_data`: each stream has a loader of its own already."""
-        self.setup_validation_data(val_data_config)
 
     def _loader_arguments(self, config: DictConfig | dict) -> dict[str, Any]:
         own = DictConfig(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
@@ -101,8 +89,8 @@ class PretrainingModel(Accelerated, ModelPT):
         return moved
 
     def configure_callbacks(self) -> list[Callback]:
-        """Keep the loader's place in the data up to date; log the means of validations."""
-        return [*super().configure_callbacks(), PlaceInData(), self.validation_means]
+        """Keep the loader's place in the data up to date."""
+        return [PlaceInData(), *super().configure_callbacks()]
 
     # --- figures -------------------------------------------------------------------------------------------------
 
@@ -110,26 +98,6 @@ class PretrainingModel(Accelerated, ModelPT):
         """Log the learning rate and the audio passed per hour."""
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict(self.throughput.rates())
-
-    def log_mean(self, name: str, value: Tensor, count: Tensor | int, summed: bool = True) -> None:
-        """Log a figure of validation as its mean over all batches and ranks, when the validation ends.
-
-        Args:
-            name: of the figure.
-            value: () its sum over the batch, or its mean where ``summed`` is False.
-            count: what it was summed over; nothing is logged where it is 0 in all batches.
-            summed: see ``value``.
-        """
-        self.validation_means.add(name, value if summed else value * count, count)
-
-    def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """:class:`ValidationMeans` logs what the steps gave to :meth:`log_mean`."""
-        return {}
-
-    @classmethod
-    def list_available_models(cls) -> list[PretrainedModelInfo]:
-        """There are none to download; released checkpoints are converted."""
-        return []
 
 
 class PlaceInData(Callback):

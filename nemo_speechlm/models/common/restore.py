@@ -2,12 +2,13 @@
 
 import tarfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from nemo.core.classes import ModelPT
 
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.models.common.features import FeatureExtraction
 
 Model = TypeVar("Model", bound=ModelPT)
 
@@ -33,6 +34,18 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
         return kind.restore_from(str(path), map_location=_device(device)).eval()
     except (tarfile.TarError, FileNotFoundError, KeyError) as error:
         raise InputError(f"cannot be restored: {error}", path) from error
+
+
+def restore_extractor(path: str | Path, device: str = "auto") -> Any:
+    """Restore any model that has ``extract_features``.
+
+    Raises:
+        InputError: if the file is not there, or not one of such a model.
+    """
+    model = restore_file(ModelPT, path, device)
+    if not isinstance(model, FeatureExtraction):
+        raise InputError(f"is a {type(model).__name__}, which has no features of SpeechLM's kind", path)
+    return model
 
 
 def _device(name: str) -> torch.device:

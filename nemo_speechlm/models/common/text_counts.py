@@ -42,6 +42,18 @@ def bleu_of(target_lang: str | None = None) -> BLEU:
     return BLEU(tokenize=last, max_ngram_order=_ORDER)
 
 
+def edit_counts(reference: str, hypothesis: str) -> tuple[int, int, int, int]:
+    """Errors and words, errors and characters of a text; white space of the hypothesis is tidied first."""
+    words, characters = (
+        (edit_distance(expected, found)["total"], len(expected))
+        for expected, found in (
+            (reference.split(), hypothesis.split()),
+            (list(reference), list(" ".join(hypothesis.split()))),
+        )
+    )
+    return *words, *characters
+
+
 def text_counts(references: Sequence[str], hypotheses: Sequence[str], target_lang: str | None = None) -> Tensor:
     """What the rates of many batches are computed from.
 
@@ -56,11 +68,7 @@ def text_counts(references: Sequence[str], hypotheses: Sequence[str], target_lan
     """
     counts = torch.zeros(SIZE, dtype=torch.float64)
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        for place, (expected, found) in enumerate(
-            ((reference.split(), hypothesis.split()), (list(reference), list(" ".join(hypothesis.split()))))
-        ):
-            counts[2 * place] += edit_distance(expected, found)["total"]
-            counts[2 * place + 1] += len(expected)
+        counts[:4] += torch.tensor(edit_counts(reference, hypothesis), dtype=torch.float64)
     bleu = bleu_of(target_lang).corpus_score(list(hypotheses), [list(references)])
     counts[4:] = torch.tensor([*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len], dtype=torch.float64)
     return counts

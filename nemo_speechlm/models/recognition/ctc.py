@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from kaldialign import edit_distance
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from nemo.collections.asr.parts.mixins import TranscribeConfig
@@ -29,6 +28,7 @@ from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
+from nemo_speechlm.models.common.text_counts import edit_counts
 from nemo_speechlm.nemo_targets import name_publicly
 
 ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -167,16 +167,10 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
             self.decoding.decode_ids_to_str(ids[:length].tolist())
             for ids, length in zip(transcript.cpu(), transcript_len.tolist(), strict=True)
         ]
-        sums = dict.fromkeys(("val_wer_num", "val_wer_denom", "val_cer_num", "val_cer_denom"), 0.0)
-        for reference, hypothesis in zip(references, hypotheses, strict=True):
-            if is_repeated(batch):
-                continue
-            for rate, expected, found in (
-                ("val_wer", reference.split(), hypothesis.text.split()),
-                ("val_cer", list(reference), list(" ".join(hypothesis.text.split()))),
-            ):
-                sums[f"{rate}_num"] += edit_distance(expected, found)["total"]
-                sums[f"{rate}_denom"] += len(expected)
+        texts = [] if is_repeated(batch) else zip(references, hypotheses, strict=True)
+        edits = [edit_counts(reference, hypothesis.text) for reference, hypothesis in texts]
+        names = ("val_wer_num", "val_wer_denom", "val_cer_num", "val_cer_denom")
+        sums = {name: float(sum(edit[i] for edit in edits)) for i, name in enumerate(names)}
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
         counts = {name: torch.tensor(value, device=loss.device) for name, value in sums.items()}
         number = self._loss_count(batch)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from nemo.core.classes import ModelPT, PretrainedModelInfo
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -22,11 +21,11 @@ from nemo_speechlm.data.pretraining.batch import PAD_UNIT
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.inventories import registered_inventory
-from nemo_speechlm.models.common.joint import ValidationMeans, joint_means, joint_sum
-from nemo_speechlm.models.text_to_unit.generation import Spoken
+from nemo_speechlm.models.common.joint import joint_means, joint_sum
+from nemo_speechlm.models.common.trained_model import TrainedModel
+from nemo_speechlm.models.text_to_unit.generation import Spoken, generate
 from nemo_speechlm.modules.durations import durations_of, repeat_states
 from nemo_speechlm.modules.padding import padding_mask
-from nemo_speechlm.nemo_targets import name_publicly
 
 MAX_PHONE_SECONDS = 5.0
 """How long a phone lasts at most where the config does not say it: a badly trained model's may last for hours."""
@@ -46,7 +45,7 @@ class TextToUnitOutput(NamedTuple):
     log_durations: Tensor
 
 
-class TextToUnitModel(ModelPT):
+class TextToUnitModel(TrainedModel):
     """Predicts how long each phone lasts and which hidden unit each of its frames has, all at once (FastSpeech).
 
     The loss is the cross-entropy of the units under the true durations, with label smoothing, and the mean squared
@@ -59,10 +58,6 @@ class TextToUnitModel(ModelPT):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))
-        for name in ("train_ds", "validation_ds"):
-            if cfg.get(name) is not None:
-                cfg[name].defer_setup = True  # the loaders need the inventories
-        name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.phones = registered_inventory(self, "phones")
         self.inventory = registered_inventory(self, "units")
@@ -159,7 +154,6 @@ class TextToUnitModel(ModelPT):
 
     # --- generation ----------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def generate(
         self,
         phones: Sequence[Sequence[int]],
@@ -167,58 +161,8 @@ class TextToUnitModel(ModelPT):
         batch_frames: int = 8000,
         speed: float = 1.0,
     ) -> list[Spoken]:
-        """The most likely hidden units of sentences, computed in batches of similar length.
-
-        Args:
-            phones: ids of each sentence's phones.
-            speakers: one for each sentence, where the model has speakers.
-            batch_frames: in a batch, padding included.
-            speed: durations are divided by it.
-
-        Returns:
-            one for each sentence; without a frame where every phone is predicted to have none. A phone lasts
-            ``max_phone_seconds`` of the config at most; how often that was met is counted.
-        """
-        was_training = self.training
-        self.eval()
-        try:
-            states, durations = self._durations(phones, speakers, batch_frames, speed)
-            found: list[Spoken] = [Spoken([], d.tolist(), self._cut(d)) for d in durations]
-            frames = [int(d.sum()) for d in durations]
-            for batch in batches_by_length(frames, batch_frames):
-                batch = [item for item in batch.tolist() if frames[item]]
-                if not batch:
-                    continue
-                padded_states, padded_durations = (
-                    nn.utils.rnn.pad_sequence([rows[item] for item in batch], batch_first=True)
-                    for rows in (states, durations)
-                )
-                best = self.decode(padded_states, padded_durations)[0].argmax(2).tolist()
-                for item, row in zip(batch, best, strict=True):
-                    found[item] = found[item]._replace(units=row[: frames[item]])
-            return found
-        finally:
-            self.train(was_training)
-
-    def _cut(self, durations: Tensor) -> int:
-        return 0 if self.longest_phone is None else int((durations >= self.longest_phone).sum())
-
-    def _durations(
-        self, phones: Sequence[Sequence[int]], speakers: Sequence[int] | None, batch_phones: int, speed: float
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """States (P, D) and durations (P,) of each sentence."""
-        states: list[Tensor] = [torch.empty(0)] * len(phones)
-        durations = list(states)
-        for batch in batches_by_length([len(sentence) for sentence in phones], batch_phones):
-            rows = [torch.as_tensor(phones[item], device=self.device) for item in batch]
-            lengths = torch.tensor([len(row) for row in rows], device=self.device)
-            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-            voices = None if speakers is None else torch.tensor([speakers[i] for i in batch], device=self.device)
-            encoded, log_durations = self.encode(padded, lengths, voices)
-            predicted = durations_of(log_durations, lengths, speed, self.longest_phone)
-            for item, state, duration, length in zip(batch, encoded, predicted, lengths.tolist(), strict=True):
-                states[item], durations[item] = state[:length], duration[:length]
-        return states, durations
+        """The most likely hidden units of sentences: see :func:`.generation.generate`."""
+        return generate(self, phones, speakers, batch_frames, speed)
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -250,7 +194,7 @@ class TextToUnitModel(ModelPT):
             ("duration_error_frames", wrong, batch.phone_lengths.sum()),
             ("sentence_duration_error", of_sentence, frames),
         ):
-            self._validation_means.add(f"val_{name}", value, count)
+            self.log_mean(f"val_{name}", value, count)
         labeled = batch.units[batch.units != PAD_UNIT]
         self._validated_units += torch.bincount(labeled, minlength=len(self.inventory))
 
@@ -261,14 +205,13 @@ class TextToUnitModel(ModelPT):
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
-        self._validation_means = ValidationMeans()
         self._validated_units = torch.zeros(len(self.inventory), dtype=torch.int64, device=self.device)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Log the means over all utterances, and what always saying the most frequent unit would score."""
-        means = self._validation_means.take(self.device)
-        means["val_loss"] = means["val_unit_loss"] + self._cfg.loss.duration * means["val_duration_loss"]
-        self.log_dict(means, sync_dist=True)
+        """Log the loss, and what always saying the most frequent unit would score."""
+        means = self.validation_means.means
+        loss = means["val_unit_loss"] + self._cfg.loss.duration * means["val_duration_loss"]
+        self.log("val_loss", loss, sync_dist=True)
         counts = joint_sum(self._validated_units)
         if counts.any():
             self.log("val_accuracy_of_most_frequent_unit", counts.max() / counts.sum(), rank_zero_only=True)
@@ -306,10 +249,6 @@ class TextToUnitModel(ModelPT):
         batches = batches_by_length(data.frames()[order], cfg.batch_frames)
         self._validation_dl = _loader(data, [order[batch].tolist() for batch in batches], cfg)
 
-    def setup_multiple_validation_data(self, val_data_config: DictConfig | dict) -> None:
-        """As :meth:`setup_validation_data`."""
-        self.setup_validation_data(val_data_config)
-
     def _dataset(self, config: DictConfig | dict) -> tuple[DictConfig, PairedUnits]:
         cfg = DictConfig(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
         filters = Filters(cfg.get("min_frames", 1), cfg.get("max_frames", 2000))
@@ -326,11 +265,6 @@ class TextToUnitModel(ModelPT):
             reasons = ", ".join(f"{count} {reason}" for reason, count in data.left_out.items())
             logging.info(f"{cfg.manifest_filepath}: {len(data)} utterances, left out: {reasons}")
         return cfg, data
-
-    @classmethod
-    def list_available_models(cls) -> list[PretrainedModelInfo]:
-        """There are none to download; released checkpoints are converted."""
-        return []
 
 
 def _right(logits: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:

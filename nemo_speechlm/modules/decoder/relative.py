@@ -4,30 +4,20 @@ Axis legend: B utterances, N hypotheses (B times the beam), U tokens, T frames, 
 V tokens of the vocabulary.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nemo_speechlm.kernels.norm import layer_norm
 from nemo_speechlm.modules.attention import RelativePositions
 from nemo_speechlm.modules.decoder.attention import CausalSelfAttention, CrossAttention, KeysValues
+from nemo_speechlm.modules.sinusoids import fairseq_sinusoids
 from nemo_speechlm.modules.transformer import TransformerLayer
 
 PAD = 1
 """The padding token of fairseq's dictionaries, and so of all our decoders' vocabularies."""
-
-
-def sinusoids(positions: Tensor, d_model: int) -> Tensor:
-    """Positions (...,) -> (..., D): sines in the first half, cosines in the second, as in fairseq."""
-    half = d_model // 2
-    rates = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / max(1, half - 1)))
-    angles = positions.unsqueeze(-1) * rates
-    found = torch.cat((angles.sin(), angles.cos()), dim=-1)
-    return F.pad(found, (0, d_model % 2))
 
 
 @dataclass(frozen=True)
@@ -213,7 +203,7 @@ class RelativeDecoder(NeuralModule):
         if self.absolute_positions:
             # The first token has the position behind that of padding, which has none.
             positions = torch.arange(start, start + tokens_NU.shape[1], device=tokens_NU.device) + PAD + 1
-            table = sinusoids(positions, self.d_model).to(x.dtype)
+            table = fairseq_sinusoids(positions, self.d_model).to(x.dtype)
             x = x + table * tokens_NU.ne(PAD).unsqueeze(2)
         return self.dropout(x)
 

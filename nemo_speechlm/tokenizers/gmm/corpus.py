@@ -19,7 +19,7 @@ from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record
-from nemo_speechlm.pronouncing.words import WordPronouncer
+from nemo_speechlm.pronouncing.word_pronouncer import WordPronouncer
 
 
 class Failure(NamedTuple):

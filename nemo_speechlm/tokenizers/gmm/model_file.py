@@ -11,7 +11,7 @@ import torch
 from nemo_speechlm.alignment.aligner import GmmAligner
 from nemo_speechlm.alignment.file import load_aligner, save_aligner
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.pronouncing.words import Pronouncing
+from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
 from nemo_speechlm.units.inventory import UnitInventory
 
 _LEXICON = "lexicon"

@@ -17,7 +17,7 @@ from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record
 from nemo_speechlm.pronouncing.lexicons import read_any_lexicon, read_lexicon
-from nemo_speechlm.pronouncing.words import WordPronouncer
+from nemo_speechlm.pronouncing.word_pronouncer import WordPronouncer
 from nemo_speechlm.tokenizers.gmm.corpus import speaker_of
 from nemo_speechlm.tokenizers.gmm.model_file import GmmModel, load_model
 from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits

@@ -1,7 +1,6 @@
 """Training of an aligner from a manifest, in passes that can be interrupted between any two of them."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from nemo_speechlm.alignment.file import load_aligner, save_aligner
+from nemo_speechlm.alignment.file import aligner_of, content_of
 from nemo_speechlm.alignment.graph import Topology
 from nemo_speechlm.alignment.mfcc import Mfcc
 from nemo_speechlm.alignment.training import PassReport, TrainingPlan, TrainingState, plan_settings, start, train_pass
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import partial_path
 from nemo_speechlm.jobs.progress import skipped_path
-from nemo_speechlm.pronouncing.words import Pronouncing, WordPronouncer
+from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing, WordPronouncer
+from nemo_speechlm.tensor_file import TrainingProgress
 from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource, Failure, TranscribedCorpus, load_corpus
 from nemo_speechlm.tokenizers.gmm.model_file import GmmModel, save_model
 from nemo_speechlm.units.inventory import UnitInventory
@@ -81,18 +80,17 @@ class AlignerTraining:
         pronouncer, mfcc, plan = WordPronouncer(self.pronouncing), Mfcc(), self.plan
         loaded = load_corpus(self.source, pronouncer, topology, SILENCE, plan.silence_probability, mfcc, self.threads)
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        settings = self._settings(loaded)
-        progress = partial_path(output)
-        state = _resumed(progress, settings) or start(loaded.corpus, topology, plan, SILENCE, mfcc)
+        progress = TrainingProgress(output, self._settings(loaded))
+        state = _resumed(progress) or start(loaded.corpus, topology, plan, SILENCE, mfcc)
         for report in state.reports:
             show(report)
-        state = self._passes(loaded, state, settings, progress, device, show)
+        state = self._passes(loaded, state, progress, device, show)
         model = GmmModel(state.aligner.to("cpu"), self.pronouncing, inventory, self.source.speaker_key)
         failures = [*loaded.failures, *_without_path(loaded, state)]
         used = loaded.corpus.lengths
         _write_failures(output, self.source.manifest, failures)
         save_model(output, model)
-        progress.unlink(missing_ok=True)
+        progress.path.unlink(missing_ok=True)
         utterances = len(used) - (len(failures) - len(loaded.failures))
         return TrainedAligner(model, state.reports, failures, utterances, sum(used) / 100)
 
@@ -100,8 +98,7 @@ class AlignerTraining:
         self,
         loaded: TranscribedCorpus,
         state: TrainingState,
-        settings: dict[str, Any],
-        progress: Path,
+        progress: TrainingProgress,
         device: torch.device,
         show: Callable[[PassReport], Any],
     ) -> TrainingState:
@@ -116,7 +113,7 @@ class AlignerTraining:
 
             while len(state.reports) < plan.passes:
                 state = train_pass(loaded.corpus, state, plan, step)
-                _save_progress(progress, state, settings)
+                _save_progress(progress, state)
                 show(state.reports[-1])
         return state
 
@@ -150,25 +147,23 @@ class AlignerTraining:
         }
 
 
-def _save_progress(path: Path, state: TrainingState, settings: dict[str, Any]) -> None:
+def _save_progress(progress: TrainingProgress, state: TrainingState) -> None:
+    values, tensors = content_of(state.aligner)
     reports = [report._asdict() for report in state.reports]
-    save_aligner(
-        path, state.aligner, {"settings": settings, "reports": reports}, {"frames": torch.from_numpy(state.states)}
-    )
+    progress.save(values | {"reports": reports}, tensors | {"frames": torch.from_numpy(state.states)})
 
 
-def _resumed(path: Path, settings: dict[str, Any]) -> TrainingState | None:
+def _resumed(progress: TrainingProgress) -> TrainingState | None:
     """The state that an interrupted run of the same settings left, if there is one."""
-    if not path.exists():
+    saved = progress.load()
+    if saved is None:
         return None
+    values, tensors = saved
     try:
-        saved = load_aligner(path)
-        if saved.extra["settings"] != json.loads(json.dumps(settings)):
-            return None
-        reports = [PassReport(**report) for report in saved.extra["reports"]]
-        return TrainingState(saved.aligner, saved.tensors["frames"].numpy(), reports)
-    except (InputError, KeyError, TypeError):  # of another program, or cut off: begin anew
+        aligner = aligner_of(values, tensors)
+    except InputError:  # damaged: nothing is lost but time
         return None
+    return TrainingState(aligner, tensors["frames"].numpy(), [PassReport(**report) for report in values["reports"]])
 
 
 def _without_path(loaded: TranscribedCorpus, state: TrainingState) -> list[Failure]:

@@ -1,6 +1,5 @@
 """A tokenizer run over a manifest: whole, a shard of it, or what was made of the shards joined."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, iter_lines, refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.files import atomic_write, file_digest, iter_lines, refuse_input_as_output, refuse_overwrite
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.progress import progress_path, skipped_path
 from nemo_speechlm.jobs.report import CUT_PHONES, JobReport
@@ -66,7 +65,11 @@ def tokenize_manifest(
             manifest,
             path,
             make_work(tokenizing, path),
-            settings={"tokenizing": repr(tokenizing), "files": [_digest(p) for p in tokenizing.files()], **settings},
+            settings={
+                "tokenizing": repr(tokenizing),
+                "files": [file_digest(p) for p in tokenizing.files()],
+                **settings,
+            },
             workers=workers or min(default_workers(), tokenizing.max_workers or default_workers()),
             batch_size=tokenizing.batch_size,
             shard=part,
@@ -114,11 +117,3 @@ def _join(
     if not report.skipped:
         skipped_path(output).unlink()
     return report
-
-
-def _digest(path: str | Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path) from error

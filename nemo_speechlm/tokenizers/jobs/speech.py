@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.utterances import read_utterance
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record, parse_line
@@ -28,9 +28,7 @@ def make_speech_units_work(
         samples = read_utterance(record, manifest, number, tokenizer.sample_rate, channel)
         record = {key: value for key, value in record.items() if key not in ("units", "unit_durations")}
         record["duration"] = round(len(samples) / tokenizer.sample_rate, 4)
-        text = record.get("text") if is_transcribed(record) else None
-        if text is not None and not isinstance(text, str):
-            raise InputError(f"text is {type(text).__name__}, expected a string", manifest, number)
+        text = text_of(record, "text", manifest, number) if is_transcribed(record) else None
         return SpeechInput(samples, text, record)
 
     def written(record: Record, found: SpeechUnits) -> Record:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record, parse_line
@@ -35,8 +35,7 @@ def make_text_units_work(
 
     def read(number: int, line: str) -> Record:
         record = parse_line(line, manifest, number, ["text"])
-        if not isinstance(record["text"], str):
-            raise InputError(f"text is {type(record['text']).__name__}, expected a string", manifest, number)
+        text_of(record, "text", manifest, number)
         return record
 
     def written(record: Record, made: TokenizedText) -> Record:

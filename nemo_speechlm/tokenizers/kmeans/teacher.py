@@ -3,27 +3,22 @@
 Axis legend: B utterances, S samples, T frames, D features.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
-from lhotse.dataset.collation import collate_vectors
-from nemo.core.classes import ModelPT
 from torch import Tensor
 
 from nemo_speechlm.alignment.mfcc import FRAME_RATE, SAMPLE_RATE, Mfcc, SpeakerStatistics
+from nemo_speechlm.data.audio.collation import collate_audio
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.models.common.features import FeatureExtraction
-from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.files import file_digest
+from nemo_speechlm.models.common.precision import autocast
+from nemo_speechlm.models.common.restore import restore_extractor
 from nemo_speechlm.tokenizers.kmeans.centroids import FeatureSource
-
-_SHORTEST = 0.1
-"""Seconds to which shorter audio is filled up with silence: less than a frame breaks front ends."""
 
 
 class Teacher(ABC):
@@ -65,8 +60,8 @@ class MfccTeacher(Teacher):
         """See :class:`Teacher`."""
         found = []
         for samples in utterances:
-            shortest = round(_SHORTEST * SAMPLE_RATE)
-            made = self.mfcc(torch.from_numpy(np.pad(samples, (0, max(0, shortest - len(samples))))))
+            (filled,), _ = collate_audio([samples], SAMPLE_RATE)
+            made = self.mfcc(filled)
             if self.source.normalize:
                 statistics = SpeakerStatistics(self.mfcc.size)
                 statistics.add(made)
@@ -98,17 +93,12 @@ class ModelTeacher(Teacher):
         device: str = "auto",
         precision: str = "float32",
     ):
-        model: Any = restore_file(ModelPT, path, device)
-        if not isinstance(model, FeatureExtraction):
-            raise InputError(f"is a {type(model).__name__}, which has no features of SpeechLM's kind", path)
-        self.model: Any = cast(Any, model)
-        encoder: Any = self.model.encoder
+        self.model = restore_extractor(path, device)
+        encoder = self.model.encoder
         count = encoder.num_layers
         number = layer if not isinstance(layer, int) or layer > 0 else count + 1 + layer
         if not isinstance(number, int) or not 1 <= number <= count:
             raise InputError(f"layer is {layer!r}; the model has layers 1 to {count}", path)
-        if precision not in ("float32", "bfloat16", "float16"):
-            raise InputError(f"precision is {precision!r}, expected float32, bfloat16 or float16")
         sample_rate = int(self.model.cfg.get("sample_rate", 16000))
         self.layer = number - 1
         self.source = FeatureSource(
@@ -123,20 +113,18 @@ class ModelTeacher(Teacher):
         self.device = self.model.device
         one_by_one = getattr(encoder.front_end, "released_padding", False)
         self._batch_samples = 1 if one_by_one else max(1, round(batch_seconds * sample_rate))
-        self._dtype = getattr(torch, precision)
+        autocast(self.device.type, precision)  # a wrong name is an error now, not at the first batch
+        self._precision = precision
 
     @torch.inference_mode()
     def features(self, utterances: Sequence[np.ndarray]) -> list[Tensor]:
         """See :class:`Teacher`."""
         found: list[Tensor] = [torch.empty(0)] * len(utterances)
-        shortest = round(_SHORTEST * self.source.sample_rate)
         for batch in batches_by_length([len(samples) for samples in utterances], self._batch_samples):
-            audio = [torch.from_numpy(utterances[i]) for i in batch]
-            audio = [torch.nn.functional.pad(a, (0, max(0, shortest - len(a)))) for a in audio]
-            lengths = torch.tensor([len(a) for a in audio], device=self.device)
-            with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            audio, lengths = collate_audio([utterances[i] for i in batch], self.source.sample_rate)
+            with autocast(self.device.type, self._precision):
                 (states,), frames = self.model.extract_features(
-                    collate_vectors(audio, padding_value=0.0).to(self.device), lengths, [self.layer]
+                    audio.to(self.device), lengths.to(self.device), [self.layer]
                 )
             for i, own, made in zip(batch, states.float(), frames.tolist(), strict=True):
                 found[i] = own[: self._frames(len(utterances[i]), made)]
@@ -157,9 +145,3 @@ def make_teacher(
     if layer is None:
         raise InputError("layer is not given; 9 of 12 is HuBERT Base's for SpeechLM's hidden units", model)
     return ModelTeacher(model, layer, batch_seconds, device, precision)
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,8 +8,9 @@ import torch
 
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.files import file_digest
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans, load_kmeans
-from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, file_digest, make_teacher
+from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, make_teacher
 from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.sequence import UnitSequence

@@ -1,7 +1,5 @@
 """Training of centroids: audio, a teacher's features, k-means on their stream; a run can be interrupted."""
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -19,10 +15,11 @@ from tqdm import tqdm
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.shuffled import Handful, ShuffledAudio
-from nemo_speechlm.files import partial_path
+from nemo_speechlm.files import file_digest
+from nemo_speechlm.tensor_file import TrainingProgress
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans
 from nemo_speechlm.tokenizers.kmeans.stream import StreamKMeans
-from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, file_digest
+from nemo_speechlm.tokenizers.kmeans.teacher import Teacher
 
 _SETTLE = 0.9
 """Share of the stream behind which no centroid is moved to other frames."""
@@ -74,8 +71,8 @@ class KMeansTraining:
 
         Args:
             teacher: makes the features.
-            output: the file that will be made; what has been learned so far is kept in :func:`progress_path` of it,
-                which is the caller's to remove when all is done.
+            output: the file that will be made. What has been learned so far is kept in its
+                :func:`~nemo_speechlm.tensor_file.progress_path`, which the caller removes when all is done.
             language: of the speech.
 
         Returns:
@@ -93,8 +90,8 @@ class KMeansTraining:
             skip_bad=self.skip_bad,
         )
         kmeans = StreamKMeans(self.clusters, self.restarts, self.first_frames, self.block_frames, self.seed)
-        progress = _Progress(progress_path(output), self._settings(teacher))
-        done, errors = progress.resume(kmeans, teacher.device)
+        progress = TrainingProgress(output, self._settings(teacher))
+        done, errors = _resume(progress, kmeans, teacher.device)
         turns = self.passes * len(stream)
         saved = time.monotonic()
         with tqdm(
@@ -112,11 +109,11 @@ class KMeansTraining:
                 bar.set_postfix(inertia=f"{kmeans.recent_inertia:.4g}", refresh=False)
                 bar.update(len(handful.audio) + len(handful.errors))
                 if time.monotonic() - saved > self.save_seconds:
-                    progress.save(kmeans, turn + 1, errors)
+                    _save(progress, kmeans, turn + 1, errors)
                     saved = time.monotonic()
         kmeans.finish()
         centroids = kmeans.centroids  # fails before anything is written if there were too few frames
-        progress.save(kmeans, turns, errors)
+        _save(progress, kmeans, turns, errors)
         statistics = {"frames": kmeans.frames_seen, "utterances": stream.utterances - len(errors)}
         best, scores = self._best(kmeans, teacher, stream)
         return KMeans(centroids[best].cpu(), teacher.source, language, statistics | scores), errors
@@ -166,39 +163,16 @@ def _as_it_is(handful: Handful) -> Handful:
     return handful
 
 
-def progress_path(output: str | Path) -> Path:
-    """Where training keeps what it has learned so far; not the name under which the output itself is written."""
-    output = Path(output)
-    return output.with_name(f".progress.{output.name}")
+def _save(progress: TrainingProgress, kmeans: StreamKMeans, done: int, errors: list[str]) -> None:
+    tensors, numbers = kmeans.state()
+    progress.save({"numbers": numbers, "done": done, "errors": errors}, tensors)
 
 
-class _Progress:
-    """What has been learned so far, with the settings that it was learned by."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path, self.settings = path, json.loads(json.dumps(settings, default=str))
-
-    def save(self, kmeans: StreamKMeans, done: int, errors: list[str]) -> None:
-        tensors, numbers = kmeans.state()
-        header = {"settings": self.settings, "numbers": numbers, "done": done, "errors": errors}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(self.path)
-        try:
-            save_file(tensors, partial, {"progress": json.dumps(header)})
-            os.replace(partial, self.path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def resume(self, kmeans: StreamKMeans, device: torch.device) -> tuple[int, list[str]]:
-        """Handfuls that are done, and what was left out; those of other settings begin anew."""
-        if not self.path.exists():
-            return 0, []
-        try:
-            with safe_open(self.path, "pt") as file:
-                header = json.loads(file.metadata()["progress"])
-                if header["settings"] != self.settings:
-                    return 0, []
-                kmeans.restore({name: file.get_tensor(name) for name in file.keys()}, header["numbers"], device)  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-            return 0, []  # damaged: nothing is lost but time
-        return int(header["done"]), list(header["errors"])
+def _resume(progress: TrainingProgress, kmeans: StreamKMeans, device: torch.device) -> tuple[int, list[str]]:
+    """Handfuls that are done, and what was left out; with other settings, training begins anew."""
+    saved = progress.load()
+    if saved is None:
+        return 0, []
+    values, tensors = saved
+    kmeans.restore(tensors, values["numbers"], device)
+    return int(values["done"]), list(values["errors"])

@@ -8,11 +8,11 @@ import numpy as np
 import pocketsphinx
 
 from nemo_speechlm.data.audio.files import to_int16
-from nemo_speechlm.data.manifests.sentences import is_json_lines
+from nemo_speechlm.data.manifests.sentences import iter_texts
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.files import atomic_write, iter_lines, parse_line
+from nemo_speechlm.files import atomic_write
 from nemo_speechlm.language_models.kneser_ney import train_ngram_model
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.tokenizers.pocketsphinx.align import MAX_VARIANTS, run_decoder
@@ -118,11 +118,10 @@ def make_language_model(
 
 
 def _sentences(text: str | Path) -> Iterator[list[str]]:
-    json_lines = is_json_lines(text)
     cleaner = SentenceCleaner(TextCleaning())
-    for number, line in iter_lines(text):
+    for _, sentence in iter_texts(text):
         try:
-            yield cleaner.clean(parse_line(line, text, number, ["text"])["text"] if json_lines else line).split()
+            yield cleaner.clean(sentence).split()
         except SkipItem:
             continue
 

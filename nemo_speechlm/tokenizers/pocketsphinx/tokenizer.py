@@ -106,11 +106,12 @@ class SphinxTokenizing(SpeechTokenizing):
         phonemizer = EnglishPhonemizer(self.lexicon)
         if self.lm is not None:
             if self.dictionary is None:
-                write_dictionary(arpa_words(self.lm), made_dictionary, phonemizer)
+                words = [word for word in arpa_words(self.lm) if word[0] not in "<["]  # <sil>, [NOISE]
+                write_dictionary(words, made_dictionary, phonemizer)
             return replace(self, dictionary=self.dictionary or made_dictionary)
         assert self.lm_text is not None
         print(f"making a language model of {self.lm_text} ...")
-        words = make_language_model(
+        count = make_language_model(
             self.lm_text,
             made_lm,
             made_dictionary,
@@ -118,7 +119,7 @@ class SphinxTokenizing(SpeechTokenizing):
             order=self.lm_order,
             vocabulary_size=self.vocabulary_size,
         )
-        print(f"{made_lm}: {self.lm_order}-grams of {words} words")
+        print(f"{made_lm}: {self.lm_order}-grams of {count} words")
         return replace(self, lm_text=None, lm=made_lm, dictionary=made_dictionary)
 
     def _decodes(self, manifest: str | Path) -> bool:

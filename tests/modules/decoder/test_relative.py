@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nemo_speechlm.modules import NemoDecoder, RelativeDecoder
-from nemo_speechlm.modules.decoder.relative import PAD, sinusoids
+from nemo_speechlm.modules.decoder.relative import PAD
 
 B, T, U, E, V = 3, 9, 11, 24, 13
 SIZES = {"vocab_size": V, "n_layers": 2, "d_model": E, "n_heads": 4, "d_ff": 20}
@@ -100,10 +100,3 @@ def test_longer_than_there_are_positions(decoder):
 def test_what_nemos_decoder_lacks():
     with pytest.raises(ValueError, match="layerdrop"):
         NemoDecoder(**SIZES, layerdrop=0.1)
-
-
-def test_sinusoids_by_hand():
-    found = sinusoids(torch.tensor([2]), 5)
-    expected = [torch.sin(torch.tensor(2.0)), torch.sin(torch.tensor(2e-4)), torch.cos(torch.tensor(2.0))]
-    torch.testing.assert_close(found[0, :3], torch.stack(expected))
-    assert found[0, 4] == 0

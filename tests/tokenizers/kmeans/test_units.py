@@ -13,6 +13,7 @@ from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.unit_quality import quality_of_kmeans
 from nemo_speechlm.models import SpeechLMModel
+from nemo_speechlm.tensor_file import TrainingProgress, progress_path
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_inventory
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
@@ -50,7 +51,7 @@ def trained(request, corpus, model):
     kmeans, errors = how(corpus).run(teacher, path, "en")
     assert errors == []
     save_kmeans(path, kmeans)
-    training.progress_path(path).unlink()
+    progress_path(path).unlink()
     return teacher, kmeans, path
 
 
@@ -121,7 +122,7 @@ def test_training_goes_on_after_a_kill(corpus, trained, tmp_path, monkeypatch, s
     class Killed(BaseException):
         pass
 
-    save, saved = training._Progress.save, []
+    save, saved = TrainingProgress.save, []
 
     def save_and_die(self, *arguments):
         save(self, *arguments)
@@ -130,7 +131,7 @@ def test_training_goes_on_after_a_kill(corpus, trained, tmp_path, monkeypatch, s
             raise Killed
 
     with monkeypatch.context() as context:
-        context.setattr(training._Progress, "save", save_and_die)
+        context.setattr(TrainingProgress, "save", save_and_die)
         with pytest.raises(Killed):
             plan.run(teacher, tmp_path / "cut.safetensors")
     features, asked = teacher.features, []
@@ -141,7 +142,7 @@ def test_training_goes_on_after_a_kill(corpus, trained, tmp_path, monkeypatch, s
     assert len(asked) < 2 * 4 + 4, "it did not begin anew"
     other, _ = replace(plan, seed=1).run(teacher, tmp_path / "cut.safetensors")
     assert not torch.equal(other.centroids, whole.centroids), "settings decide"
-    training.progress_path(tmp_path / "cut.safetensors").write_bytes(b"damaged")
+    progress_path(tmp_path / "cut.safetensors").write_bytes(b"damaged")
     again, _ = plan.run(teacher, tmp_path / "cut.safetensors")
     assert torch.equal(again.centroids, whole.centroids)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
@@ -22,17 +22,6 @@ from nemo_speechlm.units.phones import (
     phoneme_inventory,
     word_units,
 )
-
-
-class Phonemizer(Protocol):
-    """Whatever knows how words are pronounced."""
-
-    def pronunciations(self, word: str) -> Sequence[Sequence[str]]:
-        """The word's pronunciations in phones, the usual one first.
-
-        Raises:
-            InputError: if the word cannot be pronounced.
-        """
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,7 @@ class WordPronouncer:
 
     def __init__(self, pronouncing: Pronouncing):
         self._how = pronouncing
-        self._fallback: Phonemizer | None = EnglishPhonemizer() if pronouncing.phonemizer == "english" else None
+        self._fallback = EnglishPhonemizer() if pronouncing.phonemizer == "english" else None
         self._lexicon = LexiconPhonemizer(pronouncing.lexicon)
         self._made: dict[str, list[list[tuple[str, str]]]] = {}
         self._cleaner: SentenceCleaner | None = None

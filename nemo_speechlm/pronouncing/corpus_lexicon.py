@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nemo_speechlm.data.manifests.sentences import is_json_lines
+from nemo_speechlm.data.manifests.sentences import iter_texts
 from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, iter_lines, parse_line
+from nemo_speechlm.files import atomic_write
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
 
@@ -19,7 +19,7 @@ _LOOKED_UP_AT_ONCE = 512
 
 
 @dataclass
-class Lexicon:
+class CorpusLexicon:
     """Words with their pronunciations, and how often each phone occurs in the text that they come from.
 
     Attributes:
@@ -41,11 +41,7 @@ def count_words(sources: Iterable[str | Path], language: Language) -> Counter[st
     """
     words: Counter[str] = Counter()
     for source in sources:
-        json_lines = is_json_lines(source)
-        for number, line in tqdm(iter_lines(source), desc=f"words of {Path(source).name}", unit="line"):
-            text = parse_line(line, source, number, ["text"])["text"] if json_lines else line
-            if not isinstance(text, str):
-                raise InputError(f"text is {type(text).__name__}, expected a string", source, number)
+        for _, text in tqdm(iter_texts(source), desc=f"words of {Path(source).name}", unit="line"):
             words.update(language.sentence_words(text))
         if not words:
             raise InputError("no words in it", source)
@@ -54,7 +50,7 @@ def count_words(sources: Iterable[str | Path], language: Language) -> Counter[st
 
 def make_lexicon(
     counts: Mapping[str, int], phonemizer: Phonemizer, language: Language, *, min_words: int = 1, min_phones: int = 1
-) -> Lexicon:
+) -> CorpusLexicon:
     """Pronounce the words of a corpus.
 
     Args:
@@ -67,7 +63,7 @@ def make_lexicon(
     Raises:
         InputError: if nothing is left.
     """
-    lexicon = Lexicon()
+    lexicon = CorpusLexicon()
     wanted: list[str] = []
     for word in sorted(counts):
         if language.foreign != "espeak" and language.is_foreign(word):
@@ -107,7 +103,7 @@ def make_lexicon(
     return lexicon
 
 
-def write_lexicon(path: str | Path, lexicon: Lexicon) -> None:
+def write_lexicon(path: str | Path, lexicon: CorpusLexicon) -> None:
     """Write a word and its phones a line, sorted by word; a word with several pronunciations stands on several."""
     with atomic_write(path) as file:
         for word in sorted(lexicon.words):
@@ -115,7 +111,7 @@ def write_lexicon(path: str | Path, lexicon: Lexicon) -> None:
                 file.write(f"{word}\t{' '.join(phones)}\n")
 
 
-def write_counts(path: str | Path, lexicon: Lexicon) -> None:
+def write_counts(path: str | Path, lexicon: CorpusLexicon) -> None:
     """Write each phone with its number of occurrences, the commonest first."""
     with atomic_write(path) as file:
         for phone, count in sorted(lexicon.phones.items(), key=lambda item: (-item[1], item[0])):

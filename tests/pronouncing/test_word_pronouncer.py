@@ -2,7 +2,7 @@ import pytest
 
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.pronouncing.lexicons import read_any_lexicon
-from nemo_speechlm.pronouncing.words import Pronouncing, WordPronouncer
+from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing, WordPronouncer
 from nemo_speechlm.units.phones import phoneme_inventory
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.pronouncing.corpus_lexicon import count_words, make_lexicon, write_counts, write_lexicon
 from nemo_speechlm.pronouncing.lexicons import read_any_lexicon
-from nemo_speechlm.pronouncing.making import count_words, make_lexicon, write_counts, write_lexicon
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
 
 SPELLED = Language("xx", "xx", " abcx'", words={})

@@ -1,0 +1,23 @@
+import torch
+
+from nemo_speechlm.tensor_file import TrainingProgress, progress_path
+
+SETTINGS = {"size": (1, 2)}
+
+
+def test_progress_is_taken_up_under_the_same_settings(tmp_path):
+    output = tmp_path / "made" / "x.safetensors"
+    assert TrainingProgress(output, SETTINGS).load() is None
+    TrainingProgress(output, SETTINGS).save({"done": 3}, {"rows": torch.arange(4)})
+    values, tensors = TrainingProgress(output, SETTINGS).load()
+    assert values == {"done": 3}
+    assert tensors["rows"].tolist() == [0, 1, 2, 3]
+    assert TrainingProgress(output, {"size": (1, 3)}).load() is None
+    assert [path.name for path in output.parent.iterdir()] == [progress_path(output).name]
+
+
+def test_damaged_progress_is_none(tmp_path):
+    output = tmp_path / "x.safetensors"
+    TrainingProgress(output, SETTINGS).save({}, {"rows": torch.arange(4)})
+    progress_path(output).write_bytes(progress_path(output).read_bytes()[:-3])
+    assert TrainingProgress(output, SETTINGS).load() is None

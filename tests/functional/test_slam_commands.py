@@ -1,4 +1,4 @@
-"""SLAM's commands as a user runs them, on a corpus of tones: pretraining in stages, and all that follows from its file."""
+"""SLAM's commands as a user runs them, on a corpus of tones: pretraining in stages, and what follows from its file."""
 
 import json
 
@@ -14,7 +14,8 @@ from nemo_speechlm.testing.slam import tiny_slam_config
 from tests.functional.commands import run_example, scalars
 
 SMALL = [
-    "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1", "model.encoder.shared_transformer.n_layers=1",
+    "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1",
+    "model.encoder.shared_transformer.n_layers=1",
     "model.encoder.front_end.subsampling.conv_channels=8", "model.w2v_bert.num_codes=16", "model.w2v_bert.code_dim=12",
     "model.train_ds.speech.batch_duration=8", "model.train_ds.text.batch_tokens=100",
     "model.train_ds.pairs.batch_duration=8", "model.train_ds.num_workers=0",

@@ -1,10 +1,14 @@
 """A pretraining step of Base size in fp32, forward and backward: ours on speech and text, HubertModel's on speech.
 
     python benchmarks/pretrain_step.py [--threads 2] [--rounds 3] [--profile]
+    python benchmarks/pretrain_step.py --model slam_100m [--threads 2] [--rounds 3]
 
 Ours computes all of SpeechLM's losses on 4 x 10 s of speech and 4 x 500 units of text, layerdrop 0. transformers'
 HubertModel runs forward and backward on the same 4 x 10 s, without any loss but a sum of squares. They take turns in
 one process; peak memory is then measured in a process for each.
+
+With ``--model`` it is an update of a SLAM recipe, AdamW and all: 2 x 10 s of speech, 4 x 100 tokens of text, and two
+pairs of 10 s. It has no peer: nobody else's SLAM is open.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.base import batch, our_model, peer_model, step_operations
 from benchmarks.common import alternate, measure_ceiling, peak_memory, report
+from benchmarks.slam_step import slam_operations, slam_step
 
 ROWS, SECONDS, SENTENCES, UNITS = 4, 10, 4, 500
 
@@ -47,6 +52,11 @@ def peer_step() -> Callable[[], None]:
 STEPS = {"ours": our_step, "HubertModel": peer_step}
 
 
+def make_step(name: str) -> Callable[[], None]:
+    """A step of one of ``STEPS``, or of the SLAM recipe of that name."""
+    return STEPS[name]() if name in STEPS else slam_step(name)
+
+
 def memory_of(name: str, threads: int) -> float:
     """GiB that a process of its own takes for two steps, at most."""
     run = [sys.executable, __file__, "--threads", str(threads), "--memory-of", name]
@@ -58,20 +68,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", help="a SLAM recipe: slam_small, slam_100m, slam_600m")
     parser.add_argument("--profile", action="store_true", help="print where our time goes, and nothing else")
-    parser.add_argument("--memory-of", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
-        step = STEPS[options.memory_of]()
+        step = make_step(options.memory_of)
         step(), step()
         print(peak_memory())
         return
-    steps = {name: make() for name, make in STEPS.items() if name == "ours" or not options.profile}
+    ours = options.model or "ours"
+    names = [ours] if options.model or options.profile else list(STEPS)
+    steps = {name: make_step(name) for name in names}
     if options.profile:
-        steps["ours"]()
+        steps[ours]()
         with torch.profiler.profile() as profile:
-            steps["ours"]()
+            steps[ours]()
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=50))
         return
     ceiling = measure_ceiling()
@@ -81,12 +94,14 @@ def main() -> None:
         "ours": step_operations(ROWS, samples, SENTENCES, UNITS),
         "HubertModel": step_operations(ROWS, samples, relative=False),
     }
+    if options.model:
+        operations = {ours: slam_operations(steps[ours])}
     del steps
     rows = [
         {
             "model": name,
             **timing.row(),
-            "of_peer": timing.median / timings["HubertModel"].median,
+            "of_peer": timing.median / timings["HubertModel"].median if "HubertModel" in timings else float("nan"),
             "peak_GiB": memory_of(name, options.threads),
             **ceiling.row(operations[name], timing.median),
         }

@@ -22,7 +22,7 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	@touch $@
 
 # In as many processes as there are cores, at most eight. worksteal keeps most tests of a file in one process: they share
-# what is costly to make. PYTEST_ADDOPTS gives pytest more options.
+# what is costly to make. PYTEST_ADDOPTS gives pytest more options; LONG_TESTS=1 tries more random examples.
 test: venv
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 

@@ -1,11 +1,13 @@
 """What holds for all tests."""
 
+import gc
 import logging
 import os
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -19,3 +21,10 @@ logging.raiseExceptions = False
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Take what the imports have made, a million objects, out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,7 @@
 """Imports go downwards, from room to room, and never in a circle of files: docs/house.md draws the rooms."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def imports(path, known):
             yield from (alias.name for alias in node.names if alias.name in known)
 
 
+@cache
 def graph():
     known = modules()
     return {name: set(imports(path, known)) - {name} for name, path in known.items()}

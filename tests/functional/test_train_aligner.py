@@ -32,12 +32,12 @@ def run(example, *arguments):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Twenty or so utterances of two minutes."""
+    """A dozen or so utterances of a minute and a quarter."""
     pytest.importorskip("espeakng_loader")
     from nemo_speechlm.data.corpora.demo.corpus import DemoAmounts, make_demo_corpus
 
     folder = tmp_path_factory.mktemp("demo")
-    make_demo_corpus(folder, seed=5, amounts=DemoAmounts(2.0, 0.1, 0.01, 0.01, sentences=2000))
+    make_demo_corpus(folder, seed=5, amounts=DemoAmounts(1.25, 0.1, 0.01, 0.01, sentences=2000))
     return folder
 
 

@@ -18,6 +18,7 @@ from nemo_speechlm.interop.convert import convert
 from nemo_speechlm.interop.plan import Options
 from tests.interop import checkpoints
 from tests.interop.checkpoints import HIDDEN, LETTERS, PHONES, PIECES, UNITS, write_dictionary
+from tests.long_forms import examples
 
 KINDS = {
     "pretrained": (checkpoints.speechlm, {"unit_dictionary": UNITS[:-1], "label_dictionary": LETTERS[:-1]}),
@@ -118,7 +119,7 @@ def tamper(content, marker, rng):
         where[key] = rng.choice(JUNK)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(120, 500), deadline=None)
 @given(st.sampled_from([*KINDS, *FOLDERS]), st.booleans(), st.randoms(use_true_random=False))
 def test_damaged_and_hostile_checkpoints(originals, tmp_path_factory, kind, bytes_only, rng: random.Random):
     folder = tmp_path_factory.mktemp("fuzz")

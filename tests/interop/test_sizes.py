@@ -19,6 +19,7 @@ from tests.interop.checkpoints import (
     wav2vec2,
     write_dictionary,
 )
+from tests.long_forms import examples
 
 
 def width_and_heads(rng, step=4):
@@ -81,7 +82,7 @@ def draw(kind, rng):
 KINDS = ["pretrained", "cleaned", "ctc", "translation", "text to unit", "hubert", "wav2vec2"]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(examples(3, 5)))
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_size(tmp_path, kind, seed):
     rng = random.Random(f"{kind} {seed}")

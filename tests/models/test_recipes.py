@@ -1,12 +1,16 @@
 """Each pretraining recipe, with layers of its kind but fewer and narrower, takes training steps and validates."""
 
+import copy
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer
+from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import SpeechLMError
@@ -20,12 +24,15 @@ from nemo_speechlm.models import (
 )
 from nemo_speechlm.models.recognition import transducer
 from nemo_speechlm.models.slam.stages import read_tasks
+from nemo_speechlm.modules.front_end import WAV2VEC2_LAYERS
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_hidden_corpus
 from nemo_speechlm.tokenizers import UnitInventory
 from nemo_speechlm.training.step_guards import MonitorCheck
 
 RECIPES = sorted(path.stem for path in CONF.glob("speechlm_*.yaml"))
+CONVOLUTIONS = [[32, kernel, stride] for _, kernel, stride in WAV2VEC2_LAYERS]
+"""Those of the paper, but narrow."""
 NARROW = [
     "model.encoder.d_model=48",
     *(f"model.encoder.{half}_transformer.{key}" for half in ("speech", "shared") for key in ("n_layers=1", "d_ff=64")),
@@ -48,6 +55,8 @@ def config_of(recipe, corpora, *overrides):
     given = [f"model.units={corpora[speech].units}", "output=none.nemo"]
     if kind == "mixed":
         given.append(f"model.text_units={corpora[text].units}")
+    if not recipe.endswith("small"):  # whose front end is NeMo's subsampling
+        given.append(f"+model.encoder.front_end.layers={CONVOLUTIONS}")
     for part in ("train_ds", "validation_ds"):
         given.append(f"model.{part}.speech.manifest_filepath={corpora[speech].speech}")
         given.append(f"model.{part}.text.manifest_filepath={corpora[text].text}")
@@ -88,9 +97,17 @@ def metrics_of(model):
     return SpeechLMCTCModel.validation_metrics(SimpleNamespace(is_interctc_enabled=lambda: False))
 
 
-def check_monitor(recipe, *overrides):
+@cache
+def composed(recipe):
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
-        config = compose(recipe, list(overrides))
+        return compose(recipe)
+
+
+def check_monitor(recipe, *overrides):
+    config = copy.deepcopy(composed(recipe))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        OmegaConf.update(config, key, yaml.safe_load(value))
     model = SimpleNamespace(validation_metrics=lambda: metrics_of(config.model), _validation_dl=[])
     saver = SimpleNamespace(**config.exp_manager.checkpoint_callback_params)
     MonitorCheck().on_fit_start(SimpleNamespace(limit_val_batches=1.0, callbacks=[saver]), model)

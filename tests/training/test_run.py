@@ -336,7 +336,7 @@ def train_until(recipe, steps, **changes):
         return real(**{**options, "callbacks": [*options["callbacks"], StopAt(steps)]})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Trainer", trainer)
+        patch.setattr("nemo_speechlm.training.trainer.Trainer", trainer)
         with pytest.raises(Unfinished) as error:
             train(recipe, exp_manager__max_time_per_run="00:01:00:00", **changes)
     return str(error.value)

@@ -149,7 +149,9 @@ def test_a_full_disk_is_a_warning_and_training_goes_on(recipe, tmp_path, monkeyp
 
     maker = training.Trainer
     monkeypatch.setattr(checkpoint_io, "_dump", dump)
-    monkeypatch.setattr("nemo_speechlm.training.trainer.Trainer", lambda **o: maker(**{**o, "callbacks": [*o["callbacks"], Look()]}))
+    monkeypatch.setattr(
+        "nemo_speechlm.training.trainer.Trainer", lambda **o: maker(**{**o, "callbacks": [*o["callbacks"], Look()]})
+    )
     train(recipe, trainer__val_check_interval=2, save="best")
     assert set(steps) == {2, 4, 6, 8}
     assert files[3] == files[7]  # two saves were in vain, and both checkpoints of before are there and known

@@ -3,6 +3,14 @@
 ARG BASE_IMAGE=nvcr.io/nvidia/nemo-speech:26.07.00
 # hadolint ignore=DL3006  the tag is part of the argument
 FROM ${BASE_IMAGE}
+ARG BASE_IMAGE
+
+ARG VERSION="unreleased"
+LABEL org.opencontainers.image.title="nemo_speechlm" \
+    org.opencontainers.image.description="Pretraining of one encoder on unpaired speech and text, for NVIDIA NeMo" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.base.name="${BASE_IMAGE}"
 
 # languages (GPL) has the demo's voices and the phonemes of other languages than English; EXTRAS="" does without.
 ARG EXTRAS="languages"
@@ -27,5 +35,8 @@ RUN PIP_CONSTRAINT="" python -m pip install --no-cache-dir --no-deps -e . \
 # Not root. What the commands write goes here, or to a mounted folder that this user may write to.
 USER 10001
 WORKDIR /workspace/runs
+# An update of a tiny model: half a minute of one core an hour.
+HEALTHCHECK --interval=1h --timeout=5m --start-period=5m --start-interval=1m --retries=2 \
+    CMD ["python", "/opt/nemo_speechlm/docker/health.py"]
 ENTRYPOINT ["/opt/nemo_speechlm/docker/entrypoint.sh"]
 CMD ["--help"]

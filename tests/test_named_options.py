@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 GROUPS = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in CONF.iterdir() if folder.is_dir()}
 
-OPTION = re.compile(r"(?<![\w./$-])([a-z_][\w.@]*)=(?=[^\s=])(\w*)")
-NOT_OPTIONS = re.compile(r"\w\([^()]*\)|<[a-z][^>]*")
-"""Calls in examples of Python, and HTML."""
+OPTION = re.compile(r"(?<![\w./$+-])([a-z_][\w.@]*)=(?=[^\s=])(\w*)")
+NOT_OPTIONS = re.compile(r"\w\([^()]*\)|<[a-z][^>]*|--\w+ \w+=\S+")
+"""Calls in examples of Python, HTML, and flags of other programs. With ``+`` before it, a key is a new one."""
 
 PLACEHOLDERS = {"key", "hydra.run.dir", "hydra.output_subdir", "hydra.job.chdir"}
 OTHERS_FILES = {"model_config.yaml", "config.yaml", "xx.yaml"}

@@ -1,4 +1,4 @@
-"""Recognition with a CTC model's log probabilities at hand: beam search, language models, and the tuning of weights.
+"""Recognition from a CTC model's log probabilities: greedy, beam search, language models.
 
 Axis legend: T frames, V labels without the blank.
 """

@@ -1,4 +1,4 @@
-"""What a recognition model makes of a manifest, in batches of utterances of similar length."""
+"""Recognize the utterances of a manifest, in batches of similar length."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""Speech that nobody transcribed to units, by a :class:`FrameClassifierModel`.
-
-A tokenizer of speech that stands here and not with the others, because it restores a model, and ``tokenizers`` import
-none. ``conf/speech_tokenizer/frame_classifier.yaml`` names it.
-"""
+"""Untranscribed speech to units, by a :class:`FrameClassifierModel`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +68,7 @@ class FrameClassifierTokenizing(SpeechTokenizing):
 
     @property
     def batch_size(self) -> int:
-        """Utterances among which those of similar length are decoded together."""
+        """How many utterances are sorted by length, to be decoded in batches."""
         return _LINES
 
     @property
@@ -84,8 +80,8 @@ class FrameClassifierTokenizing(SpeechTokenizing):
 class FrameClassifierTokenizer(SpeechTokenizer):
     """Classifies the frames of utterances and decodes them, those of similar length together.
 
-    On a CPU it computes with one thread: more processes are worth more than more threads, and the last digits of a
-    matrix product, and thereby the output, would depend on their number.
+    On a CPU it computes with one thread. More processes help more than more threads, and the number of threads would
+    change the last digits of matrix products, and so the output.
 
     Args:
         tokenizing: how.

@@ -1,4 +1,4 @@
-"""Speech to units: what every tokenizer of speech has in common, and the job that runs one over a manifest.
+"""Speech to units: what every tokenizer of speech has in common.
 
 A tokenizer is two classes: a :class:`SpeechTokenizing`, the plain values of a config in ``conf/speech_tokenizer/``
 that names it as ``_target_``, and the :class:`SpeechTokenizer` that it makes in each worker process.
@@ -24,7 +24,7 @@ class SpeechInput(NamedTuple):
     Attributes:
         samples: (S,) float32 in [-1, 1], at the tokenizer's sample rate.
         text: the transcript as it stands in the manifest, or None where there is none.
-        record: the manifest's line, for what else a tokenizer may want to know (``speaker``, say).
+        record: the manifest's line, for other keys that a tokenizer needs (``speaker``, say).
     """
 
     samples: np.ndarray
@@ -108,6 +108,6 @@ def check_units(own: UnitInventory, inventory: UnitInventory, path: str | Path) 
 
 
 def is_transcribed(record: Record) -> bool:
-    """Whether a record says what was said; empty texts stand for "unknown" in many manifests."""
+    """Whether a record has a transcript; in many manifests an empty text means "unknown"."""
     text = record.get("text")
     return text is not None and (not isinstance(text, str) or bool(text.strip()))

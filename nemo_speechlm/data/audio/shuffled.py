@@ -30,7 +30,7 @@ class Handful(NamedTuple):
 
 @dataclass
 class ShuffledAudio(Dataset):
-    """The utterances of manifests, shuffled by a seed: item ``i`` is the ``i``-th handful, whoever asks for it.
+    """The utterances of manifests, shuffled by a seed: item ``i`` is the ``i``-th handful in every process.
 
     Args:
         manifests: JSON lines with ``audio_filepath``.

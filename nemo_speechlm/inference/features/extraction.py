@@ -32,7 +32,7 @@ BATCH_DURATION = 120.0
 """Seconds of audio in a batch unless said otherwise."""
 
 _MANIFEST = "features.jsonl"
-"""In the folder; it is there last."""
+"""The last file written in the folder: if it exists, all features do."""
 
 
 def extract(
@@ -53,7 +53,7 @@ def extract(
         skipped: what was left out before; it is listed in ``skipped.jsonl``.
         output: the folder.
         options: how.
-        model_path: where the model came from; features of another model are not gone on with.
+        model_path: the model's file; features of another model are not continued.
         overwrite: start anew.
 
     Returns:
@@ -63,7 +63,7 @@ def extract(
         InputError: if the folder holds features of other settings, unless ``overwrite``.
     """
     folder = Path(output)
-    options.layer_numbers(model.encoder.num_layers)  # what is wrong is said before the folder is made
+    options.layer_numbers(model.encoder.num_layers)  # errors come before the folder is made
     if folder.is_file():
         raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
@@ -79,7 +79,7 @@ def _extract(
     model_path: Path,
     overwrite: bool,
 ) -> int:
-    """:func:`extract` once nobody else writes the folder."""
+    """:func:`extract`, once this process alone writes the folder."""
     numbers = options.layer_numbers(model.encoder.num_layers)
     _open(folder, options, numbers, utterances, model_path, overwrite)
     names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
@@ -164,7 +164,7 @@ def _open(
     model: Path,
     overwrite: bool,
 ) -> None:
-    """Say in the folder what it is made of, or check that it says so already."""
+    """Write the settings into the folder, or check that they are the same."""
     what = asdict(options) | {"layers": numbers, "model": str(model.absolute())}
     what |= {"model_bytes": model.stat().st_size, "model_time": model.stat().st_mtime_ns}
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}

@@ -22,7 +22,7 @@ class KMeansTokenizing(SpeechTokenizing):
 
     Args:
         kmeans: file of centroids (``train_kmeans.py``).
-        model: the teacher; None is where it was when they were trained. It must be the same file.
+        model: the teacher's file; None: where it was in training. It must be the same file.
         utterances: given to a worker at once, so that batches hold utterances of similar length. Units near the border
             between two centroids may depend on the batch by rounding; the batches do not depend on the workers.
         batch_seconds: of audio in a batch of the teacher, padding included.
@@ -50,14 +50,14 @@ class KMeansTokenizing(SpeechTokenizing):
         return KMeansTokenizer(self)
 
     def check(self, inventory: UnitInventory, path: str | Path) -> None:
-        """As its base, and raise unless the teacher is that of the centroids."""
+        """Also raise unless the teacher is that of the centroids."""
         super().check(inventory, path)
         kmeans = load_kmeans(self.kmeans)
         if (model := self._model(kmeans)) is not None and file_digest(model) != kmeans.source.digest:
             raise InputError(f"is not the file that {self.kmeans} was made with ({kmeans.source.model})", model)
 
     def files(self) -> Sequence[str]:
-        """The centroids; they know their teacher."""
+        """The centroids; their file names the teacher."""
         return [self.kmeans]
 
     @property

@@ -15,7 +15,7 @@ from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
-from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits
+from nemo_speechlm.tokenizers.speech import SpeechBatchTokenizer, SpeechInput, SpeechTokenizing, SpeechUnits
 from nemo_speechlm.units.inventory import UnitInventory
 
 SHORTEST = 0.1
@@ -77,7 +77,7 @@ class FrameClassifierTokenizing(SpeechTokenizing):
         return 1 if self.restored.device.type != "cpu" else None
 
 
-class FrameClassifierTokenizer(SpeechTokenizer):
+class FrameClassifierTokenizer(SpeechBatchTokenizer):
     """Classifies the frames of utterances and decodes them, those of similar length together.
 
     On a CPU it computes with one thread. More processes help more than more threads, and the number of threads would
@@ -94,15 +94,8 @@ class FrameClassifierTokenizer(SpeechTokenizer):
         default = 0.0 if on_cpu else _GPU_BATCH
         self._batch_duration = default if tokenizing.batch_duration is None else tokenizing.batch_duration
 
-    def tokenize(self, utterance: SpeechInput) -> SpeechUnits:
-        """The units of an utterance; SIL is among them."""
-        (found,) = self.tokenize_batch([utterance])
-        if not isinstance(found, SpeechUnits):
-            raise found
-        return found
-
     def tokenize_batch(self, utterances: Sequence[SpeechInput]) -> list[SpeechUnits | InputError | SkipItem]:
-        """The units of several utterances, in their order."""
+        """The units of several utterances, in their order; SIL is among them."""
         found: list[SpeechUnits | InputError | SkipItem] = [SkipItem(f"shorter than {SHORTEST} s") for _ in utterances]
         long = [i for i, u in enumerate(utterances) if len(u.samples) >= SHORTEST * self.sample_rate]
         lengths = [len(utterances[i].samples) for i in long]

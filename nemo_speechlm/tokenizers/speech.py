@@ -75,6 +75,21 @@ class SpeechTokenizer(ABC):
         return found
 
 
+class SpeechBatchTokenizer(SpeechTokenizer):
+    """A tokenizer that works on several utterances at once."""
+
+    def tokenize(self, utterance: SpeechInput) -> SpeechUnits:
+        """The units of an utterance by itself."""
+        (found,) = self.tokenize_batch([utterance])
+        if not isinstance(found, SpeechUnits):
+            raise found
+        return found
+
+    @abstractmethod
+    def tokenize_batch(self, utterances: Sequence[SpeechInput]) -> list[SpeechUnits | InputError | SkipItem]:
+        """The units of several utterances, or why one has none, in their order."""
+
+
 @dataclass(frozen=True)
 class SpeechTokenizing(Tokenizing):
     """How speech becomes units; its fields are the keys of its config."""

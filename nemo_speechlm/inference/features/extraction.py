@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, partial_path, plain
-from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
+from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
 from nemo_speechlm.inference.features.options import FeatureOptions
 from nemo_speechlm.inference.features.shards import frames_of_shard, shard_files, write_card, write_shard
 from nemo_speechlm.locks import lock_path, only_writer
@@ -125,19 +123,15 @@ def _states(
     batch_duration = options.batch_duration
     if batch_duration is None:
         batch_duration = 0.0 if getattr(model.encoder.front_end, "released_padding", False) else BATCH_DURATION
-    lengths = [utterances[index].duration for index in own]
-    batches = [[own[i] for i in batch] for batch in batches_by_length(lengths, batch_duration, longest_first=True)]
     sample_rate = int(model.cfg.get("sample_rate", 16000))
-    loader = DataLoader(
-        AudioBatches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers
-    )
+    batches, loader = audio_loader([utterances[i] for i in own], sample_rate, batch_duration, options.num_workers)
     for batch, (audio, samples, *_) in zip(batches, loader, strict=True):
         layers, frames = model.extract_features(
             audio.to(model.device), samples.to(model.device), [number - 1 for number in numbers]
         )
         stacked = torch.stack(layers, dim=1).to("cpu", getattr(torch, options.dtype))
-        for index, states, length in zip(batch, stacked, frames.tolist(), strict=True):
-            yield index, states[:, :length]
+        for i, states, length in zip(batch, stacked, frames.tolist(), strict=True):
+            yield own[i], states[:, :length]
 
 
 def _shard_files(

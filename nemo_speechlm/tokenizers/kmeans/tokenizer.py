@@ -11,7 +11,7 @@ from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import file_digest
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans, load_kmeans
 from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, make_teacher
-from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits
+from nemo_speechlm.tokenizers.speech import SpeechBatchTokenizer, SpeechInput, SpeechTokenizing, SpeechUnits
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.sequence import UnitSequence
 
@@ -92,7 +92,7 @@ class KMeansTokenizing(SpeechTokenizing):
         return model
 
 
-class KMeansTokenizer(SpeechTokenizer):
+class KMeansTokenizer(SpeechBatchTokenizer):
     """Assigns each frame of an utterance to its centroid.
 
     Args:
@@ -104,13 +104,6 @@ class KMeansTokenizer(SpeechTokenizer):
         self.sample_rate = self._kmeans.source.sample_rate
         torch.set_num_threads(1)  # one process per core, and sums that do not depend on how many cores there are
         self._teacher = tokenizing.teacher(self._kmeans)
-
-    def tokenize(self, utterance: SpeechInput) -> SpeechUnits:
-        """The units of an utterance by itself."""
-        (found,) = self.tokenize_batch([utterance])
-        if not isinstance(found, SpeechUnits):
-            raise found
-        return found
 
     def tokenize_batch(self, utterances: Sequence[SpeechInput]) -> list[SpeechUnits | InputError | SkipItem]:
         """The units of each utterance, run-length coded."""

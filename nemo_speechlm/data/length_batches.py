@@ -45,10 +45,10 @@ def batches_by_length(
 
 
 class LengthBatches(Sampler[list[int]]):
-    """Endless batches for training, in passes over all items; each is decided by the seed and its number alone.
+    """Endless batches for training, pass after pass over all items; a batch depends only on the seed and its number.
 
     In each pass lengths are jittered before they are sorted, so that batches differ from pass to pass, and the
-    batches come in random order. A resumed run goes on behind the batches that it has had.
+    batches come in random order. A resumed run skips the batches it has had.
 
     Args:
         lengths: frames of each item.

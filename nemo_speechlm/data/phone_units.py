@@ -61,7 +61,7 @@ class Filters:
 
 
 class PairedUtterance(NamedTuple):
-    """One example: int32 arrays, the number of its speaker, and where it stands."""
+    """One example: int32 arrays, the number of its speaker, and its manifest and line."""
 
     phones: np.ndarray
     durations: np.ndarray

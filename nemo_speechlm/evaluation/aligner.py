@@ -37,7 +37,7 @@ def plot_passes(reports: Sequence["PassReport"], output: str | Path) -> None:
 
 
 class TimedPhone(NamedTuple):
-    """A phone in time.
+    """A phone with its end time.
 
     Attributes:
         phone: its name.
@@ -49,7 +49,7 @@ class TimedPhone(NamedTuple):
 
 
 class AlignmentAccuracy(NamedTuple):
-    """How well segments fit the true ones; a share of nothing is not a number.
+    """How well segments fit the true ones; a share of nothing is NaN.
 
     Attributes:
         frames: share of frames of 10 ms with the right phone.

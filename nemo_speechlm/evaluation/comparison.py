@@ -24,8 +24,8 @@ class Pairing:
     Attributes:
         paths: the files of A and B.
         measure: ``wer``, ``cer`` or ``per``.
-        records: of A and B, utterance by utterance.
-        counts: their errors.
+        records: the records of A and B, utterance by utterance.
+        counts: the errors of A and B in each.
     """
 
     paths: tuple[Path, Path]

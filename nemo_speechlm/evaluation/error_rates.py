@@ -40,7 +40,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float | None:
-        """Errors per reference token; may pass 1. None where there are no reference tokens: it is undefined then."""
+        """Errors per reference token; may exceed 1. None if there are no reference tokens."""
         return self.errors / self.length if self.length else None
 
 
@@ -74,6 +74,6 @@ def align_words(reference: str, hypothesis: str) -> list[list[str | None]]:
     >>> align_words("the cat sat", "the cart sat down")
     [['the', 'the'], ['cat', 'cart'], ['sat', 'sat'], [None, 'down']]
     """
-    # a gap is what no word can be: white space
+    # no word is white space, so it can stand for a gap
     pairs = align(reference.split(), hypothesis.split(), " ")
     return [[None if word == " " else word for word in pair] for pair in pairs]

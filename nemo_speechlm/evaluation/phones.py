@@ -15,7 +15,7 @@ NOT_SPOKEN = ("SIL", "SPN", "SPN_S")
 
 
 def make_phones(language: str, units_field: str | None, languages: Path) -> Phones:
-    """A function that makes phones of references and hypotheses, without stress, positions and silences.
+    """Return a function that makes phones of references and hypotheses, without stress, positions and silences.
 
     Args:
         language: whose phonemizer pronounces texts: ``en`` for English, or a file in ``languages``.

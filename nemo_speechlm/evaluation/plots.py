@@ -110,7 +110,7 @@ def _curve(panel: Any, steps: np.ndarray, values: np.ndarray, colour: str) -> tu
     mean = np.convolve(np.where(finite, values, 0.0), kernel, "same") / np.convolve(finite, kernel, "same").clip(1)
     panel.plot(steps, values, color=colour, alpha=0.2)
     panel.plot(steps, mean, color=colour)
-    # The first updates' values, often out of all proportion, would flatten everything after them.
+    # The first values are often very large and would flatten the rest of the curve.
     return np.nanmin(mean), min(np.nanmax(values), 1.3 * np.nanpercentile(mean, 98))
 
 

@@ -30,7 +30,7 @@ class ReportFiles:
         summary: one JSON object.
         skipped: JSON lines with what was left out; absent if nothing was.
         page: the worst utterances, to look at.
-        tuning: error rates by the weights that were tried; there if there were any.
+        tuning: error rates of the weights that were tried; absent if none were.
     """
 
     utterances: Path
@@ -195,5 +195,5 @@ def split_tables(summary: Mapping[str, Any]) -> str:
 
 
 def percent(rate: float | None) -> str:
-    """A rate for people."""
+    """A rate in percent, for people to read."""
     return "-" if rate is None else f"{rate:.2%}"

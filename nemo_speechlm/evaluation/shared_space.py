@@ -1,8 +1,8 @@
 """How much of a space speech and text share in a SLAM model, measured on transcribed speech that it has not seen.
 
-Texts told apart by their length alone, or guessed from their other words, say little about it. So there are
-mismatches of the same length, texts with one word changed, and words masked as a whole, beside the speech of another
-utterance.
+A model may tell texts apart by their length alone, or guess words from the words around them, without using the
+speech. So we also measure mismatched texts of the same length, texts with one word changed, and whole masked words
+beside the speech of another utterance.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ MEASURES = {
 
 
 class Share(NamedTuple):
-    """How many of some things were right."""
+    """How many answers were right."""
 
     right: int
     of: int
@@ -73,7 +73,7 @@ class Space(Protocol):
         ...
 
     def speech(self, example: Example) -> tuple[Tensor, Tensor]:
-        """What the two others want of an utterance."""
+        """What :meth:`scores` and :meth:`guesses` need of an utterance."""
         ...
 
     def scores(self, speech: tuple[Tensor, Tensor], texts: Sequence[Sequence[int]]) -> list[float]:

@@ -24,7 +24,7 @@ class Comparison:
     """A paired bootstrap test of system B against system A.
 
     Attributes:
-        difference: rate of B less that of A; negative where B is better.
+        difference: rate of B minus rate of A; negative if B is better.
         interval: of the difference.
         p_value: two-sided: how often resampled differences, centred, are at least as large as the one found.
         better: share of resamplings in which B has the lower rate.

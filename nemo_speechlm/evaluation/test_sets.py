@@ -17,7 +17,7 @@ def read_utterances(
     Args:
         manifest: JSON lines with ``audio_filepath`` and the text; ``offset`` and ``duration`` pick a part of the file.
         text_field: the text's key.
-        skip_bad: return what is wrong, instead of raising at the first; each file is then decoded here already.
+        skip_bad: return the errors instead of raising the first; to find them all, each file is decoded here.
 
     Returns:
         the utterances, and what was left out.
@@ -43,5 +43,5 @@ def _utterance(record: Record, manifest: str | Path, number: int, text_field: st
     text = " ".join(text_of(record, text_field, manifest, number).split())
     part = audio_part(record, manifest, number, decode)
     if record.get("offset") is not None and record.get("duration") is None:
-        record = record | {"duration": round(part.duration, 4)}  # so that results say which part of the file it is
+        record = record | {"duration": round(part.duration, 4)}  # so that results name the part of the file
     return Utterance(record, *part, text)

@@ -50,7 +50,7 @@ def has_attention_decoder(model: ASRModel) -> bool:
 
 
 def check_languages(model: ASRModel, records: Sequence[Record], manifest: str | Path) -> None:
-    """Check that what a model translates from and to is what a manifest holds, where both say it.
+    """Check that a model's languages are those of a manifest, where both name them.
 
     Args:
         model: with ``source_lang`` and ``target_lang`` in its config.

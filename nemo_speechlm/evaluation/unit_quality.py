@@ -31,8 +31,8 @@ class UnitQuality:
         phones: that occur.
         phone_purity: share of frames whose phone is the commonest of their unit: accuracy, if each unit were a phone.
         cluster_purity: share of frames whose unit is the commonest of their phone.
-        pnmi: mutual information of both over the entropy of the phones: the share of what there is to know about the
-            phone that the unit tells.
+        pnmi: mutual information of both, divided by the entropy of the phones: how much of the uncertainty about the
+            phone the unit removes.
     """
 
     frames: int

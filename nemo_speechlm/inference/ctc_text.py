@@ -1,4 +1,4 @@
-"""Recognition with a CTC model's log probabilities at hand: beam search, language models, and the tuning of weights.
+"""Recognition from a CTC model's log probabilities: greedy, beam search, language models.
 
 Axis legend: T frames, V labels without the blank.
 """
@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from nemo.collections.asr.models import EncDecCTCModel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.decoding.decoders import make_decoder
 from nemo_speechlm.decoding.options import Decoded, Decoder, DecodingOptions
 from nemo_speechlm.decoding.tokens import labels_of, text_encoder, words_of
-from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
+from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
 from nemo_speechlm.inference.recognition import check_lengths
 from nemo_speechlm.models.common.precision import autocast
 
@@ -42,15 +40,13 @@ def log_probabilities(
         InputError: if an utterance is longer than the model takes.
     """
     check_lengths(model, utterances)
-    batches = batches_by_length([u.duration for u in utterances], batch_duration, longest_first=True)
-    dataset = AudioBatches(list(utterances), batches, int(model.cfg.get("sample_rate", 16000)))
+    batches, loader = audio_loader(utterances, int(model.cfg.get("sample_rate", 16000)), batch_duration, num_workers)
     found: list[np.ndarray] = [np.zeros((0, 0), dtype=np.float32)] * len(utterances)
     with (
         torch.inference_mode(),
         autocast(model.device.type, precision),
         tqdm(total=len(utterances), desc="Computing probabilities", unit="utterance", smoothing=0.1) as bar,
     ):
-        loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
         for batch, (audio, lengths, _, _) in zip(batches, loader, strict=True):
             log_probs, frames, _ = model.forward(
                 input_signal=audio.to(model.device), input_signal_length=lengths.to(model.device)

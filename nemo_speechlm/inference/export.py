@@ -69,7 +69,7 @@ def export(
 
 
 def facts_of(model: ModelPT) -> dict[str, Any]:
-    """What a program that runs the graph must know."""
+    """What a program that runs the graph needs to know."""
     mel = isinstance(model.encoder.front_end, MelFrontEnd)
     facts: dict[str, Any] = {
         "sample_rate": int(model.cfg.get("sample_rate", 16000)),
@@ -85,7 +85,7 @@ def facts_of(model: ModelPT) -> dict[str, Any]:
 
 
 def compare(model: ModelPT, path: str | Path, part: str, frames: Sequence[int] = (20, 63, 250)) -> float:
-    """The largest difference between what the file and the model make of random inputs of several lengths.
+    """The largest difference between the outputs of file and model, on random inputs of several lengths.
 
     Args:
         model: what was exported: a CTC model, or any with a SpeechLM encoder where ``part`` is ``encoder``.

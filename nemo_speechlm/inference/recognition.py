@@ -1,4 +1,4 @@
-"""What a recognition model makes of a manifest, in batches of utterances of similar length."""
+"""Recognize the utterances of a manifest, in batches of similar length."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,10 @@ import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.parts.mixins import TranscribeConfig
 from omegaconf import OmegaConf
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
+from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_file
@@ -95,9 +93,7 @@ def transcribe(
         InputError: if an utterance is longer than the model takes.
     """
     check_lengths(model, utterances)
-    batches = batches_by_length([u.duration for u in utterances], batch_duration, longest_first=True)
-    dataset = AudioBatches(utterances, batches, int(model.cfg.get("sample_rate", 16000)))
-    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
+    batches, loader = audio_loader(utterances, int(model.cfg.get("sample_rate", 16000)), batch_duration, num_workers)
     texts = [""] * len(utterances)
     settings = TranscribeConfig(batch_size=1, num_workers=num_workers, verbose=False)
     with (

@@ -86,9 +86,9 @@ def transcribe_files(
     options: CuttingOptions,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> Iterator[Transcript]:
-    """Transcribe files in order; a file that cannot be read does not keep the others from being.
+    """Transcribe files in order; an unreadable file does not stop the others.
 
-    Segments of several short files share a batch; of a long one, no more than a batch is in memory.
+    Segments of several short files share a batch; of a long file, at most one batch is in memory.
 
     Args:
         paths: audio files.

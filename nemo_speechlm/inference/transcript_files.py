@@ -1,4 +1,4 @@
-"""Where transcripts go: a text, JSON or subtitle file per recording, or the terminal; failures are told at the end."""
+"""Write transcripts: a text, JSON or subtitle file per recording, or to the terminal; report failures at the end."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def find_recordings(inputs: Iterable[str | Path]) -> list[tuple[Path, Path]]:
         if entry.is_dir():
             found += [(path, path.relative_to(entry)) for path in find_audio(entry)]
         else:
-            found.append((entry, Path(entry.name)))  # if it is not there, that is told with the other failures
+            found.append((entry, Path(entry.name)))  # a missing file is reported with the other failures
     if not found:
         raise InputError("nothing to do: no input was given")
     return found
@@ -124,7 +124,7 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
 
 
 def inputs_of(cfg: DictConfig) -> list[tuple[Path, Path]]:
-    """The recordings of a config, its options checked: what is wrong is found out before a model is loaded.
+    """The recordings of a config, after its options were checked; called before a model is loaded.
 
     Raises:
         SpeechLMError: on a format that is none, or several for the terminal.
@@ -145,6 +145,6 @@ def _seconds(paths: Sequence[Path]) -> float:
     for path in paths:
         try:
             total += audio_info(path).duration
-        except InputError:  # told when its turn comes
+        except InputError:  # reported when its turn comes
             continue
     return round(total, 1)

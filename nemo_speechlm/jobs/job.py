@@ -75,9 +75,9 @@ def run_job(
         skip_bad: list bad input in ``<output>.skipped.jsonl`` and go on, instead of raising at the first.
         overwrite: replace an existing output.
         max_lines: non-blank lines of the source to read; None reads all.
-        place: where each record goes, for what can only be said when all are known (duplicates, held-out lines).
+        place: where each record goes, if that depends on all of them (duplicates, held-out lines).
         others: the files besides ``output`` that ``place`` names.
-        before_rename: called with the finished output before it takes its name; what it makes is there when that is.
+        before_rename: called with the finished output before it takes its name; so what it makes exists first.
         description: shown before the progress bar.
         unit: what the bar counts.
 
@@ -136,8 +136,8 @@ def _finish(
 ) -> JobReport:
     """Turn the progress into the output and the list of what is missing.
 
-    Whenever this is cut short, the progress still holds all, and doing it again gives the same files; the output takes
-    its name last.
+    If this is interrupted, the progress file still has everything, and doing it again gives the same files. The output
+    is renamed last.
     """
     places = (
         None if place is None else iter(place(record for _, record in _records(partial) if "_skipped" not in record))

@@ -21,7 +21,7 @@ def progress_path(output: str | Path) -> Path:
 
 
 def _skip_record(error: Exception, source: Path, number: int) -> Record:
-    """What stands in the progress for a line that is left out: with the file at fault, if it is not the source."""
+    """The record of a skipped line, with the file at fault if that is not the source."""
     record: Record = {"_skipped": getattr(error, "reason", str(error)), "_line": number}
     path = getattr(error, "path", None)
     return record if path in (None, str(source)) else record | {"_path": path}
@@ -41,7 +41,7 @@ def _count_lines(partial: Path) -> int:
 
 
 def _resume(partial: Path, header: str, batch_size: int, expected: int) -> int:
-    """Cut ``partial`` back to its last whole batch and return how many results it holds; an alien one begins anew."""
+    """Truncate ``partial`` to whole batches and return how many results it has; empty it if it is another job's."""
     if not _is_progress_of(partial, header):
         partial.write_text(header, encoding="utf-8")
         return 0
@@ -66,5 +66,5 @@ def _records(partial: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _line_numbers(source: Path, needed: bool) -> Iterator[int]:
-    """Numbers of the source's non-blank lines; not read again where only skipped records need one, which have it."""
+    """Numbers of the source's non-blank lines; zeros if not needed: skipped records have their own."""
     return (number for number, _ in iter_lines(source)) if needed else repeat(0)

@@ -1,4 +1,4 @@
-"""One job on several machines: each does its part of the lines, and joined they are what one would have made."""
+"""One job on several machines: each does a part of the lines; the joined outputs equal the output of one machine."""
 
 import re
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def part(self, total: int, batch_size: int = 1) -> tuple[int, int]:
-        """The first of its lines and the one behind its last, counted from 0; batches are not cut in two."""
+        """First line and the line after the last one, counted from 0; batches are not split."""
         batches = -(-total // batch_size)
         first, last = (batches * i // self.count * batch_size for i in (self.index, self.index + 1))
         return min(first, total), min(last, total)

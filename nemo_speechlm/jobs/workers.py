@@ -57,7 +57,7 @@ def results_of(
                 "run again to go on, with workers=1 to see the crash itself"
             ) from error
         finally:
-            if pending:  # an error or an interrupt: nobody wants what the workers are at
+            if pending:  # after an error or an interrupt, the workers' results are not needed
                 running.close()
 
 
@@ -124,5 +124,5 @@ def _many(chunk: list[tuple[int, str]]) -> list[tuple[int, Result]]:
 
 
 def default_workers() -> int:
-    """As many processes as this one may use cores."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,9 +19,9 @@ class Perplexity:
     """How well a model predicts a text.
 
     Attributes:
-        log10: of the text's probability, words that the model does not know left out.
-        words: predicted, the ends of sentences included.
-        unknown: words that the model does not know, not counted in the other two.
+        log10: of the text's probability, without unknown words.
+        words: how many were predicted, ends of sentences included, unknown words not.
+        unknown: how many words the model does not know.
         sentences: their number.
     """
 
@@ -66,7 +66,7 @@ class ArpaModel:
         return len(self._grams)
 
     def log10(self, word: str, context: Sequence[str]) -> float:
-        """log10 of the probability of a word behind others, as a decoder looks it up.
+        """log10 of the probability of a word after others, with back-off.
 
         Raises:
             KeyError: if the model does not know the word.

@@ -1,4 +1,4 @@
-"""One way to make an n-gram model: by KenLM's lmplz or IRSTLM where one is installed, else by our own builder."""
+"""Make an n-gram model with KenLM's lmplz or IRSTLM if one is installed, else with our own builder."""
 
 import shutil
 import subprocess
@@ -62,7 +62,7 @@ def make_arpa(sentences: Iterable[Sequence[str]], output: str | Path, options: N
 
     Raises:
         InputError: if there are no words.
-        SpeechLMError: if another program fails; with what it said.
+        SpeechLMError: if another program fails; with its output.
     """
     builder = find_builder(options.builder)
     if builder == "own":
@@ -98,7 +98,7 @@ def _kenlm(text: Path, vocabulary: set[str] | None, options: NGramOptions) -> Pa
     command = ["lmplz", "-o", str(options.order), "--text", str(text), "--arpa", str(arpa), "-S", "40%"]
     command += ["-T", str(text.parent / "sort"), "--discount_fallback"]
     if options.cutoffs:
-        # lmplz leaves out what occurs so often or less, and wants the unigrams' number too
+        # lmplz drops n-grams that occur at most so often, and wants a number for unigrams too
         command += ["--prune", "0", *(str(cutoff - 1) for cutoff in options.cutoffs)]
     if vocabulary is not None:
         words = text.with_suffix(".words")

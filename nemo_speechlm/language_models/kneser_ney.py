@@ -1,7 +1,7 @@
 """N-gram language models of a text, of words or tokens: modified Kneser-Ney smoothing (Chen and Goodman, 1999).
 
-Counts live in sorted numpy arrays: an n-gram is known by the place of its first n - 1 words among those one shorter,
-and its last word, so that millions of sentences take a minute or so, whatever the order and the vocabulary.
+Counts live in sorted numpy arrays. An n-gram is stored as the index of its first n - 1 words among the shorter
+n-grams, and its last word; so millions of sentences take about a minute, for any order and vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -176,7 +176,10 @@ def _count(text: np.ndarray, order: int, size: int) -> list[_Counted]:
 
 
 def _smoothing_counts(counted: list[_Counted], n: int) -> np.ndarray:
-    """Occurrences for the longest n-grams and those that begin a sentence, for the others how many words precede."""
+    """The counts that are smoothed, (N,).
+
+    N-grams that are the longest or begin a sentence count their occurrences; others count the words that precede them.
+    """
     grams = counted[n - 1]
     if n == len(counted):
         smoothed = grams.occurrences.astype(np.float64)
@@ -203,7 +206,7 @@ def _interpolated(grams: _Counted, counts: np.ndarray, lower: np.ndarray | None)
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
-    """What is taken from counts of 0, 1, 2, and 3 or more."""
+    """The discounts of counts 0, 1, 2, and 3 or more."""
     n1, n2, n3, n4 = (int((counts == c).sum()) for c in (1, 2, 3, 4))
     if not (n1 and n2 and n3 and n4):
         return np.array([0, *[_DISCOUNT] * 3])

@@ -1,4 +1,4 @@
-"""Which unit follows which: a bigram of unit sequences, smoothed, without what the shape of words forbids."""
+"""A smoothed bigram of units, without pairs of units that cannot follow each other in words."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ _POSITION = re.compile("_[BEIS]$")
 def unit_bigram(sequences: Iterable[Sequence[int]], inventory: UnitInventory) -> np.ndarray:
     """Log-probabilities of units after units, with Kneser-Ney smoothing.
 
-    Units that do not occur have probability 0. Where units say their position in the word (``AH0_B``), so has what
-    joins two positions that never follow each other in the sequences, such as a word's begin after another's begin.
+    Units that do not occur have probability 0. If units name their position in the word (``AH0_B``), so have pairs
+    whose positions never follow each other in the sequences, such as a word's begin after another word's begin.
 
     Args:
         sequences: unit ids, a sequence for each utterance or sentence.

@@ -33,7 +33,52 @@ class RelativePositions(nn.Module):
         return Positions(self.table.weight[first : last + 1].flip(0), before, after)
 
 
-class RelativeSelfAttention(nn.Module):
+class MultiHeadAttention(nn.Module):
+    """The projections of an attention, initialized as fairseq does.
+
+    Args:
+        d_model: D.
+        n_heads: H.
+        dropout: on the attention weights.
+        source_dim: width of what is attended to; None: D.
+        linear: class of the projections.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        dropout: float = 0.0,
+        source_dim: int | None = None,
+        linear: type[nn.Linear] = nn.Linear,
+    ):
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"attention: d_model {d_model} is not a multiple of n_heads {n_heads}")
+        source_dim = d_model if source_dim is None else source_dim
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.q_proj = linear(d_model, d_model)
+        self.k_proj = linear(source_dim, d_model)
+        self.v_proj = linear(source_dim, d_model)
+        self.out_proj = linear(d_model, d_model)
+        gain = 2**-0.5 if source_dim == d_model else 1.0
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=gain)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """What a projection gives, (B, T, D), head by head: (B, H, T, K)."""
+        return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
+
+    @property
+    def dropped(self) -> float:
+        """Share of the attention weights to drop now."""
+        return self.dropout if self.training else 0.0
+
+
+class RelativeSelfAttention(MultiHeadAttention):
     """Multi-head self-attention whose scores get ``q . r`` added, r being the row of the key's relative position.
 
     The (T, T, K) tensor that this suggests is never made: see :mod:`nemo_speechlm.kernels.attention`.
@@ -46,20 +91,8 @@ class RelativeSelfAttention(nn.Module):
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, normalize_positions: bool = False):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"attention: d_model {d_model} is not a multiple of n_heads {n_heads}")
-        self.n_heads = n_heads
-        self.dropout = dropout
-        self.q_proj = Linear(d_model, d_model)
-        self.k_proj = Linear(d_model, d_model)
-        self.v_proj = Linear(d_model, d_model)
-        self.out_proj = Linear(d_model, d_model)
+        super().__init__(d_model, n_heads, dropout, linear=Linear)
         self.norm_k = layer_norm(d_model // n_heads) if normalize_positions else None
-        for linear in (self.q_proj, self.k_proj, self.v_proj):
-            nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
-        nn.init.xavier_uniform_(self.out_proj.weight)
-        nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x_BTD: Tensor, positions: Positions | None, padding_BT: Tensor | None) -> Tensor:
         """Attend within each row.
@@ -72,12 +105,8 @@ class RelativeSelfAttention(nn.Module):
         Returns:
             (B, T, D).
         """
-        B, T, D = x_BTD.shape
-        q, k, v = (
-            proj(x_BTD).view(B, T, self.n_heads, -1).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (self.heads(proj(x_BTD)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if positions is not None and self.norm_k is not None:
             positions = positions._replace(rows_RK=self.norm_k(positions.rows_RK))
-        dropout = self.dropout if self.training else 0.0
-        return self.out_proj(relative_attention(q, k, v, positions, padding_BT, dropout).reshape(B, T, D))
+        context = relative_attention(q, k, v, positions, padding_BT, self.dropped)
+        return self.out_proj(context.reshape(x_BTD.shape))

@@ -11,6 +11,7 @@ from nemo.core.classes import NeuralModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nemo_speechlm.modules.attention import MultiHeadAttention
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.sinusoids import fairseq_rates, fairseq_sinusoids
 
@@ -40,30 +41,14 @@ class SinusoidalPositions(nn.Module):
         return fairseq_sinusoids(positions, self.d_model, self.rates)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases."""
-
-    def __init__(self, d_model: int, n_heads: int, dropout: float):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"attention: d_model {d_model} is not a multiple of n_heads {n_heads}")
-        self.n_heads, self.dropout = n_heads, dropout
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d_model, d_model) for _ in range(4))
-        for linear in (self.q_proj, self.k_proj, self.v_proj):
-            nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
-        nn.init.xavier_uniform_(self.out_proj.weight)
-        nn.init.zeros_(self.out_proj.bias)
+class SelfAttention(MultiHeadAttention):
+    """Multi-head self-attention without positions."""
 
     def forward(self, x_BTD: Tensor, key_mask: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D); ``key_mask`` (B, 1, 1, T) bool is False where a key is padding."""
-        B, T, D = x_BTD.shape
-        q, k, v = (
-            proj(x_BTD).view(B, T, self.n_heads, -1).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
-        return self.out_proj(context.transpose(1, 2).reshape(B, T, D))
+        q, k, v = (self.heads(proj(x_BTD)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=self.dropped)
+        return self.out_proj(context.transpose(1, 2).reshape(x_BTD.shape))
 
 
 class FFTBlock(nn.Module):

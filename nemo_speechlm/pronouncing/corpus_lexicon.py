@@ -58,7 +58,7 @@ def make_lexicon(
         phonemizer: what knows them.
         language: its rule for foreign words.
         min_words: words that are rarer are left out.
-        min_phones: phones that are rarer are no phones of the language; words and variants with them are left out.
+        min_phones: rarer phones are taken for errors; pronunciations with them are left out.
 
     Raises:
         InputError: if nothing is left.
@@ -86,7 +86,7 @@ def make_lexicon(
     for word, variants in spoken.items():
         for phone in variants[0]:
             lexicon.phones[phone] += counts[word]
-        for variant in variants[1:]:  # what only variants have is there, too, as often as the word
+        for variant in variants[1:]:  # a phone of further variants alone counts as often as the word occurs
             lexicon.phones.update(dict.fromkeys(set(variant) - set(variants[0]), counts[word]))
     rare = {phone for phone, count in lexicon.phones.items() if count < min_phones}
     for word, variants in spoken.items():

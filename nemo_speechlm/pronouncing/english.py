@@ -72,7 +72,7 @@ class EnglishPhonemizer(Phonemizer):
         return found or [self._predict(re.sub("[^a-z]", "", clean))]
 
     def _by_rule(self, word: str, guess: bool) -> list[Pronunciation] | None:
-        """Pronounce what is made of a known stem (or a guessed one) and a clitic, or of words joined by hyphens."""
+        """Pronounce a stem with a clitic, or hyphenated words; stems are known or, with ``guess``, predicted."""
 
         def stem(part: str) -> list[Pronunciation] | None:
             if not re.search("[a-z]", part):

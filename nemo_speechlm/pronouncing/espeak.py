@@ -20,8 +20,8 @@ class EspeakPhonemizer(Phonemizer):
     """Pronunciations of single words by espeak-ng, memoized; many at once are faster (:meth:`prepare`).
 
     Args:
-        language: which, with the words that espeak-ng gets wrong alone.
-        lexicon: further pronunciations, which go before both.
+        language: the language, with corrections of words that espeak-ng gets wrong.
+        lexicon: pronunciations that take precedence over both.
 
     >>> from nemo_speechlm.testing.configs import russian
     >>> EspeakPhonemizer(russian()).pronunciations("мама")

@@ -33,7 +33,7 @@ class Phonemizer(ABC):
         """
 
     def prepare(self, words: Iterable[str]) -> None:  # noqa: B027  # nothing to do is a choice
-        """Look several words up at once, where that is faster; those that cannot be pronounced are passed over."""
+        """Look several words up at once, if that is faster; words that cannot be pronounced are skipped."""
 
     def sentence(self, text: str) -> list[Sequence[str]]:
         """The usual pronunciation of each word of a sentence without punctuation."""

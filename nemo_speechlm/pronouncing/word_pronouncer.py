@@ -1,4 +1,4 @@
-"""Words to what an aligner needs: each pronunciation as units, and each unit's acoustic phone."""
+"""What an aligner needs of words: their pronunciations as units, and the acoustic phone of each unit."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ class Pronouncing:
         language: of the inventory, such as ``"en"``.
         style: ``plain`` or ``position_stress``: units that say where in a word a phone stands (``AH0_B``).
         phonemizer: ``english`` (CMUdict and a predictor), or None: the lexicon has all words.
-        lexicon: pronunciations that go before the phonemizer's.
+        lexicon: pronunciations that take precedence over the phonemizer's.
         max_variants: pronunciations of a word that are tried.
         characters: letters that transcripts are reduced to; None is English's alphabet for English, and for other
             languages all letters.
@@ -78,7 +78,7 @@ class Pronouncing:
 
     @cached_property
     def acoustic_phones(self) -> tuple[str, ...]:
-        """What units are told apart by: phones without position, and in English without stress."""
+        """The phones that acoustics can tell apart: without position, and in English without stress."""
         return tuple(dict.fromkeys(self.acoustic_phone(unit) for unit in self.inventory.symbols))
 
     def acoustic_phone(self, unit: str) -> str:

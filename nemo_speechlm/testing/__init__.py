@@ -18,6 +18,7 @@ from nemo_speechlm.testing.corpora import (
     tiny_labels,
     tiny_paired_corpus,
 )
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 __all__ = [
     "LETTERS",
@@ -34,4 +35,5 @@ __all__ = [
     "tiny_paired_corpus",
     "tiny_pretrain_config",
     "tiny_text_to_unit_config",
+    "tiny_trainer",
 ]

@@ -20,15 +20,15 @@ class Tokenizing:
         return ()
 
     def prepared(self, manifest: str | Path, output: str | Path) -> Self:
-        """Itself after what is to be done once, before the job; called in the main process."""
+        """Do what is needed once before the job, and return the description to use; called in the main process."""
         return self
 
     @property
     def batch_size(self) -> int:
-        """Lines that a tokenizer is given at once; 1 where it gains nothing from more."""
+        """How many lines a tokenizer is given at once; 1 if more would not be faster."""
         return 1
 
     @property
     def max_workers(self) -> int | None:
-        """Most processes that make sense if the user names no number; None is one per core."""
+        """The most processes to start unless the user names a number; None is one per core."""
         return None

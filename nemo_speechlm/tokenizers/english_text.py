@@ -87,7 +87,7 @@ class PhonemeTextTokenizer(TextTokenizer):
         return TokenizedText(self.unit_string(text, rng))
 
     def line_rng(self, number: int) -> np.random.Generator:
-        """The generator of a file's line: the same whoever works on it, so results do not depend on the workers."""
+        """The random generator of a line; it depends on the line alone, so results do not depend on the workers."""
         return line_rng(self.seed, number)
 
     def units(self, text: str, rng: np.random.Generator | None = None) -> list[str]:
@@ -123,7 +123,7 @@ class PhonemeTextTokenizer(TextTokenizer):
 
 
 def check_english_inventory(inventory: UnitInventory, style: str, path: str | Path) -> None:
-    """Raise unless the inventory has every unit that English text of this style may be turned into."""
+    """Raise unless the inventory has every unit that English text in this style can become."""
     if inventory.kind != "phoneme" or inventory.language != "en":
         raise InputError(
             f"an inventory of {inventory.kind} units for language {inventory.language!r}; "
@@ -143,7 +143,7 @@ def check_english_inventory(inventory: UnitInventory, style: str, path: str | Pa
 
 
 def _occurs_in_text(symbol: str, style: str) -> bool:
-    """Not so the positions of silence, and vowels without stress, which only alignments have."""
+    """Whether text can become this unit; silences with a position and unstressed vowels come from alignments only."""
     phone = symbol.split("_")[0]
     if style == "plain" or symbol in (SILENCE, UNKNOWN_WORD):
         return True

@@ -48,7 +48,11 @@ class EspeakTokenizing(TextTokenizing):
         check_choice("unknown", self.unknown, ("skip_line", "drop_word", "error"))
 
     def inventory(self) -> UnitInventory:
-        """None to begin with: which phones a language has is found out in a corpus."""
+        """There is none without a corpus, which tells the phones of the language.
+
+        Raises:
+            InputError: always; with how to make one.
+        """
         raise InputError(
             "no unit inventory; make it of a text: examples/make_lexicon.py "
             f"language={self.spoken.code} source=[text.json] output=lexicon.txt units=units.json"

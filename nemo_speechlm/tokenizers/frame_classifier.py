@@ -1,8 +1,4 @@
-"""Speech that nobody transcribed to units, by a :class:`FrameClassifierModel`.
-
-A tokenizer of speech that stands here and not with the others, because it restores a model, and ``tokenizers`` import
-none. ``conf/speech_tokenizer/frame_classifier.yaml`` names it.
-"""
+"""Untranscribed speech to units, by a :class:`FrameClassifierModel`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +15,7 @@ from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
-from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits
+from nemo_speechlm.tokenizers.speech import SpeechBatchTokenizer, SpeechInput, SpeechTokenizing, SpeechUnits
 from nemo_speechlm.units.inventory import UnitInventory
 
 SHORTEST = 0.1
@@ -72,7 +68,7 @@ class FrameClassifierTokenizing(SpeechTokenizing):
 
     @property
     def batch_size(self) -> int:
-        """Utterances among which those of similar length are decoded together."""
+        """How many utterances are sorted by length, to be decoded in batches."""
         return _LINES
 
     @property
@@ -81,11 +77,11 @@ class FrameClassifierTokenizing(SpeechTokenizing):
         return 1 if self.restored.device.type != "cpu" else None
 
 
-class FrameClassifierTokenizer(SpeechTokenizer):
+class FrameClassifierTokenizer(SpeechBatchTokenizer):
     """Classifies the frames of utterances and decodes them, those of similar length together.
 
-    On a CPU it computes with one thread: more processes are worth more than more threads, and the last digits of a
-    matrix product, and thereby the output, would depend on their number.
+    On a CPU it computes with one thread. More processes help more than more threads, and the number of threads would
+    change the last digits of matrix products, and so the output.
 
     Args:
         tokenizing: how.
@@ -98,15 +94,8 @@ class FrameClassifierTokenizer(SpeechTokenizer):
         default = 0.0 if on_cpu else _GPU_BATCH
         self._batch_duration = default if tokenizing.batch_duration is None else tokenizing.batch_duration
 
-    def tokenize(self, utterance: SpeechInput) -> SpeechUnits:
-        """The units of an utterance; SIL is among them."""
-        (found,) = self.tokenize_batch([utterance])
-        if not isinstance(found, SpeechUnits):
-            raise found
-        return found
-
     def tokenize_batch(self, utterances: Sequence[SpeechInput]) -> list[SpeechUnits | InputError | SkipItem]:
-        """The units of several utterances, in their order."""
+        """The units of several utterances, in their order; SIL is among them."""
         found: list[SpeechUnits | InputError | SkipItem] = [SkipItem(f"shorter than {SHORTEST} s") for _ in utterances]
         long = [i for i, u in enumerate(utterances) if len(u.samples) >= SHORTEST * self.sample_rate]
         lengths = [len(utterances[i].samples) for i in long]

@@ -1,4 +1,4 @@
-"""Speech to units: what every tokenizer of speech has in common, and the job that runs one over a manifest.
+"""Speech to units: what every tokenizer of speech has in common.
 
 A tokenizer is two classes: a :class:`SpeechTokenizing`, the plain values of a config in ``conf/speech_tokenizer/``
 that names it as ``_target_``, and the :class:`SpeechTokenizer` that it makes in each worker process.
@@ -24,7 +24,7 @@ class SpeechInput(NamedTuple):
     Attributes:
         samples: (S,) float32 in [-1, 1], at the tokenizer's sample rate.
         text: the transcript as it stands in the manifest, or None where there is none.
-        record: the manifest's line, for what else a tokenizer may want to know (``speaker``, say).
+        record: the manifest's line, for other keys that a tokenizer needs (``speaker``, say).
     """
 
     samples: np.ndarray
@@ -75,6 +75,21 @@ class SpeechTokenizer(ABC):
         return found
 
 
+class SpeechBatchTokenizer(SpeechTokenizer):
+    """A tokenizer that works on several utterances at once."""
+
+    def tokenize(self, utterance: SpeechInput) -> SpeechUnits:
+        """The units of an utterance by itself."""
+        (found,) = self.tokenize_batch([utterance])
+        if not isinstance(found, SpeechUnits):
+            raise found
+        return found
+
+    @abstractmethod
+    def tokenize_batch(self, utterances: Sequence[SpeechInput]) -> list[SpeechUnits | InputError | SkipItem]:
+        """The units of several utterances, or why one has none, in their order."""
+
+
 @dataclass(frozen=True)
 class SpeechTokenizing(Tokenizing):
     """How speech becomes units; its fields are the keys of its config."""
@@ -108,6 +123,6 @@ def check_units(own: UnitInventory, inventory: UnitInventory, path: str | Path) 
 
 
 def is_transcribed(record: Record) -> bool:
-    """Whether a record says what was said; empty texts stand for "unknown" in many manifests."""
+    """Whether a record has a transcript; in many manifests an empty text means "unknown"."""
     text = record.get("text")
     return text is not None and (not isinstance(text, str) or bool(text.strip()))

@@ -1,4 +1,4 @@
-"""Text to units: what every tokenizer of text has in common, and the one that goes through pronunciations.
+"""Text to units: what every tokenizer of text has in common.
 
 A tokenizer is two classes: a :class:`TextTokenizing`, the plain values of a config in ``conf/text_tokenizer/`` that
 names it as ``_target_``, and the :class:`TextTokenizer` that it makes in each worker process.
@@ -36,7 +36,7 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def tokenize(self, text: str, rng: np.random.Generator) -> TokenizedText:
-        """The units of a sentence; they depend on nothing but it and what ``rng`` draws.
+        """The units of a sentence; they depend only on the sentence and on ``rng``.
 
         Raises:
             InputError: if something in it cannot be turned into units.
@@ -62,7 +62,7 @@ class TextTokenizing(Tokenizing):
 
     @abstractmethod
     def inventory(self) -> UnitInventory:
-        """The inventory to begin with where the user has none."""
+        """The inventory to use where the user has none."""
 
     @abstractmethod
     def check(self, inventory: UnitInventory, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Hidden units for text: a text tokenizer that says which phones, and a model that says how they would sound."""
+"""Hidden units for text: a text tokenizer makes phones, a text-to-unit model makes units of them."""
 
 import json
 import tarfile
@@ -33,9 +33,9 @@ class TextToUnitTokenizing(TextTokenizing):
     Attributes:
         model: ``.nemo`` file of a :class:`TextToUnitModel`.
         phone_tokenizer: config of the tokenizer that makes the model's phones of text (of ``conf/text_tokenizer/``).
-        speaker: whose units, where the model has speakers; None draws one for each sentence.
-        speed: how much faster than the model would speak.
-        sentences: that are worked on at once, sorted by length.
+        speaker: the voice, if the model has speakers; None draws one for each sentence.
+        speed: durations are divided by it.
+        sentences: how many are sorted by length, to be computed in batches.
         batch_frames: in a batch of the model, padding included.
         device: ``auto`` for a GPU where there is one, or what PyTorch calls it.
     """
@@ -112,8 +112,8 @@ class TextToUnitTokenizing(TextTokenizing):
 class TextToUnitTokenizer(TextTokenizer):
     """Turns sentences into hidden units with durations, many at once.
 
-    Where phones of a sentence were as long as the model's ``max_phone_seconds`` allows, their number stands in its
-    line as ``cut_phones``, and the job reports the total.
+    If phones of a sentence last as long as the model's ``max_phone_seconds`` allows, its line counts them as
+    ``cut_phones``, and the job reports the total.
 
     Args:
         how: see :class:`TextToUnitTokenizing`.

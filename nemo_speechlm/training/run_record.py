@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_speechlm import __version__
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, file_digest, plain, sync
 
@@ -202,15 +203,7 @@ def _paths(value: Any) -> list[Path]:
 def _expanded(item: str) -> list[str]:
     if Path(item).exists():
         return [item]
-    parts = item.split(",")
-    if not any(mark in item for mark in ("{", "_OP_", "(", "[", "<")):
-        return parts
-    from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
-
-    try:
-        return [name for part in parts for name in expand_sharded_filepaths(part)]
-    except ValueError:  # brackets that are no pattern of files
-        return parts
+    return expand_shards(item.split(","))
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -97,7 +97,7 @@ def test_goes_on_where_it_was(run, corpus, tmp_path):
         ('{"audio_filepath": "empty.wav", "text": "a"}', "empty.wav: audio with no samples"),
         ('{"audio_filepath": "noise.wav", "text": "a"}', "noise.wav: not audio that can be read"),
         ('{"audio_filepath": "good.wav", "text": "a", "duration": 9}', "duration is 9 s, but the audio of"),
-        ('{"audio_filepath": "good.wav", "text": 3}', "m.json:2: text is int"),
+        ('{"audio_filepath": "good.wav", "text": 3}', "m.json:2: 'text' is 3, expected a string"),
         ('{"audio_filepath": "good.wav", "text": ""}', "m.json:2: no text to align with"),
     ],
 )

@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
@@ -23,10 +22,11 @@ from nemo_speechlm.models import (
     TextToUnitModel,
 )
 from nemo_speechlm.models.recognition import transducer
-from nemo_speechlm.models.slam.stages import read_tasks
+from nemo_speechlm.models.slam.tasks import read_tasks
 from nemo_speechlm.modules.front_end import WAV2VEC2_LAYERS
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_hidden_corpus
+from nemo_speechlm.testing.trainer import tiny_trainer
 from nemo_speechlm.tokenizers import UnitInventory
 from nemo_speechlm.training.step_guards import MonitorCheck
 
@@ -66,11 +66,7 @@ def config_of(recipe, corpora, *overrides):
 
 def fit(config, steps=2):
     torch.manual_seed(0)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, val_check_interval=steps,
-        check_val_every_n_epoch=None, gradient_clip_val=config.trainer.gradient_clip_val,
-    )  # fmt: skip
+    trainer = tiny_trainer(steps, gradient_clip_val=config.trainer.gradient_clip_val)
     model = SpeechLMModel(config.model, trainer)
     trainer.fit(model)
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from omegaconf import OmegaConf, open_dict
 
 from nemo_speechlm.cli import CONF
@@ -13,6 +13,7 @@ from nemo_speechlm.models.common.pretraining import PlaceInData
 from nemo_speechlm.models.recognition.transducer import build_transducer
 from nemo_speechlm.testing.configs import tiny_architecture, tiny_tarred
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+from nemo_speechlm.testing.trainer import tiny_trainer
 from nemo_speechlm.training.step_guards import BatchSeeds
 
 KINDS = {"ctc_small": SpeechLMCTCModel, "st_small": SpeechLMEncDecModel, "rnnt_small": build_transducer}
@@ -66,11 +67,7 @@ class Seen(Callback):
 def fit(recipe, tarred, stop=STEPS, checkpoint=None):
     torch.manual_seed(0)
     seen = Seen(stop)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=STEPS, max_epochs=-1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        val_check_interval=2, check_val_every_n_epoch=None, callbacks=[seen, BatchSeeds(0), PlaceInData()],
-    )  # fmt: skip
+    trainer = tiny_trainer(STEPS, max_epochs=-1, val_check_interval=2, callbacks=[seen, BatchSeeds(0), PlaceInData()])
     model = KINDS[recipe](model_config(recipe, tarred), trainer)
     trainer.fit(model, ckpt_path=checkpoint)
     assert trainer.global_step == stop

@@ -1,4 +1,4 @@
-"""Reading speech: any format and sample rate that libsndfile knows, as one channel at the rate that is wanted."""
+"""Read speech: any format that libsndfile knows, as one channel, resampled."""
 
 from io import BytesIO
 from pathlib import Path
@@ -145,5 +145,5 @@ def open_audio(path: str | Path | BytesIO) -> soundfile.SoundFile:
 
 
 def reason_of(error: Exception) -> str:
-    """What a decoder complains of."""
+    """The reason in a decoder's error."""
     return str(getattr(error, "error_string", error)).rstrip(".")

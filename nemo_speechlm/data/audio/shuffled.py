@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from nemo_speechlm.data.audio.files import Channel, audio_info
 from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.line_index import LineIndexes
 from nemo_speechlm.data.manifests.lines import audio_path
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import parse_line
@@ -30,7 +30,7 @@ class Handful(NamedTuple):
 
 @dataclass
 class ShuffledAudio(Dataset):
-    """The utterances of manifests, shuffled by a seed: item ``i`` is the ``i``-th handful, whoever asks for it.
+    """The utterances of manifests, shuffled by a seed: item ``i`` is the ``i``-th handful in every process.
 
     Args:
         manifests: JSON lines with ``audio_filepath``.
@@ -55,9 +55,8 @@ class ShuffledAudio(Dataset):
     _order: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._files = [LineIndex(path) for path in self.manifests]
-        self._ends = np.cumsum([len(file) for file in self._files])
-        self._order = np.random.default_rng(self.seed).permutation(int(self._ends[-1]))
+        self._lines = LineIndexes(self.manifests)
+        self._order = np.random.default_rng(self.seed).permutation(len(self._lines))
         if self.max_hours is not None:
             self._order = self._order[: self._lines_in(self.max_hours * 3600)]
         self.utterances = len(self._order)
@@ -71,31 +70,25 @@ class ShuffledAudio(Dataset):
     def __getitem__(self, index: int) -> Handful:
         found = Handful([], [])
         for row in self._order[index * self.size : (index + 1) * self.size]:
-            path, number, line = self._line(int(row))
+            file, number, line = self._lines[int(row)]
             try:
-                record = parse_line(line, path, number, ["audio_filepath"])
-                found.audio.append(read_utterance(record, path, number, self.sample_rate, self.channel))
+                record = parse_line(line, file.path, number, ["audio_filepath"])
+                found.audio.append(read_utterance(record, file.path, number, self.sample_rate, self.channel))
             except InputError as error:
                 if not self.skip_bad:
                     raise
                 found.errors.append(error)
         return found
 
-    def _line(self, row: int) -> tuple[Path, int, str]:
-        file = int(np.searchsorted(self._ends, row, side="right"))
-        index = self._files[file]
-        number, line = index[row - (int(self._ends[file - 1]) if file else 0)]
-        return index.path, number, line
-
     def _lines_in(self, seconds: float) -> int:
         """How many of the first lines last so long."""
         total = 0.0
         for count, row in enumerate(self._order, start=1):
-            path, number, line = self._line(int(row))
+            file, number, line = self._lines[int(row)]
             try:
-                record = parse_line(line, path, number, ["audio_filepath"])
-                duration = seconds_of(record, "duration", path, number)
-                total += audio_info(audio_path(record, path)).duration if duration is None else duration
+                record = parse_line(line, file.path, number, ["audio_filepath"])
+                duration = seconds_of(record, "duration", file.path, number)
+                total += audio_info(audio_path(record, file.path)).duration if duration is None else duration
             except InputError:
                 if not self.skip_bad:
                     raise

@@ -1,4 +1,4 @@
-"""Audio of any length in pieces: read block by block, cut where it is quietest, so that hours of it need no memory.
+"""Audio of any length: read block by block and cut where it is quietest, so that memory does not grow with it.
 
 Axis legend: T samples.
 """

@@ -2,6 +2,9 @@
 
 import gzip
 import mmap
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,31 @@ class LineIndex:
     def __getstate__(self) -> dict[str, Any]:
         # A map does not travel between processes; the one that receives this opens the file again.
         return {**self.__dict__, "_data": None}
+
+
+class LineIndexes:
+    """The lines of several files in a row.
+
+    Args:
+        paths: of the files.
+
+    Attributes:
+        files: the index of each.
+        first: where in the row each file's lines begin, and the number of all lines at the end.
+    """
+
+    def __init__(self, paths: Iterable[str | Path]):
+        self.files = [LineIndex(path) for path in paths]
+        self.first = [0, *accumulate(map(len, self.files))]
+
+    def __len__(self) -> int:
+        return self.first[-1]
+
+    def __getitem__(self, row: int) -> tuple[LineIndex, int, str]:
+        """The file, the line's number in it, and the line."""
+        position = bisect_right(self.first, row) - 1
+        file = self.files[position]
+        return file, *file[row - self.first[position]]
 
 
 def _scan(data: bytes | mmap.mmap) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,19 +1,36 @@
 """Names that stand for several files, as NeMo writes them: ``a__OP_0..15_CL_.json`` or ``a_{0..15}.json``."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from braceexpand import braceexpand
 
+_OTHER_BRACKETS = re.compile(r"[(\[<]([^][(){}<>]*(?:\.\.|,)[^][(){}<>]*)[)\]>]")
+"""A range in other brackets than braces, which NeMo takes for them."""
 
-def expand_shards(paths: str | Sequence[str]) -> list[str]:
+
+def expand_shards(paths: str | Sequence) -> list[str]:
     """The files that paths stand for, in order.
+
+    Args:
+        paths: a path, one with a range of numbers, or a list of them, each alone or in a list with its weight. A path
+            of a file that is there stands for itself, whatever brackets are in it.
 
     >>> expand_shards("a__OP_0..1_CL_.json")
     ['a_0.json', 'a_1.json']
+    >>> expand_shards([["a_[0..1].json", 0.5], "b (1).json"])
+    ['a_0.json', 'a_1.json', 'b (1).json']
     """
-    patterns = [paths] if isinstance(paths, str) else list(paths)
-    return [
-        path
-        for pattern in patterns
-        for path in braceexpand(str(pattern).replace("_OP_", "{").replace("_CL_", "}"), escape=False)
-    ]
+    patterns = [paths] if isinstance(paths, str) else [p if isinstance(p, str | Path) else p[0] for p in paths]
+    return [path for pattern in patterns for path in _expanded(str(pattern))]
+
+
+def _expanded(pattern: str) -> list[str]:
+    if Path(pattern).exists():
+        return [pattern]
+    braces = _OTHER_BRACKETS.sub(r"{\1}", pattern.replace("_OP_", "{").replace("_CL_", "}"))
+    try:
+        return list(braceexpand(braces, escape=False))
+    except ValueError:  # brackets that are no pattern
+        return [pattern]

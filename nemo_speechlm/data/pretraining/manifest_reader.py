@@ -1,16 +1,15 @@
 """What the readers of all streams share: the lines of manifests, in the order of a chapter or of the file."""
 
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from nemo.utils import logging
 
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.line_index import LineIndex, LineIndexes
 from nemo_speechlm.data.pretraining.chapters import Chapters, Order
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
@@ -43,9 +42,8 @@ class ManifestReader(ABC):
     def __init__(self, manifests: Sequence[str], order: Order, whole_files: bool = False):
         self.order = order
         self.chapter = 0
-        self._files = [LineIndex(path) for path in manifests]
-        self._first = [0, *accumulate(map(len, self._files))]
-        lines = [len(file) for file in self._files]
+        self._lines = LineIndexes(manifests)
+        lines = [len(file) for file in self._lines.files]
         self._chapters = Chapters(lines, (order.seed, self.kind), order.shuffle, whole_files)
 
     @classmethod
@@ -68,7 +66,7 @@ class ManifestReader(ABC):
         """
 
     def __len__(self) -> int:
-        return self._first[-1]
+        return len(self._lines)
 
     def __iter__(self) -> Iterator[Any]:
         for turn, rows in self._passes():
@@ -90,9 +88,7 @@ class ManifestReader(ABC):
             yield 0, np.arange(len(self))
 
     def _read(self, row: int, turn: int | None) -> Any:
-        position = bisect_right(self._first, row) - 1
-        file = self._files[position]
-        number, line = file[row - self._first[position]]
+        file, number, line = self._lines[row]
         record = parse_line(line, file.path, number, self.required)
         key = None if turn is None else (self.order.seed, self.kind, turn, row)
         return self._example(record, file, number, key)
@@ -101,14 +97,14 @@ class ManifestReader(ABC):
         """Read lines all over each manifest; raise what is wrong with them, log what the filters leave out."""
         reasons: Counter[str] = Counter()
         total = 0
-        for begin, end in pairwise(self._first):
+        for begin, end in pairwise(self._lines.first):
             rows = np.unique(np.linspace(begin, end - 1, min(end - begin, SURVEYED)).astype(np.int64))
             total += len(rows)
             for row in rows:
                 example = self._read(int(row), None)
                 if isinstance(example, str):
                     reasons[example] += 1
-        names = ", ".join(str(file.path) for file in self._files)
+        names = ", ".join(str(file.path) for file in self._lines.files)
         if sum(reasons.values()) == total:
             raise InputError(f"all of {total} lines are left out: {_tally(reasons)}", names)
         if reasons:

@@ -16,6 +16,7 @@ from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.config import Settings, read_part
 from nemo_speechlm.data.pretraining.loader import PretrainLoader, endless_loader
 from nemo_speechlm.data.recognition.stream import TranscribedSteps, TranscribedStream
@@ -23,7 +24,6 @@ from nemo_speechlm.data.recognition.transcripts import (
     TranscribedSpeechDataset,
     TranscriptStatistics,
     check_transcripts,
-    expand_manifests,
 )
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.data.worker_errors import ErrorReturningDataset, raise_errors
@@ -152,7 +152,7 @@ def _check_manifests(config: DictConfig, encoder: TextEncoder) -> list[Transcrip
             raise InputError("data config: no manifest_filepath")
         return []
     found = []
-    for path in expand_manifests(manifests):
+    for path in expand_shards(manifests):
         statistics = check_transcripts(
             path,
             encoder,

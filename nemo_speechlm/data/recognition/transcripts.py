@@ -7,7 +7,7 @@ Axis legend: B utterances, S samples, U characters.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,26 +18,13 @@ from lhotse.cut import Cut
 from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.manifests.lines import audio_path, read_manifest, text_of
 from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of
 from nemo_speechlm.data.recognition.batch import REPEATED, TranscribedBatch
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
 
 _LHOTSES_MARK = re.compile(r"_dup\d+$")
-
-
-def expand_manifests(manifests: str | Sequence) -> list[str]:
-    """The files behind ``manifest_filepath`` of NeMo's data configs.
-
-    Args:
-        manifests: a path, one with a range of shards (``manifest__OP_0..3_CL_.json``), or a list of them, each alone
-            or in a list with its weight.
-    """
-    from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
-
-    patterns = [manifests] if isinstance(manifests, str) else [m if isinstance(m, str) else m[0] for m in manifests]
-    return [path for pattern in patterns for path in expand_sharded_filepaths(pattern)]
 
 
 @dataclass(frozen=True)
@@ -94,10 +81,9 @@ def check_transcripts(
     frame_rates: list[float] = []
     unknown: list[tuple[int, str]] = []
     for number, record in read_manifest(manifest, required=("audio_filepath", "duration", text_field)):
-        if not isinstance(record[text_field], str):
-            raise InputError(f"{text_field!r} is {record[text_field]!r}, expected a string", manifest, number)
+        text = text_of(record, text_field, manifest, number)
         try:
-            ids = encoder(record[text_field], manifest, number)
+            ids = encoder(text, manifest, number)
         except InputError as error:
             unknown.append((number, error.reason))
             continue

@@ -35,7 +35,7 @@ def place_sentences(
 
 
 class _Places(Sequence):
-    """A byte per sentence instead of an object."""
+    """Places of sentences, one byte each."""
 
     def __init__(self, codes: np.ndarray, choices: tuple[Path | str | None, ...]):
         self._codes, self._choices = codes, choices

@@ -1,4 +1,4 @@
-"""What there is to know about a language: a file in ``conf/language/``, so that a new one is no code."""
+"""A language: values of a file in ``conf/language/``, so that adding one needs no code."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class Language:
         characters: the alphabet in lower case, space included.
         stress: whether stressed vowels are phones of their own.
         foreign: what becomes of a word with a digit or with letters outside ``characters``.
-        words: pronunciations that espeak-ng's are replaced by: phones joined by spaces, the usual one first.
+        words: pronunciations that replace espeak-ng's: phones joined by spaces, the usual one first.
         normalizer: language code of nemo_text_processing, or None.
     """
 

@@ -34,7 +34,7 @@ def nemo_normalizer(cleaning: TextCleaning) -> Callable[[str], str]:
 
 
 def _first_reading(cleaning: TextCleaning) -> Callable[[str], str]:
-    """NeMo's normalizer of a language in which it gives every reading; which one is meant, only audio would say."""
+    """The normalizer of a language in which NeMo gives all readings of a number; takes the first by spelling."""
 
     @functools.cache
     def normalizer() -> Any:
@@ -51,7 +51,7 @@ def _first_reading(cleaning: TextCleaning) -> Callable[[str], str]:
 
 
 def check_normalizer(cleaning: TextCleaning) -> None:
-    """Before a job: see that its normalizer is installed, and build its cache before several workers want to.
+    """Check before a job that its normalizer is installed, and build the cache once, before the workers start.
 
     Raises:
         SpeechLMError: if it is not installed.
@@ -67,7 +67,7 @@ def check_normalizer(cleaning: TextCleaning) -> None:
 
 
 def _build_grammars(cleaning: TextCleaning, cache: Path) -> None:
-    """Fill the cache, once: under another name first, for half a grammar would be taken for a whole one."""
+    """Build the grammars under another name and rename them: a partial grammar would be taken for a whole one."""
     if any(cache.glob(f"*{cleaning.language}_tn*.far")):
         return
     print(f"building the grammars of {cleaning.language}, once; minutes ...")

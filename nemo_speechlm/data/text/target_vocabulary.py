@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nemo_speechlm.data.manifests.lines import read_manifest, text_of
-from nemo_speechlm.data.recognition.transcripts import expand_manifests
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.text.characters import is_special
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError
@@ -122,7 +122,7 @@ def survey_targets(manifests: str | Sequence, text_field: str = "text") -> Targe
     """
     characters: set[str] = set()
     languages: dict[str, str] = {}
-    paths = expand_manifests(manifests)
+    paths = expand_shards(manifests)
     for path in paths:
         for number, record in read_manifest(path, required=(text_field,)):
             characters.update(text_of(record, text_field, path, number))

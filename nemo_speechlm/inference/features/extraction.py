@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, partial_path, plain
-from nemo_speechlm.inference.audio_batches import AudioBatches, Utterance
+from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
 from nemo_speechlm.inference.features.options import FeatureOptions
 from nemo_speechlm.inference.features.shards import frames_of_shard, shard_files, write_card, write_shard
 from nemo_speechlm.locks import lock_path, only_writer
@@ -32,7 +30,7 @@ BATCH_DURATION = 120.0
 """Seconds of audio in a batch unless said otherwise."""
 
 _MANIFEST = "features.jsonl"
-"""In the folder; it is there last."""
+"""The last file written in the folder: if it exists, all features do."""
 
 
 def extract(
@@ -53,7 +51,7 @@ def extract(
         skipped: what was left out before; it is listed in ``skipped.jsonl``.
         output: the folder.
         options: how.
-        model_path: where the model came from; features of another model are not gone on with.
+        model_path: the model's file; features of another model are not continued.
         overwrite: start anew.
 
     Returns:
@@ -63,7 +61,7 @@ def extract(
         InputError: if the folder holds features of other settings, unless ``overwrite``.
     """
     folder = Path(output)
-    options.layer_numbers(model.encoder.num_layers)  # what is wrong is said before the folder is made
+    options.layer_numbers(model.encoder.num_layers)  # errors come before the folder is made
     if folder.is_file():
         raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
@@ -79,7 +77,7 @@ def _extract(
     model_path: Path,
     overwrite: bool,
 ) -> int:
-    """:func:`extract` once nobody else writes the folder."""
+    """:func:`extract`, once this process alone writes the folder."""
     numbers = options.layer_numbers(model.encoder.num_layers)
     _open(folder, options, numbers, utterances, model_path, overwrite)
     names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
@@ -125,19 +123,15 @@ def _states(
     batch_duration = options.batch_duration
     if batch_duration is None:
         batch_duration = 0.0 if getattr(model.encoder.front_end, "released_padding", False) else BATCH_DURATION
-    lengths = [utterances[index].duration for index in own]
-    batches = [[own[i] for i in batch] for batch in batches_by_length(lengths, batch_duration, longest_first=True)]
     sample_rate = int(model.cfg.get("sample_rate", 16000))
-    loader = DataLoader(
-        AudioBatches(utterances, batches, sample_rate), batch_size=None, num_workers=options.num_workers
-    )
+    batches, loader = audio_loader([utterances[i] for i in own], sample_rate, batch_duration, options.num_workers)
     for batch, (audio, samples, *_) in zip(batches, loader, strict=True):
         layers, frames = model.extract_features(
             audio.to(model.device), samples.to(model.device), [number - 1 for number in numbers]
         )
         stacked = torch.stack(layers, dim=1).to("cpu", getattr(torch, options.dtype))
-        for index, states, length in zip(batch, stacked, frames.tolist(), strict=True):
-            yield index, states[:, :length]
+        for i, states, length in zip(batch, stacked, frames.tolist(), strict=True):
+            yield own[i], states[:, :length]
 
 
 def _shard_files(
@@ -164,7 +158,7 @@ def _open(
     model: Path,
     overwrite: bool,
 ) -> None:
-    """Say in the folder what it is made of, or check that it says so already."""
+    """Write the settings into the folder, or check that they are the same."""
     what = asdict(options) | {"layers": numbers, "model": str(model.absolute())}
     what |= {"model_bytes": model.stat().st_size, "model_time": model.stat().st_mtime_ns}
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}

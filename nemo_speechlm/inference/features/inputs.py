@@ -1,4 +1,4 @@
-"""What features are extracted from: manifests, audio files, folders."""
+"""The inputs of feature extraction: manifests, audio files, folders."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -77,6 +77,6 @@ def frames_of_shard(path: Path) -> list[int]:
 
 
 def write_card(folder: Path, layers: Sequence[int]) -> None:
-    """Write ``README.md``, in which Hugging Face's tools look for where the data is."""
+    """Write ``README.md``, where Hugging Face's tools look for the location of the data."""
     with atomic_write(folder / "README.md") as file:
         file.write(_CARD.format(layers=", ".join(f"`layer_{number}`" for number in layers)))

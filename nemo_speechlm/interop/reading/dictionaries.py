@@ -8,7 +8,7 @@ from typing import Any
 from nemo_speechlm.data.text.target_vocabulary import SPECIAL
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import iter_lines
-from nemo_speechlm.interop.reading.safe_pickle import PickledObject
+from nemo_speechlm.interop.reading.pickle_values import PickledObject
 from nemo_speechlm.interop.reading.shown import shown
 from nemo_speechlm.units.inventory import DurationModel, UnitInventory
 

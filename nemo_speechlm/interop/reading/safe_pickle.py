@@ -10,12 +10,19 @@ were read, keys and numbers have a longest length, and nothing here is turned in
 """
 
 import pickletools
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import IO, Any
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.interop.reading.pickle_values import (
+    SAFE_CALLS,
+    Call,
+    Name,
+    PickledObject,
+    keys_of,
+    mapping_of,
+    sequence_of,
+)
 from nemo_speechlm.interop.reading.shown import shortened
 
 INERT_MODULES = ("argparse", "enum", "fairseq", "omegaconf", "pathlib", "typing")
@@ -27,68 +34,7 @@ _MAX_MEMO = 1 << 26
 _MAX_BITS = 1024
 _MAX_LINE = 1 << 24
 _MAX_NAME = 1000
-_MAX_KEY = 10_000
-"""Characters of a key."""
-_MAX_KEY_PARTS = 16
 _MARK = object()
-
-
-@dataclass(eq=False)
-class PickledObject:
-    """What a pickle says about an object whose class is not imported.
-
-    Attributes:
-        type: module and name of the class.
-        args: what it was called with.
-        state: what its attributes were set from, None where they were not.
-        items: what was appended to it.
-        entries: what was put into it by key.
-    """
-
-    type: str
-    args: tuple[Any, ...] = ()
-    state: Any = None
-    items: list[Any] = field(default_factory=list)
-    entries: dict[Any, Any] = field(default_factory=dict)
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The state, where it is a dict as usual."""
-        state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state
-        return state if isinstance(state, dict) else {}
-
-
-@dataclass(frozen=True)
-class Name:
-    """A class or function that a pickle names.
-
-    Attributes:
-        module: where Python would import it from.
-        name: its name there.
-    """
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-Call = Callable[..., Any]
-_SAFE_CALLS: dict[str, Call] = {
-    "collections.OrderedDict": lambda pairs=(): OrderedDict(_pairs(pairs)),
-    "collections.defaultdict": lambda factory=None: {},
-    "builtins.set": lambda items=(): set(_keys(items)),
-    "builtins.frozenset": lambda items=(): frozenset(_keys(items)),
-    "builtins.dict": lambda pairs=(): dict(_pairs(pairs)),
-    "builtins.list": lambda items=(): list(_sequence(items)),
-    "builtins.tuple": lambda items=(): tuple(_sequence(items)),
-    "builtins.complex": lambda real=0.0, imag=0.0: complex(float(real), float(imag)),
-    "_codecs.encode": lambda text, encoding: _encode(text, encoding),
-    "copyreg._reconstructor": lambda cls, *_: PickledObject(str(_name(cls))),
-    "torch.Size": lambda items=(): tuple(_sequence(items)),
-    "torch.device": lambda *parts: ":".join(str(_label(part)) for part in parts),
-}
 
 
 def allowed_work(size: int) -> int:
@@ -117,7 +63,7 @@ class Reader:
         names: Callable[[Name], Any] | None = None,
         persistent: Callable[[Any], Any] | None = None,
     ):
-        self._calls = _SAFE_CALLS | (calls or {})
+        self._calls = SAFE_CALLS | (calls or {})
         self._names = names or (lambda name: None)
         self._persistent = persistent
         self._stack: list[Any] = []
@@ -175,9 +121,9 @@ class Reader:
         elif op == "LIST":
             stack.append(self._to_mark())
         elif op == "DICT":
-            stack.append(_mapping(self._to_mark()))
+            stack.append(mapping_of(self._to_mark()))
         elif op == "FROZENSET":
-            stack.append(frozenset(_keys(self._to_mark())))
+            stack.append(frozenset(keys_of(self._to_mark())))
         elif op in ("APPEND", "SETITEM"):
             values = [stack.pop()] if op == "APPEND" else [stack.pop(), stack.pop()][::-1]
             self._extend(op, values)
@@ -205,7 +151,7 @@ class Reader:
         elif op == "NEWOBJ_EX":
             keywords, arguments, function = stack.pop(), stack.pop(), stack.pop()
             self._spend(arguments)
-            stack.append(self._call(function, (*_sequence(arguments), keywords) if keywords else arguments))
+            stack.append(self._call(function, (*sequence_of(arguments), keywords) if keywords else arguments))
         elif op == "INST":
             arguments = tuple(self._to_mark())
             stack.append(self._call(self._resolve(*argument.split(" ", 1)), arguments))
@@ -283,9 +229,9 @@ class Reader:
         elif op.startswith("SETITEM"):
             if not isinstance(target, dict | PickledObject):
                 raise InputError(f"its pickle sets items of a {type(target).__name__}: refused")
-            (target.entries if isinstance(target, PickledObject) else target).update(_mapping(values))
+            (target.entries if isinstance(target, PickledObject) else target).update(mapping_of(values))
         elif isinstance(target, set):
-            target.update(_keys(values))
+            target.update(keys_of(values))
         else:
             raise InputError(f"its pickle adds to a {type(target).__name__}: refused")
 
@@ -321,62 +267,3 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_SET": set,
     "MARK": lambda: _MARK,
 }
-
-
-def _key(value: Any) -> Any:
-    # A key is hashed and compared each time it is used. Hashing a tuple that is nested a million deep would overflow
-    # the C stack, too: one level will do. Numbers are such that few of them have the same hash.
-    flat = value if isinstance(value, tuple) else (value,)
-    plain = all(isinstance(part, str | bytes | int | float | Name | None) for part in flat)
-    if len(flat) > _MAX_KEY_PARTS or not plain:
-        raise InputError(f"its pickle has a {type(value).__name__} for a key: refused")
-    for part in flat:
-        if isinstance(part, str | bytes) and len(part) > _MAX_KEY:
-            raise InputError(f"its pickle has a key of {len(part)} characters: refused")
-        if isinstance(part, int) and part.bit_length() > 64:
-            raise InputError(f"its pickle has a number of {part.bit_length()} bits for a key: refused")
-    return value
-
-
-def _name(value: Any) -> Name:
-    if not isinstance(value, Name):
-        raise InputError(f"its pickle has a {type(value).__name__} where a class is expected")
-    return value
-
-
-def _label(value: Any) -> str | int:
-    if not isinstance(value, str | int):
-        raise InputError(f"its pickle has a {type(value).__name__} where a name or a number is expected")
-    return value
-
-
-def _keys(values: Any) -> list[Any]:
-    return [_key(value) for value in _sequence(values)]
-
-
-def _sequence(values: Any) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(values, list | tuple):
-        raise InputError(f"its pickle has a {type(values).__name__} where a list is expected")
-    return values
-
-
-def _mapping(values: list[Any]) -> dict[Any, Any]:
-    if len(values) % 2:
-        raise InputError("its pickle is damaged (a key without a value)")
-    return {_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
-
-
-def _pairs(pairs: Any) -> list[tuple[Any, Any]]:
-    if isinstance(pairs, dict):
-        return list(pairs.items())
-    found = []
-    for pair in _sequence(pairs):
-        key, value = _sequence(pair)
-        found.append((_key(key), value))
-    return found
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
-        raise InputError("its pickle has bytes in an unknown encoding")
-    return text.encode(encoding)

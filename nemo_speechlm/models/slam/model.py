@@ -7,13 +7,11 @@ Axis legend: B utterances, texts or pairs, S samples, T frames of the encoder, U
 """
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
-from nemo.utils import logging
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import Generator, Tensor, nn
 
 from nemo_speechlm.checks import check_number
@@ -28,34 +26,15 @@ from nemo_speechlm.models.slam import pairs as pair_tasks
 from nemo_speechlm.models.slam.figures import Figure
 from nemo_speechlm.models.slam.joined import check_shared_transformer, encode_joined, encode_text
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
-from nemo_speechlm.models.slam.stages import STREAM_OF, check_stages, read_stages, read_tasks, stage_at
-from nemo_speechlm.models.slam.w2v_bert import W2vBert
+from nemo_speechlm.models.slam.stages import check_stages, read_stages, stage_at
+from nemo_speechlm.models.slam.tasks import read_tasks, term_weights, validation_metrics
+from nemo_speechlm.models.slam.tokenizer import registered_tokenizer
+from nemo_speechlm.models.slam.w2v_bert import CodebookWatch, W2vBert
 from nemo_speechlm.modules.encoder import Frames
 from nemo_speechlm.modules.masking import CoveringMask, SpanMask
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.quantizer import code_perplexity
 from nemo_speechlm.modules.text_embedding import TextEmbedding
-
-TERMS = {
-    "w2v_bert": ("contrastive", "masked_codes", "diversity"),
-    "masked_text": ("masked_text",),
-    "tlm": ("tlm_codes", "tlm_text"),
-    "stm": ("stm",),
-    "ctc": ("ctc",),
-}
-"""The terms of the loss of each task; those of a task with several have weights of their own in ``cfg.loss``."""
-
-ACCURACIES = {
-    "w2v_bert": ("contrastive_accuracy", "masked_code_accuracy"),
-    "masked_text": ("masked_text_accuracy",),
-    "tlm": ("tlm_code_accuracy", "tlm_text_accuracy"),
-    "stm": ("stm_accuracy",),
-    "ctc": (),
-}
-"""What else each task tells."""
-
-COLLAPSED = 0.01
-"""A codebook whose perplexity is below this share of its codes (or below 2) has collapsed."""
 
 
 class SLAMModel(FeatureExtraction, PretrainingModel):
@@ -79,7 +58,9 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
         super().__init__(cfg=cfg, trainer=trainer)
         self.tasks = read_tasks(self._cfg.tasks)
         self.stages = read_stages(self._cfg.get("stages"), self.tasks)
-        self.text_encoder = self._text_encoder()
+        tokenizer = registered_tokenizer(self, self.tasks)
+        self._tokenizer = None if tokenizer is None else tokenizer.read_bytes()
+        self.text_encoder = None if tokenizer is None else TokenEncoder(tokenizer)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
         self.encoder.take_input_rate(self._cfg)
@@ -103,36 +84,16 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
                 self.stm_head = nn.Linear(width, 1)
             if "ctc" in self.tasks:
                 self.ctc_head = nn.Linear(width, num_tokens + 1)
-        self._has_collapsed = False
+        self._codebook = CodebookWatch()
         self._logged: set[str] = set()
-
-    def _text_encoder(self) -> TokenEncoder | None:
-        """The tokenizer of the config, which becomes an artifact of the model; None where all is about speech."""
-        tokenizer: Any = self._cfg.get("tokenizer") or {}
-        if not tokenizer.get("dir") and not tokenizer.get("model_path"):
-            if needing := [task for task in self.tasks if STREAM_OF[task] != "speech"]:
-                raise SpeechLMError(
-                    f"model.tokenizer.dir is not given, and model.tasks.{needing[0]} is not 0; expected a folder made "
-                    "by train_tokenizer.py"
-                )
-            return None
-        path = str(tokenizer.get("model_path") or Path(tokenizer.dir) / "tokenizer.model")
-        if not path.startswith("nemo:"):
-            TokenEncoder(path)  # its errors name the file
-        with open_dict(self._cfg):
-            self._cfg.tokenizer.model_path = path
-            path = self.register_artifact("tokenizer.model_path", path)
-            self._cfg.tokenizer.dir = None
-        self._tokenizer_model = Path(path).read_bytes()
-        return TokenEncoder(path)
 
     def streams(self) -> list[Stream]:
         """Speech; and with a tokenizer, text and pairs."""
         sample_rate = self._cfg.sample_rate
         streams: list[Stream] = [SpeechStream(None, sample_rate)]
-        if self.text_encoder is not None:
-            streams.append(TokenTextStream(tokenizer=self._tokenizer_model))
-            streams.append(PairStream(tokenizer=self._tokenizer_model, sample_rate=sample_rate))
+        if self._tokenizer is not None:
+            streams.append(TokenTextStream(tokenizer=self._tokenizer))
+            streams.append(PairStream(tokenizer=self._tokenizer, sample_rate=sample_rate))
         return streams
 
     def unused_parameters(self) -> list[str]:
@@ -200,7 +161,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
         if "codebook_perplexity" in log:
             self.log("gumbel_temperature", float(self.w2v_bert.quantizer.curr_temp))
             if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # it waits for the device
-                self._tell_collapse(float(log["codebook_perplexity"]), int(log["used_codes"]), "batch")
+                self._watch_codebook(log["codebook_perplexity"], log["used_codes"], "batch")
         self.log_speed()
         return loss
 
@@ -238,8 +199,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss: that of its task, times its own in ``cfg.loss``."""
-        own = self._cfg.loss
-        return {term: weight * own.get(term, 1.0) for task, weight in self.tasks.items() for term in TERMS[task]}
+        return term_weights(self.tasks, self._cfg.loss)
 
     def figures(
         self, batch: PretrainBatch, tasks: Collection[str], seed: int | None = None
@@ -283,18 +243,9 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
     def _generator(self, seed: int | None) -> Generator | None:
         return None if seed is None else Generator(device=self.device).manual_seed(seed)
 
-    def _tell_collapse(self, perplexity: float, used: int, where: str) -> None:
+    def _watch_codebook(self, perplexity: Tensor, used: Tensor, where: str) -> None:
         number = self.w2v_bert.quantizer.num_vars
-        collapsed = perplexity < max(2.0, COLLAPSED * number)
-        if collapsed and not self._has_collapsed:
-            logging.warning(
-                f"step {self.trainer.global_step}: the codebook has collapsed: {used} of its {number} codes are used "
-                f"in the {where} (perplexity {perplexity:.1f}), so the losses on speech mean little. Raise "
-                "model.loss.diversity, lower model.optim.lr, or let model.w2v_bert.gumbel_temperature fall more slowly"
-            )
-        elif self._has_collapsed and not collapsed:
-            logging.info(f"step {self.trainer.global_step}: the codebook is in use again ({used} codes)")
-        self._has_collapsed = collapsed
+        self._codebook.look(float(perplexity), int(used), number, where, self.trainer.global_step)
 
     # --- validation ----------------------------------------------------------------------------------------------
 
@@ -324,7 +275,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             perplexity, used = code_perplexity(codes), (codes > 0).sum()
             self.log("val_codebook_perplexity", perplexity, sync_dist=True)
             self.log("val_used_codes", used.float(), sync_dist=True)
-            self._tell_collapse(float(perplexity), int(used), "validation data")
+            self._watch_codebook(perplexity, used, "validation data")
         terms = self.all_gather(self._validated_terms).reshape(-1, *self._validated_terms.shape).sum(0)
         if terms.any():
             weights = torch.tensor(list(self.loss_weights.values()), device=self.device)
@@ -337,15 +288,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
 
         ``val_loss`` is the weighted sum of all tasks that have data, whatever the stage.
         """
-        data = self._cfg.get("validation_ds") or {}
-        metrics: dict[str, str] = {}
-        for task in self.tasks:
-            if data.get(STREAM_OF[task]):
-                metrics |= {f"val_{term}": "min" for term in TERMS[task]}
-                metrics |= {f"val_{accuracy}": "max" for accuracy in ACCURACIES[task]}
-        if "val_contrastive" in metrics:
-            metrics |= {"val_codebook_perplexity": "max", "val_used_codes": "max"}
-        return {"val_loss": "min", **metrics} if metrics else {}
+        return validation_metrics(self.tasks, self._cfg.get("validation_ds") or {})
 
     # --- states --------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nemo_speechlm.checks import check_number, check_whole
+from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError
-
-STREAM_OF = {"w2v_bert": "speech", "masked_text": "text", "tlm": "pairs", "stm": "pairs", "ctc": "pairs"}
-"""The tasks, and the stream of data that each learns from."""
+from nemo_speechlm.models.slam.tasks import STREAM_OF
 
 
 class Stage(NamedTuple):
@@ -25,22 +23,6 @@ class Stage(NamedTuple):
     def streams(self) -> set[str]:
         """The streams that its tasks need."""
         return {STREAM_OF[task] for task in self.tasks}
-
-
-def read_tasks(config: Mapping[str, Any]) -> dict[str, float]:
-    """The weights of the tasks that are on.
-
-    Raises:
-        SpeechLMError: on an unknown task, a weight that is none, or if all are off.
-    """
-    for name, weight in config.items():
-        if name not in STREAM_OF:
-            raise SpeechLMError(f"model.tasks.{name} is no task; there are: {', '.join(STREAM_OF)}")
-        check_number(f"model.tasks.{name}", weight, least=0)
-    tasks = {name: float(config[name]) for name in STREAM_OF if config.get(name)}
-    if not tasks:
-        raise SpeechLMError("model.tasks: all weights are 0, so there is nothing to learn")
-    return tasks
 
 
 def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Collection[str]) -> list[Stage]:

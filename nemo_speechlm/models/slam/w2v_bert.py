@@ -6,6 +6,7 @@ Axis legend: B utterances, T frames, N frames of all utterances, D width of the 
 from collections.abc import Sequence
 
 import torch
+from nemo.utils import logging
 from torch import Generator, Tensor, nn
 
 from nemo_speechlm.losses import UnitPrediction, contrastive_prediction, draw_distractors, unit_prediction
@@ -13,6 +14,37 @@ from nemo_speechlm.models.slam.figures import Figure, figures_of
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.quantizer import GumbelQuantizer
+
+COLLAPSED = 0.01
+"""A codebook whose perplexity is below this share of its codes (or below 2) has collapsed."""
+
+
+class CodebookWatch:
+    """Warns when the codebook collapses, and tells when it is in use again; once each time."""
+
+    def __init__(self) -> None:
+        self._has_collapsed = False
+
+    def look(self, perplexity: float, used: int, number: int, where: str, step: int) -> None:
+        """Look at the codes that were used.
+
+        Args:
+            perplexity: of the codes.
+            used: how many of them.
+            number: that there are.
+            where: in which data.
+            step: of the training.
+        """
+        collapsed = perplexity < max(2.0, COLLAPSED * number)
+        if collapsed and not self._has_collapsed:
+            logging.warning(
+                f"step {step}: the codebook has collapsed: {used} of its {number} codes are used "
+                f"in the {where} (perplexity {perplexity:.1f}), so the losses on speech mean little. Raise "
+                "model.loss.diversity, lower model.optim.lr, or let model.w2v_bert.gumbel_temperature fall more slowly"
+            )
+        elif self._has_collapsed and not collapsed:
+            logging.info(f"step {step}: the codebook is in use again ({used} codes)")
+        self._has_collapsed = collapsed
 
 
 class W2vBert(nn.Module):

@@ -5,10 +5,10 @@ H heads, K width of a head, R rows of the position table.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from nemo_speechlm.modules.attention import RelativePositions, RelativeSelfAttention
+from nemo_speechlm.modules.attention import MultiHeadAttention, RelativePositions, RelativeSelfAttention
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each (batch, H, length, K)."""
@@ -35,10 +35,7 @@ class CausalSelfAttention(RelativeSelfAttention):
             (N, U, D), and the keys and values of all tokens.
         """
         N, U, D = x_NUD.shape
-        q, k, v = (
-            proj(x_NUD).view(N, U, self.n_heads, -1).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (self.heads(proj(x_NUD)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         total = k.shape[2]
@@ -55,13 +52,11 @@ class CausalSelfAttention(RelativeSelfAttention):
             index = (distance.clamp(-limit, limit - 1) + limit).expand(N, self.n_heads, U, total)
             relative = scores_NHUR.gather(3, index)
             bias = relative if bias is None else relative + bias
-        context = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-        )
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=self.dropped)
         return self.out_proj(context.transpose(1, 2).reshape(N, U, D)), (k, v)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(MultiHeadAttention):
     """Multi-head attention from tokens to an encoder's states.
 
     Hypotheses of one utterance share its keys and values: they are queries of the same row, and nothing is repeated.
@@ -74,25 +69,11 @@ class CrossAttention(nn.Module):
     """
 
     def __init__(self, d_model: int, n_heads: int, encoder_dim: int, dropout: float = 0.0):
-        super().__init__()
-        self.n_heads = n_heads
-        self.dropout = dropout
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.k_proj = nn.Linear(encoder_dim, d_model)
-        self.v_proj = nn.Linear(encoder_dim, d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
-        gain = 2**-0.5 if encoder_dim == d_model else 1.0
-        for linear in (self.q_proj, self.k_proj, self.v_proj):
-            nn.init.xavier_uniform_(linear.weight, gain=gain)
-        nn.init.xavier_uniform_(self.out_proj.weight)
-        nn.init.zeros_(self.out_proj.bias)
+        super().__init__(d_model, n_heads, dropout, encoder_dim)
 
     def keys_values(self, encoded_BTE: Tensor) -> KeysValues:
         """What tokens attend to, computed once per utterance."""
-        B, T, _ = encoded_BTE.shape
-        return tuple(  # type: ignore[return-value]
-            proj(encoded_BTE).view(B, T, self.n_heads, -1).transpose(1, 2) for proj in (self.k_proj, self.v_proj)
-        )
+        return self.heads(self.k_proj(encoded_BTE)), self.heads(self.v_proj(encoded_BTE))
 
     def forward(self, x_NUD: Tensor, source: KeysValues, mask: Tensor | None) -> Tensor:
         """Attend from (N, U, D) to the states of each hypothesis's utterance.
@@ -110,6 +91,6 @@ class CrossAttention(nn.Module):
             k,
             v,
             attn_mask=None if mask is None else mask.type_as(q),
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=self.dropped,
         )
         return self.out_proj(context.transpose(1, 2).reshape(N, U, D))

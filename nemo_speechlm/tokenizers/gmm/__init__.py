@@ -1,1 +1,1 @@
-"""Phones from a GMM-HMM aligner that is trained on one's own speech."""
+"""Phones from a GMM-HMM aligner that the user trains."""

@@ -40,9 +40,9 @@ class CorpusSource:
 
     Args:
         manifest: transcribed speech.
-        speaker_key: key of the manifest that names the speaker; utterances without it are their own.
+        speaker_key: key of the manifest that names the speaker; without it, each utterance is a speaker of its own.
         channel: of the audio.
-        max_hours: utterances are drawn until there are so many; None takes all.
+        max_hours: draw utterances until they last so long; None takes all.
         skip_bad: leave out bad lines and words without a pronunciation, instead of stopping.
         seed: of the drawing.
     """
@@ -56,7 +56,7 @@ class CorpusSource:
 
 
 class TranscribedCorpus(NamedTuple):
-    """A corpus with where its utterances came from.
+    """A corpus, and the lines that its utterances came from.
 
     Attributes:
         corpus: what training needs.
@@ -70,7 +70,7 @@ class TranscribedCorpus(NamedTuple):
 
 
 def speaker_of(record: Record, key: str, number: int) -> str:
-    """Who speaks, as the manifest says; else the line stands for itself."""
+    """The speaker that the manifest names; where it names none, the line counts as one."""
     speaker = record.get(key)
     return f"line {number}" if speaker is None or isinstance(speaker, dict | list) else f"{speaker}"
 
@@ -133,13 +133,13 @@ def load_corpus(
     begin = 0
     for position, (speaker, length) in enumerate(zip(speakers, lengths, strict=True)):
         flat[begin : begin + length] = statistics[speaker].normalize(features[position])
-        features[position] = torch.empty(0)  # or else all of them would be in memory twice
+        features[position] = torch.empty(0)  # freed, so that the features are not in memory twice
         begin += length
     return TranscribedCorpus(Corpus(flat, lengths, graphs), lines, failures)
 
 
 def _map(pool: ThreadPoolExecutor, work, items: list, ahead: int) -> Iterator:
-    """Results in order, never more than ``ahead`` of them waiting."""
+    """Results in order; at most ``ahead`` items are in work at a time."""
     pending = [pool.submit(work, item) for item in items[:ahead]]
     for position in range(len(items)):
         if position + ahead < len(items):

@@ -1,4 +1,4 @@
-"""The aligner's file with how its words are pronounced, so that it aligns new speech without anything else."""
+"""The file of an aligner with its units and pronunciations: all that is needed to align new speech."""
 
 import json
 import zlib

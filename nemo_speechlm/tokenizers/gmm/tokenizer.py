@@ -30,8 +30,8 @@ class GmmTokenizing(SpeechTokenizing):
 
     Args:
         model: the aligner's file.
-        lexicon: pronunciations of further words, or other ones, in the phones that the aligner was trained with.
-        speaker_seconds: speech of a speaker that the normalization of features is estimated from.
+        lexicon: pronunciations to add or replace, in the phones that the aligner was trained with.
+        speaker_seconds: how much of a speaker's speech is used to estimate the normalization of features.
         min_score: utterances with a lower log-likelihood per frame are left out; None keeps all.
         statistics: of the speakers; :meth:`prepared` fills them in.
     """
@@ -62,7 +62,7 @@ class GmmTokenizing(SpeechTokenizing):
             raise InputError(f"phones that the aligner does not know: {', '.join(unknown)}", self.lexicon)
         return model._replace(pronouncing=pronouncing)
 
-    def __getstate__(self) -> dict:  # workers read the model anew: its repr would not travel any faster
+    def __getstate__(self) -> dict:  # each worker reads the file: sending the model would not be faster
         return {key: value for key, value in self.__dict__.items() if key != "loaded"}
 
     def inventory(self) -> UnitInventory:
@@ -78,9 +78,9 @@ class GmmTokenizing(SpeechTokenizing):
         return [path for path in (self.model, self.lexicon) if path is not None]
 
     def prepared(self, manifest: str | Path, output: str | Path) -> Self:
-        """Itself with the statistics of each speaker's features.
+        """Compute the statistics of each speaker's features.
 
-        Lines that cannot be read are passed over here; the job complains of them.
+        Lines that cannot be read are skipped here; the job reports them.
         """
         model = self.loaded
         wanted: dict[str, list[tuple[int, Record]]] = {}

@@ -1,4 +1,4 @@
-"""Training of an aligner from a manifest, in passes that can be interrupted between any two of them."""
+"""Train an aligner from a manifest; an interrupted training continues behind its last complete pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,14 +25,14 @@ from nemo_speechlm.units.phones import SILENCE
 
 
 class TrainedAligner(NamedTuple):
-    """What training gave.
+    """The result of a training.
 
     Attributes:
         model: the aligner with its units.
         reports: of the passes.
         failures: utterances that were not used, and why.
-        utterances: that were.
-        seconds: of speech that was used.
+        utterances: how many were used.
+        seconds: how long they last.
     """
 
     model: GmmModel
@@ -44,7 +44,7 @@ class TrainedAligner(NamedTuple):
 
 @dataclass(frozen=True)
 class AlignerTraining:
-    """All that an aligner is trained by.
+    """How an aligner is trained.
 
     Args:
         source: transcribed speech.
@@ -67,7 +67,7 @@ class AlignerTraining:
     threads: int = 1
 
     def run(self, output: str | Path, show: Callable[[PassReport], Any] = lambda report: None) -> TrainedAligner:
-        """Train, going on where an interrupted run of the same settings was, and write the aligner to ``output``.
+        """Train and write the aligner to ``output``; an interrupted run with the same settings is continued.
 
         What was left out is listed in ``<output>.skipped.jsonl``.
 
@@ -134,7 +134,7 @@ class AlignerTraining:
         return given
 
     def _settings(self, loaded: TranscribedCorpus) -> dict[str, Any]:
-        """All that decides the result."""
+        """Everything that affects the result."""
         corpus = hashlib.sha256()
         for graph in loaded.corpus.graphs:
             corpus.update(graph.states.tobytes())
@@ -154,7 +154,7 @@ def _save_progress(progress: TrainingProgress, state: TrainingState) -> None:
 
 
 def _resumed(progress: TrainingProgress) -> TrainingState | None:
-    """The state that an interrupted run of the same settings left, if there is one."""
+    """The state of an interrupted run with the same settings, if there is one."""
     saved = progress.load()
     if saved is None:
         return None

@@ -1,4 +1,4 @@
-"""Files of alignments that others made: Kaldi's CTM, and Praat's TextGrid as the Montreal aligner writes it."""
+"""Alignment files of other tools: Kaldi's CTM, and Praat's TextGrid as the Montreal aligner writes it."""
 
 import math
 import re
@@ -80,7 +80,7 @@ class CtmFile:
         return {fields[4] for _, _, fields in self._lines(0, 1)}
 
     def _lines(self, offset: int, number: int) -> Iterator[tuple[int, int, list[str]]]:
-        """(offset, line number, fields) from a place on."""
+        """(offset, line number, fields) of each line from an offset on."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(offset)

@@ -8,7 +8,7 @@ from nemo_speechlm.units.phones import FRAME_RATE, POSITIONS, SILENCE
 
 
 def find_tier(tiers: dict[str, list[Interval]], wanted: str) -> list[Interval] | None:
-    """The tier of this name, or the only one of some speaker's."""
+    """The tier with this name, or the only one called ``speaker - name``."""
     named = [name for name in tiers if name == wanted or name.endswith(f" - {wanted}")]
     return tiers[named[0]] if len(named) == 1 else None
 
@@ -49,7 +49,7 @@ def whole_frames(ends: Sequence[float], frames: int) -> list[int]:
 
 
 def merged_silences(units: list[str], durations: list[int]) -> tuple[list[str], list[int]]:
-    """Silences that follow each other become one."""
+    """Merge silences that follow each other."""
     merged: list[tuple[str, int]] = []
     for unit, duration in zip(units, durations, strict=True):
         if merged and unit == SILENCE == merged[-1][0]:

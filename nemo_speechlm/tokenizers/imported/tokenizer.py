@@ -1,4 +1,4 @@
-"""Units from alignments that others made: Kaldi's phone CTM, or TextGrids of the Montreal Forced Aligner."""
+"""Units from alignments of other tools: Kaldi's phone CTM, or TextGrids of the Montreal Forced Aligner."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _END_FRAMES = 4
 
 @dataclass(frozen=True)
 class ImportedTokenizing(SpeechTokenizing):
-    """How alignments of others become units.
+    """How alignments of other tools become units.
 
     Args:
         alignments: a CTM file, or a folder with a ``.TextGrid`` for each utterance, in whatever subfolders.
@@ -34,7 +34,7 @@ class ImportedTokenizing(SpeechTokenizing):
             phones do not have them; ``as_is``: units are the phones that the alignments have.
         phone_map: file with a phone of theirs and a phone of ours on each line.
         silences: their names of silence; the empty one is that of unlabelled stretches in TextGrids.
-        gaps: stretches between phones that nothing is said about: ``error`` or ``silence``.
+        gaps: what a stretch without a phone is: ``error`` or ``silence``.
         tier: of the TextGrid that has the phones; ``name - phones`` is found too.
         word_tier: that has the words.
         utterance_key: key of the manifest with the utterance's name; None is the audio file's name without ending.
@@ -72,7 +72,7 @@ class ImportedTokenizing(SpeechTokenizing):
         return ImportedTokenizer(self)
 
     def files(self) -> Sequence[str]:
-        """The CTM file and the phone map; a folder's files are not looked at again when a job is gone on with."""
+        """The CTM file and the phone map; files in a folder are not compared when a job is resumed."""
         return [path for path in (self.alignments, self.phone_map) if path is not None and Path(path).is_file()]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A tokenizer run over a manifest: whole, a shard of it, or what was made of the shards joined."""
+"""Run a tokenizer over a manifest or a shard of it; join the outputs of the shards."""
 
 import json
 from collections.abc import Callable
@@ -31,14 +31,14 @@ def tokenize_manifest(
     before_rename: Callable[[Path], None] | None = None,
     **options: Any,
 ) -> str:
-    """Run a tokenizer over a manifest, or over a shard of it, or join what was made of the shards.
+    """Run a tokenizer over a manifest or a shard of it, or join the outputs of the shards.
 
     Args:
         manifest: the source.
         output: manifest with units.
         tokenizing: how.
-        make_work: of the prepared ``tokenizing`` and the path that is written to, what :func:`run_job` wants.
-        settings: what decides the result besides ``tokenizing``.
+        make_work: given the prepared ``tokenizing`` and the output's path, returns what :func:`run_job` takes.
+        settings: what affects the result besides ``tokenizing``.
         shard: ``"i/n"``, ``"join/n"``, or None: all in one.
         workers: processes; None is what suits the tokenizer.
         overwrite: replace an existing output.
@@ -88,7 +88,7 @@ def _join(
     before_rename: Callable[[Path], None] | None,
     max_lines: int | None,
 ) -> JobReport:
-    """Put the outputs of all shards together; they stay."""
+    """Concatenate the outputs of all shards, which are kept."""
     refuse_input_as_output([output], {"the input": manifest})
     refuse_overwrite(output, overwrite)
     paths = shard_outputs(output, count)
@@ -98,7 +98,7 @@ def _join(
         atomic_write(output, before_rename) as file,
         atomic_write(skipped_path(output)) as skipped,
     ):
-        for path in paths:  # nobody makes one anew meanwhile
+        for path in paths:  # so that nobody rewrites one meanwhile
             held.enter_context(only_writer(path))
         for path in paths:
             for _, line in iter_lines(path):

@@ -35,7 +35,7 @@ def make_speech_units_work(
         record |= found.extra
         record["units"], record["unit_durations"] = " ".join(found.units), list(found.durations)
         path = Path(record["audio_filepath"]).expanduser()
-        if moved and not path.is_absolute():  # it is relative to the manifest that it stands in
+        if moved and not path.is_absolute():  # relative paths are relative to their manifest
             record["audio_filepath"] = str((manifest.parent / path).resolve())
         return record
 

@@ -43,7 +43,7 @@ def make_text_units_work(
             raise SkipItem(f"more than max_units={max_units} units")
         record |= made.extra
         record["units"] = made.units
-        record.pop("unit_durations", None)  # of whatever units the line had before
+        record.pop("unit_durations", None)  # they belong to the units that the line had before
         if made.durations is not None:
             record["unit_durations"] = list(made.durations)
         return record
@@ -74,7 +74,7 @@ def prepare_inventory(
     durations: str | None = None,
     aligned_manifest: str | Path | None = None,
 ) -> UnitInventory:
-    """Read the unit inventory ``units`` or make it, with duration statistics, and write it if anything changed.
+    """Read or make the unit inventory ``units``, add duration statistics, and write it if it changed.
 
     Args:
         units: ``units.json``.
@@ -94,7 +94,7 @@ def prepare_inventory(
         raise InputError("durations=estimate needs aligned_manifest, a speech manifest with units and unit_durations")
     if durations == "paper" and aligned_manifest is not None:
         raise InputError("durations=paper makes no use of aligned_manifest; leave out one of the two")
-    with only_writer(units, wait=True):  # shards that run side by side all come here
+    with only_writer(units, wait=True):  # shards may run at the same time
         old = UnitInventory.load(units) if Path(units).exists() else None
         inventory = old or tokenizing.inventory()
         tokenizing.check(inventory, units)

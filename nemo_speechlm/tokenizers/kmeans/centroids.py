@@ -27,12 +27,12 @@ _FILE = TensorFile(
     "train them anew",
 )
 _CHUNK = 1024
-"""Frames whose products with all centroids are held at once; more leaves the cache."""
+"""How many frames are multiplied with the centroids at once; more would not fit the cache."""
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What features the centroids live among.
+    """Which features the centroids are centroids of.
 
     Args:
         kind: ``"mfcc"``, or ``"model"`` for the states of a layer.
@@ -63,7 +63,7 @@ class KMeans:
         centroids: (K, D) float32.
         source: of the features.
         language: of the speech, ISO 639-1.
-        statistics: how good they are, in plain values.
+        statistics: of training, in plain values.
     """
 
     centroids: Tensor

@@ -1,8 +1,8 @@
 """K-means on a stream of frames: whatever their number, memory holds the centroids and two blocks of frames.
 
 This is mini-batch k-means (D. Sculley, Web-scale k-means clustering, 2010) with k-means++ on the first block, several
-times side by side. Scikit-learn, which draws the first centroids here, has it too, but it
-cannot be checkpointed and resumed.
+times side by side. Scikit-learn, which draws the first centroids here, has it too, but cannot be checkpointed and
+resumed.
 
 Axis legend: N frames, D features, K centroids, R restarts.
 """
@@ -17,17 +17,17 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.tokenizers.kmeans.centroids import nearest
 
 STARVED = 0.01
-"""Share of the largest cluster's frames below which a centroid is put elsewhere, as in scikit-learn."""
+"""A centroid with less than this share of the largest cluster's frames is moved, as in scikit-learn."""
 _REVIVE_EVERY = 10
-"""Frames per centroid between two looks for starved centroids."""
+"""Frames per centroid between two searches for starved centroids."""
 
 
 class StreamKMeans:
-    """K centroids that follow the frames they are shown, R times from different beginnings.
+    """R sets of K centroids, each from its own random start, updated with the frames they are given.
 
     Args:
         clusters: K.
-        restarts: R; the best is chosen with frames of one's choice (:meth:`inertia`).
+        restarts: R; compare them by :meth:`inertia`.
         first_frames: N of the first block, which the first centroids are drawn from.
         block_frames: N of the others.
         seed: of what is drawn.
@@ -62,11 +62,12 @@ class StreamKMeans:
         return sum(map(len, self._waiting))
 
     def add(self, frames: Tensor, revive: bool = True) -> None:
-        """Learn from frames (N, D) float32; they are worked on when a block of them is there.
+        """Learn from frames (N, D) float32; they are kept until a block is full.
 
         Args:
-            frames: whose order should be random.
-            revive: put starved centroids on random frames now and then; they need frames to come to settle.
+            frames: in random order.
+            revive: move starved centroids to random frames now and then. Stop doing so towards the end: moved
+                centroids need frames to settle.
         """
         self._waiting.append(frames)
         while self._waiting_frames >= (size := self.first_frames if self._centroids is None else self.block_frames):
@@ -133,10 +134,10 @@ class StreamKMeans:
         centroids[starved.to(centroids.device)] = frames[chosen.to(frames.device)]
         counts[starved] = counts[kept].min()  # neither starved again at once, nor moved by every frame
 
-    # --- to be put down and gone on with ---------------------------------------------------------------------------
+    # --- saving and resuming -------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Tensors and numbers from which :meth:`restore` goes on as if nothing had been."""
+        """Tensors and numbers from which :meth:`restore` continues exactly."""
         tensors = {"counts": self._counts}
         if self._waiting_frames:
             tensors["waiting"] = torch.cat(self._waiting)
@@ -151,7 +152,7 @@ class StreamKMeans:
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float], device: torch.device) -> None:
-        """Take up what :meth:`state` gave; the object must have been made with the same arguments."""
+        """Continue from a :meth:`state`; the object must have been made with the same arguments."""
         self._counts = tensors["counts"]
         self._waiting = [tensors["waiting"].to(device)] if "waiting" in tensors else []
         self._centroids = tensors["centroids"].to(device) if "centroids" in tensors else None

@@ -25,8 +25,8 @@ class Teacher(ABC):
     """Turns audio into frames of features.
 
     Attributes:
-        source: what it makes.
-        device: where it leaves them.
+        source: which features it makes.
+        device: where the features are.
     """
 
     source: FeatureSource
@@ -36,11 +36,11 @@ class Teacher(ABC):
     def features(self, utterances: Sequence[np.ndarray]) -> list[Tensor]:
         """Features (T, D) float32 of each utterance (S,), in their order.
 
-        T is what the audio's length makes it, not that of the silence it may have been filled up with.
+        T follows from the audio's own length; frames of silence that was added are cut off.
         """
 
     def _frames(self, samples: int, made: int) -> int:
-        """Frames of an utterance of which ``made`` were made, padding perhaps included."""
+        """Frames of an utterance, given that ``made`` frames were computed from its padded audio."""
         return max(1, min(made, round(samples / self.source.sample_rate * self.source.frame_rate)))
 
 

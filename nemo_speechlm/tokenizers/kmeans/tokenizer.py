@@ -11,7 +11,7 @@ from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import file_digest
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans, load_kmeans
 from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, make_teacher
-from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits
+from nemo_speechlm.tokenizers.speech import SpeechBatchTokenizer, SpeechInput, SpeechTokenizing, SpeechUnits
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.sequence import UnitSequence
 
@@ -22,7 +22,7 @@ class KMeansTokenizing(SpeechTokenizing):
 
     Args:
         kmeans: file of centroids (``train_kmeans.py``).
-        model: the teacher; None is where it was when they were trained. It must be the same file.
+        model: the teacher's file; None: where it was in training. It must be the same file.
         utterances: given to a worker at once, so that batches hold utterances of similar length. Units near the border
             between two centroids may depend on the batch by rounding; the batches do not depend on the workers.
         batch_seconds: of audio in a batch of the teacher, padding included.
@@ -50,14 +50,14 @@ class KMeansTokenizing(SpeechTokenizing):
         return KMeansTokenizer(self)
 
     def check(self, inventory: UnitInventory, path: str | Path) -> None:
-        """As its base, and raise unless the teacher is that of the centroids."""
+        """Also raise unless the teacher is that of the centroids."""
         super().check(inventory, path)
         kmeans = load_kmeans(self.kmeans)
         if (model := self._model(kmeans)) is not None and file_digest(model) != kmeans.source.digest:
             raise InputError(f"is not the file that {self.kmeans} was made with ({kmeans.source.model})", model)
 
     def files(self) -> Sequence[str]:
-        """The centroids; they know their teacher."""
+        """The centroids; their file names the teacher."""
         return [self.kmeans]
 
     @property
@@ -92,7 +92,7 @@ class KMeansTokenizing(SpeechTokenizing):
         return model
 
 
-class KMeansTokenizer(SpeechTokenizer):
+class KMeansTokenizer(SpeechBatchTokenizer):
     """Assigns each frame of an utterance to its centroid.
 
     Args:
@@ -104,13 +104,6 @@ class KMeansTokenizer(SpeechTokenizer):
         self.sample_rate = self._kmeans.source.sample_rate
         torch.set_num_threads(1)  # one process per core, and sums that do not depend on how many cores there are
         self._teacher = tokenizing.teacher(self._kmeans)
-
-    def tokenize(self, utterance: SpeechInput) -> SpeechUnits:
-        """The units of an utterance by itself."""
-        (found,) = self.tokenize_batch([utterance])
-        if not isinstance(found, SpeechUnits):
-            raise found
-        return found
 
     def tokenize_batch(self, utterances: Sequence[SpeechInput]) -> list[SpeechUnits | InputError | SkipItem]:
         """The units of each utterance, run-length coded."""

@@ -1,4 +1,4 @@
-"""Training of centroids: audio, a teacher's features, k-means on their stream; a run can be interrupted."""
+"""Train centroids: k-means on the stream of a teacher's features; an interrupted run can be resumed."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from nemo_speechlm.tokenizers.kmeans.stream import StreamKMeans
 from nemo_speechlm.tokenizers.kmeans.teacher import Teacher
 
 _SETTLE = 0.9
-"""Share of the stream behind which no centroid is moved to other frames."""
+"""After this share of the stream, starved centroids are no longer moved."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class KMeansTraining:
     Args:
         manifests: speech.
         clusters: centroids.
-        restarts: beginnings that are tried side by side.
+        restarts: random starts that are trained side by side.
         share: of the frames, drawn at random.
-        first_frames: that the first centroids are drawn from.
-        block_frames: between two updates.
+        first_frames: frames that the first centroids are drawn from.
+        block_frames: frames between two updates.
         passes: over the speech.
         max_hours: of speech, drawn at random; None takes all.
         score_utterances: drawn at random to choose among restarts and to report on.
@@ -43,7 +43,7 @@ class KMeansTraining:
         seed: of all that is drawn.
         skip_bad: leave out what cannot be read.
         num_workers: processes that read audio.
-        save_seconds: between two savings of what is learned so far.
+        save_seconds: seconds between two savings of the progress.
     """
 
     manifests: tuple[str, ...]

@@ -106,7 +106,7 @@ class PhoneAligner:
             for s in decoder.seg()
             if s.word == _SILENCE_WORD or s.word in self._phones
         ]
-        # a search whose beam lost the last word returns the best beginning that it has
+        # a search that lost the last word returns the best partial path
         return segments if _is_path([s.unit for s in segments if s.unit != SILENCE], variants) else None
 
     def _make_decoder(self, beam: float) -> pocketsphinx.Decoder:
@@ -130,7 +130,7 @@ class PhoneAligner:
 
 def run_decoder(decoder: pocketsphinx.Decoder, pcm: bytes) -> bool:
     """Run the current search over an utterance of 16-bit samples; whether it found anything."""
-    decoder.reinit_feat()  # or else the noise that it learned from other utterances would change the result
+    decoder.reinit_feat()  # else noise estimated from earlier utterances would change the result
     try:
         decoder.start_utt()
         decoder.process_raw(pcm, full_utt=True)

@@ -20,7 +20,7 @@ from nemo_speechlm.units.phones import base_phone
 
 
 class LanguageModel(NamedTuple):
-    """What a decoder may hear.
+    """The words that a decoder knows, and their language model.
 
     Attributes:
         lm: n-gram model in the ARPA format or pocketsphinx's binary one; None is the one that comes with it.
@@ -32,7 +32,7 @@ class LanguageModel(NamedTuple):
 
 
 class DecodedSpeech(NamedTuple):
-    """What a decoder heard.
+    """What was recognized in an utterance.
 
     Attributes:
         words: in order, without silences and noises.

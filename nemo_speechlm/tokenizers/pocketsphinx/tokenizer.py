@@ -1,4 +1,4 @@
-"""English speech to phoneme units by pocketsphinx: the transcribed is aligned, the rest decoded first (paper, 3.2)."""
+"""English speech to phoneme units by pocketsphinx: aligned with its transcript, or decoded first (paper, 3.2)."""
 
 import functools
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class SphinxTokenizing(SpeechTokenizing):
         style: of the phonemes, ``position_stress`` or ``plain``.
         method: ``align`` with the transcript, ``decode`` whether there is one or not, or ``auto``: align what has one.
         lexicon: file of pronunciations that replace CMUdict's.
-        lm_text: text of which the language model is made that untranscribed speech is decoded with.
+        lm_text: text to make a language model of, for decoding untranscribed speech.
         lm: or the model itself (ARPA, or pocketsphinx's binary format); None is pocketsphinx's own.
         lm_order: of the model made of ``lm_text``.
         vocabulary_size: of the model made of ``lm_text``.
@@ -92,7 +92,7 @@ class SphinxTokenizing(SpeechTokenizing):
         return [path for path in (self.lexicon, self.lm, self.dictionary) if path is not None]
 
     def prepared(self, manifest: str | Path, output: str | Path) -> Self:
-        """Itself with ``lm`` and ``dictionary`` made of ``lm_text`` where something is to be decoded."""
+        """Make ``lm`` and ``dictionary`` of ``lm_text`` if an utterance has to be decoded."""
         if self.lexicon is not None:
             read_lexicon(self.lexicon)
         if not self._decodes(manifest):
@@ -123,7 +123,7 @@ class SphinxTokenizing(SpeechTokenizing):
         return replace(self, lm_text=None, lm=made_lm, dictionary=made_dictionary)
 
     def _decodes(self, manifest: str | Path) -> bool:
-        """Whether any utterance is to be decoded; what is wrong in the manifest is for the job to find out."""
+        """Whether an utterance has to be decoded; errors in the manifest are left to the job."""
         if self.method != "auto":
             return self.method == "decode"
         try:

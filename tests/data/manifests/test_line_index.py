@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.line_index import LineIndex, LineIndexes
 from nemo_speechlm.errors import InputError
 
 LINES = st.lists(st.sampled_from(["", " ", "\t ", "x", '{"a": 1}', " leading", "žluťoučký kůň", "\r", "tail "]))
@@ -52,3 +52,15 @@ def test_errors_name_file_and_line(tmp_path):
     path.write_bytes(b"fine\n\xe9\n")
     with pytest.raises(InputError, match=r"latin:2: cannot be read as UTF-8"):
         LineIndex(path)[1]
+
+
+def test_lines_of_several_files_in_a_row(tmp_path):
+    (tmp_path / "a").write_text("x\n\ny\n")
+    (tmp_path / "b").write_text("z\n")
+    lines = LineIndexes([tmp_path / "a", tmp_path / "b"])
+    assert [(file.path.name, number, line) for file, number, line in map(lines.__getitem__, range(len(lines)))] == [
+        ("a", 1, "x"),
+        ("a", 3, "y"),
+        ("b", 1, "z"),
+    ]
+    assert lines.first == [0, 2, 3]

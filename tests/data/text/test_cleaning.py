@@ -148,7 +148,7 @@ def test_work_on_text_and_on_json(tmp_path: Path):
     for line, message in [
         ("Hi", "s.json:2: not JSON"),
         ("{}", "no key 'text'"),
-        ('{"text": 1}', "s.json:2: text is int"),
+        ('{"text": 1}', "s.json:2: 'text' is 1, expected a string"),
     ]:
         with pytest.raises(InputError, match=message):
             work(2, line)

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.parts.encoder_config import _count, parse_layers
 from nemo_speechlm.interop.reading.kinds import named_tensors
-from nemo_speechlm.interop.reading.safe_pickle import PickledObject
+from nemo_speechlm.interop.reading.pickle_values import PickledObject
 from nemo_speechlm.interop.reading.shown import shown
 from nemo_speechlm.interop.reading.torch_file import read_torch_file
 

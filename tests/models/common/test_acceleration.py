@@ -5,7 +5,7 @@ import types
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from nemo.core.optim import optimizers
 from omegaconf import OmegaConf
@@ -18,6 +18,7 @@ from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.modules import ConvFrontEnd, RelativeTransformer
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 
 def transformer():
@@ -174,10 +175,7 @@ class Clipped(Accelerated, LightningModule):
 
 def test_gradients_of_fused_optimizers_are_clipped_in_bf16(tmp_path):
     """Lightning's own clipping refuses to, and so ended encdec_base's training on GPUs at its first step."""
-    trainer = Trainer(
-        accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, max_steps=2, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = tiny_trainer(2, precision="bf16-mixed", gradient_clip_val=1.0, default_root_dir=tmp_path)
     model = Clipped()
     trainer.fit(model, torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=2))
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])

@@ -1,6 +1,5 @@
 import math
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -13,6 +12,7 @@ from nemo_speechlm.models import FrameClassifierModel
 from nemo_speechlm.models.frame_classifier.classes import classes_of
 from nemo_speechlm.testing.configs import tiny_frame_classifier_config
 from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.trainer import tiny_trainer
 from nemo_speechlm.units.inventory import UnitInventory
 
 
@@ -25,17 +25,7 @@ def corpus(tmp_path_factory):
 def trained(corpus, tmp_path_factory):
     """A model after a few seconds of training, and what it logged."""
     torch.manual_seed(0)
-    trainer = pl.Trainer(
-        max_steps=120,
-        accelerator="cpu",
-        val_check_interval=120,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
+    trainer = tiny_trainer(120)
     model = FrameClassifierModel(tiny_frame_classifier_config(corpus), trainer=trainer)
     trainer.fit(model)
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lightning.pytorch import Trainer
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from omegaconf import OmegaConf
 
@@ -17,6 +16,7 @@ from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModelBPE, ctc_model_
 from nemo_speechlm.modules import SpeechLMCTCHead, SpeechLMEncoder
 from nemo_speechlm.testing.configs import tiny_architecture
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 HEAD = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead", "dropout": 0.1}
 
@@ -236,9 +236,7 @@ def test_encoder_in_a_stock_nemo_model(corpus, tmp_path):
             "activation": {"_target_": "torch.nn.ReLU"},
         },
     }
-    trainer = Trainer(
-        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    trainer = tiny_trainer(2)
     model = EncDecCTCModel(OmegaConf.create(cfg), trainer=trainer)
     assert type(model) is EncDecCTCModel
     assert isinstance(model.encoder, SpeechLMEncoder)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
 from nemo_speechlm.testing.corpora import LETTERS
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,7 @@ def config_of(folder, name="finetune_text", file="sst2.tsv", start="slam.nemo", 
 
 def fit(config, steps):
     torch.manual_seed(0)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=steps, check_val_every_n_epoch=None,
-    )  # fmt: skip
+    trainer = tiny_trainer(steps, use_distributed_sampler=True)
     model = SLAMTextClassifier(config.model, trainer)
     trainer.fit(model)
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}

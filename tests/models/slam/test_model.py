@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from nemo.utils import logging
 
@@ -18,6 +17,7 @@ from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.testing.slam import tiny_slam_config
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses_slam.csv"
 STEPS = 20
@@ -48,11 +48,9 @@ class History(Callback):
 def fit(config, steps, checkpoint=None, callbacks=(), **options):
     torch.manual_seed(0)
     history = History()
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=bool(callbacks),
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        callbacks=[history, *callbacks], check_val_every_n_epoch=None, gradient_clip_val=1.0, log_every_n_steps=1,
-        **{"val_check_interval": steps, **options},
+    trainer = tiny_trainer(
+        steps, enable_checkpointing=bool(callbacks), callbacks=[history, *callbacks], gradient_clip_val=1.0,
+        log_every_n_steps=1, **options,
     )  # fmt: skip
     model = SLAMModel(config, trainer)
     trainer.fit(model, ckpt_path=checkpoint)

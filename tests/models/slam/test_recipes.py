@@ -3,7 +3,6 @@
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
 from nemo.collections.asr.parts.submodules import subsampling
 from omegaconf import OmegaConf
 
@@ -13,6 +12,7 @@ from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.models.slam.w2v_bert import W2vBert
 from nemo_speechlm.modules.text_embedding import TextEmbedding
 from nemo_speechlm.testing.slam import tiny_slam_config
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 SLAM = ["slam_600m", "slam_100m", "slam_small"]
 SPEECH_ALONE = ["w2v_bert_600m", "w2v_bert_100m", "w2v_bert_small"]
@@ -45,11 +45,7 @@ def config_of(recipe, corpus):
 
 def fit(config, steps=2):
     torch.manual_seed(0)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, val_check_interval=steps,
-        check_val_every_n_epoch=None, gradient_clip_val=config.trainer.gradient_clip_val,
-    )  # fmt: skip
+    trainer = tiny_trainer(steps, gradient_clip_val=config.trainer.gradient_clip_val)
     model = SLAMModel(config.model, trainer)
     trainer.fit(model)
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}

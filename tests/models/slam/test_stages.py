@@ -1,7 +1,8 @@
 import pytest
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.slam.stages import Stage, check_stages, read_stages, read_tasks, stage_at
+from nemo_speechlm.models.slam.stages import Stage, check_stages, read_stages, stage_at
+from nemo_speechlm.models.slam.tasks import read_tasks
 
 ALL = {"w2v_bert": 1.0, "masked_text": 1.0, "tlm": 1.0, "stm": 0.5}
 PAPERS = [

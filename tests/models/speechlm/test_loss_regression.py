@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_inventory, tiny_labels
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses.csv"
 STEPS = 20
@@ -88,10 +88,7 @@ def first_losses(kind: str) -> list[dict[str, float]]:
             for half in ("speech_transformer", "shared_transformer"):
                 config.encoder[half].update(pre_norm=True, n_layers=2)
         losses = Losses()
-        trainer = Trainer(
-            accelerator="cpu", max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False, callbacks=[losses], gradient_clip_val=1.0,
-        )  # fmt: skip
+        trainer = tiny_trainer(STEPS, callbacks=[losses], gradient_clip_val=1.0)
         torch.manual_seed(0)
         model = SpeechLMModel(config, trainer)
         model.masking, model.swapping, model.text_masking = Spans(1, 0.2), Spans(2, 0.1), Spans(3, 0.2)

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
@@ -11,6 +10,7 @@ from nemo_speechlm.models.speechlm.uctc import greedy_texts
 from nemo_speechlm.models.speechlm.umlm import predictions
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.trainer import tiny_trainer
 from nemo_speechlm.tokenizers import UnitInventory
 from nemo_speechlm.training.step_guards import BatchSeeds
 
@@ -42,11 +42,7 @@ def corpus(tmp_path_factory):
 def fit(config, steps, **options):
     torch.manual_seed(0)
     history = History()
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, callbacks=[history],
-        val_check_interval=steps, check_val_every_n_epoch=None, gradient_clip_val=1.0, **options,
-    )  # fmt: skip
+    trainer = tiny_trainer(steps, callbacks=[history], gradient_clip_val=1.0, **options)
     model = SpeechLMModel(config, trainer)
     trainer.fit(model)
     return model, history
@@ -156,10 +152,9 @@ def test_a_resumed_run_goes_on_as_the_undisturbed_one(corpus, tmp_path):
     def run(seed, steps, folder, resume=None):
         torch.manual_seed(seed)
         history, saver = History(), ModelCheckpoint(folder, save_last=True)
-        trainer = Trainer(
-            accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False, num_sanity_val_steps=0,
-            enable_model_summary=False, callbacks=[history, saver, BatchSeeds(3)], limit_val_batches=1,
-            val_check_interval=2, check_val_every_n_epoch=None,
+        trainer = tiny_trainer(
+            steps, enable_checkpointing=True, callbacks=[history, saver, BatchSeeds(3)],
+            limit_val_batches=1, val_check_interval=2,
         )  # fmt: skip
         model = SpeechLMModel(config, trainer)
         model.load_state_dict(start)

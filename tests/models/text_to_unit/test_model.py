@@ -4,7 +4,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from nemo_speechlm.data.phone_units import PairedBatch
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT
@@ -12,6 +11,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing.configs import tiny_text_to_unit_config
 from nemo_speechlm.testing.corpora import tiny_paired_corpus
+from nemo_speechlm.testing.trainer import tiny_trainer
 
 SENTENCES = [[0, 3, 5, 2, 0], [4], [1, 2, 3, 4, 5, 6, 7, 8, 9], [0, 7, 0]]
 
@@ -181,12 +181,10 @@ def test_it_learns(tmp_path):
     torch.manual_seed(0)
     cfg = training_config(tmp_path)
     cfg.optim.lr = 1e-2
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "use_distributed_sampler": False}
-    fitting = {"max_steps": 150, "enable_checkpointing": False, "enable_model_summary": False, "limit_val_batches": 0}
-    trainer = Trainer(**quiet, **fitting, num_sanity_val_steps=0)
+    trainer = tiny_trainer(150, limit_val_batches=0)
     model = TextToUnitModel(cfg, trainer)
     trainer.fit(model)
-    (result,) = Trainer(**quiet).validate(model, verbose=False)
+    (result,) = tiny_trainer(1).validate(model, verbose=False)
     assert result["val_unit_accuracy"] > 0.95
     assert result["val_duration_error_frames"] < 0.2
     assert result["val_sentence_duration_error"] < 0.05

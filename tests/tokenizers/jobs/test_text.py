@@ -45,7 +45,7 @@ def test_lines(units: Path):
     for line, message in [
         ("a cat", "text.json:3: not JSON"),
         ('{"a": 1}', "text.json:3: no key 'text'"),
-        ('{"text": null}', "text.json:3: text is NoneType"),
+        ('{"text": null}', "text.json:3: 'text' is None, expected a string"),
         ('{"text": "..."}', "no word that can be pronounced"),
     ]:
         with pytest.raises(InputError, match=message):

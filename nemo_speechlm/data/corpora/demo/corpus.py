@@ -1,4 +1,4 @@
-"""A small corpus that makes itself: sentences of a grammar, spoken by many espeak-ng voices in small noisy rooms.
+"""A small synthetic corpus: sentences of a grammar, spoken by many espeak-ng voices in small noisy rooms.
 
 Only the audio comes from the synthesizer. What was said is known to the manifests with a ``text``; phones and their
 times are not used, so that the path from here on is that of real speech.
@@ -50,7 +50,7 @@ LANGUAGES = {
 
 @dataclass(frozen=True)
 class DemoAmounts:
-    """How much of everything the demo's corpus has; minutes of audio, and lines of text."""
+    """Sizes of the demo's corpus: minutes of audio, lines of text."""
 
     train_minutes: float = 4.5
     untranscribed_minutes: float = 27.0

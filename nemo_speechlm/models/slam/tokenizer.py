@@ -1,0 +1,39 @@
+"""The tokenizer of a SLAM model: a SentencePiece model of its config, which then travels in its ``.nemo``."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nemo.core.classes import ModelPT
+from omegaconf import open_dict
+
+from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.slam.tasks import STREAM_OF
+
+
+def registered_tokenizer(model: ModelPT, tasks: Iterable[str]) -> Path | None:
+    """Read the tokenizer that ``cfg.tokenizer`` names, and make it an artifact of the model.
+
+    Returns:
+        the SentencePiece model's file; None where there is none, and all tasks are about speech.
+
+    Raises:
+        SpeechLMError: if there is none, and one of the tasks needs it.
+    """
+    tokenizer: Any = model.cfg.get("tokenizer") or {}
+    if not tokenizer.get("dir") and not tokenizer.get("model_path"):
+        if needing := [task for task in tasks if STREAM_OF[task] != "speech"]:
+            raise SpeechLMError(
+                f"model.tokenizer.dir is not given, and model.tasks.{needing[0]} is not 0; expected a folder made "
+                "by train_tokenizer.py"
+            )
+        return None
+    path = str(tokenizer.get("model_path") or Path(tokenizer.dir) / "tokenizer.model")
+    if not path.startswith("nemo:"):
+        TokenEncoder(path)  # its errors name the file
+    with open_dict(model.cfg):
+        model.cfg.tokenizer.model_path = path
+        path = model.register_artifact("tokenizer.model_path", path)
+        model.cfg.tokenizer.dir = None
+    return Path(path)

@@ -13,8 +13,9 @@ GPU), slam_600m (the paper's); w2v_bert_small, w2v_bert_100m and w2v_bert_600m.
         model.validation_ds.pairs.manifest_filepath=valid.json
 
 TLM without STM: model.tasks.stm=0
-Speech and text without pairs: model.tasks.tlm=0 model.tasks.stm=0 model.train_ds.pairs=null \\
-    model.validation_ds.pairs=null
+Speech and text without pairs: model.tasks.tlm=0 model.tasks.stm=0 model.tasks.ctc=0 model.stages=null \\
+    model.train_ds.pairs=null model.validation_ds.pairs=null
+SLAM as in the paper, without CTC: model.tasks.ctc=0 model.stages=null
 Speech alone: --config-name w2v_bert_small output=w2v_bert.nemo with the two manifests of speech
 """
 

@@ -29,7 +29,7 @@ def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Collection[st
     """The stages of a config; None is one stage of all tasks.
 
     Args:
-        config: of each stage, ``steps`` (null in the last one: to the end) and ``tasks``.
+        config: of each stage, ``steps`` (null in the last one: to the end) and ``tasks`` (null: all with a weight).
         tasks: those with a weight.
 
     Raises:
@@ -44,7 +44,8 @@ def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Collection[st
         key = f"model.stages[{number}]"
         if strange := sorted(set(stage) - {"steps", "tasks"}):
             raise SpeechLMError(f"{key}.{strange[0]} is not a key of a stage; there are: steps, tasks")
-        steps, names = stage.get("steps"), list(stage.get("tasks") or ())
+        steps = stage.get("steps")
+        names = list(tasks if stage.get("tasks") is None else stage["tasks"])
         if steps is None and number < len(config) - 1:
             raise SpeechLMError(f"{key}.steps is not given; only the last stage may go on to the end")
         if steps is not None:

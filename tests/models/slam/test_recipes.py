@@ -38,7 +38,7 @@ def config_of(recipe, corpus):
         for part in ("train_ds", "validation_ds"):
             given.append(f"model.{part}.text.manifest_filepath={corpus.text}")
             given.append(f"model.{part}.pairs.manifest_filepath={corpus.speech}")
-    if recipe == "slam_600m":
+    if recipe in ("slam_600m", "slam_small"):
         given.append("model.stages.0.steps=1")
     return compose_recipe(recipe, *given, *NARROW)
 
@@ -56,7 +56,7 @@ def test_recipe_trains(recipe, corpus):
     config = config_of(recipe, corpus)
     model, metrics = fit(config)
     names = [f"{part}_{term}" for term in model.loss_weights for part in ("train", "val")]
-    assert len(names) == (14 if recipe in SLAM else 6)
+    assert len(names) == 2 * {"slam_small": 8, **dict.fromkeys(SPEECH_ALONE, 3)}.get(recipe, 7)
     for name in [*names, "val_loss"]:
         assert torch.tensor(metrics[name]).isfinite(), name
     assert config.exp_manager.checkpoint_callback_params.monitor in model.validation_metrics()

@@ -18,6 +18,7 @@ def test_stages_of_a_config():
     assert stages[0].streams == {"speech", "text"}
     assert [stage_at(stages, step) for step in range(10)] == [0] * 5 + [1] * 3 + [2] * 2
     assert read_stages(None, ALL) == [Stage(None, tuple(ALL))]
+    assert read_stages([{"steps": None, "tasks": None}], ALL) == [Stage(None, tuple(ALL))]
 
 
 def test_behind_the_end_the_last_stage_goes_on():

@@ -28,7 +28,7 @@ def test_scripts_are_sound():
 
 @pytest.fixture
 def submit(tmp_path):
-    """Runs a job as SLURM would; srun ends with a status. Returns the job's status, srun's arguments and scontrol's."""
+    """Runs a job as SLURM would; srun ends with a status. Returns its status and both programs' arguments."""
 
     def submit(job, status):
         programs = tmp_path / "programs"
@@ -97,5 +97,5 @@ def test_an_image_whose_training_changes_nothing_is_not(monkeypatch):
     import health
 
     monkeypatch.setattr("torch.optim.AdamW.step", lambda self, closure=None: closure())
-    with pytest.raises(SystemExit, match="unhealthy: .*weights changed: False"):
+    with pytest.raises(SystemExit, match=r"unhealthy: .*weights changed: False"):
         health.main()

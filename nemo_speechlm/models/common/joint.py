@@ -39,7 +39,7 @@ def joint_means(terms: Mapping[str, tuple[Tensor, Tensor | float]]) -> dict[str,
     Returns:
         by name; 0 where there is nothing in any process.
     """
-    sums = [total for total, _ in terms.values()]
+    sums = [total if total.is_floating_point() else total.float() for total, _ in terms.values()]
     counts = [_tensor(count, total.device) for total, count in terms.values()]
     world = _world_size()
     if world == 1:

@@ -20,6 +20,7 @@ from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Str
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.features import FeatureExtraction
+from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretraining import PretrainingModel
 from nemo_speechlm.models.slam import pairs as pair_tasks
@@ -31,7 +32,7 @@ from nemo_speechlm.models.slam.tasks import read_tasks, term_weights, validation
 from nemo_speechlm.models.slam.tokenizer import registered_tokenizer
 from nemo_speechlm.models.slam.w2v_bert import CodebookWatch, W2vBert
 from nemo_speechlm.modules.encoder import Frames
-from nemo_speechlm.modules.masking import CoveringMask, SpanMask
+from nemo_speechlm.modules.masking import CoveringMask, SpanMask, seeds_of
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.quantizer import code_perplexity
 from nemo_speechlm.modules.text_embedding import TextEmbedding
@@ -156,7 +157,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             self.w2v_bert.quantizer.set_num_updates(self.trainer.global_step)
         loss, log = self.compute_loss(batch, self.stages[self.stage].tasks)
         self._log_step({name: value.detach().float() for name, value in log.items()})
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self.log("loss", log["loss"].detach(), prog_bar=True, logger=False)
         self.log("stage", float(self.stage))
         if "codebook_perplexity" in log:
             self.log("gumbel_temperature", float(self.w2v_bert.quantizer.curr_temp))
@@ -176,6 +177,9 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step, and its terms and what else is logged, all () tensors on the device.
 
+        With several processes, terms are means over the batches of all of them, and the loss is this process's part of
+        what is to be averaged (see :mod:`~nemo_speechlm.models.common.joint`).
+
         Args:
             batch: of some of the streams.
             tasks: those that count; None for all that have a weight.
@@ -186,15 +190,16 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             SpeechLMError: if no task finds its data in the batch.
         """
         figures, codes = self.figures(batch, self.tasks if tasks is None else tasks, seed)
-        log = {name: figure.mean for name, figure in figures.items()}
-        weights = self.loss_weights
-        terms = [log[name] * weight for name, weight in weights.items() if name in log]
+        means = joint_means(figures)
+        log = {name: mean.mean for name, mean in means.items()}
+        terms = [(means[name], weight) for name, weight in self.loss_weights.items() if name in means]
         if not terms:
             raise SpeechLMError("a training step without data for any task: check model.train_ds and model.tasks")
-        log["loss"] = torch.stack(terms).sum()
+        loss = torch.stack([mean.loss * weight for mean, weight in terms]).sum()
+        log["loss"] = torch.stack([mean.mean * weight for mean, weight in terms]).sum()
         if codes is not None:
             log["codebook_perplexity"], log["used_codes"] = code_perplexity(codes), (codes > 0).sum()
-        return log["loss"], log
+        return loss, log
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -245,7 +250,7 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
 
     def _watch_codebook(self, perplexity: Tensor, used: Tensor, where: str) -> None:
         number = self.w2v_bert.quantizer.num_vars
-        self._codebook.look(float(perplexity), int(used), number, where, self.trainer.global_step)
+        self._codebook.look(float(perplexity), int(used), number, where, self.global_step)
 
     # --- validation ----------------------------------------------------------------------------------------------
 
@@ -256,8 +261,9 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
         self._validated_terms = torch.zeros(len(self.loss_weights), 2, device=self.device)
 
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """All tasks under masks that are the same each time. A last batch of one pair is left out of STM."""
-        figures, codes = self.figures(batch, self.tasks, seed=batch_idx)
+        """All tasks under masks that are the same each time, whatever the process. A batch of one pair has no STM."""
+        ids = [example for part in (batch.speech, batch.text, batch.pairs) if part is not None for example in part.ids]
+        figures, codes = self.figures(batch, self.tasks, seed=seeds_of(ids, 1)[0])
         if batch.stand_in:
             return
         if codes is not None:
@@ -270,13 +276,13 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
         """Log the codes that are in use and the loss; Lightning averages the rest."""
-        codes = self.all_gather(self._validated_codes).reshape(-1, len(self._validated_codes)).sum(0)
+        codes = joint_sum(self._validated_codes)
         if codes.any():
             perplexity, used = code_perplexity(codes), (codes > 0).sum()
             self.log("val_codebook_perplexity", perplexity, sync_dist=True)
             self.log("val_used_codes", used.float(), sync_dist=True)
             self._watch_codebook(perplexity, used, "validation data")
-        terms = self.all_gather(self._validated_terms).reshape(-1, *self._validated_terms.shape).sum(0)
+        terms = joint_sum(self._validated_terms)
         if terms.any():
             weights = torch.tensor(list(self.loss_weights.values()), device=self.device)
             # In all processes: each of them picks the best checkpoint by it.

@@ -10,9 +10,16 @@ import torch
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
-from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
+from nemo_speechlm.data.pretraining.batch import (
+    PAD_UNIT,
+    PairBatch,
+    PretrainBatch,
+    SpeechBatch,
+    TextBatch,
+    TokenBatch,
+)
 from nemo_speechlm.data.recognition.batch import TranscribedBatch
-from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel, SpeechLMModel
+from nemo_speechlm.models import SLAMModel, SpeechLMCTCModel, SpeechLMEncDecModel, SpeechLMModel
 from nemo_speechlm.models.common.joint import ValidationMeans, joint_average, joint_means
 from nemo_speechlm.models.frame_classifier import FrameClassifierModel
 from nemo_speechlm.models.speechlm import model as speechlm
@@ -23,6 +30,7 @@ from nemo_speechlm.testing.configs import (
     tiny_pretrain_config,
 )
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+from nemo_speechlm.testing.slam import tiny_slam_config
 
 WORLD = 2
 
@@ -305,3 +313,56 @@ def test_means_of_a_validation():
 def test_a_batch_that_weighs_nothing_may_be_anything():
     values = [torch.tensor(2.0), torch.tensor(float("nan"))]
     assert float(joint_average(values, [torch.tensor(3.0), torch.tensor(0.0)])) == 2.0
+
+
+# --- SLAM ------------------------------------------------------------------------------------------------------------
+
+
+def slam(corpus):
+    torch.manual_seed(0)
+    model = still(SLAMModel(tiny_slam_config(corpus, tasks=SLAM_TASKS)))
+    model.w2v_bert.quantizer.set_num_updates(100)
+    return model
+
+
+SLAM_TASKS = {"w2v_bert": 1.0, "masked_text": 0.5, "tlm": 2.0, "stm": 1.0, "ctc": 0.3}
+
+
+def slam_batch(rank):
+    """Of the second process, twice as much as of the first."""
+    generator = torch.Generator().manual_seed(rank)
+    rows = 2 * (rank + 1)
+    audio = torch.randn(rows, 16000, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(8000, 16001, (rows,), generator=generator)
+    tokens = torch.randint(1, 10, (rows, 6), generator=generator)
+    token_lengths = torch.randint(3, 7, (rows,), generator=generator)
+    text = (tokens, token_lengths)
+    return PretrainBatch(SpeechBatch(audio, lengths), TokenBatch(*text), PairBatch(audio, lengths, *text))
+
+
+def test_slam_divides_by_the_counts_of_all_processes(corpus, tmp_path, exact):
+    model = slam(corpus)
+    figures = [model.figures(slam_batch(rank), model.tasks, seed=rank)[0] for rank in range(WORLD)]
+    joint = {name: sum(f[name].total for f in figures) / sum(f[name].number for f in figures) for name in figures[0]}
+    sum(joint[name] * weight for name, weight in model.loss_weights.items()).backward()
+
+    def own(rank, folder):
+        model = slam(corpus)
+        loss, log = model.compute_loss(slam_batch(rank), seed=rank)
+        loss.backward()
+        return {"gradients": averaged(model), "log": log}
+
+    ranks = in_two(own, tmp_path)
+    check(gradients(model), [rank["gradients"] for rank in ranks])
+    for rank in ranks:
+        for name, mean in joint.items():
+            torch.testing.assert_close(rank["log"][name].double(), mean.detach().double(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_validation_of_slam_is_the_same_on_two_ranks(corpus, tmp_path):
+    config = tiny_slam_config(corpus)
+    config.validation_ds.speech.batch_duration = config.validation_ds.pairs.batch_duration = 4
+    config.validation_ds.text.batch_tokens = 60
+    one = validated(SLAMModel, config)
+    assert {"val_loss", "val_codebook_perplexity", "val_stm", "val_masked_text"} <= one.keys()
+    check_validation(one, in_two(lambda rank, _: validated(SLAMModel, config, rank, WORLD), tmp_path))

@@ -48,7 +48,7 @@ class Corruption:
         return torch.where(mask, changed, tokens)
 
 
-class TextBranch(Protocol):
+class TokenBranch(Protocol):
     """What the task needs of a model."""
 
     encoder: SpeechLMEncoder
@@ -58,7 +58,7 @@ class TextBranch(Protocol):
 
 
 def masked_text(
-    model: TextBranch, batch: TokenBatch, mask: Tensor | None = None, generator: Generator | None = None
+    model: TokenBranch, batch: TokenBatch, mask: Tensor | None = None, generator: Generator | None = None
 ) -> dict[str, Figure]:
     """``masked_text`` and its accuracy on a batch.
 

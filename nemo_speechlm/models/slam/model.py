@@ -255,10 +255,9 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
     # --- validation ----------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count codes, and to sum the terms of the loss."""
+        """Begin to count codes."""
         number = self.w2v_bert.quantizer.num_vars if hasattr(self, "w2v_bert") else 1
         self._validated_codes = torch.zeros(number, dtype=torch.int64, device=self.device)
-        self._validated_terms = torch.zeros(len(self.loss_weights), 2, device=self.device)
 
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """All tasks under masks that are the same each time, whatever the process. A batch of one pair has no STM."""
@@ -268,25 +267,21 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             return
         if codes is not None:
             self._validated_codes += codes
-        for row, term in zip(self._validated_terms, self.loss_weights, strict=True):
-            if term in figures:
-                row += torch.stack([value.float() for value in figures[term]])
         for name, figure in figures.items():
             self.log_mean(f"val_{name}", figure.total, figure.number)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
-        """Log the codes that are in use and the loss; Lightning averages the rest."""
+        """Log the codes that are in use, and the loss of the means that were logged before."""
         codes = joint_sum(self._validated_codes)
         if codes.any():
             perplexity, used = code_perplexity(codes), (codes > 0).sum()
             self.log("val_codebook_perplexity", perplexity, sync_dist=True)
             self.log("val_used_codes", used.float(), sync_dist=True)
             self._watch_codebook(perplexity, used, "validation data")
-        terms = joint_sum(self._validated_terms)
-        if terms.any():
-            weights = torch.tensor(list(self.loss_weights.values()), device=self.device)
-            # In all processes: each of them picks the best checkpoint by it.
-            self.log("val_loss", (weights * terms[:, 0] / terms[:, 1].clamp(min=1)).sum(), sync_dist=True)
+        means, weights = self.validation_means.means, self.loss_weights.items()
+        terms = [means[f"val_{term}"] * weight for term, weight in weights if f"val_{term}" in means]
+        if terms:  # in all processes: each of them picks the best checkpoint by it
+            self.log("val_loss", torch.stack(terms).sum(), sync_dist=True)
         return {}
 
     def validation_metrics(self) -> dict[str, str]:

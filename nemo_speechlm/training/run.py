@@ -24,6 +24,7 @@ from nemo_speechlm.training.checkpoint_io import damage
 from nemo_speechlm.training.continuation import Continuation
 from nemo_speechlm.training.curves import one_curve
 from nemo_speechlm.training.folder import prepare_folder
+from nemo_speechlm.training.peers import one_message
 from nemo_speechlm.training.recovery import step_of
 from nemo_speechlm.training.saving import INTERRUPTED, Saver
 from nemo_speechlm.training.step_guards import step_guards
@@ -84,17 +85,18 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         raise SpeechLMError(f"trainer and exp_manager: {error}") from error
     one_curve(trainer, step_of(trainer.ckpt_path) if trainer.ckpt_path and trainer.is_global_zero else None)
     saver.attach(trainer)
-    model = build_model(cfg.model, trainer)
-    expect_unused(trainer, model)
-    try:
-        trainer.fit(model)
-    except RuntimeError as error:
-        if (explained := explain_unused(error)) is not None:
-            raise explained from error
-        raise
-    except SystemExit:  # how Lightning ends after Ctrl-C
-        if not trainer.interrupted:
+    with one_message(trainer):
+        model = build_model(cfg.model, trainer)
+        expect_unused(trainer, model)
+        try:
+            trainer.fit(model)
+        except RuntimeError as error:
+            if (explained := explain_unused(error)) is not None:
+                raise explained from error
             raise
+        except SystemExit:  # how Lightning ends after Ctrl-C
+            if not trainer.interrupted:
+                raise
     if trainer.interrupted:
         raise KeyboardInterrupt
     _check_ended(trainer, saver.reason)

@@ -40,7 +40,9 @@ FREE = (
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.accumulate_grad_batches", "trainer.benchmark", "trainer.deterministic", "model.compile",
     # how fast data come
-    "*.num_workers", "*.pin_memory", "*.prefetch_factor",
+    "*.num_workers", "*.pin_memory", "*.prefetch_factor", "*.timeout", "loader_timeout",
+    # what becomes of what has stopped a run so far
+    "on_bad", "*.on_bad", "max_bad", "*.max_bad",
     # when figures are computed and what is shown
     "trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.num_sanity_val_steps",
     "trainer.log_every_n_steps", "trainer.logger", "trainer.enable_*", "trainer.profiler", "trainer.detect_anomaly",

@@ -81,12 +81,17 @@ class BatchSeeds(Callback):
 # --- losses and gradients that are not finite ------------------------------------------------------------------------
 
 
+_LOST, _BAD = 0.5, 1.0
+"""Why an update is skipped: all examples of a batch were bad; a loss or gradient is not finite."""
+
+
 class _Verdict(NamedTuple):
     """What was found of an update.
 
     Attributes:
         update: its number in the run, from 0.
-        flags: (2,) on the host: 1.0 where it is skipped, and where a loss of this process was not finite.
+        flags: (2,) on the host: why it is skipped, by all processes (0: it is not, ``_LOST``, ``_BAD``), and 1.0
+            where a loss of this process was not finite.
         copied: when the flags are there; None: they are.
         batches: number in the run and ids of the examples of each of its batches in this process.
     """
@@ -107,6 +112,9 @@ class SkipNonFinite(Callback):
     The run's folder gets ``skipped_updates_rank<N>.jsonl``: for each skipped update a line with its number, its
     batches with the ids of their examples, and whether the losses of this process were finite (if so, it was the
     gradient, or another process). ``skipped_updates`` is logged, counted over the whole run.
+
+    Updates with a batch whose examples are all bad (``stand_in``: see :mod:`nemo_speechlm.data.bad_examples`) are
+    skipped, too. They do not count as updates in a row; ``max_bad`` limits them.
 
     No step waits for the device: the flag stays there, fused optimizers of PyTorch heed it there (``found_inf``), and
     what it was is looked at one update later, when it has long been copied to the host. Other optimizers have no such
@@ -130,6 +138,7 @@ class SkipNonFinite(Callback):
         self._rank = 0
         self._counted: Tensor | None = None
         self._loss_is_bad: Tensor | None = None
+        self._lost = False
         self._batches: list[tuple[int, list[str]]] = []
         self._pending: _Verdict | None = None
         self._statistics: list[tuple[Tensor, Tensor]] = []
@@ -155,6 +164,7 @@ class SkipNonFinite(Callback):
         """Remember which examples the update is made of."""
         self._stop_where_hopeless()
         self._batches.append((trainer.fit_loop.total_batch_idx, batch_ids(batch)))
+        self._lost = self._lost or getattr(batch, "stand_in", False)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look at a loss."""
@@ -171,7 +181,9 @@ class SkipNonFinite(Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if parameters and (scaler is None or scaler.get_scale() < 1):
             bad = bad | ~gradient_norm(parameters).isfinite()
-        skip = _in_any_process(bad.float())
+        why = bad.float() * _BAD
+        why = _in_any_process(why.clamp(min=_LOST) if self._lost else why)
+        skip = why.ceil()
         self._restore_statistics(skip)
         assert self._counted is not None
         self._counted += skip
@@ -183,8 +195,8 @@ class SkipNonFinite(Callback):
         elif skip.item():
             for parameter in parameters:
                 parameter.grad = None  # optimizers pass over parameters without a gradient
-        self._pending = _Verdict(trainer.global_step, *_to_host(torch.stack([skip, own.float()])), self._batches)
-        self._batches, self._loss_is_bad = [], None
+        self._pending = _Verdict(trainer.global_step, *_to_host(torch.stack([why, own.float()])), self._batches)
+        self._batches, self._loss_is_bad, self._lost = [], None, False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell of the last update before it is judged by."""
@@ -207,21 +219,22 @@ class SkipNonFinite(Callback):
             return
         if verdict.copied is not None:
             verdict.copied.synchronize()
-        skipped, own = (bool(flag) for flag in verdict.flags.tolist())
-        if not skipped:
+        why, own = verdict.flags.tolist()
+        if not why:
             self.in_a_row = 0
             return
         self.skipped += 1
-        self.in_a_row += 1
+        self.in_a_row += why == _BAD
         batches = [{"batch": number, "ids": ids} for number, ids in verdict.batches]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            record = {"update": verdict.update, "loss_is_finite": not own, "batches": batches}
+            record = {"update": verdict.update, "loss_is_finite": not own, "lost": why == _LOST, "batches": batches}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
         if self._rank == 0:
+            reason = "its loss or gradient is not finite" if why == _BAD else "all examples of a batch are bad"
             logging.warning(
-                f"update {verdict.update} is skipped, its loss or gradient is not finite ({self.in_a_row} in a row, "
-                f"{self.skipped} in all); the ids of its batches are in {self._path}"
+                f"update {verdict.update} is skipped, {reason} ({self.in_a_row} in a row, {self.skipped} in all); the "
+                f"ids of its batches are in {self._path}"
             )
 
     def _stop_where_hopeless(self) -> None:

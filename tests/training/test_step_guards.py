@@ -172,7 +172,8 @@ def test_an_update_with_nan_leaves_everything_as_it_was(tmp_path, fused):
     state = trainer.optimizers[0].state[model.net[0].weight]
     assert float(state["step"]) == 4
     assert records(tmp_path) == [
-        {"update": n, "loss_is_finite": False, "batches": [{"batch": n, "ids": [f"e{n}"]}]} for n in (2, 3)
+        {"update": n, "loss_is_finite": False, "lost": False, "batches": [{"batch": n, "ids": [f"e{n}"]}]}
+        for n in (2, 3)
     ]
 
 

@@ -112,12 +112,28 @@ def read_audio(
         mono = samples.mean(axis=1) if channels > 1 else samples[:, 0]
     else:
         mono = samples[:, int(channel)]
-    # A sum of squares is finite only if all samples are, and faster than looking at each; it may overflow.
-    if not np.isfinite(np.dot(mono, mono)) and not np.isfinite(mono).all():
-        raise InputError("audio has samples that are not numbers", where)
+    check_samples(mono, where)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def check_samples(samples: np.ndarray, path: str | Path | None = None) -> None:
+    """Check that samples (T,) float32 can be computed with.
+
+    Raises:
+        InputError: if some are not finite, or so large that the sum of their squares is not: what a file's scale does
+            to each loss and gradient then.
+    """
+    # The sum is finite only if all samples are, and faster than looking at each.
+    with np.errstate(over="ignore"):
+        if np.isfinite(np.dot(samples, samples)):
+            return
+    if not np.isfinite(samples).all():
+        raise InputError("audio has samples that are not numbers", path)
+    raise InputError(
+        f"audio has samples as large as {np.abs(samples).max():.3g}; they are expected between -1 and 1", path
+    )
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ def unit_sequence(record: Record, inventory: UnitInventory, path: str | Path, nu
     durations = record.get("unit_durations")
     if durations is None:
         raise InputError("units without unit_durations", path, number)
+    if not isinstance(durations, list):
+        raise InputError(f"unit_durations must be a list, found {type(durations).__name__}", path, number)
     if len(durations) != len(ids):
         raise InputError(f"{len(ids)} units but {len(durations)} unit_durations", path, number)
     if set(map(type, durations)) - {int} or min(durations, default=1) < 1:

@@ -9,6 +9,7 @@ import numpy as np
 from lhotse import AudioSource, MonoCut, Recording
 
 from nemo_speechlm.data.audio.tar_members import tar_members
+from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.line_index import LineIndex
 from nemo_speechlm.data.manifests.lines import audio_path
 from nemo_speechlm.data.manifests.shards import expand_shards
@@ -79,6 +80,8 @@ class AudioReader(ManifestReader):
     ) -> MonoCut:
         """The cut of ``span`` (start and duration in seconds within the utterance)."""
         origin = seconds(record, "offset", file, number) if record.get("offset") else 0.0
+        if not isinstance(record["audio_filepath"], str):
+            raise InputError(f"audio_filepath is {record['audio_filepath']!r}, expected a path", file.path, number)
         if self._tars is None:
             path = str(audio_path(record, file.path))
         else:
@@ -103,16 +106,31 @@ class AudioReader(ManifestReader):
     def _check_audio(self) -> None:
         """Look whether some of the audio is there."""
         for row in np.unique(np.linspace(0, len(self) - 1, _AUDIO_CHECKED).astype(np.int64)):
-            cut = self._read(int(row), None)
-            if isinstance(cut, str):
+            cut = self._read_or_skip(int(row), None)
+            if isinstance(cut, str | BadExample):
                 continue
             where = cut.custom["manifest"], cut.custom["line"]
-            if "tar" in cut.custom:
-                path, name = cut.custom["tar"]
-                if name not in tar_members(path):
-                    raise InputError(f"no file {name!r} in {path}", *where)
-            elif not Path(cut.recording.id).is_file():
-                raise InputError(f"no such audio file: {cut.recording.id}", *where)
+            try:
+                _check_there(cut, where)
+            except InputError as error:
+                if not self.order.skip_bad:
+                    raise
+                self._bad.append(BadExample.of(error))
+
+
+def _check_there(cut: MonoCut, where: tuple[str, int]) -> None:
+    if "tar" not in cut.custom:
+        if not Path(cut.recording.id).is_file():
+            what = "audio file is not a regular file" if Path(cut.recording.id).exists() else "no such audio file"
+            raise InputError(f"{what}: {cut.recording.id}", *where)
+        return
+    path, name = cut.custom["tar"]
+    try:
+        members = tar_members(path)
+    except InputError as error:
+        raise InputError(str(error), *where) from error
+    if name not in members:
+        raise InputError(f"no file {name!r} in {path}", *where)
 
 
 class _Tars:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from nemo_speechlm.data.bad_examples import BadExample
+
 PAD_UNIT = -1
 """Stands in padded places of unit tensors; no unit has it."""
 
@@ -86,8 +88,10 @@ class PretrainBatch(NamedTuple):
 
     Attributes:
         number: batches that the rank had before this one, in the run as a whole; None in validation.
-        stand_in: another rank's batch, or one that this rank has had: it is there so that all have as many, and
-            must not be counted.
+        stand_in: another rank's batch, or one made up for a batch whose examples are all bad: it is there so that all
+            ranks have as many, and must not be counted.
+        read: examples that it was to be made of; a loader takes them out, and the next.
+        bad: examples that could not be used, those between this batch and the one before included.
     """
 
     speech: SpeechBatch | None = None
@@ -95,7 +99,17 @@ class PretrainBatch(NamedTuple):
     pairs: PairBatch | None = None
     number: int | None = None
     stand_in: bool = False
+    read: int = 0
+    bad: tuple[BadExample, ...] = ()
 
-    def numbered(self, number: int) -> "PretrainBatch":
-        """The batch with its number."""
-        return self._replace(number=number)
+    def numbered(self, number: int | None) -> "PretrainBatch":
+        """The batch with its number, and without what was bad."""
+        return self._replace(number=number, read=0, bad=())
+
+    def with_bad(self, bad: tuple[BadExample, ...]) -> "PretrainBatch":
+        """The batch with more bad examples."""
+        return self._replace(read=self.read + len(bad), bad=(*bad, *self.bad))
+
+    def as_stand_in(self) -> "PretrainBatch":
+        """The batch as one that is not counted, nor what was bad in it."""
+        return self._replace(stand_in=True, read=0, bad=())

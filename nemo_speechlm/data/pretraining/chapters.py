@@ -23,11 +23,13 @@ class Order(NamedTuple):
         seed: of the order, of crops and of drawn durations.
         shuffle: a random order, another one in each pass.
         finite: one pass, as for validation; otherwise the reader gives one chapter.
+        skip_bad: lines that cannot be used are left out, instead of raising what is wrong with them.
     """
 
     seed: int = 0
     shuffle: bool = True
     finite: bool = False
+    skip_bad: bool = False
 
 
 class Chapters:

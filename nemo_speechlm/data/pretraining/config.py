@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from yaml import YAMLError
 
+from nemo_speechlm.checks import check_number
+from nemo_speechlm.data.bad_examples import BadRule
 from nemo_speechlm.data.pretraining.streams import READERS, Stream
 from nemo_speechlm.errors import InputError
 
-_TOP_KEYS = {"num_workers", "pin_memory", "prefetch_factor", "seed"}
 _NEMO_KEYS = {field.name for field in fields(LhotseDataLoadingConfig)}
 _OWN_TYPES = tuple(reader.type for reader in READERS)
 _SOURCES = ("input_cfg", "cuts_path", "shar_path")
@@ -29,17 +30,45 @@ class Settings(NamedTuple):
         num_workers: processes that make batches.
         pin_memory: as PyTorch's data loader has it.
         prefetch_factor: batches that each worker makes ahead.
+        timeout: seconds after which a worker that reads the same example still is taken to hang; 0: never. Without
+            workers nobody is there to notice.
+        bad: what becomes of bad examples.
     """
 
     seed: int = 0
     num_workers: int = 0
     pin_memory: bool = False
     prefetch_factor: int | None = None
+    timeout: float = 0
+    bad: BadRule = BadRule()
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Settings":
+        """Those of a config that has them beside other keys; null stands for what is not said.
+
+        Raises:
+            InputError: naming a key with a wrong value.
+        """
+        known = {key: config[key] for key in SETTINGS if key in cls._fields and config.get(key) is not None}
+        settings = cls(**known, bad=BadRule.of(config))
+        if not isinstance(settings.seed, int) or settings.seed < 0:
+            raise InputError(f"data config: seed is {settings.seed!r}, expected a whole number of at least 0")
+        check_number("data config: timeout", settings.timeout, 0)
+        return settings
 
     def of_loader(self) -> dict[str, Any]:
         """Arguments of PyTorch's data loader."""
-        prefetch = self.prefetch_factor if self.num_workers else None
-        return {"num_workers": self.num_workers, "pin_memory": self.pin_memory, "prefetch_factor": prefetch}
+        prefetch, timeout = (self.prefetch_factor, self.timeout) if self.num_workers else (None, 0)
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": self.pin_memory,
+            "prefetch_factor": prefetch,
+            "timeout": timeout,
+        }
+
+
+SETTINGS = frozenset({*Settings._fields, *BadRule._fields} - {"bad"})
+"""The keys that a config says them with."""
 
 
 class Part(NamedTuple):
@@ -78,14 +107,12 @@ def read_config(
     except MissingMandatoryValue as error:
         raise InputError(f"data config: {error.full_key} has no value; give it on the command line") from error
     names = [stream.name for stream in streams]
-    _check_keys(content, {*names, *_TOP_KEYS}, "")
+    _check_keys(content, {*names, *SETTINGS}, "")
     present = [stream for stream in streams if content.get(stream.name)]
     if not present:
         raise InputError(f"data config: {_neither(names)}")
-    settings = Settings(**{key: content[key] for key in _TOP_KEYS if content.get(key) is not None})
-    if not isinstance(settings.seed, int) or settings.seed < 0:
-        raise InputError(f"data config: seed is {settings.seed!r}, expected a whole number of at least 0")
-    return settings, [read_part(stream, content[stream.name], settings.seed, training) for stream in present]
+    settings = Settings.of(content)
+    return settings, [read_part(stream, content[stream.name], settings, training) for stream in present]
 
 
 def _neither(names: list[str]) -> str:
@@ -102,13 +129,13 @@ def _check_keys(config: Mapping[str, Any], keys: set[str], where: str) -> None:
             raise InputError(f"data config: unknown key {where}{key}{hint}")
 
 
-def read_part(stream: Stream, part: dict[str, Any], seed: int, training: bool) -> Part:
+def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training: bool) -> Part:
     """NeMo's config of a stream: our reader as its ``input_cfg``, the rest as the user gave it.
 
     Args:
         stream: which one.
         part: keys of NeMo's loader and of the stream's reader.
-        seed: of the order.
+        settings: of all streams.
         training: as for :func:`read_config`.
 
     Raises:
@@ -124,7 +151,9 @@ def read_part(stream: Stream, part: dict[str, Any], seed: int, training: bool) -
         raise InputError(f"data config: no batch size in {name}; give one of {', '.join(sizes)}")
     part = {key: value for key, value in part.items() if value is not None}
     options = {key: part[key] for key in stream.reader.options if key in part}
-    item = {"type": stream.reader.type, "seed": seed, "shuffle": training, **stream.facts(), **options}
+    item = {"type": stream.reader.type, "seed": settings.seed, "shuffle": training, **stream.facts(), **options}
+    if settings.bad.skips:
+        item["skip_bad"] = True
     if not training:
         item["force_finite"] = True
     own = _uses_own_types(part) and not any(part.get(key) for key in stream.nemos)

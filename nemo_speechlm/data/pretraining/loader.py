@@ -7,17 +7,25 @@ A config has a part for each stream that the model has, or for some of them::
       text: {manifest_filepath: text.json, batch_tokens: 4375, max_tokens: 2800, use_bucketing: true}
       num_workers: 2
       seed: 0
+      on_bad: skip
+      max_bad: 0.01
+      timeout: 300
 
 Each part may have any key of NeMo's ``LhotseDataLoadingConfig``. In training, each step has a batch of each part.
 
 The order of the data depends on the seed alone. All batches of a stream form one sequence; a step takes as many of it
 as there are ranks, one for each. Workers take turns with the steps. So neither the number of workers nor a stop
 changes what a step sees, and a run may go on with another number of ranks where it stopped.
+
+With ``on_bad: skip``, examples that cannot be used are left out (:mod:`nemo_speechlm.data.bad_examples`). Which lines
+make a batch does not depend on the audio, so the rest of the order stays as it is. With ``timeout``, a worker that
+hangs is an error (:mod:`nemo_speechlm.data.waiting`); without workers, what hangs stops the run for good.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from os import environ
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lhotse.dataset import DynamicBucketingSampler
@@ -30,11 +38,14 @@ from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from nemo_speechlm.data.bad_examples import BadCount, BadExample, Preparation
 from nemo_speechlm.data.pretraining.config import Part, Settings, read_config
 from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset, StandIn
-from nemo_speechlm.data.pretraining.sequence import BatchSequence, Position
+from nemo_speechlm.data.pretraining.guarded import GuardedLoader, PassLoader, preparation_of, survey
+from nemo_speechlm.data.pretraining.sequence import BatchSequence, Position, readers_of
 from nemo_speechlm.data.pretraining.streams import Stream
-from nemo_speechlm.data.worker_errors import ErrorReturningDataset, ErrorReturningStream, raise_errors
+from nemo_speechlm.data.waiting import Reading
+from nemo_speechlm.data.worker_errors import ErrorReturningStream
 from nemo_speechlm.errors import InputError
 
 _RANK_SEEDS = 1_000_003
@@ -53,7 +64,7 @@ class Place(NamedTuple):
     positions: Mapping[str, Position] = {}
 
 
-class PretrainLoader(DataLoader):
+class PretrainLoader(GuardedLoader):
     """An endless loader of training batches, which goes on after a resume with the batch that would have come next.
 
     Its ``state_dict``, which Lightning keeps in checkpoints, is the place behind the last batch that was trained on.
@@ -61,28 +72,30 @@ class PretrainLoader(DataLoader):
     :meth:`trained` after each step; without it, the place is that of the last batch delivered.
     """
 
-    def __init__(self, steps: "Steps", **options: Any):
-        super().__init__(ErrorReturningStream(steps), batch_size=None, collate_fn=_as_it_is, **options)
+    def __init__(self, steps: "Steps", count: BadCount | None = None, **options: Any):
+        items = ErrorReturningStream(steps)
+        super().__init__(items, count or BadCount(), steps.reading, collate_fn=_as_it_is, **options)
         self.steps = steps
-        self._behind: dict[int, Place] = {}
-        self._trained: Place | None = None
-        self._delivered = steps.start
+        self._behind: dict[int, _Behind] = {}
+        self._trained: _Behind | None = None
+        self._delivered = _Behind(steps.start)
         self._readers = [max(1, self.num_workers), steps.world]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self.steps.start = self.place
+        begin = self._trained or self._delivered
+        self.steps.start, self.count.read, self.count.bad = begin
         self._behind.clear()
         self._trained = None
-        for place, batch in raise_errors(super().__iter__()):
-            self._delivered = place
-            self._behind[place.step] = place
+        for place, batch in self.made():
+            self.count.add(batch.read, batch.bad)
+            self._delivered = self._behind[place.step] = _Behind(place, self.count.read, self.count.bad)
             self._behind.pop(place.step - 16, None)
             yield batch.numbered(place.step - 1)
 
     @property
     def place(self) -> Place:
         """Where the next iteration begins."""
-        return self._trained or self._delivered
+        return (self._trained or self._delivered).place
 
     def trained(self, number: int) -> None:
         """Say that the batch of this ``number`` has been trained on."""
@@ -90,9 +103,9 @@ class PretrainLoader(DataLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning saves."""
-        place = self.place
+        place, read, bad = self._trained or self._delivered
         positions = {name: tuple(p) for name, p in place.positions.items()}
-        return {"step": place.step, "positions": positions, "readers": self._readers}
+        return {"step": place.step, "positions": positions, "readers": self._readers, "examples": (read, bad)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the batches that the saved run was trained on; takes effect with the next iteration."""
@@ -110,7 +123,16 @@ class PretrainLoader(DataLoader):
                 f"processes, and now has {self._readers[0]} in {self._readers[1]}. Some utterances come twice in this "
                 "pass, others not at all. Give as many as before, or data as manifests"
             )
-        self._delivered, self._trained = Place(state["step"], positions), None
+        self._delivered = _Behind(Place(state["step"], positions), *state.get("examples", (0, 0)))
+        self._trained = None
+
+
+class _Behind(NamedTuple):
+    """What lies behind a batch: its place, and the examples read and found bad until then."""
+
+    place: Place
+    read: int = 0
+    bad: int = 0
 
 
 def _as_it_is(item: Any) -> Any:
@@ -119,12 +141,24 @@ def _as_it_is(item: Any) -> Any:
 
 
 class Steps(IterableDataset):
-    """What each step of a rank is trained on: (place behind it, batch), from ``start`` on."""
+    """What each step of a rank is trained on: (place behind it, batch), from ``start`` on.
 
-    def __init__(self, dataset: Dataset, sequences: Mapping[str, BatchSequence], seed: int, rank: int, world: int):
+    Lines that readers leave out because they are bad go with the next batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        sequences: Mapping[str, BatchSequence],
+        seed: int,
+        rank: int,
+        world: int,
+        reading: Reading | None = None,
+    ):
         self.dataset = dataset  # makes a batch of the examples of each stream, by name
         self.sequences = sequences
         self.seed, self.rank, self.world = seed, rank, world
+        self.reading = reading
         self.start = Place()
 
     def __iter__(self) -> Iterator[tuple[Place, Any]]:
@@ -136,23 +170,38 @@ class Steps(IterableDataset):
         shared, own = {}, {}
         for name, sequence in self.sequences.items():
             if sequence.shared:
-                shared[name] = sequence.batches(self.start.positions.get(name, Position()))
+                shared[name] = sequence.batches(self.start.positions.get(name, Position()), self._go_on)
             else:  # each worker of each rank reads for itself, and has had its turns of the steps so far
                 had = len(range(turn, self.start.step, workers))
-                own[name] = sequence.batches(Position(0, had))
+                own[name] = sequence.batches(Position(0, had), self._go_on)
         for step in count(self.start.step):
+            self._go_on()
             rounds = {name: [next(batches) for _ in range(self.world)] for name, batches in shared.items()}
             if step % workers != turn:
+                self._bad_lines()  # they go with another worker's batch
                 continue
             positions = {name: batches[-1][0] for name, batches in rounds.items()}
             examples = {name: batches[self.rank][1] for name, batches in rounds.items()}
             examples |= {name: next(batches)[1] for name, batches in own.items()}
             ordered = {name: examples[name] for name in self.sequences}
-            yield Place(step + 1, positions), self.dataset[ordered]
+            batch = self.dataset[ordered].with_bad(self._bad_lines())
+            yield Place(step + 1, positions), batch
+
+    def _go_on(self) -> None:
+        """Show that the worker does not hang."""
+        if self.reading is not None:
+            self.reading.now("the lines of the next batches")
+
+    def _bad_lines(self) -> tuple[BadExample, ...]:
+        return tuple(bad for sequence in self.sequences.values() for bad in sequence.take_bad())
 
 
 def build_pretrain_dataloader(
-    config: DictConfig | Mapping[str, Any], streams: Sequence[Stream], global_rank: int = 0, world_size: int = 1
+    config: DictConfig | Mapping[str, Any],
+    streams: Sequence[Stream],
+    global_rank: int = 0,
+    world_size: int = 1,
+    folder: str | Path | None = None,
 ) -> PretrainLoader:
     """An endless loader of training batches; it has no length, so the trainer needs ``max_steps``.
 
@@ -161,27 +210,35 @@ def build_pretrain_dataloader(
         streams: those of the model; the config may have some of them.
         global_rank: of this process among ``world_size``.
         world_size: number of processes; each step takes a batch for each.
+        folder: of the run, for the list of bad examples.
 
     Raises:
         InputError: on what is wrong in the config, or in the lines of the manifests that are looked at first.
     """
     settings, parts = read_config(config, streams, training=True)
-    dataset = PretrainDataset([part.stream for part in parts])
-    return endless_loader(dataset, settings, parts, global_rank, world_size)
+    count = BadCount(settings.bad, folder)
+    return endless_loader(PretrainDataset, settings, parts, global_rank, world_size, count)
 
 
 def endless_loader(
-    dataset: Dataset, settings: Settings, parts: Sequence[Part], global_rank: int, world_size: int
+    dataset: Callable[[Sequence[Stream], Preparation], Dataset],
+    settings: Settings,
+    parts: Sequence[Part],
+    global_rank: int,
+    world_size: int,
+    count: BadCount,
 ) -> PretrainLoader:
     """As :func:`build_pretrain_dataloader`, of a config that has been read.
 
     Args:
-        dataset: makes a batch of the examples of each part, by name.
+        dataset: of the streams and what becomes of bad examples: makes a batch of the examples of each, by name.
         settings: of all parts.
         parts: streams with their data.
         global_rank: of this process.
         world_size: number of processes.
+        count: of bad examples.
     """
+    preparation = preparation_of(settings)
     sequences = {}
     for part in parts:
         if not part.shared:
@@ -190,12 +247,18 @@ def endless_loader(
             )
         sampler = _sampler(part, 0, 1)
         sequences[part.stream.name] = BatchSequence(sampler, part.exact, part.shared, part.stream.name)
-    steps = Steps(dataset, sequences, settings.seed, global_rank, world_size)
-    return PretrainLoader(steps, **settings.of_loader())
+        survey(sequences[part.stream.name].readers, count)
+    batches = dataset([part.stream for part in parts], preparation)
+    steps = Steps(batches, sequences, settings.seed, global_rank, world_size, preparation.reading)
+    return PretrainLoader(steps, count, **settings.of_loader())
 
 
 def build_validation_dataloaders(
-    config: DictConfig | Mapping[str, Any], streams: Sequence[Stream], global_rank: int = 0, world_size: int = 1
+    config: DictConfig | Mapping[str, Any],
+    streams: Sequence[Stream],
+    global_rank: int = 0,
+    world_size: int = 1,
+    folder: str | Path | None = None,
 ) -> list[DataLoader]:
     """One finite loader for each part of the config, in the order of ``streams``; arguments as in training.
 
@@ -204,15 +267,43 @@ def build_validation_dataloaders(
     ``use_distributed_sampler: false``, as always with NeMo's Lhotse data loading.
     """
     settings, parts = read_config(config, streams, training=False)
+    counts = [BadCount(settings.bad, folder) for _ in parts]
     return [
-        _ValidationLoader(
-            ErrorReturningDataset(OneStream(part.stream)),
-            batch_size=None,
-            sampler=TakeTurns(_sampler(part, 0, 1), global_rank, world_size),
-            **settings.of_loader(),
-        )
-        for part in parts
+        finite_loader(PretrainDataset, settings, part, global_rank, world_size, count)
+        for part, count in zip(parts, counts, strict=True)
     ]
+
+
+def finite_loader(
+    dataset: Callable[[Sequence[Stream], Preparation], Dataset],
+    settings: Settings,
+    part: Part,
+    global_rank: int,
+    world_size: int,
+    count: BadCount,
+) -> "PassLoader":
+    """As :func:`build_validation_dataloaders`, of one part of a config that has been read.
+
+    Args:
+        dataset: see :func:`endless_loader`, as for the next.
+        settings: of all parts.
+        part: a stream with its data.
+        global_rank: of this process.
+        world_size: number of processes.
+        count: of bad examples.
+    """
+    preparation = preparation_of(settings)
+    sampler = _sampler(part, 0, 1)
+    readers = readers_of(sampler)
+    survey(readers, count)
+    return PassLoader(
+        OneStream(part.stream.name, dataset([part.stream], preparation)),
+        count,
+        preparation.reading,
+        readers,
+        sampler=TakeTurns(sampler, global_rank, world_size),
+        **settings.of_loader(),
+    )
 
 
 class TakeTurns:
@@ -229,13 +320,6 @@ class TakeTurns:
         batches = (batch for batch in self.sampler)  # Lhotse's begin anew with each iter(), which islice calls
         while turns := list(islice(batches, self.world)):
             yield turns[self.rank] if self.rank < len(turns) else StandIn(turns[0])
-
-
-class _ValidationLoader(DataLoader):
-    """Hands out a worker's :class:`InputError` as it is."""
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        yield from raise_errors(super().__iter__())
 
 
 class _NoTokenizer:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from nemo.utils import logging
 
+from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.line_index import LineIndex, LineIndexes
 from nemo_speechlm.data.pretraining.chapters import Chapters, Order
 from nemo_speechlm.errors import InputError
@@ -31,6 +32,7 @@ class ManifestReader(ABC):
         options: keys of a config that a user may set.
         facts: keys that the model sets.
         chapter: the chapter that it iterates over, unless its order is finite.
+        surveyed: lines that were looked at when it was made.
     """
 
     type: ClassVar[str]
@@ -42,6 +44,8 @@ class ManifestReader(ABC):
     def __init__(self, manifests: Sequence[str], order: Order, whole_files: bool = False):
         self.order = order
         self.chapter = 0
+        self.surveyed = 0
+        self._bad: list[BadExample] = []
         self._lines = LineIndexes(manifests)
         lines = [len(file) for file in self._lines.files]
         self._chapters = Chapters(lines, (order.seed, self.kind), order.shuffle, whole_files)
@@ -50,7 +54,7 @@ class ManifestReader(ABC):
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make it from an ``input_cfg`` item."""
         keys = (*cls.options, *cls.facts)
-        order = Order(**{key: config[key] for key in ("seed", "shuffle") if config.get(key) is not None})
+        order = Order(**{key: config[key] for key in ("seed", "shuffle", "skip_bad") if config.get(key) is not None})
         manifests = config["manifest_filepath"]
         return cls(
             [manifests] if isinstance(manifests, str) else list(manifests),
@@ -71,9 +75,14 @@ class ManifestReader(ABC):
     def __iter__(self) -> Iterator[Any]:
         for turn, rows in self._passes():
             for row in rows:
-                example = self._read(int(row), turn)
-                if not isinstance(example, str):
+                example = self._read_or_skip(int(row), turn)
+                if not isinstance(example, str | BadExample):
                     yield example
+
+    def take_bad(self) -> list[BadExample]:
+        """The lines left out since the last call, because they cannot be used."""
+        found, self._bad = self._bad, []
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Itself: samplers are copied to begin anew, and an index of lines may be large."""
@@ -87,6 +96,16 @@ class ManifestReader(ABC):
         else:
             yield 0, np.arange(len(self))
 
+    def _read_or_skip(self, row: int, turn: int | None) -> Any:
+        """The example of a row, why it is left out, or what is bad in it where such lines are left out."""
+        try:
+            return self._read(row, turn)
+        except InputError as error:
+            if not self.order.skip_bad or error.line is None:
+                raise
+            self._bad.append(BadExample.of(error))
+            return self._bad[-1]
+
     def _read(self, row: int, turn: int | None) -> Any:
         file, number, line = self._lines[row]
         record = parse_line(line, file.path, number, self.required)
@@ -96,17 +115,23 @@ class ManifestReader(ABC):
     def _survey(self) -> None:
         """Read lines all over each manifest; raise what is wrong with them, log what the filters leave out."""
         reasons: Counter[str] = Counter()
-        total = 0
+        total, bad = 0, 0
         for begin, end in pairwise(self._lines.first):
             rows = np.unique(np.linspace(begin, end - 1, min(end - begin, SURVEYED)).astype(np.int64))
             total += len(rows)
             for row in rows:
-                example = self._read(int(row), None)
-                if isinstance(example, str):
+                example = self._read_or_skip(int(row), None)
+                if isinstance(example, BadExample):
+                    bad += 1
+                elif isinstance(example, str):
                     reasons[example] += 1
+        self.surveyed = total
         names = ", ".join(str(file.path) for file in self._lines.files)
-        if sum(reasons.values()) == total:
-            raise InputError(f"all of {total} lines are left out: {_tally(reasons)}", names)
+        if bad == total:
+            raise InputError(f"none of {total} lines can be used. The first: {self._bad[0].reason}", *self._bad[0][:2])
+        if sum(reasons.values()) + bad == total:
+            more = f"; {bad} that cannot be used" if bad else ""
+            raise InputError(f"all of {total} lines are left out: {_tally(reasons)}{more}", names)
         if reasons:
             of = f"{total} lines" if total == len(self) else f"{total} of {len(self)} lines looked at"
             logging.info(f"{names}: {sum(reasons.values())} of {of} are left out: {_tally(reasons)}")

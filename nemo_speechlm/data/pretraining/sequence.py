@@ -1,11 +1,12 @@
 """The batches of one stream, as everybody sees them: the same sequence on all ranks and in all workers."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from lhotse.dataset.sampling.base import CutSampler
 
+from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
 from nemo_speechlm.errors import InputError
 
@@ -44,23 +45,35 @@ class BatchSequence:
         self.exact = exact
         self.shared = shared
         self.source = source
-        self._readers = readers_of(sampler)
+        self.readers = readers_of(sampler)
 
-    def batches(self, start: Position = Position()) -> Iterator[tuple[Position, Any]]:  # noqa: B008 - immutable
-        """Yield batches from ``start`` on, each with the position behind it."""
+    def batches(
+        self,
+        start: Position = Position(),  # noqa: B008 - immutable
+        passed: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[Position, Any]]:
+        """Yield batches from ``start`` on, each with the position behind it; ``passed`` is called at each before."""
+        self.take_bad()
         chapter, skipped, barren = start.chapter, start.batch, 0
         while True:
             found = 0
             for found, batch in enumerate(self._chapter(chapter), start=1):
                 if found > skipped:
                     yield Position(chapter, found), batch
+                else:
+                    passed()
+                    self.take_bad()  # they were counted before
             barren = 0 if found else barren + 1
             if barren == _BARREN_CHAPTERS:
                 raise InputError("all lines are left out by the filters", self.source)
             chapter, skipped = chapter + 1, max(0, skipped - found)  # what is not shared counts through its passes
 
+    def take_bad(self) -> tuple[BadExample, ...]:
+        """The lines that readers have left out since the last call, because they cannot be used."""
+        return tuple(bad for reader in self.readers for bad in reader.take_bad())
+
     def _chapter(self, number: int) -> Iterator[Any]:
-        for reader in self._readers:
+        for reader in self.readers:
             reader.chapter = number
         sampler = copy.deepcopy(self.sampler)
         sampler.set_epoch(number)

@@ -18,6 +18,7 @@ from nemo.collections.common.data.lhotse.cutset import data_type_parser
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from nemo_speechlm.data.bad_examples import Preparation, Prepared
 from nemo_speechlm.data.pretraining.audio_reader import AudioReader
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PairBatch, SpeechBatch, TextBatch, TokenBatch
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
@@ -39,6 +40,7 @@ class Stream(ABC):
         unfit: keys of NeMo's loader that would make its batches wrong.
         nemos: keys of NeMo's loader that its cuts are made for: with one of them, NeMo reads the data.
         on_host: fields of its batch that stay in the host's memory, where losses such as CTC want them.
+        fewest: examples that a batch needs, where some are left out.
     """
 
     name: ClassVar[str]
@@ -46,6 +48,7 @@ class Stream(ABC):
     on_host: ClassVar[tuple[str, ...]] = ()
     unfit: ClassVar[tuple[str, ...]] = ()
     nemos: ClassVar[tuple[str, ...]] = ()
+    fewest: ClassVar[int] = 1
 
     @property
     def has_audio(self) -> bool:
@@ -62,8 +65,31 @@ class Stream(ABC):
         """What the model tells the reader: plain values for its ``facts``."""
 
     @abstractmethod
+    def prepare(self, example: Any) -> Any:
+        """What a batch holds of an example, its audio read.
+
+        Raises:
+            InputError: if it cannot be used.
+        """
+
+    @abstractmethod
+    def join(self, examples: Sequence[Any], content: Sequence[Any]) -> Any:
+        """The batch of this stream that examples make, of what :meth:`prepare` gave for each."""
+
+    def made_up(self) -> Any:
+        """What :meth:`prepare` might have given, for a batch that is not counted; for streams that read files."""
+        raise NotImplementedError
+
     def collate(self, examples: Iterable[Any]) -> Any:
         """The batch of this stream that examples make."""
+        return self.batch(examples, Preparation())[0]
+
+    def batch(self, examples: Iterable[Any], preparation: Preparation) -> tuple[Any, Prepared]:
+        """The batch that examples make, or something made up in its place, and what came of them."""
+        prepared = preparation.of(examples, self.prepare, self.fewest)
+        if prepared.lost:
+            return self.join((), [self.made_up()] * self.fewest), prepared
+        return self.join(prepared.examples, prepared.content), prepared
 
 
 @dataclass(frozen=True)
@@ -90,16 +116,27 @@ class SpeechStream(Stream):
         inventory = None if self.inventory is None else self.inventory.to_dict()
         return {"inventory": inventory, "sample_rate": self.sample_rate, "longest": self.longest}
 
-    def collate(self, examples: Iterable[Cut]) -> SpeechBatch:
-        """Pad audio with zeros and units with ``PAD_UNIT``."""
-        cuts = list(examples)
-        ids = ids_of(cuts)
+    def prepare(self, example: Cut) -> tuple[np.ndarray, ...]:
+        """Audio (S,), and units (L,) where there are any."""
         if self.inventory is None:
-            audio = pad([audio_of(cut, self.sample_rate) for cut in cuts], torch.float32, 0.0)
-            return SpeechBatch(*audio, ids=ids)
-        both = [audio_and_units(cut, self.inventory, self.sample_rate) for cut in cuts]
-        audios, units = zip(*both, strict=True)
-        return SpeechBatch(*pad(audios, torch.float32, 0.0), *pad(units, torch.int64, PAD_UNIT), ids)
+            return (audio_of(example, self.sample_rate),)
+        return audio_and_units(example, self.inventory, self.sample_rate)
+
+    def join(self, examples: Sequence[Cut], content: Sequence[tuple[np.ndarray, ...]]) -> SpeechBatch:
+        """Pad audio with zeros and units with ``PAD_UNIT``."""
+        audios, *units = zip(*content, strict=True)
+        batch = SpeechBatch(*pad(audios, torch.float32, 0.0), ids=ids_of(examples))
+        if not units:
+            return batch
+        labels, lengths = pad(units[0], torch.int64, PAD_UNIT)
+        return batch._replace(units=labels, unit_lengths=lengths)
+
+    def made_up(self) -> tuple[np.ndarray, ...]:
+        """Noise, with the first unit."""
+        audio = noise(self.sample_rate)
+        if self.inventory is None:
+            return (audio,)
+        return audio, np.zeros(round(NOISE * self.inventory.frame_rate), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -127,12 +164,14 @@ class UnitTextStream(Stream):
         facts = {"labels": list(self.labels), "frame_rate": self.frame_rate, "max_frames": self.max_frames}
         return {"inventory": self.inventory.to_dict(), **facts}
 
-    def collate(self, examples: Iterable[TextUnits]) -> TextBatch:
-        """Expand and pad."""
-        sentences = list(examples)
-        expanded = [np.repeat(sentence.units, sentence.durations) for sentence in sentences]
-        targets = [sentence.targets for sentence in sentences]
-        return TextBatch(*pad(expanded, torch.int64, PAD_UNIT), *pad(targets, torch.int64, 0), ids_of(sentences))
+    def prepare(self, example: TextUnits) -> tuple[np.ndarray, np.ndarray]:
+        """Units (L,), expanded, and targets (U,)."""
+        return np.repeat(example.units, example.durations), example.targets
+
+    def join(self, examples: Sequence[TextUnits], content: Sequence[tuple[np.ndarray, np.ndarray]]) -> TextBatch:
+        """Pad."""
+        expanded, targets = zip(*content, strict=True)
+        return TextBatch(*pad(expanded, torch.int64, PAD_UNIT), *pad(targets, torch.int64, 0), ids_of(examples))
 
 
 @dataclass(frozen=True)
@@ -156,10 +195,13 @@ class TokenTextStream(Stream):
         """Of :class:`TokensReader`."""
         return {**_writing(self.labels, self.tokenizer), "max_frames": self.max_frames}
 
-    def collate(self, examples: Iterable[TextTokens]) -> TokenBatch:
+    def prepare(self, example: TextTokens) -> np.ndarray:
+        """Tokens (U,)."""
+        return example.tokens
+
+    def join(self, examples: Sequence[TextTokens], content: Sequence[np.ndarray]) -> TokenBatch:
         """Pad with zeros."""
-        sentences = list(examples)
-        return TokenBatch(*pad([sentence.tokens for sentence in sentences], torch.int64, 0), ids_of(sentences))
+        return TokenBatch(*pad(content, torch.int64, 0), ids_of(examples))
 
 
 @dataclass(frozen=True)
@@ -176,6 +218,7 @@ class PairStream(Stream):
     name: ClassVar[str] = "pairs"
     reader: ClassVar[type[ManifestReader]] = PairsReader
     unfit: ClassVar[tuple[str, ...]] = ("truncate_duration", "cut_into_windows_duration", "concatenate_samples")
+    fewest: ClassVar[int] = 2  # a pair gets the text of another one
 
     labels: Sequence[str] | None = None
     tokenizer: str | bytes | None = None
@@ -187,16 +230,32 @@ class PairStream(Stream):
         facts = {"sample_rate": self.sample_rate, "longest": self.longest}
         return {**_writing(self.labels, self.tokenizer), **facts}
 
-    def collate(self, examples: Iterable[Cut]) -> PairBatch:
+    def prepare(self, example: Cut) -> tuple[np.ndarray, np.ndarray]:
+        """Audio (S,) and tokens (U,)."""
+        return audio_of(example, self.sample_rate), base_of(example).custom["tokens"]
+
+    def join(self, examples: Sequence[Cut], content: Sequence[tuple[np.ndarray, np.ndarray]]) -> PairBatch:
         """Pad audio and tokens with zeros."""
-        cuts = list(examples)
-        audios = [audio_of(cut, self.sample_rate) for cut in cuts]
-        tokens = [base_of(cut).custom["tokens"] for cut in cuts]
-        return PairBatch(*pad(audios, torch.float32, 0.0), *pad(tokens, torch.int64, 0), ids_of(cuts))
+        audios, tokens = zip(*content, strict=True)
+        return PairBatch(*pad(audios, torch.float32, 0.0), *pad(tokens, torch.int64, 0), ids_of(examples))
+
+    def made_up(self) -> tuple[np.ndarray, np.ndarray]:
+        """Noise, with one token."""
+        return noise(self.sample_rate), np.zeros(1, dtype=np.int32)
 
 
 def _writing(labels: Sequence[str] | None, tokenizer: str | bytes | None) -> dict[str, Any]:
     return {"labels": None if labels is None else list(labels), "tokenizer": tokenizer}
+
+
+NOISE = 3.0
+"""Seconds of audio that is made up."""
+
+
+def noise(sample_rate: int) -> np.ndarray:
+    """The same ``NOISE`` seconds (S,) each time: silence has no gradient where it is normalized."""
+    rng = np.random.default_rng(0)
+    return (0.1 * rng.standard_normal(round(NOISE * sample_rate))).astype(np.float32)
 
 
 def ids_of(examples: Iterable[Any]) -> tuple[str, ...]:

@@ -146,7 +146,9 @@ class TextUnitsReader(ManifestReader):
             durations = self._draw(units, needed, np.random.default_rng(key))
         return TextUnits(f"{file.path}:{number}", units, durations, targets)
 
-    def _targets(self, text: str, file: LineIndex, number: int) -> np.ndarray:
+    def _targets(self, text: Any, file: LineIndex, number: int) -> np.ndarray:
+        if not isinstance(text, str):
+            raise InputError(f"'text' is {text!r}, expected a string", file.path, number)
         ids = [self._characters.get(character, -1) for character in text]
         if -1 in ids:
             if self.unknown_characters == "error":

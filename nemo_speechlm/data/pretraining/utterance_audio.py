@@ -1,6 +1,7 @@
 """The samples and the units of a cut, cut together."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,13 @@ def audio_and_units(cut: Cut, inventory: UnitInventory, sample_rate: int) -> tup
     return audio[: round(len(frames) * samples_per_frame)], frames
 
 
+def check_regular(path: str) -> None:
+    """Raise for what is there but is no file: to open a pipe would wait for somebody to write to it."""
+    file = Path(path)
+    if not file.is_file() and file.exists():
+        raise InputError("is not a regular file", path)
+
+
 def base_of(cut: Cut) -> Cut:
     """The cut without what augmentation mixed into it; its ``custom`` is that of the manifest's line."""
     return cut.tracks[0].cut if isinstance(cut, MixedCut) else cut
@@ -105,6 +113,8 @@ def _augmented(cut: Cut, base: Cut, start: float, sample_rate: int) -> np.ndarra
     file: Any = io.BytesIO(source.source) if source.type == "memory" else source.source
     if (place := (base.custom or {}).get("tar")) is not None:
         file = read_member(*place)
+    if isinstance(file, str):
+        check_regular(file)
     audio = read_audio(file, sample_rate, start, base.duration)
     transforms = recording.transforms or []
     if transforms and _is_to_rate(transforms[0], sample_rate):

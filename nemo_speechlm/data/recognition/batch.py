@@ -9,27 +9,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemo_speechlm.data.bad_examples import BadExample
+
 REPEATED = " (repeated)"
 """Ends the id of an example that Lhotse gives a second time to a process that would have none."""
 
 
 def is_repeated(batch: Any) -> bool:
-    """Whether nothing of a batch may be counted, since another process has counted it."""
+    """Whether nothing of a batch may be counted: another process has counted it, or it only stands in for one."""
     ids = getattr(batch, "ids", ())
-    return bool(ids) and all(name.endswith(REPEATED) for name in ids)
+    return getattr(batch, "stand_in", False) or (bool(ids) and all(name.endswith(REPEATED) for name in ids))
 
 
 class TranscribedBatch:
     """Audio (B, S), lengths (B,), label ids (B, U), lengths (B,): four tensors, unpacked as NeMo's models do it.
 
     It is no tuple: data loaders and Lightning take tuples apart and would lose ``ids``, and ``number``, its place in
-    the run (None in validation). On other objects they call ``pin_memory`` and ``to``.
+    the run (None in validation). On other objects they call ``pin_memory`` and ``to``. ``stand_in``, ``read`` and
+    ``bad`` are those of a :class:`~nemo_speechlm.data.pretraining.batch.PretrainBatch`.
     """
 
-    def __init__(self, tensors: Iterable[Tensor], ids: Sequence[str] = (), number: int | None = None):
+    def __init__(
+        self,
+        tensors: Iterable[Tensor],
+        ids: Sequence[str] = (),
+        number: int | None = None,
+        stand_in: bool = False,
+        read: int = 0,
+        bad: tuple[BadExample, ...] = (),
+    ):
         self.tensors = tuple(tensors)
         self.ids = tuple(ids)
         self.number = number
+        self.stand_in = stand_in
+        self.read = read
+        self.bad = bad
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)
@@ -40,14 +54,25 @@ class TranscribedBatch:
     def __getitem__(self, index: int) -> Tensor:
         return self.tensors[index]
 
-    def numbered(self, number: int) -> "TranscribedBatch":
-        """The batch with its number."""
-        return TranscribedBatch(self, self.ids, number)
+    def numbered(self, number: int | None) -> "TranscribedBatch":
+        """The batch with its number, and without what was bad."""
+        return self._with(number=number, read=0, bad=())
+
+    def with_bad(self, bad: tuple[BadExample, ...]) -> "TranscribedBatch":
+        """The batch with more bad examples."""
+        return self._with(read=self.read + len(bad), bad=(*bad, *self.bad))
+
+    def as_stand_in(self) -> "TranscribedBatch":
+        """The batch as one that is not counted, nor what was bad in it."""
+        return self._with(stand_in=True, read=0, bad=())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
         """The batch on another device."""
-        return TranscribedBatch([t.to(device, non_blocking=non_blocking) for t in self], self.ids, self.number)
+        return self._with(tensors=tuple(t.to(device, non_blocking=non_blocking) for t in self))
 
     def pin_memory(self) -> "TranscribedBatch":
         """The batch in pinned memory."""
-        return TranscribedBatch([tensor.pin_memory() for tensor in self], self.ids, self.number)
+        return self._with(tensors=tuple(tensor.pin_memory() for tensor in self))
+
+    def _with(self, **changes: Any) -> "TranscribedBatch":
+        return TranscribedBatch(**{**vars(self), **changes})

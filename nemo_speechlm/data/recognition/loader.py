@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from lhotse.audio import AudioLoadingError
-from lhotse.dataset.sampling.base import CutSampler
 from nemo.collections.common.data.lhotse.dataloader import (
     LhotseDataLoadingConfig,
     get_lhotse_dataloader_from_config,
@@ -14,11 +14,13 @@ from nemo.collections.common.data.lhotse.dataloader import (
 )
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
+from nemo_speechlm.data.bad_examples import BadCount
 from nemo_speechlm.data.manifests.shards import expand_shards
-from nemo_speechlm.data.pretraining.config import Settings, read_part
-from nemo_speechlm.data.pretraining.loader import PretrainLoader, endless_loader
+from nemo_speechlm.data.pretraining.config import SETTINGS, Part, Settings, read_part
+from nemo_speechlm.data.pretraining.guarded import PassLoader, preparation_of
+from nemo_speechlm.data.pretraining.loader import endless_loader, finite_loader
 from nemo_speechlm.data.recognition.stream import TranscribedSteps, TranscribedStream
 from nemo_speechlm.data.recognition.transcripts import (
     TranscribedSpeechDataset,
@@ -26,7 +28,6 @@ from nemo_speechlm.data.recognition.transcripts import (
     check_transcripts,
 )
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
-from nemo_speechlm.data.worker_errors import ErrorReturningDataset, raise_errors
 from nemo_speechlm.errors import InputError
 
 _OTHER_SOURCES = ("input_cfg", "cuts_path", "shar_path")
@@ -41,76 +42,89 @@ def build_recognition_dataloader(
     sample_rate: int = 16000,
     global_rank: int = 0,
     world_size: int = 1,
+    folder: str | Path | None = None,
 ) -> DataLoader:
     """A loader of (audio (B, S), lengths (B,), label ids (B, U), lengths (B,)).
 
     Args:
         config: keys of NeMo's ``LhotseDataLoadingConfig``, and ``endless``: start over where the data end, in another
             order; for training by steps. ``seed``, and ``shard_seed`` if it is given, are whole numbers and the same
-            in all processes.
+            in all processes. ``on_bad``, ``max_bad`` and ``timeout`` are those of
+            :mod:`nemo_speechlm.data.pretraining.loader`.
         labels: characters, a label id being a position here; or what encodes a text, such as a ``TokenEncoder``.
         sample_rate: Hz; other audio is resampled.
         global_rank: of this process among ``world_size``; each reads batches of its own.
         world_size: number of processes.
+        folder: of the run, for the list of bad examples.
 
     Raises:
         InputError: on what is wrong in the config, and in the manifests, which are read through here.
     """
     config = OmegaConf.create(dict(config))
     encoder = labels if callable(labels) else CharacterEncoder(labels)
-    statistics = _check_manifests(config, encoder)
     seed = _whole_number(config, "shard_seed", _whole_number(config, "seed", 0))
+    settings = Settings.of(config)._replace(seed=seed)
+    count = BadCount(settings.bad, folder)
+    statistics = _check_manifests(config, encoder, count)
     known: dict[str, Any] = {str(key): value for key, value in config.items() if key not in _NOT_LHOTSES}
     states = torch.get_rng_state()
-    if config.get("endless", False):
-        loader: DataLoader = _endless(known, TranscribedStream(encoder, sample_rate), seed, global_rank, world_size)
+    stream = TranscribedStream(encoder, sample_rate)
+    endless = bool(config.get("endless", False))
+    part = _part(known, stream, settings, endless) if endless or settings.bad.skips else None
+    if part is not None and endless:
+        loader: DataLoader = endless_loader(TranscribedSteps, settings, [part], global_rank, world_size, count)
+    elif part is not None and part.shared:  # NeMo would not go on behind a line that cannot be read
+        if config.get("shuffle"):
+            raise InputError("data config: on_bad=skip needs model.train_ds.endless=true where data are shuffled")
+        loader = finite_loader(TranscribedSteps, settings, part, global_rank, world_size, count)
     else:
         # Processes that share the batches of one order must agree on it; NeMo's default draws another in each.
         known |= {"sample_rate": sample_rate, "shard_seed": seed}
         # In a thread an error would be lost, and the order would depend on how fast it is.
+        known = {key: value for key, value in known.items() if key not in ("on_bad", "max_bad", "timeout")}
         known.setdefault("concurrent_bucketing", False)
         known |= {"force_finite": True, "force_map_dataset": True}  # NeMo repeats tar files without end
         structured = make_structured_with_schema_warnings(OmegaConf.create(known))
-        dataset = TranscribedSpeechDataset(encoder, sample_rate)
+        preparation = preparation_of(settings)
+        dataset = TranscribedSpeechDataset(encoder, sample_rate, preparation)
         nemos = get_lhotse_dataloader_from_config(structured, global_rank, world_size, dataset)
         loader = RecognitionLoader(
             nemos.dataset,
-            nemos.sampler,
+            count,
+            preparation.reading,
+            sampler=nemos.sampler,
             num_workers=nemos.num_workers,
             pin_memory=nemos.pin_memory,
             persistent_workers=nemos.num_workers > 0,
+            timeout=settings.timeout if nemos.num_workers else 0,
         )
     torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
     loader.statistics = statistics  # type: ignore[attr-defined]
     return loader
 
 
-def _endless(known: dict[str, Any], stream: TranscribedStream, seed: int, rank: int, world: int) -> PretrainLoader:
-    """The loader of training, in the order of :mod:`nemo_speechlm.data.pretraining.loader`."""
-    settings = Settings(
-        seed,
-        num_workers=known.pop("num_workers", None) or 0,
-        pin_memory=known.pop("pin_memory", None) or False,
-        prefetch_factor=known.pop("prefetch_factor", None),
-    )
-    for key in sorted(known.keys() - _NEMO_KEYS - set(stream.reader.options)):
-        logging.warning(f"data config: {key} is not known and has no effect")
-        del known[key]
-    part: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(known), resolve=True)  # type: ignore[assignment]
+def _part(known: dict[str, Any], stream: TranscribedStream, settings: Settings, endless: bool) -> Part:
+    """The data as :mod:`nemo_speechlm.data.pretraining.loader` has them: a stream in its exact order."""
+    own = {key: value for key, value in known.items() if key not in SETTINGS}
+    for key in sorted(own.keys() - _NEMO_KEYS - set(stream.reader.options)):
+        if endless:
+            logging.warning(f"data config: {key} is not known and has no effect")
+        del own[key]
+    part: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(own), resolve=True)  # type: ignore[assignment]
     shuffle = bool(part.pop("shuffle", False))
-    for key in ("seed", "shard_seed", "sample_rate", "force_map_dataset", "force_iterable_dataset", "force_finite"):
+    for key in ("shard_seed", "sample_rate", "force_map_dataset", "force_iterable_dataset", "force_finite"):
         part.pop(key, None)
-    read = read_part(stream, part, seed, training=True)
+    read = read_part(stream, part, settings, training=endless)
     if read.exact:
         read.config["input_cfg"][0]["shuffle"] = shuffle
     else:
         read.config["shuffle"] = shuffle
-    if not read.shared:
+    if endless and not read.shared:
         logging.info(
             "data config: NeMo reads these data, in an order of its own in each worker of each process. A resumed "
             "run reads again what it has had, to find its place, and needs as many workers and processes as before"
         )
-    return endless_loader(TranscribedSteps(stream), settings, [read], rank, world)
+    return read
 
 
 def _whole_number(config: DictConfig, key: str, default: int) -> int:
@@ -125,7 +139,7 @@ def _whole_number(config: DictConfig, key: str, default: int) -> int:
     return value
 
 
-class RecognitionLoader(DataLoader):
+class RecognitionLoader(PassLoader):
     """A pass through the data; hands out a worker's :class:`InputError` as it is.
 
     Attributes:
@@ -134,17 +148,14 @@ class RecognitionLoader(DataLoader):
 
     statistics: Sequence[TranscriptStatistics] = ()
 
-    def __init__(self, dataset: Dataset, sampler: Sampler | CutSampler, **options: Any):
-        super().__init__(ErrorReturningDataset(dataset), batch_size=None, sampler=sampler, **options)
-
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            yield from raise_errors(super().__iter__())
+            yield from super().__iter__()
         except AudioLoadingError as error:  # while the sampler looks for a file's length in its header
             raise InputError(str(error).split("\nSet LHOTSE")[0]) from error
 
 
-def _check_manifests(config: DictConfig, encoder: TextEncoder) -> list[TranscriptStatistics]:
+def _check_manifests(config: DictConfig, encoder: TextEncoder, count: BadCount) -> list[TranscriptStatistics]:
     """Read the manifests through, where there are any (Lhotse's own formats are checked while they are read)."""
     manifests = config.get("manifest_filepath")
     if manifests is None:
@@ -160,7 +171,9 @@ def _check_manifests(config: DictConfig, encoder: TextEncoder) -> list[Transcrip
             need_audio=config.get("tarred_audio_filepaths") is None,
             min_duration=config.get("min_duration") or 0.0,
             max_duration=config.get("max_duration") or float("inf"),
+            skip_bad=count.rule.skips,
         )
+        count.survey(statistics.utterances + statistics.left_out + len(statistics.bad), statistics.bad)
         if not statistics.characters:
             raise InputError("has no text at all", path)
         logging.info(f"{path}: {statistics}")

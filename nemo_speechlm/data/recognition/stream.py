@@ -1,13 +1,14 @@
 """Transcribed speech as a stream of training data, in the exact order that pretraining has."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lhotse import CutSet
 from lhotse.cut import Cut
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from nemo_speechlm.data.bad_examples import Preparation, Prepared
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
 from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.data.pretraining.transcripts_reader import TranscriptsReader
@@ -46,16 +47,29 @@ class TranscribedStream(Stream):
         """Of :class:`TranscriptsReader`."""
         return {"sample_rate": self.sample_rate}
 
-    def collate(self, examples: Iterable[Cut]) -> TranscribedBatch:
-        """Pad audio and label ids with zeros."""
-        return TranscribedSpeechDataset(self.encoder, self.sample_rate)[CutSet(list(examples))]
+    def prepare(self, example: Cut) -> tuple[Tensor, Tensor]:
+        """Audio (S,) and label ids (U,)."""
+        return TranscribedSpeechDataset(self.encoder, self.sample_rate).prepare(example)
+
+    def join(self, examples: Sequence[Cut], content: Sequence[tuple[Tensor, Tensor]]) -> TranscribedBatch:
+        """Pad with zeros."""
+        prepared = Prepared(list(examples), list(content), (), 0, False)
+        return TranscribedSpeechDataset(self.encoder, self.sample_rate).join(prepared)
 
 
 class TranscribedSteps(Dataset):
-    """The batch of a training step, of the examples of its only stream."""
+    """The batch of a training step, of the examples of its only stream.
 
-    def __init__(self, stream: TranscribedStream):
-        self.stream = stream
+    Args:
+        streams: that stream.
+        preparation: what becomes of bad examples.
+    """
+
+    def __init__(self, streams: Sequence[Stream], preparation: Preparation = Preparation()):  # noqa: B008 - immutable
+        (stream,) = streams
+        assert isinstance(stream, TranscribedStream)
+        self.name = stream.name
+        self.dataset = TranscribedSpeechDataset(stream.encoder, stream.sample_rate, preparation)
 
     def __getitem__(self, examples: Mapping[str, Iterable[Cut]]) -> TranscribedBatch:
-        return self.stream.collate(examples[self.stream.name])
+        return self.dataset[examples[self.name]]

@@ -7,22 +7,25 @@ Axis legend: B utterances, S samples, U characters.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest, text_of
-from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of
+from nemo_speechlm.data.audio.files import check_samples
+from nemo_speechlm.data.bad_examples import BadExample, Preparation, Prepared
+from nemo_speechlm.data.manifests.lines import audio_path, text_of
+from nemo_speechlm.data.pretraining.streams import noise
+from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, check_regular
 from nemo_speechlm.data.recognition.batch import REPEATED, TranscribedBatch
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import Record, iter_lines, parse_line
 
 _LHOTSES_MARK = re.compile(r"_dup\d+$")
 
@@ -39,6 +42,7 @@ class TranscriptStatistics:
         frame_rates: (utterances,) the frames per second that CTC needs to spell each.
         longest_audio: seconds of the longest utterance.
         longest_text: label ids of the longest text.
+        bad: lines that cannot be used.
     """
 
     utterances: int
@@ -48,10 +52,12 @@ class TranscriptStatistics:
     frame_rates: np.ndarray
     longest_audio: float = 0.0
     longest_text: int = 0
+    bad: tuple[BadExample, ...] = ()
 
     def __str__(self) -> str:
         skipped = f"; {self.left_out} left out for their duration" if self.left_out else ""
-        return f"{self.utterances} utterances, {self.hours:.2f} h, {self.characters} characters{skipped}"
+        bad = f"; {len(self.bad)} left out because they cannot be used" if self.bad else ""
+        return f"{self.utterances} utterances, {self.hours:.2f} h, {self.characters} characters{skipped}{bad}"
 
 
 def check_transcripts(
@@ -62,6 +68,7 @@ def check_transcripts(
     need_audio: bool = True,
     min_duration: float = 0.0,
     max_duration: float = float("inf"),
+    skip_bad: bool = False,
 ) -> TranscriptStatistics:
     """Read a manifest through before training begins.
 
@@ -72,6 +79,7 @@ def check_transcripts(
         need_audio: audio files must be there (not so for tarred audio).
         min_duration: seconds; shorter utterances will be left out.
         max_duration: seconds; longer ones will be.
+        skip_bad: lines that are not usable are left out, and told of in the statistics.
 
     Raises:
         InputError: with file and line, at the first line that is not usable; or if no utterance is left.
@@ -80,18 +88,19 @@ def check_transcripts(
     longest_audio, longest_text = 0.0, 0
     frame_rates: list[float] = []
     unknown: list[tuple[int, str]] = []
-    for number, record in read_manifest(manifest, required=("audio_filepath", "duration", text_field)):
-        text = text_of(record, text_field, manifest, number)
+    bad: list[BadExample] = []
+    for number, line in iter_lines(manifest):
         try:
-            ids = encoder(text, manifest, number)
+            record = parse_line(line, manifest, number, ("audio_filepath", "duration", text_field))
+            duration = _check_record(record, text_field, need_audio, manifest, number)
+            ids = _encoded(record[text_field], encoder, manifest, number, None if skip_bad else unknown)
         except InputError as error:
-            unknown.append((number, error.reason))
+            if not skip_bad:
+                raise
+            bad.append(BadExample.of(error))
             continue
-        duration = record["duration"]
-        if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
-            raise InputError(f"'duration' is {duration!r}, expected seconds of audio", manifest, number)
-        if need_audio:
-            _check_file(audio_path(record, manifest), manifest, number)
+        if ids is None:
+            continue
         if min_duration <= duration <= max_duration:
             seconds, characters = seconds + duration, characters + len(ids)
             frame_rates.append(ctc_frames(ids) / duration)
@@ -104,9 +113,46 @@ def check_transcripts(
         more = f" ({len(unknown)} lines like this: {lines})" if len(unknown) > 1 else ""
         raise InputError(reason + more, manifest, number)
     if not frame_rates:
-        raise InputError(f"none of its utterances lasts between {min_duration} and {max_duration} s", manifest)
+        _refuse(left_out, bad, f"lasts between {min_duration} and {max_duration} s", manifest)
     rates = np.asarray(frame_rates, dtype=np.float32)
-    return TranscriptStatistics(len(rates), seconds / 3600, characters, left_out, rates, longest_audio, longest_text)
+    return TranscriptStatistics(
+        len(rates), seconds / 3600, characters, left_out, rates, longest_audio, longest_text, tuple(bad)
+    )
+
+
+def _check_record(record: Record, text_field: str, need_audio: bool, manifest: str | Path, number: int) -> float:
+    """The duration of a record, in seconds, after the look at the rest."""
+    text_of(record, text_field, manifest, number)
+    duration = record["duration"]
+    if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
+        raise InputError(f"'duration' is {duration!r}, expected seconds of audio", manifest, number)
+    if not isinstance(record["audio_filepath"], str):
+        raise InputError(f"audio_filepath is {record['audio_filepath']!r}, expected a path", manifest, number)
+    if need_audio:
+        _check_file(audio_path(record, manifest), manifest, number)
+    return float(duration)
+
+
+def _encoded(
+    text: str, encoder: TextEncoder, manifest: str | Path, number: int, unknown: list[tuple[int, str]] | None
+) -> list[int] | None:
+    """The ids of a text; None after a note in ``unknown``, where there is one, of what cannot be written."""
+    try:
+        return encoder(text, manifest, number)
+    except InputError as error:
+        if unknown is None:
+            raise
+        unknown.append((number, error.reason))
+        return None
+
+
+def _refuse(left_out: int, bad: Sequence[BadExample], lasts: str, manifest: str | Path) -> None:
+    """Raise because no utterance is left."""
+    if bad:
+        raise InputError(f"none of its {len(bad) + left_out} utterances can be used. {bad[0].reason}", *bad[0][:2])
+    if not left_out:
+        raise InputError("the manifest is empty", manifest)
+    raise InputError(f"none of its utterances {lasts}", manifest)
 
 
 def _check_file(path: Path, manifest: str | Path, number: int) -> None:
@@ -114,17 +160,30 @@ def _check_file(path: Path, manifest: str | Path, number: int) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"audio file {path} cannot be read: {error.strerror}", manifest, number) from None
+    if not path.is_file():
+        raise InputError(f"audio file {path} is not a regular file", manifest, number)
     if not size:
         raise InputError(f"audio file {path} is empty", manifest, number)
 
 
 class TranscribedSpeechDataset(torch.utils.data.Dataset):
-    """What NeMo's Lhotse loader asks for batches: cuts in; audio, lengths, label ids, lengths out."""
+    """What NeMo's Lhotse loader asks for batches: cuts in; audio, lengths, label ids, lengths out.
 
-    def __init__(self, encoder: TextEncoder, sample_rate: int = 16000):
-        self.encoder, self.sample_rate = encoder, sample_rate
+    Args:
+        encoder: writes a text as label ids.
+        sample_rate: of the audio, Hz.
+        preparation: what becomes of bad examples. If none is left of a batch, another one stands in.
+    """
 
-    def __getitem__(self, cuts: CutSet) -> TranscribedBatch:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        sample_rate: int = 16000,
+        preparation: Preparation = Preparation(),  # noqa: B008 - immutable
+    ):
+        self.encoder, self.sample_rate, self.preparation = encoder, sample_rate, preparation
+
+    def __getitem__(self, cuts: Iterable[Cut]) -> TranscribedBatch:
         """Load a batch.
 
         Returns:
@@ -133,22 +192,30 @@ class TranscribedSpeechDataset(torch.utils.data.Dataset):
         Raises:
             InputError: if an audio file cannot be decoded, holds no samples, or its text has unknown characters.
         """
-        audio = [load_audio(cut, self.sample_rate) for cut in cuts]
-        ids = [torch.tensor(self._encode(cut), dtype=torch.long) for cut in cuts]
+        prepared = self.preparation.of(cuts, self.prepare)
+        return self.join(prepared)
+
+    def prepare(self, cut: Cut) -> tuple[Tensor, Tensor]:
+        """Audio (S,) and label ids (U,) of a cut."""
+        audio = load_audio(cut, self.sample_rate)
+        text = base_of(cut).custom["text"] if _is_ours(cut) else _supervised(cut)
+        try:
+            return audio, torch.tensor(self.encoder(text), dtype=torch.long)
+        except InputError as error:
+            raise InputError(error.reason, _source(cut)) from None
+
+    def join(self, prepared: Prepared) -> TranscribedBatch:
+        """The batch that cuts make."""
+        made_up = (torch.from_numpy(noise(self.sample_rate)), torch.zeros(1, dtype=torch.long))
+        audio, ids = zip(*([made_up] if prepared.lost else prepared.content), strict=True)
         tensors = (
             collate_vectors(audio, padding_value=0.0),
             torch.tensor([len(a) for a in audio]),
             collate_vectors(ids, padding_value=0),
             torch.tensor([len(i) for i in ids]),
         )
-        return TranscribedBatch(tensors, tuple(_place(cut) for cut in cuts))
-
-    def _encode(self, cut: Cut) -> list[int]:
-        text = base_of(cut).custom["text"] if _is_ours(cut) else _supervised(cut)
-        try:
-            return self.encoder(text)
-        except InputError as error:
-            raise InputError(error.reason, _source(cut)) from None
+        places = tuple(_place(cut) for cut in prepared.examples)
+        return TranscribedBatch(tensors, places, stand_in=prepared.lost, read=prepared.read, bad=prepared.bad)
 
 
 def load_audio(cut: Cut, sample_rate: int) -> Tensor:
@@ -163,15 +230,17 @@ def load_audio(cut: Cut, sample_rate: int) -> Tensor:
     """
     if _is_ours(cut):
         return torch.from_numpy(audio_of(cut, sample_rate))
+    for path in _files(cut):
+        check_regular(path)
     try:
         samples = np.atleast_2d(cut.load_audio())
     except Exception as error:  # each decoder has its own
         raise InputError(f"audio cannot be decoded: {error}", _source(cut)) from error
     if not samples.size:
         raise InputError("audio holds no samples", _source(cut))
-    if not np.isfinite(samples).all():
-        raise InputError("audio holds samples that are not finite numbers", _source(cut))
-    return torch.from_numpy(samples.mean(axis=0, dtype=np.float32))
+    mono = samples.mean(axis=0, dtype=np.float32)
+    check_samples(mono, _source(cut))
+    return torch.from_numpy(mono)
 
 
 def _place(cut: Cut) -> str:
@@ -195,6 +264,9 @@ def _source(cut: Cut) -> str:
     if _is_ours(cut):
         base = base_of(cut)
         return "/".join(base.custom["tar"]) if "tar" in base.custom else str(base.recording.id)
+    return next(_files(cut), str(cut.id))
+
+
+def _files(cut: Cut) -> Iterator[str]:
     recordings: Iterable = getattr(getattr(cut, "recording", None), "sources", ()) or ()
-    paths = [str(source.source) for source in recordings if source.type == "file"]
-    return paths[0] if paths else str(cut.id)
+    return (str(source.source) for source in recordings if source.type == "file")

@@ -17,6 +17,7 @@ from nemo_speechlm.data.pretraining.loader import (
 from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.models.common.monitoring import Throughput
+from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.trained_model import TrainedModel
 
 
@@ -58,7 +59,7 @@ class PretrainingModel(Accelerated, TrainedModel):
         own = DictConfig(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
         own.pop("defer_setup", None)
         ranks = {"global_rank": self.global_rank, "world_size": self.world_size}
-        return {"config": own, "streams": self.streams(), **ranks}
+        return {"config": own, "streams": self.streams(), "folder": run_folder(self), **ranks}
 
     @cached_property
     def _on_host(self) -> dict[str, tuple[str, ...]]:
@@ -69,7 +70,7 @@ class PretrainingModel(Accelerated, TrainedModel):
 
     def on_before_batch_transfer(self, batch: PretrainBatch, dataloader_idx: int) -> PretrainBatch:
         """Count the audio while its lengths are still on the host: later that would wait for the device."""
-        if self.training and isinstance(batch, PretrainBatch):
+        if self.training and isinstance(batch, PretrainBatch) and not batch.stand_in:
             lengths = [part.audio_lengths for part in (batch.speech, batch.pairs) if part is not None]
             self.throughput.add(float(sum(length.sum() for length in lengths)) / self._cfg.sample_rate)
         return batch
@@ -103,6 +104,8 @@ class PretrainingModel(Accelerated, TrainedModel):
 class PlaceInData(Callback):
     """Tells the loader of each batch that has been trained on: its state in a checkpoint is the place behind it.
 
+    Where bad examples are left out, it logs how many this process has met so far, as ``bad_examples``.
+
     A callback and not a method of the model, since Lightning saves checkpoints of a step before it calls the model's.
     """
 
@@ -114,3 +117,5 @@ class PlaceInData(Callback):
         number = getattr(batch, "number", None)
         if isinstance(loader, PretrainLoader) and number is not None:
             loader.trained(number)
+            if loader.count.rule.skips:
+                pl_module.log("bad_examples", float(loader.count.bad))

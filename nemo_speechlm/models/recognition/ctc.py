@@ -28,6 +28,7 @@ from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
+from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import edit_counts
 from nemo_speechlm.nemo_targets import name_publicly
 
@@ -96,7 +97,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         if config is None or not config.get("use_lhotse", False):
             return super()._setup_dataloader_from_config(config)
         return build_recognition_dataloader(
-            config, self.text_encoder(), self.cfg.sample_rate, self.global_rank, self.world_size
+            config, self.text_encoder(), self.cfg.sample_rate, self.global_rank, self.world_size, run_folder(self)
         )
 
     def _transcribe_output_processing(self, outputs: dict, trcfg: TranscribeConfig) -> Any:

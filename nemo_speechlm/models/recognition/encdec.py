@@ -38,6 +38,7 @@ from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import load_ctc_head, load_encoder
+from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import bleu_score, error_rates, text_counts
 from nemo_speechlm.models.recognition.targets import complete_targets
 from nemo_speechlm.modules.decoder.relative import PAD
@@ -288,7 +289,7 @@ class SpeechLMEncDecModel(
 
     def _loader(self, config: DictConfig | dict) -> DataLoader:
         return build_recognition_dataloader(
-            config, self.vocabulary, self.cfg.sample_rate, self.global_rank, self.world_size
+            config, self.vocabulary, self.cfg.sample_rate, self.global_rank, self.world_size, run_folder(self)
         )
 
     # --- transcribing ------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriS
 from nemo_speechlm.models.common.fine_tuning import become_independent, take_architecture
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import load_encoder
+from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
 
 _OURS = ("freeze_front_end", "freeze_encoder_steps", "reuse_ctc_head", "pretrained_weights", "init_from_pretrained")
@@ -85,13 +86,14 @@ def _give_data(model: EncDecRNNTModel, data: dict[str, DictConfig], encoder: Tex
 
     def build(config: DictConfig) -> DataLoader:
         return build_recognition_dataloader(
-            config, encoder, model.cfg.sample_rate, model.global_rank, model.world_size
+            config, encoder, model.cfg.sample_rate, model.global_rank, model.world_size, run_folder(model)
         )
 
     if "train_ds" in data:
         loader = build(data["train_ds"])
-        # "endless" is ours, and what is left should be a config for NeMo's loaders.
-        kept = {key: value for key, value in data["train_ds"].items() if key != "endless"}
+        # These keys are ours, and what is left should be a config for NeMo's loaders.
+        ours = ("endless", "on_bad", "max_bad", "timeout")
+        kept = {key: value for key, value in data["train_ds"].items() if key not in ours}
         model._update_dataset_config(dataset_name="train", config=OmegaConf.create(kept))
         model._train_dl = loader
     if "validation_ds" in data:

@@ -132,7 +132,7 @@ def test_batches_are_padded_copies_of_the_manifests(corpus):
 
 def test_a_missing_part_is_none(corpus):
     cut = next(iter(SpeechReader([str(corpus.speech)], tiny_inventory())))
-    batch = OneStream(SpeechStream(tiny_inventory()))[[cut]]
+    batch = OneStream("speech", PretrainDataset([SpeechStream(tiny_inventory())]))[[cut]]
     assert batch.text is None
     assert batch.speech.audio.shape[0] == 1
 

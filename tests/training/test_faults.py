@@ -1,0 +1,211 @@
+"""Trainings with bad audio and bad lines, in one process and in two: none hangs, none learns NaN, one message."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from nemo_speechlm.data.bad_examples import LIST_NAME
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models import SpeechLMModel
+from nemo_speechlm.testing.configs import tiny_pretrain_config
+from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.training.run import train
+from tests.faults import FAULTS, spoil
+
+ALL = bool(os.environ.get("NEMO_SPEECHLM_ALL_FAULTS"))
+"""Set it to have every fault, with and without workers, in one process and in two."""
+
+LONGEST = 60
+"""Seconds that no run may take to say what is wrong; tests wait longer, since the machine may be busy."""
+
+
+def recipe(folder, corpus, num_workers=0, devices=1, steps=4, **data):
+    model = tiny_pretrain_config(corpus)
+    for part in ("train_ds", "validation_ds"):
+        model[part] = {**model[part], "num_workers": num_workers, "timeout": LONGEST, **data}
+    model.loss.feature_penalty = 10.0
+    return OmegaConf.create(
+        {
+            "output": str(folder / "out.nemo"), "overwrite": False, "save": "last", "seed": 0, "name": "run",
+            "model": model,
+            "trainer": {
+                "accelerator": "cpu", "devices": devices, "max_steps": steps, "max_epochs": -1,
+                "accumulate_grad_batches": 1, "val_check_interval": steps, "check_val_every_n_epoch": None,
+                "num_sanity_val_steps": 0, "logger": False, "enable_checkpointing": False,
+                "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False,
+            },
+            "exp_manager": {
+                "exp_dir": str(folder / "runs"), "name": "run", "use_datetime_version": False,
+                "resume_if_exists": True, "resume_ignore_no_checkpoint": True, "create_tensorboard_logger": False,
+                "checkpoint_callback_params": {
+                    "monitor": "val_loss", "mode": "min", "save_top_k": 0, "save_last": True,
+                    "always_save_nemo": False, "save_nemo_on_train_end": False,
+                },
+            },
+        }
+    )  # fmt: skip
+
+
+def run(cfg):
+    train(cfg, lambda model, trainer: SpeechLMModel(cfg=model, trainer=trainer))
+
+
+def as_command(cfg, rank, port, log):
+    """One process of a launcher such as torchrun, which says what commands say."""
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), stream)
+    torch.set_num_threads(1)
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(cfg.trainer.devices), "LOCAL_WORLD_SIZE": str(cfg.trainer.devices),
+        "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
+    }  # fmt: skip
+    status = 0
+    try:
+        run(cfg)
+    except SpeechLMError as error:
+        os.write(2, f"error: {error}\n".encode())
+        status = 1
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 3
+    os._exit(status)
+
+
+def in_processes(cfg, folder):
+    """Run a recipe in as many processes as it has devices; their statuses, and what they have said."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context, log = multiprocessing.get_context("fork"), folder / "log"
+    log.unlink(missing_ok=True)
+    processes = [context.Process(target=as_command, args=(cfg, r, port, log)) for r in range(cfg.trainer.devices)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + 3 * LONGEST
+    for process in processes:
+        process.join(max(0.1, deadline - time.monotonic()))
+    hung = [process for process in processes if process.is_alive()]
+    for process in hung:
+        os.killpg(process.pid, signal.SIGKILL)
+    said = log.read_text(errors="replace")
+    assert not hung, said[-3000:]
+    return [process.exitcode for process in processes], said
+
+
+def assert_learned(folder):
+    assert (folder / "out.nemo").exists()
+    (last,) = folder.glob("runs/**/*-last.ckpt")
+    checkpoint = torch.load(last, weights_only=False)
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    return checkpoint
+
+
+def listed(folder):
+    (path,) = folder.glob(f"runs/**/{LIST_NAME}")
+    return [json.loads(line)["line"] for line in path.read_text().splitlines()]
+
+
+def assert_one_message(statuses, said, start):
+    assert statuses == [1] * len(statuses), said[-3000:]
+    assert "Traceback" not in said, said[-3000:]
+    (message,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert message.startswith(f"error: {start}")
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    """A corpus with every fault, and the lines that have one."""
+    corpus = tiny_corpus(tmp_path / "corpus", n_speech=24, n_text=16)
+    for place, fault in enumerate(FAULTS):
+        spoil(corpus.speech, 2 * place + 1, fault)
+    return corpus, [2 * place + 1 for place in range(len(FAULTS))]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_all_faults_are_skipped(tmp_path, spoiled, num_workers):
+    corpus, lines = spoiled
+    run(recipe(tmp_path, corpus, num_workers, on_bad="skip", max_bad=1.0))
+    checkpoint = assert_learned(tmp_path)
+    assert sorted(listed(tmp_path)) == lines
+    loader = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
+    assert loader["examples"][1] > 0
+
+
+def test_two_processes_skip_all_faults(tmp_path, spoiled):
+    corpus, lines = spoiled
+    cfg = recipe(tmp_path, corpus, devices=2, on_bad="skip", max_bad=1.0)
+    statuses, said = in_processes(cfg, tmp_path)
+    assert statuses == [0, 0], said[-3000:]
+    assert_learned(tmp_path)
+    assert sorted(listed(tmp_path)) == lines
+
+
+@pytest.mark.parametrize("fault", FAULTS if ALL else ["truncated", "not JSON"])  # seen in training, and before it
+@pytest.mark.parametrize("num_workers", [0, 2] if ALL else [0])
+@pytest.mark.parametrize("devices", [1, 2] if ALL else [2])
+def test_one_message(tmp_path, fault, num_workers, devices):
+    corpus = tiny_corpus(tmp_path / "corpus", n_speech=12, n_text=16)
+    spoil(corpus.speech, 7, fault)
+    cfg = recipe(tmp_path, corpus, num_workers, devices, steps=20)
+    begun = time.monotonic()
+    statuses, said = in_processes(cfg, tmp_path)
+    assert_one_message(statuses, said, f"{corpus.speech}:7: ")
+    assert ALL or time.monotonic() - begun < 3 * LONGEST
+    assert not (tmp_path / "out.nemo").exists()
+    if ALL:
+        cfg = recipe(tmp_path, corpus, num_workers, devices, on_bad="skip")
+        statuses, said = in_processes(cfg, tmp_path)
+        assert statuses == [0] * devices, said[-3000:]
+        assert_learned(tmp_path)
+        assert listed(tmp_path) == [7]
+
+
+def test_batches_without_a_good_example_change_nothing(tmp_path):
+    corpus = tiny_corpus(tmp_path / "corpus", n_speech=4, n_text=16)
+    for number in range(1, 5):
+        spoil(corpus.speech, number, "nan")
+    begun = {}
+
+    def build(model, trainer):
+        model = SpeechLMModel(cfg=model, trainer=trainer)
+        begun.update({name: value.clone() for name, value in model.state_dict().items()})
+        return model
+
+    train(recipe(tmp_path, corpus, steps=12, on_bad="skip", max_bad=1.0), build)  # more than may be skipped in a row
+    weights = assert_learned(tmp_path)["state_dict"]
+    assert all(torch.equal(weights[name], value) for name, value in begun.items())
+    (record, *others) = next(iter(tmp_path.glob("runs/**/skipped_updates_rank0.jsonl"))).read_text().splitlines()
+    assert json.loads(record)["lost"]
+    assert len(others) == 11
+
+
+class KilledPeer(SpeechLMModel):
+    """Its second process dies in the third step, as for want of memory."""
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 2 and self.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_process_that_is_left_alone_says_so(tmp_path, monkeypatch):
+    corpus = tiny_corpus(tmp_path / "corpus", n_speech=12, n_text=16)
+    monkeypatch.setitem(globals(), "SpeechLMModel", KilledPeer)
+    statuses, said = in_processes(recipe(tmp_path, corpus, devices=2, steps=20), tmp_path)
+    assert statuses == [1, -signal.SIGKILL]
+    assert "Traceback" not in said, said[-3000:]
+    assert said.count("another process of this training has ended") == 1
+    assert Path(tmp_path / "out.nemo").exists() is False

@@ -90,8 +90,13 @@ class PretrainingModel(Accelerated, TrainedModel):
         return moved
 
     def configure_callbacks(self) -> list[Callback]:
-        """Keep the loader's place in the data up to date."""
-        return [PlaceInData(), *super().configure_callbacks()]
+        """Keep the loader's place in the data up to date.
+
+        Lightning puts these callbacks behind the trainer's own. A place that is kept there already must stay before
+        what saves checkpoints.
+        """
+        kept = any(isinstance(callback, PlaceInData) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [*([] if kept else [PlaceInData()]), *super().configure_callbacks()]
 
     # --- figures -------------------------------------------------------------------------------------------------
 

@@ -6,12 +6,17 @@ For each tool: one undisturbed run gives the expected files and the time that it
 folder, killed after a time drawn between nothing and that (every second time its workers are killed with it), and
 started again, until it ends by itself; and so on with empty folders until it was killed often enough. Every file in
 the folder must then be there, with the same bytes, and no other.
+
+    python benchmarks/kill_and_resume.py --work runs/killed --kills 2 --trainings
+
+does the same with trainings (killed_training.py), whose weights must be those of an undisturbed run, bit for bit.
 """
 
 import argparse
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -278,29 +283,63 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=20000, help="of text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=2, help="of speech")
-    parser.add_argument("--only", help="tools whose name has this in it")
+    parser.add_argument("--only", help="tools whose name has this in it, a regular expression")
+    parser.add_argument("--trainings", action="store_true", help="kill trainings instead of the tools for data")
+    parser.add_argument("--steps", type=int, default=40, help="of trainings")
     arguments = parser.parse_args()
-    from common import report
-
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    sys.exit(not (kill_trainings if arguments.trainings else kill_tools)(arguments, work))
+
+
+def kill_trainings(arguments: argparse.Namespace, work: Path) -> bool:
+    """Kill trainings; returns whether all ended with the weights that they should have."""
+    import killed_training
+    from common import report
+
+    killed_training.prepare()
+    all_same = True
+    for number, training in enumerate(killed_training.trainings(work, arguments.steps)):
+        if arguments.only and not re.search(arguments.only, training.name):
+            continue
+        folder = work / training.name.replace(",", "").replace(" ", "_")
+        outcome = killed_training.disturb(training, folder, arguments.kills, arguments.seed + number)
+        report("kill_and_resume", [row(training.name, outcome)], packages=("numpy", "torch", "nemo_toolkit", "lhotse"))
+        all_same = all_same and not outcome.differences
+    return all_same
+
+
+def row(name: str, outcome: Any) -> dict[str, Any]:
+    """The cells of a table about one tool or training."""
+    return {
+        "tool": name,
+        "undisturbed_s": outcome.seconds,
+        "kills": outcome.kills,
+        "with_something_to_go_on_with": outcome.resumed,
+        "runs_ended": outcome.ends,
+        "result": "identical" if not outcome.differences else _short(outcome.differences),
+    }
+
+
+def _short(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    return " ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def kill_tools(arguments: argparse.Namespace, work: Path) -> bool:
+    """Kill the tools for data; returns whether all ended with the files that they should have."""
+    from common import report
+
     text, aligner = prepare(work, arguments.lines, arguments.minutes)
     all_same = True
     for number, tool in enumerate([*text_tools(text, arguments.lines), *speech_tools(text.parent, aligner)]):
-        if arguments.only and arguments.only not in tool.name:
+        if arguments.only and not re.search(arguments.only, tool.name):
             continue
         outcome = disturb(tool, work / tool.name.replace(" ", "_"), arguments.kills, arguments.seed + number)
-        row = {
-            "tool": tool.name,
-            "undisturbed_s": outcome.seconds,
-            "kills": outcome.kills,
-            "with_something_to_go_on_with": outcome.resumed,
-            "runs_ended": outcome.ends,
-            "result": "identical" if not outcome.differences else " ".join(outcome.differences),
-        }
-        report("kill_and_resume", [row], packages=("numpy", "torch", "pocketsphinx", "phonemizer"))
+        packages = ("numpy", "torch", "pocketsphinx", "phonemizer")
+        report("kill_and_resume", [row(tool.name, outcome)], packages=packages)
         all_same = all_same and not outcome.differences
-    sys.exit(not all_same)
+    return all_same
 
 
 if __name__ == "__main__":

@@ -1,0 +1,280 @@
+"""Trainings for kill_and_resume.py: commands on a tiny corpus, in one process and in two, killed and run again.
+
+Each process is forked from one that has imported everything, and runs the command's own file with its arguments: a
+start takes seconds instead of a quarter of a minute. Two processes find each other as those of torchrun do. After a
+kill of one of them, the other must end by itself.
+"""
+
+import hashlib
+import io
+import os
+import random
+import runpy
+import shutil
+import signal
+import socket
+import sys
+import tarfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads would not survive a fork
+
+import torch
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PATIENCE = 120
+"""Seconds that the process whose peer was killed has to end."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training to kill.
+
+    Args:
+        name: of the row.
+        script: in examples/.
+        arguments: of the command; its output is ``out.nemo`` in the folder that it is run in.
+        processes: that train together.
+    """
+
+    name: str
+    script: str
+    arguments: Sequence[str]
+    processes: int = 1
+
+
+@dataclass
+class Outcome:
+    """What became of a training that was killed.
+
+    Attributes:
+        seconds: of the undisturbed run.
+        kills: how often it was killed.
+        ends: how often it was brought to an end.
+        resumed: kills that came when there was a checkpoint to go on from.
+        differences: weights that differed from the undisturbed run's.
+    """
+
+    seconds: float
+    kills: int = 0
+    ends: int = 0
+    resumed: int = 0
+    differences: tuple[str, ...] = field(default=())
+
+
+def weights(output: Path) -> dict[str, str]:
+    """The digest of each tensor in a ``.nemo`` file."""
+    with tarfile.open(output) as archive:
+        (name,) = [name for name in archive.getnames() if name.endswith("model_weights.ckpt")]
+        content = archive.extractfile(name)
+        assert content is not None
+        tensors = torch.load(io.BytesIO(content.read()), weights_only=True)
+    return {
+        name: hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, tensor in tensors.items()
+    }
+
+
+def start(training: Training, folder: Path) -> list[int]:
+    """Fork the processes of a training; returns their numbers. Each leads a group of its own, its workers'."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    sys.stdout.flush()
+    processes = []
+    for rank in range(training.processes):
+        process = os.fork()
+        if not process:
+            _become(training, folder, rank, port)
+        processes.append(process)
+    return processes
+
+
+def _become(training: Training, folder: Path, rank: int, port: int) -> None:
+    """Run the command in this process, and end it."""
+    status = 70
+    try:
+        os.setsid()
+        os.chdir(folder)
+        log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        if training.processes > 1:
+            size = str(training.processes)
+            os.environ |= {
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+                "GROUP_RANK": "0", "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "killed",
+            }  # fmt: skip
+        script = str(EXAMPLES / training.script)
+        sys.argv = [script, *training.arguments]
+        runpy.run_path(script, run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(processes: Sequence[int], seconds: float | None) -> dict[int, int]:
+    """The statuses of those processes that ended within so many seconds; None waits for all."""
+    ended: dict[int, int] = {}
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while len(ended) < len(processes) and (deadline is None or time.monotonic() < deadline):
+        for process in processes:
+            if process not in ended:
+                found, status = os.waitpid(process, os.WNOHANG)
+                if found:
+                    ended[process] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    return ended
+
+
+def kill(processes: Sequence[int], draw: random.Random, log: Path) -> None:
+    """SIGKILL one of the processes or all, sometimes with their workers, and wait until everything has ended."""
+    chosen = draw.choice([list(processes), *([process] for process in processes)])
+    with_workers = draw.random() < 0.5
+    for process in chosen:
+        (os.killpg if with_workers else os.kill)(process, signal.SIGKILL)
+    ended = wait(processes, PATIENCE)
+    if len(ended) < len(processes):
+        for process in processes:
+            if process not in ended:
+                os.killpg(process, signal.SIGKILL)
+        raise RuntimeError(f"a process does not end although the other was killed; see {log}")
+    deadline = time.monotonic() + PATIENCE
+    while any(map(_is_there, processes)):  # workers that outlive their parent for a moment
+        if time.monotonic() > deadline:
+            raise RuntimeError("workers outlive their parent")
+        time.sleep(0.05)
+
+
+def _is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    folder.with_suffix(".log").unlink(missing_ok=True)
+
+
+def disturb(training: Training, folder: Path, kills: int, seed: int = 0, say: Callable[[str], Any] = print) -> Outcome:
+    """Train undisturbed, then with so many kills at random moments, and compare the weights, bit for bit."""
+    draw = random.Random(seed)
+    calm, troubled = folder / "calm", folder / "troubled"
+    _fresh(calm)
+    begun = time.monotonic()
+    ended = wait(start(training, calm), None)
+    if any(ended.values()):
+        raise RuntimeError(f"{training.name} failed; see {calm.with_suffix('.log')}")
+    outcome = Outcome(time.monotonic() - begun)
+    expected = weights(calm / "out.nemo")
+    while outcome.kills < kills:
+        _fresh(troubled)
+        while True:
+            processes = start(training, troubled)
+            ended = wait(processes, draw.uniform(0, outcome.seconds) if outcome.kills < kills else None)
+            if len(ended) == training.processes:
+                break
+            kill([process for process in processes if process not in ended], draw, troubled.with_suffix(".log"))
+            outcome.kills += 1
+            outcome.resumed += any(troubled.glob("runs/**/[!.]*-last.ckpt"))
+            if (troubled / "out.nemo").exists():  # killed in its last moment
+                ended = {}
+                break
+        if any(ended.values()):
+            raise RuntimeError(f"{training.name} failed; see {troubled.with_suffix('.log')}")
+        outcome.ends += 1
+        found = weights(troubled / "out.nemo")
+        differ = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+        outcome.differences = tuple(sorted({*outcome.differences, *differ}))
+    said = "identical" if not outcome.differences else f"{len(outcome.differences)} weights DIFFER"
+    say(f"{training.name}: {outcome.kills} kills, {outcome.ends} runs brought to an end, {said}")
+    return outcome
+
+
+def write_shar(manifest: Path, folder: Path, shards: int = 4) -> str:
+    """The utterances of a manifest with units and text as Lhotse Shar."""
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+
+    cuts = []
+    for number, record in read_manifest(manifest, ["units"]):
+        recording = Recording.from_file(audio_path(record, manifest), recording_id=f"utterance-{number}")
+        custom = {"units": record["units"], "unit_durations": record["unit_durations"]}
+        said = SupervisionSegment(recording.id, recording.id, 0.0, recording.duration, text=record["text"])
+        cuts.append(MonoCut(recording.id, 0.0, recording.duration, 0, [said], recording=recording, custom=custom))
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        CutSet(cuts).to_shar(folder, fields={"recording": "wav"}, shard_size=-(-len(cuts) // shards))
+    return str(folder)
+
+
+def trainings(work: Path, steps: int = 40) -> list[Training]:
+    """Both commands, with 0 and 2 workers, in 1 and 2 processes, on a manifest, tar files and Shar."""
+    from nemo_speechlm.testing.configs import tiny_tarred
+    from nemo_speechlm.testing.corpora import tiny_corpus
+
+    corpus = tiny_corpus(work / "tiny", n_speech=32, n_text=60)
+    tarred = tiny_tarred(corpus.speech, work / "tiny" / "tarred")
+    manifest = f"manifest_filepath={corpus.speech}"
+    sources = {
+        "manifest": [manifest],
+        "tarred": [f"{key}={value}" for key, value in tarred.items()],
+        "shar": [f"shar_path={write_shar(corpus.speech, work / 'tiny' / 'shar')}", "manifest_filepath=null"],
+    }
+    small = [
+        "output=out.nemo", "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1",
+        "model.encoder.shared_transformer.n_layers=1", "trainer.accelerator=cpu", f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={steps // 4}", "trainer.log_every_n_steps=1", "save_every_minutes=0.01",
+        "+trainer.enable_progress_bar=false", "trainer.gradient_clip_val=1.0",
+    ]  # fmt: skip
+    found = []
+    for source, options in sources.items():
+        for workers in (0, 2):
+            for processes in (1, 2):
+                common = [*small, f"trainer.devices={processes}", f"model.train_ds.num_workers={workers}"]
+                name = f"{source}, {workers} workers, {processes} processes"
+                pretrain = [
+                    "--config-name=speechlm_p_small", f"model.units={corpus.units}", *common,
+                    *(f"model.{part}.text.manifest_filepath={corpus.text}" for part in ("train_ds", "validation_ds")),
+                    f"model.validation_ds.speech.{manifest}", "model.train_ds.speech.batch_duration=8",
+                    "model.train_ds.text.batch_tokens=400", *_in("model.train_ds.speech.", options),
+                ]  # fmt: skip
+                ctc = [
+                    "--config-name=ctc_small", *common, f"model.validation_ds.{manifest}",
+                    "model.train_ds.batch_duration=8", "model.train_ds.num_buckets=2",
+                    *_in("model.train_ds.", options),
+                ]  # fmt: skip
+                found += [
+                    Training(f"speechlm_pretrain {name}", "speechlm_pretrain.py", pretrain, processes),
+                    Training(f"speechlm_finetune_ctc {name}", "speechlm_finetune_ctc.py", ctc, processes),
+                ]
+    return found
+
+
+def _in(part: str, options: Sequence[str]) -> list[str]:
+    """Options of a part of the config, with ``+`` before those that no recipe has."""
+    return [f"{'' if option.startswith('manifest_filepath') else '+'}{part}{option}" for option in options]
+
+
+def prepare() -> None:
+    """Import what the commands import, once."""
+    torch.set_num_threads(1)
+    import nemo_speechlm.models.recognition.ctc
+    import nemo_speechlm.models.speechlm.model
+    import nemo_speechlm.training.run  # noqa: F401

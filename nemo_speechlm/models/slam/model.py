@@ -84,9 +84,19 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             if "stm" in self.tasks:
                 self.stm_head = nn.Linear(width, 1)
             if "ctc" in self.tasks:
-                self.ctc_head = nn.Linear(width, num_tokens + 1)
+                self.ctc_head = self._ctc_head(num_tokens, width)
         self._codebook = CodebookWatch()
         self._logged: set[str] = set()
+
+    def _ctc_head(self, num_tokens: int, width: int) -> nn.Linear | pair_tasks.SharedEmbeddingHead:
+        if not (self._cfg.get("ctc") or {}).get("shared_embedding"):
+            return nn.Linear(width, num_tokens + 1)
+        if not hasattr(self, "text_embedding"):
+            raise SpeechLMError(
+                "model.ctc.shared_embedding is true, and no task has text embeddings: give model.tasks.masked_text, "
+                "tlm or stm a weight, or set model.ctc.shared_embedding=false"
+            )
+        return pair_tasks.SharedEmbeddingHead(num_tokens, width)
 
     def streams(self) -> list[Stream]:
         """Speech; and with a tokenizer, text and pairs."""

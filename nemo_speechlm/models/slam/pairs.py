@@ -40,7 +40,7 @@ class PairBranch(Protocol):
     tlm_whole_text: float
     stm_mismatched: float
     stm_head: nn.Linear
-    ctc_head: nn.Linear
+    ctc_head: "nn.Linear | SharedEmbeddingHead"
 
 
 def tlm(
@@ -144,9 +144,39 @@ def same_text(batch: PairBatch, texts: Tensor) -> Tensor:
     return same & (batch.token_lengths[texts] == batch.token_lengths)
 
 
+class SharedEmbeddingHead(nn.Module):
+    """CTC by the embeddings of the text's tokens, on speech as the shared encoder sees it.
+
+    A frame that spells a token then lies near that token's embedding: both sides meet in one space before the shared
+    encoder. Ours; the paper has no CTC.
+
+    Args:
+        num_tokens: V.
+        d_model: D.
+    """
+
+    def __init__(self, num_tokens: int, d_model: int):
+        super().__init__()
+        self.blank = nn.Linear(d_model, 1)
+        self.bias = nn.Parameter(torch.zeros(num_tokens))
+
+    def logits(self, states: Tensor, embedding: TextEmbedding) -> Tensor:
+        """Projected speech (B, T, D) -> (B, T, V + 1), blank last."""
+        spelled = F.linear(states, embedding.tokens.weight[: embedding.num_tokens], self.bias)
+        return torch.cat([spelled, self.blank(states)], 2)
+
+
+def ctc_logits(model: PairBranch, speech: Tensor) -> Tensor:
+    """The output of the speech encoder (B, T, D) -> logits (B, T, V + 1), blank last."""
+    if isinstance(model.ctc_head, SharedEmbeddingHead):
+        projected = model.encoder.shared_transformer.pre_encode(speech)  # type: ignore[union-attr, operator]
+        return model.ctc_head.logits(projected, model.text_embedding)
+    return model.ctc_head(speech)
+
+
 def ctc(model: PairBranch, speech: Tensor, lengths: Tensor, batch: PairBatch) -> dict[str, Figure]:
     """CTC from the output of the speech encoder (B, T, D) to the text, per token; 0 where it has no path."""
-    log_probs = model.ctc_head(speech).log_softmax(-1)
+    log_probs = ctc_logits(model, speech).log_softmax(-1)
     log_probs = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
     blank = log_probs.shape[2] - 1
     loss = F.ctc_loss(

@@ -189,6 +189,7 @@ def test_a_collapsed_codebook_is_said_once(corpus, warnings):
     [
         ({"tokenizer": None}, r"model\.tokenizer\.dir is not given, and model\.tasks\.masked_text is not 0"),
         ({"tasks": {"w2v_bert": 0.0}}, r"model\.tasks: all weights are 0"),
+        ({"tasks": {"ctc": 1.0}, "ctc": {"shared_embedding": True}}, r"model\.ctc\.shared_embedding is true, and no"),
         ({"tlm": {"speech": {"share": 0.7, "length": 3}, "text": {"share": 0.5, "length": 2}, "whole_text": 2}},
          r"model\.tlm\.whole_text is 2"),
     ],

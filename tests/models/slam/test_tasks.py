@@ -218,6 +218,20 @@ def test_ctc(model, batch):
     assert found["ctc"].number == 9
 
 
+@torch.no_grad()
+def test_ctc_by_the_embeddings_of_text(build):
+    """A frame that the shared encoder takes for a token's embedding spells that token."""
+    model = build(tasks={"masked_text": 1.0, "ctc": 1.0}, ctc={"shared_embedding": True})
+    model.encoder.shared_transformer.pre_encode = torch.nn.Identity()
+    weights = torch.nn.functional.normalize(model.text_embedding.tokens.weight, dim=1)
+    model.text_embedding.tokens.weight.copy_(weights)
+    spoken = torch.tensor([3, 5, 2])
+    logits = pairs.ctc_logits(model, 9 * weights[spoken].unsqueeze(0))
+    assert logits.shape == (1, 3, model.text_embedding.num_tokens + 1)
+    assert logits[0, :, :-1].argmax(1).tolist() == spoken.tolist()
+    assert logits[0, :, 4].tolist() == pytest.approx([9 * float(weights[s] @ weights[4]) for s in spoken], abs=1e-5)
+
+
 def spelled(log_probs, tokens):
     """The log-probability of a text by CTC's recursion."""
     states = [-1, *[s for token in tokens for s in (token, -1)]]

@@ -248,10 +248,10 @@ def validated(build, config, rank=0, world=1):
     figures = {}
     model.log = lambda name, value, **_: figures.update({name: float(value)})
     model.log_dict = lambda values, **_: figures.update({name: float(value) for name, value in values.items()})
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(type(model), "global_rank", property(lambda _: rank))
     model.world_size = world
-    model.eval().setup_validation_data(model._cfg.validation_ds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "global_rank", property(lambda _: rank))
+        model.eval().setup_validation_data(model._cfg.validation_ds)
     loaders = model._validation_dl if isinstance(model._validation_dl, list) else [model._validation_dl]
     with torch.no_grad():
         model.on_validation_epoch_start()

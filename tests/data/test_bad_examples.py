@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import time
 from itertools import islice
 
@@ -21,8 +20,8 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.configs import tiny_tarred
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_inventory, tiny_labels
 from tests.faults import AUDIO, FAULTS, LINES, spoil
+from tests.long_forms import LONG
 
-ALL = bool(os.environ.get("NEMO_SPEECHLM_ALL_FAULTS"))
 """Set it to have every fault with workers, too."""
 
 SKIP = {"on_bad": "skip", "max_bad": 1.0}
@@ -69,8 +68,8 @@ def rows_of(batches):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_stops_with_its_line(tmp_path, fault, num_workers):
-    if num_workers and not (ALL or fault in ("truncated", "fifo")):
-        pytest.skip("with workers if NEMO_SPEECHLM_ALL_FAULTS is set")
+    if num_workers and not (LONG or fault in ("truncated", "fifo")):
+        pytest.skip("with workers where LONG_TESTS=1")
     corpus, _ = spoiled(tmp_path, [fault], n_speech=4)
     with pytest.raises(InputError, match=FAULTS[fault]) as error:
         list(islice(pretraining(corpus, num_workers=num_workers), 8))

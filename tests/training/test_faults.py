@@ -20,9 +20,7 @@ from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.training.run import train
 from tests.faults import FAULTS, spoil
-
-ALL = bool(os.environ.get("NEMO_SPEECHLM_ALL_FAULTS"))
-"""Set it to have every fault, with and without workers, in one process and in two."""
+from tests.long_forms import LONG
 
 LONGEST = 60
 """Seconds that no run may take to say what is wrong; tests wait longer, since the machine may be busy."""
@@ -153,9 +151,9 @@ def test_two_processes_skip_all_faults(tmp_path, spoiled):
     assert sorted(listed(tmp_path)) == lines
 
 
-@pytest.mark.parametrize("fault", FAULTS if ALL else ["truncated", "not JSON"])  # seen in training, and before it
-@pytest.mark.parametrize("num_workers", [0, 2] if ALL else [0])
-@pytest.mark.parametrize("devices", [1, 2] if ALL else [2])
+@pytest.mark.parametrize("fault", FAULTS if LONG else ["truncated", "not JSON"])  # seen in training, and before it
+@pytest.mark.parametrize("num_workers", [0, 2] if LONG else [0])
+@pytest.mark.parametrize("devices", [1, 2] if LONG else [2])
 def test_one_message(tmp_path, fault, num_workers, devices):
     corpus = tiny_corpus(tmp_path / "corpus", n_speech=12, n_text=16)
     spoil(corpus.speech, 7, fault)
@@ -163,9 +161,9 @@ def test_one_message(tmp_path, fault, num_workers, devices):
     begun = time.monotonic()
     statuses, said = in_processes(cfg, tmp_path)
     assert_one_message(statuses, said, f"{corpus.speech}:7: ")
-    assert ALL or time.monotonic() - begun < 3 * LONGEST
+    assert LONG or time.monotonic() - begun < 3 * LONGEST
     assert not (tmp_path / "out.nemo").exists()
-    if ALL:
+    if LONG:
         cfg = recipe(tmp_path, corpus, num_workers, devices, on_bad="skip")
         statuses, said = in_processes(cfg, tmp_path)
         assert statuses == [0] * devices, said[-3000:]

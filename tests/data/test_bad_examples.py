@@ -22,8 +22,6 @@ from nemo_speechlm.testing.corpora import tiny_corpus, tiny_inventory, tiny_labe
 from tests.faults import AUDIO, FAULTS, LINES, spoil
 from tests.long_forms import LONG
 
-"""Set it to have every fault with workers, too."""
-
 SKIP = {"on_bad": "skip", "max_bad": 1.0}
 STREAMS = [SpeechStream(tiny_inventory())]
 

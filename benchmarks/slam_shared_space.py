@@ -2,7 +2,7 @@
 
     python benchmarks/slam_shared_space.py slam.nemo test.json [--limit 200] [--candidates 20] [--seed 0]
 
-How benchmarks/slam_shared_space.csv was made stands in benchmarks/slam.md.
+What it prints also goes to benchmarks/slam_shared_space.csv.
 """
 
 import argparse

@@ -249,11 +249,19 @@ class SLAMModel(FeatureExtraction, PretrainingModel):
             figures |= pair_tasks.tlm(self, frames, batch, generator=generator)
         if {"stm", "ctc"} & set(tasks):
             speech = self.encode_speech(frames)
-            if "stm" in tasks and (self.training or len(batch.tokens) > 1):
+            if "stm" in tasks and self._is_last_of_a_pass(batch):
+                figures |= pair_tasks.no_mismatch(self, speech, frames.lengths, batch)
+            elif "stm" in tasks and (self.training or len(batch.tokens) > 1):
                 figures |= pair_tasks.stm(self, speech, frames.lengths, batch, generator=generator)
             if "ctc" in tasks:
                 figures |= pair_tasks.ctc(self, speech, frames.lengths, batch)
         return figures
+
+    def _is_last_of_a_pass(self, batch: PairBatch) -> bool:
+        """Whether a training batch has one pair only, although two of its length would fit."""
+        data = (self._cfg.get("train_ds") or {}).get("pairs") or {}
+        seconds = float(data.get("batch_duration") or 0)
+        return self.training and len(batch.tokens) == 1 and batch.audio.shape[1] * 2 <= seconds * self._cfg.sample_rate
 
     def _generator(self, seed: int | None) -> Generator | None:
         return None if seed is None else Generator(device=self.device).manual_seed(seed)

@@ -113,6 +113,16 @@ def stm(
     return {"stm": Figure(loss, count), "stm_accuracy": Figure(((logits > 0) == matches).sum(), count)}
 
 
+def no_mismatch(model: PairBranch, speech: Tensor, lengths: Tensor, batch: PairBatch) -> dict[str, Figure]:
+    """STM of a single pair, for which there is no other text: it counts nothing.
+
+    It goes through the model all the same: under DDP each process must have gradients of the same parameters.
+    """
+    logits = match_logits(model, speech, lengths, batch.tokens, batch.token_lengths)
+    none = torch.tensor(0, device=logits.device)
+    return {"stm": Figure(logits.sum() * 0.0, none), "stm_accuracy": Figure(none, none)}
+
+
 def match_logits(model: PairBranch, speech: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
     """The logit (B,) of a text (B, U) belonging to speech (B, T, D), the output of the speech encoder."""
     _, text = encode_joined(model.encoder, speech, lengths, *model.text_embedding(tokens, token_lengths))

@@ -184,6 +184,22 @@ def test_a_collapsed_codebook_is_said_once(corpus, warnings):
     assert history.steps[0]["train_contrastive_accuracy"] == 0
 
 
+def test_a_pair_left_over_at_the_end_of_a_pass(build, batch):
+    """It is no reason to stop, unless no two pairs fit into a batch."""
+    model = build(tasks={"tlm": 1.0, "stm": 1.0}).train()
+    one = PretrainBatch(pairs=type(batch.pairs)(*(part[:1] for part in batch.pairs[:4])))
+    seconds = one.pairs.audio.shape[1] / 16000
+    model._cfg.train_ds = {"pairs": {"batch_duration": 2 * seconds}}
+    loss, log = model.compute_loss(one)
+    loss.backward()
+    assert log["stm"] == 0
+    assert model.stm_head.weight.grad.abs().max() == 0
+    assert log["tlm_text"] > 0
+    model._cfg.train_ds.pairs.batch_duration = 1.9 * seconds
+    with pytest.raises(SpeechLMError, match="a batch has one pair only"):
+        model.compute_loss(one)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

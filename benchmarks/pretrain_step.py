@@ -1,14 +1,14 @@
 """A pretraining step of Base size in fp32, forward and backward: ours on speech and text, HubertModel's on speech.
 
     python benchmarks/pretrain_step.py [--threads 2] [--rounds 3] [--profile]
-    python benchmarks/pretrain_step.py --model slam_100m [--threads 2] [--rounds 3]
+    python benchmarks/pretrain_step.py --model slam_100m [--seconds 10] [--threads 2] [--rounds 3]
 
 Ours computes all of SpeechLM's losses on 4 x 10 s of speech and 4 x 500 units of text, layerdrop 0. transformers'
 HubertModel runs forward and backward on the same 4 x 10 s, without any loss but a sum of squares. They take turns in
 one process; peak memory is then measured in a process for each.
 
 With ``--model`` it is an update of a SLAM recipe, AdamW and all: 2 x 10 s of speech, 4 x 100 tokens of text, and two
-pairs of 10 s. It has no peer: nobody else's SLAM is open.
+pairs of 10 s; ``--seconds`` shortens both. It has no peer: nobody else's SLAM is open.
 """
 
 import argparse
@@ -52,14 +52,15 @@ def peer_step() -> Callable[[], None]:
 STEPS = {"ours": our_step, "HubertModel": peer_step}
 
 
-def make_step(name: str) -> Callable[[], None]:
-    """A step of one of ``STEPS``, or of the SLAM recipe of that name."""
-    return STEPS[name]() if name in STEPS else slam_step(name)
+def make_step(name: str, seconds: int) -> Callable[[], None]:
+    """A step of one of ``STEPS``, or of the SLAM recipe of that name, whose utterances last so long."""
+    return STEPS[name]() if name in STEPS else slam_step(name, seconds)
 
 
-def memory_of(name: str, threads: int) -> float:
+def memory_of(name: str, threads: int, seconds: int) -> float:
     """GiB that a process of its own takes for two steps, at most."""
     run = [sys.executable, __file__, "--threads", str(threads), "--memory-of", name]
+    run += ["--seconds", str(seconds)]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
@@ -69,18 +70,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", help="a SLAM recipe: slam_small, slam_100m, slam_600m")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of each utterance of a SLAM recipe's step")
     parser.add_argument("--profile", action="store_true", help="print where our time goes, and nothing else")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
-        step = make_step(options.memory_of)
+        step = make_step(options.memory_of, options.seconds)
         step(), step()
         print(peak_memory())
         return
     ours = options.model or "ours"
     names = [ours] if options.model or options.profile else list(STEPS)
-    steps = {name: make_step(name) for name in names}
+    steps = {name: make_step(name, options.seconds) for name in names}
     if options.profile:
         steps[ours]()
         with torch.profiler.profile() as profile:
@@ -102,7 +104,7 @@ def main() -> None:
             "model": name,
             **timing.row(),
             "of_peer": timing.median / timings["HubertModel"].median if "HubertModel" in timings else float("nan"),
-            "peak_GiB": memory_of(name, options.threads),
+            "peak_GiB": memory_of(name, options.threads, options.seconds),
             **ceiling.row(operations[name], timing.median),
         }
         for name, timing in timings.items()

@@ -16,7 +16,7 @@ from nemo_speechlm.data.corpora.demo.grammar import sentences
 from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, SpeechBatch, TokenBatch
 from nemo_speechlm.data.text.sentencepiece_training import train_tokenizer
 
-ROWS, SECONDS, SENTENCES, TOKENS, PAIRS, PAIR_TOKENS = 2, 10, 4, 100, 2, 40
+SENTENCES, TOKENS, PAIRS, PAIR_TOKENS = 4, 100, 2, 40
 
 
 def slam_model(recipe: str) -> Any:
@@ -36,10 +36,10 @@ def slam_model(recipe: str) -> Any:
     return SLAMModel(config)
 
 
-def slam_batch(num_tokens: int) -> PretrainBatch:
-    """20 s of speech, 400 tokens of text, and two pairs of 10 s and 40 tokens."""
+def slam_batch(num_tokens: int, seconds: int) -> PretrainBatch:
+    """Two utterances of so many seconds, 400 tokens of text, and two pairs of as many seconds and 40 tokens."""
     torch.manual_seed(1)
-    samples = SECONDS * 16000
+    samples = seconds * 16000
 
     def audio(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(rows, samples) * 0.1, torch.full((rows,), samples)
@@ -48,16 +48,16 @@ def slam_batch(num_tokens: int) -> PretrainBatch:
         return torch.randint(num_tokens, (rows, length)), torch.full((rows,), length)
 
     return PretrainBatch(
-        SpeechBatch(*audio(ROWS)),
+        SpeechBatch(*audio(2)),
         TokenBatch(*tokens(SENTENCES, TOKENS)),
         PairBatch(*audio(PAIRS), *tokens(PAIRS, PAIR_TOKENS)),
     )
 
 
-def slam_step(recipe: str) -> Callable[[], None]:
+def slam_step(recipe: str, seconds: int) -> Callable[[], None]:
     """One true update: the losses of all tasks, their gradients, and the optimizer of the recipe (AdamW)."""
     model = slam_model(recipe).train()
-    data = slam_batch(len(model.text_encoder.labels))
+    data = slam_batch(len(model.text_encoder.labels), seconds)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def step() -> None:

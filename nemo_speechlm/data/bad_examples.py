@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from nemo.utils import logging
 
 from nemo_speechlm.checks import check_choice, check_number
+from nemo_speechlm.data.pretraining.utterance_audio import base_of
 from nemo_speechlm.data.waiting import Reading
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.locks import only_writer
@@ -136,7 +137,7 @@ class Preparation:
 
 def _name(example: Any) -> str:
     """Where an example stands, and the file of its audio."""
-    cut = example.tracks[0].cut if hasattr(example, "tracks") else example
+    cut = base_of(example)
     recording = getattr(cut, "recording", None)
     return str(cut.id) if recording is None else f"{cut.id} ({recording.id})"
 

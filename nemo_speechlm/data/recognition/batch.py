@@ -56,23 +56,23 @@ class TranscribedBatch:
 
     def numbered(self, number: int | None) -> "TranscribedBatch":
         """The batch with its number, and without what was bad."""
-        return self._with(number=number, read=0, bad=())
+        return self._replace(number=number, read=0, bad=())
 
     def with_bad(self, bad: tuple[BadExample, ...]) -> "TranscribedBatch":
         """The batch with more bad examples."""
-        return self._with(read=self.read + len(bad), bad=(*bad, *self.bad))
+        return self._replace(read=self.read + len(bad), bad=(*bad, *self.bad))
 
     def as_stand_in(self) -> "TranscribedBatch":
         """The batch as one that is not counted, nor what was bad in it."""
-        return self._with(stand_in=True, read=0, bad=())
+        return self._replace(stand_in=True, read=0, bad=())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
         """The batch on another device."""
-        return self._with(tensors=tuple(t.to(device, non_blocking=non_blocking) for t in self))
+        return self._replace(tensors=tuple(t.to(device, non_blocking=non_blocking) for t in self))
 
     def pin_memory(self) -> "TranscribedBatch":
         """The batch in pinned memory."""
-        return self._with(tensors=tuple(tensor.pin_memory() for tensor in self))
+        return self._replace(tensors=tuple(tensor.pin_memory() for tensor in self))
 
-    def _with(self, **changes: Any) -> "TranscribedBatch":
+    def _replace(self, **changes: Any) -> "TranscribedBatch":
         return TranscribedBatch(**{**vars(self), **changes})

@@ -21,12 +21,8 @@ from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.config import SETTINGS, Part, Settings, read_part
 from nemo_speechlm.data.pretraining.guarded import PassLoader, preparation_of
 from nemo_speechlm.data.pretraining.loader import endless_loader, finite_loader
-from nemo_speechlm.data.recognition.stream import TranscribedSteps, TranscribedStream
-from nemo_speechlm.data.recognition.transcripts import (
-    TranscribedSpeechDataset,
-    TranscriptStatistics,
-    check_transcripts,
-)
+from nemo_speechlm.data.recognition.stream import TranscribedSpeechDataset, TranscribedSteps, TranscribedStream
+from nemo_speechlm.data.recognition.transcripts import TranscriptStatistics, check_transcripts
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.errors import InputError
 
@@ -86,7 +82,7 @@ def build_recognition_dataloader(
         known |= {"force_finite": True, "force_map_dataset": True}  # NeMo repeats tar files without end
         structured = make_structured_with_schema_warnings(OmegaConf.create(known))
         preparation = preparation_of(settings)
-        dataset = TranscribedSpeechDataset(encoder, sample_rate, preparation)
+        dataset = TranscribedSpeechDataset(stream, preparation)
         nemos = get_lhotse_dataloader_from_config(structured, global_rank, world_size, dataset)
         loader = RecognitionLoader(
             nemos.dataset,

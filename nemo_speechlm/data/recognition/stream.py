@@ -4,17 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from lhotse.cut import Cut
+from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nemo_speechlm.data.bad_examples import Preparation, Prepared
+from nemo_speechlm.data.bad_examples import Preparation
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
-from nemo_speechlm.data.pretraining.streams import Stream
+from nemo_speechlm.data.pretraining.streams import Stream, noise
 from nemo_speechlm.data.pretraining.transcripts_reader import TranscriptsReader
 from nemo_speechlm.data.recognition.batch import TranscribedBatch
-from nemo_speechlm.data.recognition.transcripts import TranscribedSpeechDataset
+from nemo_speechlm.data.recognition.transcripts import load_audio, place_of, source_of, transcript_of
 from nemo_speechlm.data.text.characters import TextEncoder
+from nemo_speechlm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,51 @@ class TranscribedStream(Stream):
 
     def prepare(self, example: Cut) -> tuple[Tensor, Tensor]:
         """Audio (S,) and label ids (U,)."""
-        return TranscribedSpeechDataset(self.encoder, self.sample_rate).prepare(example)
+        audio = load_audio(example, self.sample_rate)
+        try:
+            return audio, torch.tensor(self.encoder(transcript_of(example)), dtype=torch.long)
+        except InputError as error:
+            raise InputError(error.reason, source_of(example)) from None
 
     def join(self, examples: Sequence[Cut], content: Sequence[tuple[Tensor, Tensor]]) -> TranscribedBatch:
         """Pad with zeros."""
-        prepared = Prepared(list(examples), list(content), (), 0, False)
-        return TranscribedSpeechDataset(self.encoder, self.sample_rate).join(prepared)
+        audio, ids = zip(*content, strict=True)
+        tensors = (
+            collate_vectors(audio, padding_value=0.0),
+            torch.tensor([len(a) for a in audio]),
+            collate_vectors(ids, padding_value=0),
+            torch.tensor([len(i) for i in ids]),
+        )
+        return TranscribedBatch(tensors, tuple(place_of(cut) for cut in examples))
+
+    def made_up(self) -> tuple[Tensor, Tensor]:
+        """Noise, with the first label."""
+        return torch.from_numpy(noise(self.sample_rate)), torch.zeros(1, dtype=torch.long)
+
+
+class TranscribedSpeechDataset(Dataset):
+    """What NeMo's Lhotse loader asks for batches: cuts in; audio, lengths, label ids, lengths out.
+
+    Args:
+        stream: makes a batch of cuts.
+        preparation: what becomes of bad examples. If none is left of a batch, another one stands in.
+    """
+
+    def __init__(self, stream: TranscribedStream, preparation: Preparation = Preparation()):  # noqa: B008 - immutable
+        self.stream = stream
+        self.preparation = preparation
+
+    def __getitem__(self, cuts: Iterable[Cut]) -> TranscribedBatch:
+        """Load a batch.
+
+        Returns:
+            audio (B, S), lengths (B,) in samples, label ids (B, U), lengths (B,).
+
+        Raises:
+            InputError: if an audio file cannot be decoded, holds no samples, or its text has unknown characters.
+        """
+        batch, prepared = self.stream.batch(cuts, self.preparation)
+        return batch._replace(stand_in=prepared.lost, read=prepared.read, bad=prepared.bad)
 
 
 class TranscribedSteps(Dataset):
@@ -69,7 +111,7 @@ class TranscribedSteps(Dataset):
         (stream,) = streams
         assert isinstance(stream, TranscribedStream)
         self.name = stream.name
-        self.dataset = TranscribedSpeechDataset(stream.encoder, stream.sample_rate, preparation)
+        self.dataset = TranscribedSpeechDataset(stream, preparation)
 
     def __getitem__(self, examples: Mapping[str, Iterable[Cut]]) -> TranscribedBatch:
         return self.dataset[examples[self.name]]

@@ -1,4 +1,4 @@
-"""Transcribed speech for recognition models: manifests checked as a whole, batches of audio and characters.
+"""Transcribed speech for recognition models: manifests checked as a whole, the audio and the text of an utterance.
 
 NeMo's character parser drops characters that the model does not have and lowers case, and its Lhotse dataset leaves
 out audio that does not load, all without a word. Here each is an error that says where.
@@ -14,15 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from lhotse.cut import Cut
-from lhotse.dataset.collation import collate_vectors
 from torch import Tensor
 
 from nemo_speechlm.data.audio.files import check_samples
-from nemo_speechlm.data.bad_examples import BadExample, Preparation, Prepared
+from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.lines import audio_path, text_of
-from nemo_speechlm.data.pretraining.streams import noise
 from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, check_regular
-from nemo_speechlm.data.recognition.batch import REPEATED, TranscribedBatch
+from nemo_speechlm.data.recognition.batch import REPEATED
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, iter_lines, parse_line
@@ -166,58 +164,6 @@ def _check_file(path: Path, manifest: str | Path, number: int) -> None:
         raise InputError(f"audio file {path} is empty", manifest, number)
 
 
-class TranscribedSpeechDataset(torch.utils.data.Dataset):
-    """What NeMo's Lhotse loader asks for batches: cuts in; audio, lengths, label ids, lengths out.
-
-    Args:
-        encoder: writes a text as label ids.
-        sample_rate: of the audio, Hz.
-        preparation: what becomes of bad examples. If none is left of a batch, another one stands in.
-    """
-
-    def __init__(
-        self,
-        encoder: TextEncoder,
-        sample_rate: int = 16000,
-        preparation: Preparation = Preparation(),  # noqa: B008 - immutable
-    ):
-        self.encoder, self.sample_rate, self.preparation = encoder, sample_rate, preparation
-
-    def __getitem__(self, cuts: Iterable[Cut]) -> TranscribedBatch:
-        """Load a batch.
-
-        Returns:
-            audio (B, S), lengths (B,) in samples, label ids (B, U), lengths (B,).
-
-        Raises:
-            InputError: if an audio file cannot be decoded, holds no samples, or its text has unknown characters.
-        """
-        prepared = self.preparation.of(cuts, self.prepare)
-        return self.join(prepared)
-
-    def prepare(self, cut: Cut) -> tuple[Tensor, Tensor]:
-        """Audio (S,) and label ids (U,) of a cut."""
-        audio = load_audio(cut, self.sample_rate)
-        text = base_of(cut).custom["text"] if _is_ours(cut) else _supervised(cut)
-        try:
-            return audio, torch.tensor(self.encoder(text), dtype=torch.long)
-        except InputError as error:
-            raise InputError(error.reason, _source(cut)) from None
-
-    def join(self, prepared: Prepared) -> TranscribedBatch:
-        """The batch that cuts make."""
-        made_up = (torch.from_numpy(noise(self.sample_rate)), torch.zeros(1, dtype=torch.long))
-        audio, ids = zip(*([made_up] if prepared.lost else prepared.content), strict=True)
-        tensors = (
-            collate_vectors(audio, padding_value=0.0),
-            torch.tensor([len(a) for a in audio]),
-            collate_vectors(ids, padding_value=0),
-            torch.tensor([len(i) for i in ids]),
-        )
-        places = tuple(_place(cut) for cut in prepared.examples)
-        return TranscribedBatch(tensors, places, stand_in=prepared.lost, read=prepared.read, bad=prepared.bad)
-
-
 def load_audio(cut: Cut, sample_rate: int) -> Tensor:
     """The cut's samples (S,), channels averaged.
 
@@ -235,19 +181,26 @@ def load_audio(cut: Cut, sample_rate: int) -> Tensor:
     try:
         samples = np.atleast_2d(cut.load_audio())
     except Exception as error:  # each decoder has its own
-        raise InputError(f"audio cannot be decoded: {error}", _source(cut)) from error
+        raise InputError(f"audio cannot be decoded: {error}", source_of(cut)) from error
     if not samples.size:
-        raise InputError("audio holds no samples", _source(cut))
+        raise InputError("audio holds no samples", source_of(cut))
     mono = samples.mean(axis=0, dtype=np.float32)
-    check_samples(mono, _source(cut))
+    check_samples(mono, source_of(cut))
     return torch.from_numpy(mono)
 
 
-def _place(cut: Cut) -> str:
+def place_of(cut: Cut) -> str:
     """The audio of a cut, where in its file it begins if that is not the start, and whether it is a repeated one."""
     start = getattr(base_of(cut), "start", 0.0)
-    place = f"{_source(cut)} at {start:g} s" if start else _source(cut)
+    place = f"{source_of(cut)} at {start:g} s" if start else source_of(cut)
     return place + (REPEATED if _LHOTSES_MARK.search(str(cut.id)) else "")
+
+
+def transcript_of(cut: Cut) -> str:
+    """The text of a cut of :class:`TranscriptsReader` or of Lhotse."""
+    if _is_ours(cut):
+        return base_of(cut).custom["text"]
+    return " ".join(supervision.text or "" for supervision in cut.supervisions)
 
 
 def _is_ours(cut: Cut) -> bool:
@@ -256,11 +209,8 @@ def _is_ours(cut: Cut) -> bool:
     return "manifest" in custom and "text" in custom
 
 
-def _supervised(cut: Cut) -> str:
-    return " ".join(supervision.text or "" for supervision in cut.supervisions)
-
-
-def _source(cut: Cut) -> str:
+def source_of(cut: Cut) -> str:
+    """The file of a cut's audio, or its id where there is none."""
     if _is_ours(cut):
         base = base_of(cut)
         return "/".join(base.custom["tar"]) if "tar" in base.custom else str(base.recording.id)

@@ -18,11 +18,6 @@ class Figure(NamedTuple):
     total: Tensor
     number: Tensor
 
-    @property
-    def mean(self) -> Tensor:
-        """() the mean; 0 where nothing was counted."""
-        return self.total / self.number.clamp(min=1)
-
 
 def figures_of(name: str, accuracy: str, prediction: UnitPrediction) -> dict[str, Figure]:
     """Cross-entropy and accuracy of a prediction, under these names."""

@@ -28,6 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.killing import Outcome
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -44,25 +47,6 @@ class Tool:
     name: str
     command: Sequence[str]
     given: Mapping[str, Path]
-
-
-@dataclass
-class Outcome:
-    """What became of a tool that was killed.
-
-    Attributes:
-        seconds: of the undisturbed run.
-        kills: how often it was killed.
-        ends: how often it was brought to an end.
-        resumed: kills that came when there was something to go on with.
-        differences: files that differed from the undisturbed run's.
-    """
-
-    seconds: float
-    kills: int = 0
-    ends: int = 0
-    resumed: int = 0
-    differences: tuple[str, ...] = ()
 
 
 def start(tool: Tool, folder: Path) -> subprocess.Popen:
@@ -140,10 +124,7 @@ def disturb(tool: Tool, folder: Path, kills: int, seed: int = 0, say: Callable[[
             if status and not _all_there(troubled):
                 raise RuntimeError(f"{tool.name} failed; see {troubled.with_suffix('.log')}")
             break
-        outcome.ends += 1
-        found = contents(troubled)
-        differ = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
-        outcome.differences = tuple(sorted({*outcome.differences, *differ}))
+        outcome.compare(expected, contents(troubled))
     said = "identical" if not outcome.differences else f"DIFFERENT: {', '.join(outcome.differences)}"
     say(f"{tool.name}: {outcome.kills} kills, {outcome.ends} runs brought to an end, {said}")
     return outcome

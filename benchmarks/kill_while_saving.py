@@ -12,14 +12,12 @@ Each training is a process of its own, forked from one that has imported everyth
 """
 
 import argparse
-import io
 import os
 import random
 import shutil
 import signal
 import statistics
 import sys
-import tarfile
 import time
 import traceback
 from collections import Counter
@@ -30,8 +28,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from nemo.core.classes import ModelPT
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from nemo_speechlm.models.common.pretrained import read_nemo
+from nemo_speechlm.testing.configs import tiny_recipe
 from nemo_speechlm.training.checkpoint_io import PREVIOUS, damage, is_last
 from nemo_speechlm.training.recovery import step_of
 from nemo_speechlm.training.run import train
@@ -79,27 +79,14 @@ class Endless(torch.utils.data.IterableDataset):
 
 def recipe(folder: Path, size: int, steps: int) -> DictConfig:
     """A recipe that saves after every update and validates after every third."""
-    return OmegaConf.create({
-        "output": str(folder / "out.nemo"), "overwrite": False, "save": "last", "seed": 0,
-        "save_every_minutes": 1e-9,
-        "model": {
-            "size": size, "train_ds": {"num_workers": 0}, "validation_ds": {"num_workers": 0},
-            "optim": {"name": "adamw", "lr": 0.01},
-        },
-        "trainer": {
-            "accelerator": "cpu", "devices": 1, "max_steps": steps, "max_epochs": -1, "val_check_interval": 3,
-            "check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "logger": False, "log_every_n_steps": 1,
-            "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-        },
-        "exp_manager": {
-            "exp_dir": str(folder), "name": "run", "use_datetime_version": False, "resume_if_exists": True,
-            "resume_ignore_no_checkpoint": True, "create_tensorboard_logger": True,
-            "checkpoint_callback_params": {
-                "monitor": "val_loss", "mode": "min", "save_top_k": 1, "save_last": True, "always_save_nemo": False,
-                "save_nemo_on_train_end": False,
-            },
-        },
-    })  # fmt: skip
+    model = {
+        "size": size, "train_ds": {"num_workers": 0}, "validation_ds": {"num_workers": 0},
+        "optim": {"name": "adamw", "lr": 0.01},
+    }  # fmt: skip
+    cfg = tiny_recipe(folder, model, steps, val_check_interval=3, log_every_n_steps=1)
+    cfg.exp_manager.update(exp_dir=str(folder), create_tensorboard_logger=True)
+    cfg.save_every_minutes = 1e-9
+    return cfg
 
 
 def start(cfg: DictConfig, log: Path) -> int:
@@ -124,11 +111,7 @@ def start(cfg: DictConfig, log: Path) -> int:
 
 def weights(output: Path) -> torch.Tensor:
     """The weights in a ``.nemo`` file."""
-    with tarfile.open(output) as archive:
-        (name,) = [name for name in archive.getnames() if name.endswith("model_weights.ckpt")]
-        content = archive.extractfile(name)
-        assert content is not None
-        return torch.load(io.BytesIO(content.read()), weights_only=True)["weight"]
+    return read_nemo(output).weights["weight"]
 
 
 def writing(folder: Path, since: float = 0.0) -> Path | None:

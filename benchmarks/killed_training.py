@@ -6,25 +6,26 @@ kill of one of them, the other must end by itself.
 """
 
 import hashlib
-import io
 import os
 import random
 import runpy
 import shutil
 import signal
-import socket
 import sys
-import tarfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads would not survive a fork
 
 import torch
+
+from benchmarks.killing import Outcome
+from nemo_speechlm.models.common.pretrained import read_nemo
+from nemo_speechlm.testing.processes import free_port, torchrun_environment
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATIENCE = 120
@@ -48,43 +49,17 @@ class Training:
     processes: int = 1
 
 
-@dataclass
-class Outcome:
-    """What became of a training that was killed.
-
-    Attributes:
-        seconds: of the undisturbed run.
-        kills: how often it was killed.
-        ends: how often it was brought to an end.
-        resumed: kills that came when there was a checkpoint to go on from.
-        differences: weights that differed from the undisturbed run's.
-    """
-
-    seconds: float
-    kills: int = 0
-    ends: int = 0
-    resumed: int = 0
-    differences: tuple[str, ...] = field(default=())
-
-
 def weights(output: Path) -> dict[str, str]:
     """The digest of each tensor in a ``.nemo`` file."""
-    with tarfile.open(output) as archive:
-        (name,) = [name for name in archive.getnames() if name.endswith("model_weights.ckpt")]
-        content = archive.extractfile(name)
-        assert content is not None
-        tensors = torch.load(io.BytesIO(content.read()), weights_only=True)
     return {
         name: hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, tensor in tensors.items()
+        for name, tensor in read_nemo(output).weights.items()
     }
 
 
 def start(training: Training, folder: Path) -> list[int]:
     """Fork the processes of a training; returns their numbers. Each leads a group of its own, its workers'."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     sys.stdout.flush()
     processes = []
     for rank in range(training.processes):
@@ -105,11 +80,7 @@ def _become(training: Training, folder: Path, rank: int, port: int) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         if training.processes > 1:
-            size = str(training.processes)
-            os.environ |= {
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
-                "GROUP_RANK": "0", "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "killed",
-            }  # fmt: skip
+            os.environ |= torchrun_environment(rank, training.processes, port)
         script = str(EXAMPLES / training.script)
         sys.argv = [script, *training.arguments]
         runpy.run_path(script, run_name="__main__")
@@ -197,10 +168,7 @@ def disturb(training: Training, folder: Path, kills: int, seed: int = 0, say: Ca
                 break
         if any(ended.values()):
             raise RuntimeError(f"{training.name} failed; see {troubled.with_suffix('.log')}")
-        outcome.ends += 1
-        found = weights(troubled / "out.nemo")
-        differ = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
-        outcome.differences = tuple(sorted({*outcome.differences, *differ}))
+        outcome.compare(expected, weights(troubled / "out.nemo"))
     said = "identical" if not outcome.differences else f"{len(outcome.differences)} weights DIFFER"
     say(f"{training.name}: {outcome.kills} kills, {outcome.ends} runs brought to an end, {said}")
     return outcome

@@ -4,6 +4,7 @@ from nemo_speechlm.testing.configs import (
     tiny_architecture,
     tiny_frame_classifier_config,
     tiny_pretrain_config,
+    tiny_recipe,
     tiny_text_to_unit_config,
 )
 from nemo_speechlm.testing.corpora import (
@@ -34,6 +35,7 @@ __all__ = [
     "tiny_labels",
     "tiny_paired_corpus",
     "tiny_pretrain_config",
+    "tiny_recipe",
     "tiny_text_to_unit_config",
     "tiny_trainer",
 ]

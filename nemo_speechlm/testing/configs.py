@@ -1,6 +1,7 @@
 """Tiny builders for tests, ours and those of users: an inventory, a model, a corpus of tones with learnable units."""
 
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,50 @@ def tiny_pretrain_config(corpus: "TinyCorpus", **overrides: Any) -> DictConfig:
         "optim": {"name": "adamw", "lr": 3e-3},
     }
     return OmegaConf.create({**config, **overrides})
+
+
+def tiny_recipe(folder: str | Path, model: Mapping[str, Any], steps: int, **trainer: Any) -> DictConfig:
+    """A recipe for :func:`nemo_speechlm.training.run.train` whose run and ``out.nemo`` are in a folder; on the CPU.
+
+    Args:
+        folder: of both.
+        model: the model's config.
+        steps: updates, after which it validates.
+        trainer: further arguments of Lightning's, or other values of these.
+    """
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
+        False,
+    )
+    validation = {"val_check_interval": steps, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+    length = {"max_steps": steps, "max_epochs": -1, "accumulate_grad_batches": 1}
+    return OmegaConf.create(
+        {
+            "output": str(Path(folder) / "out.nemo"),
+            "overwrite": False,
+            "save": "last",
+            "seed": 0,
+            "name": "run",
+            "model": model,
+            "trainer": {"accelerator": "cpu", "devices": 1, **length, **validation, **quiet, **trainer},
+            "exp_manager": {
+                "exp_dir": str(Path(folder) / "runs"),
+                "name": "${name}",
+                "use_datetime_version": False,
+                "resume_if_exists": True,
+                "resume_ignore_no_checkpoint": True,
+                "create_tensorboard_logger": False,
+                "checkpoint_callback_params": {
+                    "monitor": "val_loss",
+                    "mode": "min",
+                    "save_top_k": 1,
+                    "save_last": True,
+                    "always_save_nemo": False,
+                    "save_nemo_on_train_end": False,
+                },
+            },
+        }
+    )
 
 
 def tiny_frame_classifier_config(corpus: "TinyCorpus", **overrides: Any) -> DictConfig:

@@ -1,14 +1,11 @@
 """Trainings that die between two validations: what the same command makes in the end is what it makes undisturbed."""
 
-import io
-import tarfile
-
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMModel
-from nemo_speechlm.testing.configs import tiny_architecture, tiny_pretrain_config, tiny_tarred
+from nemo_speechlm.models.common.pretrained import read_nemo
+from nemo_speechlm.testing.configs import tiny_architecture, tiny_pretrain_config, tiny_recipe, tiny_tarred
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 from nemo_speechlm.training.run import train
 
@@ -35,26 +32,10 @@ MODELS = {"pretraining": (pretraining, SpeechLMModel), "fine-tuning": (fine_tuni
 
 
 def recipe(folder, model):
-    return OmegaConf.create(
-        {
-            "output": str(folder / "out.nemo"), "overwrite": False, "save": "last", "seed": 0, "name": "run",
-            "save_every_minutes": 1e-9, "model": model,
-            "trainer": {
-                "accelerator": "cpu", "devices": 1, "max_steps": STEPS, "max_epochs": -1, "accumulate_grad_batches": 1,
-                "val_check_interval": EVERY, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0,
-                "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                "enable_model_summary": False, "use_distributed_sampler": False,
-            },
-            "exp_manager": {
-                "exp_dir": str(folder / "runs"), "name": "run", "use_datetime_version": False,
-                "resume_if_exists": True, "resume_ignore_no_checkpoint": True, "create_tensorboard_logger": False,
-                "checkpoint_callback_params": {
-                    "monitor": "val_loss", "mode": "min", "save_top_k": 0, "save_last": True,
-                    "always_save_nemo": False, "save_nemo_on_train_end": False,
-                },
-            },
-        }
-    )  # fmt: skip
+    cfg = tiny_recipe(folder, model, STEPS, val_check_interval=EVERY)
+    cfg.exp_manager.checkpoint_callback_params.save_top_k = 0
+    cfg.save_every_minutes = 1e-9
+    return cfg
 
 
 class Death(BaseException):
@@ -74,9 +55,7 @@ def dying(model, at):
 
 
 def weights(folder):
-    with tarfile.open(folder / "out.nemo") as archive:
-        (name,) = [name for name in archive.getnames() if name.endswith("model_weights.ckpt")]
-        return torch.load(io.BytesIO(archive.extractfile(name).read()), weights_only=True)
+    return read_nemo(folder / "out.nemo").weights
 
 
 @pytest.mark.parametrize(("kind", "source", "num_workers"), [

@@ -1,23 +1,21 @@
 """Trainings with bad audio and bad lines, in one process and in two: none hangs, none learns NaN, one message."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from nemo_speechlm.data.bad_examples import LIST_NAME
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import SpeechLMModel
-from nemo_speechlm.testing.configs import tiny_pretrain_config
+from nemo_speechlm.testing.configs import tiny_pretrain_config, tiny_recipe
 from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.training.run import train
 from tests.faults import FAULTS, spoil
 from tests.long_forms import LONG
@@ -31,43 +29,19 @@ def recipe(folder, corpus, num_workers=0, devices=1, steps=4, **data):
     for part in ("train_ds", "validation_ds"):
         model[part] = {**model[part], "num_workers": num_workers, "timeout": LONGEST, **data}
     model.loss.feature_penalty = 10.0
-    return OmegaConf.create(
-        {
-            "output": str(folder / "out.nemo"), "overwrite": False, "save": "last", "seed": 0, "name": "run",
-            "model": model,
-            "trainer": {
-                "accelerator": "cpu", "devices": devices, "max_steps": steps, "max_epochs": -1,
-                "accumulate_grad_batches": 1, "val_check_interval": steps, "check_val_every_n_epoch": None,
-                "num_sanity_val_steps": 0, "logger": False, "enable_checkpointing": False,
-                "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False,
-            },
-            "exp_manager": {
-                "exp_dir": str(folder / "runs"), "name": "run", "use_datetime_version": False,
-                "resume_if_exists": True, "resume_ignore_no_checkpoint": True, "create_tensorboard_logger": False,
-                "checkpoint_callback_params": {
-                    "monitor": "val_loss", "mode": "min", "save_top_k": 0, "save_last": True,
-                    "always_save_nemo": False, "save_nemo_on_train_end": False,
-                },
-            },
-        }
-    )  # fmt: skip
+    cfg = tiny_recipe(folder, model, steps, devices=devices)
+    cfg.exp_manager.checkpoint_callback_params.save_top_k = 0
+    return cfg
 
 
 def run(cfg):
     train(cfg, lambda model, trainer: SpeechLMModel(cfg=model, trainer=trainer))
 
 
-def as_command(cfg, rank, port, log):
+def as_command(rank, cfg, log):
     """One process of a launcher such as torchrun, which says what commands say."""
-    os.setsid()
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), stream)
-    torch.set_num_threads(1)
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(cfg.trainer.devices), "LOCAL_WORLD_SIZE": str(cfg.trainer.devices),
-        "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
-    }  # fmt: skip
     status = 0
     try:
         run(cfg)
@@ -84,23 +58,13 @@ def as_command(cfg, rank, port, log):
 
 def in_processes(cfg, folder):
     """Run a recipe in as many processes as it has devices; their statuses, and what they have said."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    context, log = multiprocessing.get_context("fork"), folder / "log"
+    log = folder / "log"
     log.unlink(missing_ok=True)
-    processes = [context.Process(target=as_command, args=(cfg, r, port, log)) for r in range(cfg.trainer.devices)]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + 3 * LONGEST
-    for process in processes:
-        process.join(max(0.1, deadline - time.monotonic()))
-    hung = [process for process in processes if process.is_alive()]
-    for process in hung:
-        os.killpg(process.pid, signal.SIGKILL)
-    said = log.read_text(errors="replace")
-    assert not hung, said[-3000:]
-    return [process.exitcode for process in processes], said
+    try:
+        statuses = run_in_processes(as_command, cfg.trainer.devices, cfg, log, seconds=3 * LONGEST)
+    except TimeoutError as error:
+        raise AssertionError(log.read_text(errors="replace")[-3000:]) from error
+    return statuses, log.read_text(errors="replace")
 
 
 def assert_learned(folder):

@@ -1,7 +1,6 @@
 """Trainings of a model of one weight: what a second command does in the folder of a first."""
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ from omegaconf import OmegaConf
 import nemo_speechlm.models.common.schedules  # noqa: F401  # registers TriStage
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
+from nemo_speechlm.models.common.pretrained import read_nemo
+from nemo_speechlm.testing.configs import tiny_recipe
 from nemo_speechlm.training import run as training
 from nemo_speechlm.training.saving import Saver
 
@@ -80,34 +81,17 @@ def numbers(path, *values):
 
 @pytest.fixture
 def recipe(tmp_path):
-    config = {
-        "output": str(tmp_path / "out.nemo"), "overwrite": False, "save": "last", "seed": 0, "name": "run",
-        "model": {
-            "init_from_pretrained": None,
-            "train_ds": {
-                "manifest_filepath": numbers(tmp_path / "data" / "train.json", 1.0, 2.0, 3.0), "num_workers": 0,
-            },
-            "validation_ds": {"manifest_filepath": numbers(tmp_path / "data" / "valid.json", 2.0)},
-            "optim": {
-                "name": "adamw", "lr": 0.1, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.01,
-                "sched": POLYNOMIAL,
-            },
+    model = {
+        "init_from_pretrained": None,
+        "train_ds": {
+            "manifest_filepath": numbers(tmp_path / "data" / "train.json", 1.0, 2.0, 3.0), "num_workers": 0,
         },
-        "trainer": {
-            "accelerator": "cpu", "devices": 1, "max_steps": 8, "max_epochs": -1, "accumulate_grad_batches": 1,
-            "val_check_interval": 4, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "logger": False,
-            "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-        },
-        "exp_manager": {
-            "exp_dir": str(tmp_path / "runs"), "name": "${name}", "use_datetime_version": False,
-            "resume_if_exists": True, "resume_ignore_no_checkpoint": True, "create_tensorboard_logger": False,
-            "checkpoint_callback_params": {
-                "monitor": "val_loss", "mode": "min", "save_top_k": 1, "save_last": True, "always_save_nemo": False,
-                "save_nemo_on_train_end": False,
-            },
+        "validation_ds": {"manifest_filepath": numbers(tmp_path / "data" / "valid.json", 2.0)},
+        "optim": {
+            "name": "adamw", "lr": 0.1, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.01, "sched": POLYNOMIAL,
         },
     }  # fmt: skip
-    return OmegaConf.create(config)
+    return tiny_recipe(tmp_path, model, 8, val_check_interval=4)
 
 
 def train(recipe, **changes):
@@ -116,10 +100,7 @@ def train(recipe, **changes):
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value, merge=False, force_add=True)
     output = training.train(cfg, lambda model, trainer: OneWeight(cfg=model, trainer=trainer))
-    with tarfile.open(output) as archive:
-        (member,) = [name for name in archive.getnames() if name.endswith("model_weights.ckpt")]
-        weights = torch.load(archive.extractfile(member), weights_only=True)
-    return weights["weight"].item(), OneWeight.seen
+    return read_nemo(output).weights["weight"].item(), OneWeight.seen
 
 
 # --- a run is continued by its own command only ----------------------------------------------------------------

@@ -1,8 +1,5 @@
 """Two processes on the halves of a batch against one process on all of it."""
 
-import multiprocessing
-import os
-import signal
 from datetime import timedelta
 
 import pytest
@@ -30,6 +27,7 @@ from nemo_speechlm.testing.configs import (
     tiny_pretrain_config,
 )
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.testing.slam import tiny_slam_config
 
 WORLD = 2
@@ -37,23 +35,12 @@ WORLD = 2
 
 def in_two(function, folder):
     """Call ``function(rank, folder)`` in two processes of gloo; fails if one of them fails or both take too long."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_enter, args=(function, rank, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-    assert [process.exitcode for process in processes] == [0] * WORLD
+    assert run_in_processes(_enter, WORLD, function, folder, seconds=120) == [0] * WORLD
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
-def _enter(function, rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", f"file://{folder / 'meeting'}", timedelta(seconds=60), world_size=WORLD, rank=rank
-    )
+def _enter(rank, function, folder):
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
     torch.save(function(rank, folder), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -52,6 +52,11 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
         options |= {"precision": None, "plugins": [*_listed(options.get("plugins")), *precision["plugins"]]}
     options["callbacks"] = [*callbacks, *_listed(options.get("callbacks"))]
     trainer = Trainer(**options)
+    if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(trainer.strategy, ShardedStrategy):
+        raise SpeechLMError(
+            f"trainer.strategy: {type(trainer.strategy).__name__} writes checkpoints that are folders, and runs "
+            f"here do not resume from those; say trainer.strategy={FSDP2}"
+        )
     if not isinstance(trainer.strategy, _RIGHT):
         raise SpeechLMError(_refusal(type(trainer.strategy).__name__))
     return trainer
@@ -136,7 +141,13 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **options)
 
     def setup_environment(self) -> None:
-        """Divide among all processes; Lightning's default is a division among nodes."""
+        """Divide among all processes; Lightning's default is a division among nodes.
+
+        Before there is a model, when a run's folder is put in order, the processes only find each other.
+        """
+        if self.lightning_module is None:
+            self._setup_distributed()
+            return
         self._data_parallel_size = self.world_size
         super().setup_environment()
 

@@ -1,10 +1,5 @@
 """The trainer of a recipe; and a model divided among two processes against one that each of two has as a whole."""
 
-import multiprocessing
-import os
-import signal
-import socket
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -21,6 +16,7 @@ from nemo_speechlm.models.common.pretrained import read_pretrained
 from nemo_speechlm.models.common.sharding import is_sharded
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.training import run as training
 from nemo_speechlm.training.trainer import build_trainer, expect_unused
 
@@ -60,6 +56,10 @@ def test_strategies_and_plugins():
         ({"callbacks": [{"_target_": "no.such.Thing"}]}, r"trainer\.callbacks\[0\]: no\.such\.Thing cannot be built"),
         ({"callbacks": {"rates": {**MONITOR, "x": 1}}}, r"trainer\.callbacks\.rates: lightning\.\S+ cannot be built"),
         ({"strategy": {"gradient_as_bucket_view": True}}, r"trainer\.strategy is .* expected a mapping with _target_"),
+        (
+            {"strategy": {"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"}, "accelerator": "cuda"},
+            r"trainer\.strategy: ModelParallelStrategy writes checkpoints that are folders.*=fsdp2",
+        ),
         ({"strategy": "fsdp"}, r"trainer\.strategy: fsdp would train with wrong gradients: .*fsdp2"),
         (
             {"strategy": {"_target_": "lightning.pytorch.strategies.FSDPStrategy"}, "accelerator": "cuda"},
@@ -154,36 +154,13 @@ class Divided(Callback):
             assert weight.to_local().numel() * 2 == weight.numel()
 
 
-def in_two(function, *arguments):
-    """Call a function in two processes, as torchrun or SLURM would start them."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_enter, args=(rank, port, function, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-    assert [process.exitcode for process in processes] == [0, 0]
-
-
-def _enter(rank, port, function, *arguments):
-    torch.set_num_threads(1)
-    names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in names.items()}
-    function(*arguments)
-
-
 def weights(folder, name):
     return read_pretrained(folder / f"{name}.nemo").weights
 
 
 @pytest.mark.timeout(400)
 def test_a_divided_model_learns_what_a_whole_one_does(corpus, tmp_path):
-    in_two(_all, corpus, tmp_path)
+    assert run_in_processes(_all, 2, corpus, tmp_path) == [0, 0]
     expected = weights(tmp_path, "whole")
     for name in ("divided", "resumed", "undivided_at_last"):
         found = weights(tmp_path, name)
@@ -200,7 +177,7 @@ def test_a_divided_model_learns_what_a_whole_one_does(corpus, tmp_path):
         torch.testing.assert_close(other["state"][number]["exp_avg"], moments["exp_avg"], rtol=1e-3, atol=1e-6)
 
 
-def _all(corpus, folder):
+def _all(rank, corpus, folder):
     train(recipe(corpus, folder, "whole", strategy="ddp"))
     train(recipe(corpus, folder, "divided", strategy="fsdp2"))
     for name, strategies in {"resumed": ("fsdp2", "fsdp2"), "undivided_at_last": ("fsdp2", "ddp")}.items():

@@ -32,8 +32,10 @@ def one_message(trainer: Trainer) -> Iterator[None]:
     except Unfinished:
         raise
     except SpeechLMError:
-        if trainer.world_size > 1 and not _is_first():
-            _leave()
+        if trainer.world_size > 1:
+            if not _is_first():
+                _leave()
+            _let_others_ask(trainer.world_size)
         raise
     except RuntimeError as error:
         if trainer.world_size == 1 or not _was_left_alone(error):
@@ -51,6 +53,14 @@ def _is_first() -> bool:
     with suppress(Exception):  # the store ends with the process that holds it, and each version has its own errors
         return distributed_c10d._get_default_store().add(_KEY, 1) == 1
     return True
+
+
+def _let_others_ask(processes: int) -> None:
+    """Give those that fail at the same moment the time to learn who was first: the store may end with this process."""
+    with suppress(Exception):
+        store, deadline = distributed_c10d._get_default_store(), time.monotonic() + _PATIENCE / 2
+        while store.add(_KEY, 0) < processes and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def _leave() -> None:

@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
-
 from nemo_speechlm.errors import InputError
 
 _REFUSAL = "another process is making it ({holder}); wait until that has ended, or give another output"
@@ -32,6 +30,8 @@ def only_writer(path: str | Path, wait: bool = False, refusal: str = _REFUSAL) -
     Raises:
         InputError: if another process is making it; with its host, number and start.
     """
+    from filelock import FileLock, SoftFileLock, Timeout  # a tenth of the time of every command's --help
+
     lock_file = lock_path(path)
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file, is_singleton=True)

@@ -21,8 +21,9 @@ from nemo_speechlm.models import (
     SpeechLMModel,
     TextToUnitModel,
 )
+from nemo_speechlm.models.common.multitask.tasks import read_weights
 from nemo_speechlm.models.recognition import transducer
-from nemo_speechlm.models.slam.tasks import read_tasks
+from nemo_speechlm.models.slam.tasks import TASKS
 from nemo_speechlm.modules.front_end import WAV2VEC2_LAYERS
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_hidden_corpus
@@ -84,7 +85,9 @@ def metrics_of(model):
     if "phones" in model:
         return TextToUnitModel.validation_metrics(SimpleNamespace())
     if "tasks" in model:
-        return SLAMModel.validation_metrics(SimpleNamespace(_cfg=model, tasks=read_tasks(model.tasks)))
+        return SLAMModel.validation_metrics(
+            SimpleNamespace(_cfg=model, tasks=read_weights(model.tasks, TASKS), all_tasks=TASKS)
+        )
     if "masking" in model:
         return SpeechLMModel.validation_metrics(SimpleNamespace(_cfg=model, masking=SpanMask(**model.masking)))
     if "ctc_weight" in model:

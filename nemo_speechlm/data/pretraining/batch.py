@@ -2,7 +2,7 @@
 
 Batches know the ids of their examples: where they stand in the manifests. Messages name them.
 
-Axis legend: B utterances or sentences, S samples, L unit frames, U characters or tokens.
+Axis legend: B utterances or sentences, S samples, L unit frames, U characters or tokens, P phones.
 """
 
 from typing import NamedTuple
@@ -58,11 +58,15 @@ class TokenBatch(NamedTuple):
         tokens: (B, U) int64, 0 where padded.
         token_lengths: (B,) int64.
         ids: of the examples; empty where they are not known.
+        phones: (B, P) int64, 0 where padded; None where the model does not want them.
+        phone_lengths: (B,) int64, or None.
     """
 
     tokens: Tensor
     token_lengths: Tensor
     ids: tuple[str, ...] = ()
+    phones: Tensor | None = None
+    phone_lengths: Tensor | None = None
 
 
 class PairBatch(NamedTuple):
@@ -74,6 +78,8 @@ class PairBatch(NamedTuple):
         tokens: (B, U) int64, 0 where padded.
         token_lengths: (B,) int64.
         ids: of the examples; empty where they are not known.
+        phones: (B, P) int64, 0 where padded; None where the model does not want them.
+        phone_lengths: (B,) int64, or None.
     """
 
     audio: Tensor
@@ -81,6 +87,8 @@ class PairBatch(NamedTuple):
     tokens: Tensor
     token_lengths: Tensor
     ids: tuple[str, ...] = ()
+    phones: Tensor | None = None
+    phone_lengths: Tensor | None = None
 
 
 class PretrainBatch(NamedTuple):

@@ -10,14 +10,14 @@ from nemo_speechlm.data.manifests.line_index import LineIndex
 from nemo_speechlm.data.pretraining.audio_reader import AudioReader, seconds
 from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key
-from nemo_speechlm.data.pretraining.token_reader import encoded_text, with_encoder
+from nemo_speechlm.data.pretraining.token_reader import encoded_phones, encoded_text, with_encoder
 from nemo_speechlm.data.text.characters import TextEncoder
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 
 
 class PairsReader(AudioReader):
-    """Cuts of an ordinary NeMo manifest with ``text``; their ``custom`` holds ``tokens`` and ``text``.
+    """Cuts of an ordinary NeMo manifest with ``text``; their ``custom`` holds ``tokens``, ``phones`` and ``text``.
 
     A pair is never cropped: its text would no longer be that of its audio.
 
@@ -27,13 +27,14 @@ class PairsReader(AudioReader):
         order: see :class:`Order`.
         text_field: the text's key.
         max_text: ids; pairs with longer texts are left out.
+        phone_encoder: writes a text as phones, or None.
         audio: arguments of :class:`AudioReader`.
     """
 
     type: ClassVar[str] = "pairs"
     kind: ClassVar[int] = 3
     options: ClassVar[tuple[str, ...]] = (*AudioReader.options, "text_field", "max_text")
-    facts: ClassVar[tuple[str, ...]] = (*AudioReader.facts, "encoder")
+    facts: ClassVar[tuple[str, ...]] = (*AudioReader.facts, "encoder", "phone_encoder")
 
     def __init__(
         self,
@@ -42,10 +43,11 @@ class PairsReader(AudioReader):
         order: Order = Order(),  # noqa: B008 - immutable
         text_field: str = "text",
         max_text: int | None = None,
+        phone_encoder: TextEncoder | None = None,
         **audio: Any,
     ):
         super().__init__(manifests, order, **audio)
-        self.encoder = encoder
+        self.encoder, self.phone_encoder = encoder, phone_encoder
         self.text_field = text_field
         self.required = (*AudioReader.required, text_field)  # type: ignore[misc]
         self.max_text = max_text or float("inf")
@@ -70,5 +72,6 @@ class PairsReader(AudioReader):
             return "without a text"
         if len(tokens) > self.max_text:
             return f"with a text longer than {self.max_text:g} tokens"
-        custom = {"tokens": np.asarray(tokens, dtype=np.int32), "text": record[self.text_field]}
+        phones = encoded_phones(record[self.text_field], self.phone_encoder, file, number)
+        custom = {"tokens": np.asarray(tokens, dtype=np.int32), "phones": phones, "text": record[self.text_field]}
         return self._cut(record, file, number, (0.0, duration), custom)

@@ -8,7 +8,7 @@ too, so they may stand in an ``input_cfg`` beside NeMo's own: ``speech_units``, 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -182,6 +182,7 @@ class TokenTextStream(Stream):
         labels: the characters, where it is written in them.
         tokenizer: SentencePiece model, a file or the content of one, where it is written in tokens.
         max_frames: tokens that the model can encode, None for any.
+        phones: config of what writes it as phones too (``_target_`` and arguments), or None.
     """
 
     name: ClassVar[str] = "text"
@@ -190,18 +191,20 @@ class TokenTextStream(Stream):
     labels: Sequence[str] | None = None
     tokenizer: str | bytes | None = None
     max_frames: int | None = None
+    phones: Mapping[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
         """Of :class:`TokensReader`."""
-        return {**_writing(self.labels, self.tokenizer), "max_frames": self.max_frames}
+        return {**_writing(self.labels, self.tokenizer, self.phones), "max_frames": self.max_frames}
 
-    def prepare(self, example: TextTokens) -> np.ndarray:
-        """Tokens (U,)."""
-        return example.tokens
+    def prepare(self, example: TextTokens) -> tuple[np.ndarray, ...]:
+        """Tokens (U,), and phones (P,) where there are any."""
+        return (example.tokens,) if example.phones is None else (example.tokens, example.phones)
 
-    def join(self, examples: Sequence[TextTokens], content: Sequence[np.ndarray]) -> TokenBatch:
+    def join(self, examples: Sequence[TextTokens], content: Sequence[tuple[np.ndarray, ...]]) -> TokenBatch:
         """Pad with zeros."""
-        return TokenBatch(*pad(content, torch.int64, 0), ids_of(examples))
+        tokens, *phones = zip(*content, strict=True)
+        return _with_phones(TokenBatch(*pad(tokens, torch.int64, 0), ids_of(examples)), phones)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ class PairStream(Stream):
         tokenizer: SentencePiece model, a file or the content of one, where it is written in tokens.
         sample_rate: of the audio in batches, Hz.
         longest: seconds that the model can encode, None for any.
+        phones: config of what writes the text as phones too (``_target_`` and arguments), or None.
     """
 
     name: ClassVar[str] = "pairs"
@@ -224,28 +228,45 @@ class PairStream(Stream):
     tokenizer: str | bytes | None = None
     sample_rate: int = 16000
     longest: float | None = None
+    phones: Mapping[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
         """Of :class:`PairsReader`."""
         facts = {"sample_rate": self.sample_rate, "longest": self.longest}
-        return {**_writing(self.labels, self.tokenizer), **facts}
+        return {**_writing(self.labels, self.tokenizer, self.phones), **facts}
 
-    def prepare(self, example: Cut) -> tuple[np.ndarray, np.ndarray]:
-        """Audio (S,) and tokens (U,)."""
-        return audio_of(example, self.sample_rate), base_of(example).custom["tokens"]
+    def prepare(self, example: Cut) -> tuple[np.ndarray, ...]:
+        """Audio (S,) and tokens (U,), and phones (P,) where there are any."""
+        custom = base_of(example).custom
+        phones = custom.get("phones")
+        return audio_of(example, self.sample_rate), custom["tokens"], *(() if phones is None else (phones,))
 
-    def join(self, examples: Sequence[Cut], content: Sequence[tuple[np.ndarray, np.ndarray]]) -> PairBatch:
-        """Pad audio and tokens with zeros."""
-        audios, tokens = zip(*content, strict=True)
-        return PairBatch(*pad(audios, torch.float32, 0.0), *pad(tokens, torch.int64, 0), ids_of(examples))
+    def join(self, examples: Sequence[Cut], content: Sequence[tuple[np.ndarray, ...]]) -> PairBatch:
+        """Pad audio, tokens and phones with zeros."""
+        audios, tokens, *phones = zip(*content, strict=True)
+        batch = PairBatch(*pad(audios, torch.float32, 0.0), *pad(tokens, torch.int64, 0), ids_of(examples))
+        return _with_phones(batch, phones)
 
-    def made_up(self) -> tuple[np.ndarray, np.ndarray]:
-        """Noise, with one token."""
-        return noise(self.sample_rate), np.zeros(1, dtype=np.int32)
+    def made_up(self) -> tuple[np.ndarray, ...]:
+        """Noise, with one token, and one phone where there are phones."""
+        one = np.zeros(1, dtype=np.int32)
+        return noise(self.sample_rate), one, *(() if self.phones is None else (one,))
 
 
-def _writing(labels: Sequence[str] | None, tokenizer: str | bytes | None) -> dict[str, Any]:
-    return {"labels": None if labels is None else list(labels), "tokenizer": tokenizer}
+def _writing(
+    labels: Sequence[str] | None, tokenizer: str | bytes | None, phones: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {"labels": None if labels is None else list(labels), "tokenizer": tokenizer, "phones": phones}
+
+
+Written = TypeVar("Written", TokenBatch, PairBatch)
+
+
+def _with_phones(batch: Written, phones: Sequence[Sequence[np.ndarray]]) -> Written:
+    if not phones:
+        return batch
+    padded, lengths = pad(phones[0], torch.int64, 0)
+    return batch._replace(phones=padded, phone_lengths=lengths)
 
 
 NOISE = 3.0

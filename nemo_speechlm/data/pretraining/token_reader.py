@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from hydra.utils import instantiate
 from nemo.collections.common.data.lhotse.text_adapters import Formattable
 
 from nemo_speechlm.data.manifests.line_index import LineIndex
@@ -23,10 +24,12 @@ class TextTokens(Formattable):
     Attributes:
         id: where it came from.
         tokens: (U,) ids.
+        phones: (P,) ids, or None.
     """
 
     id: str
     tokens: np.ndarray
+    phones: np.ndarray | None = None
 
     @property
     def input_length(self) -> int:
@@ -37,7 +40,7 @@ class TextTokens(Formattable):
 
     def with_id(self, id_: str) -> "TextTokens":
         """The same sentence under another name."""
-        return TextTokens(id_, self.tokens)
+        return TextTokens(id_, self.tokens, self.phones)
 
 
 class TokensReader(ManifestReader):
@@ -51,12 +54,13 @@ class TokensReader(ManifestReader):
         max_tokens: longer sentences are left out.
         max_frames: tokens that the model can encode; longer sentences are left out.
         text_field: the text's key.
+        phone_encoder: writes a text as phones, or None.
     """
 
     type: ClassVar[str] = "text_tokens"
     kind: ClassVar[int] = 4
     options: ClassVar[tuple[str, ...]] = ("min_tokens", "max_tokens", "text_field")
-    facts: ClassVar[tuple[str, ...]] = ("encoder", "max_frames")
+    facts: ClassVar[tuple[str, ...]] = ("encoder", "phone_encoder", "max_frames")
 
     def __init__(
         self,
@@ -67,9 +71,10 @@ class TokensReader(ManifestReader):
         max_tokens: int | None = None,
         max_frames: int | None = None,
         text_field: str = "text",
+        phone_encoder: TextEncoder | None = None,
     ):
         super().__init__(manifests, order)
-        self.encoder = encoder
+        self.encoder, self.phone_encoder = encoder, phone_encoder
         self.text_field = text_field
         self.required = (text_field,)  # type: ignore[misc]
         self.min_tokens = min_tokens or 1
@@ -87,7 +92,8 @@ class TokensReader(ManifestReader):
             return f"shorter than {self.min_tokens:g} tokens"
         if len(tokens) > self.max_tokens:
             return f"longer than {self.max_tokens:g} tokens"
-        return TextTokens(f"{file.path}:{number}", np.asarray(tokens, dtype=np.int32))
+        phones = encoded_phones(record[self.text_field], self.phone_encoder, file, number)
+        return TextTokens(f"{file.path}:{number}", np.asarray(tokens, dtype=np.int32), phones)
 
 
 def encoded_text(text: Any, field: str, encoder: TextEncoder, file: LineIndex, number: int) -> list[int]:
@@ -101,8 +107,22 @@ def encoded_text(text: Any, field: str, encoder: TextEncoder, file: LineIndex, n
     return encoder(text, file.path, number)
 
 
+def encoded_phones(text: str, encoder: TextEncoder | None, file: LineIndex, number: int) -> np.ndarray | None:
+    """The phones (P,) of a line's text, where there is an encoder.
+
+    Raises:
+        InputError: if a word has no pronunciation.
+    """
+    return None if encoder is None else np.asarray(encoder(text, file.path, number), dtype=np.int32)
+
+
 def with_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with the ``encoder`` its ``tokenizer`` (SentencePiece model: file or content) or ``labels`` say."""
-    tokenizer = config.get("tokenizer")
+    """A config with the encoders that it describes.
+
+    ``encoder`` is that of ``tokenizer`` (SentencePiece model: file or content) or ``labels``. ``phone_encoder`` is made
+    of ``phones``, whose ``_target_`` names its class.
+    """
+    tokenizer, phones = config.get("tokenizer"), config.get("phones")
     encoder: TextEncoder = TokenEncoder(tokenizer) if tokenizer else CharacterEncoder(list(config.get("labels") or ()))
-    return {**config, "encoder": encoder}
+    phone_encoder = None if phones is None else instantiate(phones, _convert_="all")
+    return {**config, "encoder": encoder, "phone_encoder": phone_encoder}

@@ -22,8 +22,8 @@ from nemo_speechlm.checks import check_choice
 from nemo_speechlm.data.text.classified import TextWriter, read_classified
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_strictly, read_pretrained
-from nemo_speechlm.models.slam.joined import encode_text
 from nemo_speechlm.modules.text_embedding import TextEmbedding
 from nemo_speechlm.nemo_targets import name_publicly
 
@@ -107,7 +107,7 @@ class SLAMTextClassifier(ModelPT):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (B, U) and lengths (B,) -> logits (B, C)."""
-        states = encode_text(self, *self.text_embedding(tokens, lengths))
+        states = encode_embedded(self, *self.text_embedding(tokens, lengths))
         return self.head(self.dropout(states[:, 0]))
 
     def tokens_of(self, texts: Sequence[str], path: str | Path = "text", line: int = 1) -> list[int]:

@@ -1,45 +1,13 @@
-"""The shared encoder over text, and over an utterance and its text in one row (SLAM, section 3.1).
+"""The shared encoder over an utterance and its text in one row (SLAM, section 3.1).
 
 Axis legend: B rows, T frames, U tokens with CLS, M places of the longest row, D width.
 """
 
-from typing import Any, Protocol
-
 import torch
-from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
-
-
-class WithSharedTransformer(Protocol):
-    """What has SLAM's shared encoder."""
-
-    shared_transformer: Any
-
-
-def check_shared_transformer(encoder: SpeechLMEncoder) -> None:
-    """Check that the second half of an encoder can be fed with text and with both.
-
-    Raises:
-        SpeechLMError: if it is no Conformer with a linear projection of its input.
-    """
-    shared = encoder.shared_transformer
-    if not isinstance(shared, ConformerEncoder) or not isinstance(shared.pre_encode, torch.nn.Linear):
-        raise SpeechLMError(
-            f"model.encoder.shared_transformer is a {type(shared).__name__}; SLAM needs a "
-            "nemo_speechlm.modules.MaskedConformer whose subsampling_factor is 1"
-        )
-
-
-def encode_text(encoder: WithSharedTransformer, states: Tensor, lengths: Tensor) -> Tensor:
-    """The shared encoder over rows that are embedded already: (B, U, D) and lengths (B,) -> (B, U, D).
-
-    The projection that speech passes between the encoders is left out.
-    """
-    encoded, _ = encoder.shared_transformer(audio_signal=states, length=lengths, bypass_pre_encode=True)
-    return encoded.transpose(1, 2)
 
 
 def encode_joined(
@@ -63,7 +31,7 @@ def encode_joined(
     place = torch.arange(T + U, device=device).unsqueeze(0)
     source = torch.where(place < end, place, T + place - end).clamp(max=T + U - 1)
     joined = _take(torch.cat([speech, text], 1), source)
-    joined = encode_text(encoder, joined, speech_lengths + text_lengths)
+    joined = encode_embedded(encoder, joined, speech_lengths + text_lengths)
     return joined[:, :T], _take(joined, end + torch.arange(U, device=device))
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from nemo_speechlm.data.pretraining.batch import TokenBatch
-from nemo_speechlm.models.slam.figures import Figure, figures_of
-from nemo_speechlm.models.slam.joined import encode_text
-from nemo_speechlm.models.slam.w2v_bert import prediction
+from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
+from nemo_speechlm.models.common.multitask.shared import encode_embedded
+from nemo_speechlm.models.common.multitask.w2v_bert import prediction
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.text_embedding import TextEmbedding
@@ -71,6 +71,6 @@ def masked_text(
     if mask is None:
         mask = model.text_masking.draw(batch.token_lengths, batch.tokens.shape[1], generator)
     seen = model.text_corruption.apply(batch.tokens, mask, model.text_embedding, generator)
-    states = encode_text(model.encoder, *model.text_embedding(seen, batch.token_lengths))[:, 1:]
+    states = encode_embedded(model.encoder, *model.text_embedding(seen, batch.token_lengths))[:, 1:]
     found = prediction(model.text_embedding.logits(states[mask]), batch.tokens[mask])
     return figures_of("masked_text", "masked_text_accuracy", found)

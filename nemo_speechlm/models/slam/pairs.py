@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.slam.figures import Figure, figures_of
+from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
+from nemo_speechlm.models.common.multitask.w2v_bert import W2vBert, prediction
 from nemo_speechlm.models.slam.joined import encode_joined
 from nemo_speechlm.models.slam.masked_text import Corruption
-from nemo_speechlm.models.slam.w2v_bert import W2vBert, prediction
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.padding import padding_mask

@@ -9,7 +9,7 @@ from omegaconf import open_dict
 
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.slam.tasks import STREAM_OF
+from nemo_speechlm.models.slam.tasks import TASKS
 
 
 def registered_tokenizer(model: ModelPT, tasks: Iterable[str]) -> Path | None:
@@ -23,7 +23,7 @@ def registered_tokenizer(model: ModelPT, tasks: Iterable[str]) -> Path | None:
     """
     tokenizer: Any = model.cfg.get("tokenizer") or {}
     if not tokenizer.get("dir") and not tokenizer.get("model_path"):
-        if needing := [task for task in tasks if STREAM_OF[task] != "speech"]:
+        if needing := [task for task in tasks if TASKS[task].stream != "speech"]:
             raise SpeechLMError(
                 f"model.tokenizer.dir is not given, and model.tasks.{needing[0]} is not 0; expected a folder made "
                 "by train_tokenizer.py"

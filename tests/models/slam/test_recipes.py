@@ -7,9 +7,9 @@ from nemo.collections.asr.parts.submodules import subsampling
 from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
+from nemo_speechlm.models.common.multitask.w2v_bert import W2vBert
 from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel
 from nemo_speechlm.models.slam.model import SLAMModel
-from nemo_speechlm.models.slam.w2v_bert import W2vBert
 from nemo_speechlm.modules.text_embedding import TextEmbedding
 from nemo_speechlm.testing.slam import tiny_slam_config
 from nemo_speechlm.testing.trainer import tiny_trainer

@@ -1,11 +1,11 @@
-"""The stages of a training: which tasks are learned at which step (SLAM, section 3.4)."""
+"""The stages of a training: which tasks are learned at which step (SLAM, section 3.4; MAESTRO's curriculum)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.slam.tasks import STREAM_OF
+from nemo_speechlm.models.common.multitask.tasks import Tasks
 
 
 class Stage(NamedTuple):
@@ -19,24 +19,24 @@ class Stage(NamedTuple):
     steps: int | None
     tasks: tuple[str, ...]
 
-    @property
-    def streams(self) -> set[str]:
-        """The streams that its tasks need."""
-        return {STREAM_OF[task] for task in self.tasks}
+    def streams(self, tasks: Tasks) -> set[str]:
+        """The streams that its tasks, of these, need."""
+        return {tasks[name].stream for name in self.tasks}
 
 
-def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Collection[str]) -> list[Stage]:
+def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Tasks, weighted: Collection[str]) -> list[Stage]:
     """The stages of a config; None is one stage of all tasks.
 
     Args:
         config: of each stage, ``steps`` (null in the last one: to the end) and ``tasks`` (null: all with a weight).
-        tasks: those with a weight.
+        tasks: of the system.
+        weighted: those with a weight.
 
     Raises:
         SpeechLMError: naming the key that is wrong.
     """
     if config is None:
-        return [Stage(None, tuple(tasks))]
+        return [Stage(None, tuple(weighted))]
     if not config:
         raise SpeechLMError("model.stages is empty; expected null or a list of stages")
     stages = []
@@ -45,19 +45,19 @@ def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Collection[st
         if strange := sorted(set(stage) - {"steps", "tasks"}):
             raise SpeechLMError(f"{key}.{strange[0]} is not a key of a stage; there are: steps, tasks")
         steps = stage.get("steps")
-        names = list(tasks if stage.get("tasks") is None else stage["tasks"])
+        names = list(weighted if stage.get("tasks") is None else stage["tasks"])
         if steps is None and number < len(config) - 1:
             raise SpeechLMError(f"{key}.steps is not given; only the last stage may go on to the end")
         if steps is not None:
             check_whole(f"{key}.steps", steps, 1)
         if not names:
-            raise SpeechLMError(f"{key}.tasks is empty; expected some of: {', '.join(tasks)}")
+            raise SpeechLMError(f"{key}.tasks is empty; expected some of: {', '.join(weighted)}")
         for name in names:
-            if name not in STREAM_OF:
-                raise SpeechLMError(f"{key}.tasks has {name!r}, which is no task; there are: {', '.join(STREAM_OF)}")
             if name not in tasks:
+                raise SpeechLMError(f"{key}.tasks has {name!r}, which is no task; there are: {', '.join(tasks)}")
+            if name not in weighted:
                 raise SpeechLMError(f"{key}.tasks has {name!r}, whose weight model.tasks.{name} is 0")
-        stages.append(Stage(steps, tuple(name for name in STREAM_OF if name in names)))
+        stages.append(Stage(steps, tuple(name for name in tasks if name in names)))
     return stages
 
 
@@ -70,11 +70,12 @@ def stage_at(stages: Sequence[Stage], step: int) -> int:
     return len(stages) - 1
 
 
-def check_stages(stages: Sequence[Stage], streams: Collection[str], max_steps: int) -> None:
+def check_stages(stages: Sequence[Stage], tasks: Tasks, streams: Collection[str], max_steps: int) -> None:
     """Check that each stage has its data, and that they last as long as the training.
 
     Args:
         stages: of the config.
+        tasks: of the system.
         streams: that ``train_ds`` has.
         max_steps: of the trainer, -1 for no end.
 
@@ -83,7 +84,7 @@ def check_stages(stages: Sequence[Stage], streams: Collection[str], max_steps: i
     """
     for number, stage in enumerate(stages):
         for task in stage.tasks:
-            if (stream := STREAM_OF[task]) not in streams:
+            if (stream := tasks[task].stream) not in streams:
                 where = "model.tasks" if len(stages) == 1 else f"model.stages[{number}].tasks"
                 raise SpeechLMError(
                     f"{where} has {task!r}, which learns from {stream}, and there is no "

@@ -1,4 +1,4 @@
-"""w2v-BERT, SLAM's task on speech (arXiv 2108.06209, section 3; SLAM, section 3.2).
+"""w2v-BERT, the task of SLAM and MAESTRO on speech (arXiv 2108.06209, section 3; SLAM, section 3.2).
 
 Axis legend: B utterances, T frames, N frames of all utterances, D width of the encoder, V codes, K width of a code.
 """
@@ -10,7 +10,7 @@ from nemo.utils import logging
 from torch import Generator, Tensor, nn
 
 from nemo_speechlm.losses import UnitPrediction, contrastive_prediction, draw_distractors, unit_prediction
-from nemo_speechlm.models.slam.figures import Figure, figures_of
+from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.quantizer import GumbelQuantizer

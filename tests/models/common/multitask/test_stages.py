@@ -1,8 +1,9 @@
 import pytest
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.slam.stages import Stage, check_stages, read_stages, stage_at
-from nemo_speechlm.models.slam.tasks import read_tasks
+from nemo_speechlm.models.common.multitask.stages import Stage, check_stages, read_stages, stage_at
+from nemo_speechlm.models.common.multitask.tasks import read_weights
+from nemo_speechlm.models.slam.tasks import TASKS
 
 ALL = {"w2v_bert": 1.0, "masked_text": 1.0, "tlm": 1.0, "stm": 0.5}
 PAPERS = [
@@ -13,12 +14,12 @@ PAPERS = [
 
 
 def test_stages_of_a_config():
-    stages = read_stages(PAPERS, ALL)
+    stages = read_stages(PAPERS, TASKS, ALL)
     assert stages[0] == Stage(5, ("w2v_bert", "masked_text"))
-    assert stages[0].streams == {"speech", "text"}
+    assert stages[0].streams(TASKS) == {"speech", "text"}
     assert [stage_at(stages, step) for step in range(10)] == [0] * 5 + [1] * 3 + [2] * 2
-    assert read_stages(None, ALL) == [Stage(None, tuple(ALL))]
-    assert read_stages([{"steps": None, "tasks": None}], ALL) == [Stage(None, tuple(ALL))]
+    assert read_stages(None, TASKS, ALL) == [Stage(None, tuple(ALL))]
+    assert read_stages([{"steps": None, "tasks": None}], TASKS, ALL) == [Stage(None, tuple(ALL))]
 
 
 def test_behind_the_end_the_last_stage_goes_on():
@@ -26,7 +27,7 @@ def test_behind_the_end_the_last_stage_goes_on():
 
 
 def test_tasks_of_a_config():
-    assert read_tasks({"w2v_bert": 1, "tlm": 0.0, "stm": 0.5}) == {"w2v_bert": 1.0, "stm": 0.5}
+    assert read_weights({"w2v_bert": 1, "tlm": 0.0, "stm": 0.5}, TASKS) == {"w2v_bert": 1.0, "stm": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_tasks_of_a_config():
 )
 def test_tasks_that_are_none(config, message):
     with pytest.raises(SpeechLMError, match=message):
-        read_tasks(config)
+        read_weights(config, TASKS)
 
 
 @pytest.mark.parametrize(
@@ -56,20 +57,20 @@ def test_tasks_that_are_none(config, message):
 )
 def test_stages_that_are_none(config, message):
     with pytest.raises(SpeechLMError, match=message):
-        read_stages(config, ALL)
+        read_stages(config, TASKS, ALL)
 
 
 def test_a_stage_without_its_data():
     with pytest.raises(SpeechLMError, match=r"model\.stages\[1\]\.tasks has 'tlm'.*model\.train_ds\.pairs"):
-        check_stages(read_stages(PAPERS, ALL), {"speech", "text"}, 100)
+        check_stages(read_stages(PAPERS, TASKS, ALL), TASKS, {"speech", "text"}, 100)
     with pytest.raises(SpeechLMError, match=r"model\.tasks has 'masked_text'.*model\.train_ds\.text"):
-        check_stages(read_stages(None, ALL), {"speech"}, 100)
+        check_stages(read_stages(None, TASKS, ALL), TASKS, {"speech"}, 100)
 
 
 def test_stages_shorter_than_the_training():
-    stages = read_stages(PAPERS[:2], ALL)
+    stages = read_stages(PAPERS[:2], TASKS, ALL)
     streams = {"speech", "text", "pairs"}
-    check_stages(stages, streams, 8)
+    check_stages(stages, TASKS, streams, 8)
     for steps in (9, -1):
         with pytest.raises(SpeechLMError, match=rf"last 8 steps together, and trainer\.max_steps is {steps}"):
-            check_stages(stages, streams, steps)
+            check_stages(stages, TASKS, streams, steps)

@@ -2,6 +2,7 @@
 
 from nemo_speechlm.models.encoder import SpeechLMEncoderModel
 from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
+from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel, SpeechLMCTCModelBPE
 from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
 from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
@@ -15,6 +16,7 @@ alias_former_modules(__name__, ("ctc", "encdec", "pretrain"))
 
 __all__ = [
     "FrameClassifierModel",
+    "MAESTROModel",
     "SLAMModel",
     "SLAMTextClassifier",
     "SpeechLMCTCModel",

@@ -8,9 +8,11 @@ from nemo_speechlm.modules.durations import DurationPredictor
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.fast_speech import FFTransformer
 from nemo_speechlm.modules.front_end import ConvFrontEnd, MelFrontEnd
+from nemo_speechlm.modules.lightweight_convolution import LightweightBlock, LightweightConvolution
 from nemo_speechlm.modules.masking import CoveringMask, SpanMask
 from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
 from nemo_speechlm.modules.quantizer import GumbelQuantizer
+from nemo_speechlm.modules.text_branch import ConvTextEncoder, LightweightDurations, Refiner
 from nemo_speechlm.modules.text_embedding import TextEmbedding
 from nemo_speechlm.modules.transformer import RelativeTransformer
 from nemo_speechlm.modules.unit_classifier import UnitClassifier
@@ -20,14 +22,19 @@ allow_targets()
 
 __all__ = [
     "ConvFrontEnd",
+    "ConvTextEncoder",
     "CoveringMask",
     "DurationPredictor",
     "FFTransformer",
     "Frames",
     "GumbelQuantizer",
+    "LightweightBlock",
+    "LightweightConvolution",
+    "LightweightDurations",
     "MaskedConformer",
     "MelFrontEnd",
     "NemoDecoder",
+    "Refiner",
     "RelativeDecoder",
     "RelativeTransformer",
     "SpanMask",

@@ -15,6 +15,7 @@ from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import (
     FrameClassifierModel,
+    MAESTROModel,
     SLAMModel,
     SpeechLMCTCModel,
     SpeechLMEncDecModel,
@@ -22,6 +23,7 @@ from nemo_speechlm.models import (
     TextToUnitModel,
 )
 from nemo_speechlm.models.common.multitask.tasks import read_weights
+from nemo_speechlm.models.maestro.tasks import TASKS as MAESTRO_TASKS
 from nemo_speechlm.models.recognition import transducer
 from nemo_speechlm.models.slam.tasks import TASKS
 from nemo_speechlm.modules.front_end import WAV2VEC2_LAYERS
@@ -78,6 +80,9 @@ TRAINED = sorted(path.stem for path in CONF.glob("*.yaml") if re.search(r"_(smal
 
 def metrics_of(model):
     """What a model of this config would log in validation, without making one."""
+    if "refiner" in model:
+        tasks = read_weights(model.tasks, MAESTRO_TASKS)
+        return MAESTROModel.validation_metrics(SimpleNamespace(_cfg=model, tasks=tasks, all_tasks=MAESTRO_TASKS))
     if "joint" in model:
         return transducer._validation_metrics(True)
     if "decoding" in model and "classes" in model:

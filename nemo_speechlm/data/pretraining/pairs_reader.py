@@ -28,13 +28,14 @@ class PairsReader(AudioReader):
         text_field: the text's key.
         max_text: ids; pairs with longer texts are left out.
         phone_encoder: writes a text as phones, or None.
+        phone_rate: phones that a second of audio has room for; a text with more of them is not that of its audio.
         audio: arguments of :class:`AudioReader`.
     """
 
     type: ClassVar[str] = "pairs"
     kind: ClassVar[int] = 3
     options: ClassVar[tuple[str, ...]] = (*AudioReader.options, "text_field", "max_text")
-    facts: ClassVar[tuple[str, ...]] = (*AudioReader.facts, "encoder", "phone_encoder")
+    facts: ClassVar[tuple[str, ...]] = (*AudioReader.facts, "encoder", "phone_encoder", "phone_rate")
 
     def __init__(
         self,
@@ -44,10 +45,11 @@ class PairsReader(AudioReader):
         text_field: str = "text",
         max_text: int | None = None,
         phone_encoder: TextEncoder | None = None,
+        phone_rate: float | None = None,
         **audio: Any,
     ):
         super().__init__(manifests, order, **audio)
-        self.encoder, self.phone_encoder = encoder, phone_encoder
+        self.encoder, self.phone_encoder, self.phone_rate = encoder, phone_encoder, phone_rate
         self.text_field = text_field
         self.required = (*AudioReader.required, text_field)  # type: ignore[misc]
         self.max_text = max_text or float("inf")
@@ -73,5 +75,12 @@ class PairsReader(AudioReader):
         if len(tokens) > self.max_text:
             return f"with a text longer than {self.max_text:g} tokens"
         phones = encoded_phones(record[self.text_field], self.phone_encoder, file, number)
+        if phones is not None and self.phone_rate is not None and len(phones) > duration * self.phone_rate:
+            raise InputError(
+                f"{len(phones)} phones in {duration:g} s, which are {duration * self.phone_rate:.0f} frames of the "
+                "encoder; expected at most one phone a frame. Does the text belong to the audio?",
+                file.path,
+                number,
+            )
         custom = {"tokens": np.asarray(tokens, dtype=np.int32), "phones": phones, "text": record[self.text_field]}
         return self._cut(record, file, number, (0.0, duration), custom)

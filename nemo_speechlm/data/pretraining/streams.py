@@ -48,7 +48,7 @@ class Stream(ABC):
     on_host: ClassVar[tuple[str, ...]] = ()
     unfit: ClassVar[tuple[str, ...]] = ()
     nemos: ClassVar[tuple[str, ...]] = ()
-    fewest: ClassVar[int] = 1
+    fewest: int = 1
 
     @property
     def has_audio(self) -> bool:
@@ -217,22 +217,25 @@ class PairStream(Stream):
         sample_rate: of the audio in batches, Hz.
         longest: seconds that the model can encode, None for any.
         phones: config of what writes the text as phones too (``_target_`` and arguments), or None.
+        phone_rate: phones that a second has room for: frames of the encoder. None: any number.
+        fewest: pairs that a batch needs, where some are left out; 2 where a pair gets the text of another one.
     """
 
     name: ClassVar[str] = "pairs"
     reader: ClassVar[type[ManifestReader]] = PairsReader
     unfit: ClassVar[tuple[str, ...]] = ("truncate_duration", "cut_into_windows_duration", "concatenate_samples")
-    fewest: ClassVar[int] = 2  # a pair gets the text of another one
 
     labels: Sequence[str] | None = None
     tokenizer: str | bytes | None = None
     sample_rate: int = 16000
     longest: float | None = None
     phones: Mapping[str, Any] | None = None
+    phone_rate: float | None = None
+    fewest: int = 2
 
     def facts(self) -> dict[str, Any]:
         """Of :class:`PairsReader`."""
-        facts = {"sample_rate": self.sample_rate, "longest": self.longest}
+        facts = {"sample_rate": self.sample_rate, "longest": self.longest, "phone_rate": self.phone_rate}
         return {**_writing(self.labels, self.tokenizer, self.phones), **facts}
 
     def prepare(self, example: Cut) -> tuple[np.ndarray, ...]:

@@ -119,8 +119,8 @@ def encoded_phones(text: str, encoder: TextEncoder | None, file: LineIndex, numb
 def with_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config with the encoders that it describes.
 
-    ``encoder`` is that of ``tokenizer`` (SentencePiece model: file or content) or ``labels``. ``phone_encoder`` is made
-    of ``phones``, whose ``_target_`` names its class.
+    ``encoder`` is that of ``tokenizer`` (SentencePiece model: file or content) or ``labels``. ``phone_encoder`` is
+    made of ``phones``, whose ``_target_`` names its class.
     """
     tokenizer, phones = config.get("tokenizer"), config.get("phones")
     encoder: TextEncoder = TokenEncoder(tokenizer) if tokenizer else CharacterEncoder(list(config.get("labels") or ()))

@@ -60,7 +60,7 @@ def check_reusable(cfg: DictConfig, source: PretrainedFile | None, parts: Parts)
 def become_independent(cfg: DictConfig, source: PretrainedFile | None) -> None:
     """Make a config describe a model of its own, which needs no pretraining file to be restored."""
     with open_dict(cfg):
-        for key in ("encoder_overrides", "pretrained_weights", "reuse_ctc_head"):
+        for key in ("encoder_overrides", "pretrained_weights", "reuse_ctc_head", "reuse_decoder"):
             cfg.pop(key, None)
         if source is not None:
             cfg.init_from_pretrained = None

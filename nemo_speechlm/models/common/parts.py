@@ -23,16 +23,19 @@ class Parts(NamedTuple):
         ctc_head: a :class:`~nemo_speechlm.modules.SpeechLMCTCHead`, taken over with ``reuse_ctc_head: true``; None
             where there is none.
         left_behind: what no other model takes over.
+        transducer: a :class:`~nemo_speechlm.models.maestro.transducer.TransducerBranch`, taken over with
+            ``reuse_decoder: true``; None where there is none.
     """
 
     shared: tuple[str, ...] = SHARED
     ctc_head: str | None = None
     left_behind: tuple[str, ...] = ()
+    transducer: str | None = None
 
     @property
     def names(self) -> set[str]:
         """All of them."""
-        return {*self.shared, *self.left_behind} | ({self.ctc_head} if self.ctc_head else set())
+        return {*self.shared, *self.left_behind, *filter(None, (self.ctc_head, self.transducer))}
 
 
 def parts_of(cfg: DictConfig) -> Parts | None:

@@ -3,26 +3,36 @@
 Graves, *Sequence Transduction with Recurrent Neural Networks*, arXiv 1211.3711.
 """
 
+import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import EncDecRNNTBPEModel, EncDecRNNTModel
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.fine_tuning import become_independent, take_architecture
 from nemo_speechlm.models.common.limits import check_data_fit
-from nemo_speechlm.models.common.pretrained import load_encoder
+from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
 
-_OURS = ("freeze_front_end", "freeze_encoder_steps", "reuse_ctc_head", "pretrained_weights", "init_from_pretrained")
+_OURS = (
+    "freeze_front_end",
+    "freeze_encoder_steps",
+    "reuse_ctc_head",
+    "reuse_decoder",
+    "pretrained_weights",
+    "init_from_pretrained",
+)
 
 
 def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecRNNTModel:
@@ -33,7 +43,8 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
 
     Args:
         cfg: NeMo's keys; ``labels`` or ``tokenizer``; and ours: ``init_from_pretrained``, ``pretrained_weights``,
-            ``encoder_overrides``, ``freeze_front_end``. ``model_defaults.enc_hidden`` is taken from the encoder.
+            ``encoder_overrides``, ``freeze_front_end``, and ``reuse_decoder``: start from the decoder of pretraining
+            too, where it has one (MAESTRO). ``model_defaults.enc_hidden`` is taken from the encoder.
         trainer: Lightning trainer.
 
     Raises:
@@ -48,9 +59,10 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
             raise SpeechLMError(f"model.{key} is not for transducers: NeMo's stock model has no place for it")
     has_tokens = OmegaConf.select(cfg, "tokenizer.dir") is not None
     weights, freeze = cfg.get("pretrained_weights", True), cfg.get("freeze_front_end", False)
+    decoder = _reused_decoder(cfg, source) if cfg.get("reuse_decoder") else None
     with open_dict(cfg):
         cfg.model_defaults.enc_hidden = cfg.encoder.d_model
-        encoder: TextEncoder
+        encoder: TokenEncoder | CharacterEncoder
         if has_tokens:
             encoder = TokenEncoder(Path(cfg.tokenizer.dir) / "tokenizer.model")
             cfg.pop("labels", None)
@@ -59,6 +71,8 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
             encoder = CharacterEncoder(list(labels))
             cfg.labels = encoder.labels
             cfg.pop("tokenizer", None)
+        if decoder is not None:
+            _check_vocabulary(encoder.labels, decoder)
         data = {part: cfg.pop(part) for part in ("train_ds", "validation_ds") if cfg.get(part) is not None}
         become_independent(cfg, source)
         for key in _OURS:
@@ -67,6 +81,11 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
     if source is not None and weights:
         load_encoder(model, source)
+    if decoder is not None:
+        branch = decoder.parts.transducer if decoder.parts else None
+        load_strictly(model.decoder, decoder.part(f"{branch}.decoder"), decoder.path, "decoder")
+        joint = _joint_weights(decoder.part(f"{branch}.joint"), len(model.joint.joint_net))
+        load_strictly(model.joint, joint, decoder.path, "joint")
     if freeze:
         if not hasattr(model.encoder, "front_end"):
             raise SpeechLMError(f"freeze_front_end: {type(model.encoder).__name__} has no front_end; set it to false")
@@ -74,6 +93,46 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     _give_data(model, data, encoder)
     check_data_fit(model)
     return model
+
+
+def _reused_decoder(cfg: DictConfig, source: PretrainedFile | None) -> PretrainedFile:
+    """Give prediction and joint network the sizes that they have in the pretraining file.
+
+    Raises:
+        SpeechLMError: if there is no such file, or no decoder in it.
+    """
+    if source is None:
+        raise SpeechLMError(
+            "model.reuse_decoder needs model.init_from_pretrained to take the decoder from; without one, set it to "
+            "false"
+        )
+    if source.parts is None or source.parts.transducer is None:
+        raise InputError("holds no RNN-T decoder of pretraining; set model.reuse_decoder=false", source.path)
+    sizes = source.cfg.transducer
+    with open_dict(cfg):
+        cfg.model_defaults.pred_hidden, cfg.model_defaults.joint_hidden = sizes.pred_hidden, sizes.joint_hidden
+        cfg.decoder.prednet.pred_hidden, cfg.joint.jointnet.joint_hidden = sizes.pred_hidden, sizes.joint_hidden
+        cfg.decoder.prednet.pred_rnn_layers = sizes.pred_rnn_layers
+    return source
+
+
+def _joint_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Weights of a joint network under the names that they have in one of so many layers.
+
+    NeMo counts dropout as a layer where its share is not 0, so the last layer has one name or another.
+    """
+    return {re.sub(r"^joint_net\.\d+\.", f"joint_net.{layers - 1}.", name): value for name, value in weights.items()}
+
+
+def _check_vocabulary(labels: Sequence[str], source: PretrainedFile) -> None:
+    """Check that a decoder that is taken over writes what this model is to write."""
+    if list(labels) != (theirs := list(source.cfg.vocabulary)):
+        raise InputError(
+            f"its RNN-T decoder writes {len(theirs)} symbols ({' '.join(map(repr, theirs[:6]))} ...), and this model "
+            f"{len(labels)} ({' '.join(map(repr, labels[:6]))} ...); give the same model.labels or tokenizer, or set "
+            "model.reuse_decoder=false",
+            source.path,
+        )
 
 
 def _validation_metrics(has_loss: bool) -> dict[str, str]:

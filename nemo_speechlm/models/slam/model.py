@@ -22,12 +22,12 @@ from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import MultitaskModel
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.multitask.tasks import Tasks
+from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.slam import pairs as pair_tasks
 from nemo_speechlm.models.slam.joined import encode_joined
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
 from nemo_speechlm.models.slam.tasks import TASKS
-from nemo_speechlm.models.slam.tokenizer import registered_tokenizer
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.text_embedding import TextEmbedding
 
@@ -52,7 +52,7 @@ class SLAMModel(MultitaskModel):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         super().__init__(cfg=cfg, trainer=trainer)
-        tokenizer = registered_tokenizer(self, self.tasks)
+        tokenizer = registered_tokenizer(self, [name for name in self.tasks if TASKS[name].stream != "speech"])
         self._tokenizer = None if tokenizer is None else tokenizer.read_bytes()
         self.text_encoder = None if tokenizer is None else TokenEncoder(tokenizer)
         width = self.encoder.d_model

@@ -1,6 +1,6 @@
-"""The tokenizer of a SLAM model: a SentencePiece model of its config, which then travels in its ``.nemo``."""
+"""The tokenizer of a model: a SentencePiece model that its config names, which then travels in its ``.nemo``."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,24 @@ from omegaconf import open_dict
 
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.slam.tasks import TASKS
 
 
-def registered_tokenizer(model: ModelPT, tasks: Iterable[str]) -> Path | None:
+def registered_tokenizer(model: ModelPT, needing: Sequence[str] = ()) -> Path | None:
     """Read the tokenizer that ``cfg.tokenizer`` names, and make it an artifact of the model.
 
+    Args:
+        model: it has the config.
+        needing: tasks that cannot do without.
+
     Returns:
-        the SentencePiece model's file; None where there is none, and all tasks are about speech.
+        the SentencePiece model's file; None where there is none.
 
     Raises:
         SpeechLMError: if there is none, and one of the tasks needs it.
     """
     tokenizer: Any = model.cfg.get("tokenizer") or {}
     if not tokenizer.get("dir") and not tokenizer.get("model_path"):
-        if needing := [task for task in tasks if TASKS[task].stream != "speech"]:
+        if needing:
             raise SpeechLMError(
                 f"model.tokenizer.dir is not given, and model.tasks.{needing[0]} is not 0; expected a folder made "
                 "by train_tokenizer.py"

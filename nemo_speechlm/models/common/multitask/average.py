@@ -1,0 +1,60 @@
+"""An exponential average of weights that takes part in training: what it predicts are targets, or choices.
+
+NeMo's ``EMA`` callback keeps an average beside the optimizer, and swaps it in as a whole for validation. Here it
+has to compute beside the model within a step.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nemo_speechlm.checks import check_number
+
+
+class WeightAverage(nn.Module):
+    """Averaged copies of some parts of a model, always in evaluation mode and without gradients.
+
+    After the n-th update, the average moves towards the weights by 1 - min(decay, (n + 1) / (n + 10)): while there are
+    few updates, the average is over few of them.
+
+    Args:
+        parts: of the model, by name.
+        decay: share of the old average, from 0 (the weights themselves) to 1.
+
+    Raises:
+        SpeechLMError: if ``decay`` is none.
+    """
+
+    updates: Tensor
+
+    def __init__(self, parts: Mapping[str, nn.Module], decay: float):
+        super().__init__()
+        check_number("model.average.decay", decay, 0, 1)
+        self.decay = decay
+        self.parts = nn.ModuleDict({name: deepcopy(part).requires_grad_(False) for name, part in parts.items()})
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.train(False)
+
+    def __getitem__(self, name: str) -> Any:
+        """The average of a part."""
+        return self.parts[name]
+
+    def train(self, mode: bool = True) -> "WeightAverage":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, parts: Mapping[str, nn.Module]) -> None:
+        """Move the average towards the weights of the parts, and take over their buffers."""
+        self.updates += 1
+        n = self.updates.item()
+        weight = 1 - min(self.decay, (n + 1) / (n + 10))
+        for name, average in self.parts.items():
+            own: list[Tensor] = list(average.parameters())
+            new: list[Tensor] = list(parts[name].parameters())
+            torch._foreach_lerp_(own, new, weight)
+            for buffer, source in zip(average.buffers(), parts[name].buffers(), strict=True):
+                buffer.copy_(source)

@@ -1,0 +1,136 @@
+"""MAESTROModel: pretraining on speech, on text, and on pairs of both, matched by learned alignments.
+
+Its tasks stand in :mod:`~nemo_speechlm.models.common.multitask.w2v_bert`,
+:mod:`~nemo_speechlm.models.maestro.matching` and :mod:`~nemo_speechlm.models.maestro.aligned_mlm`.
+
+Axis legend: B utterances, texts or pairs, S samples, T frames of the encoder, P phones, D width.
+"""
+
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, open_dict
+from torch import Generator, Tensor, nn
+
+from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, TokenBatch
+from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Stream, TokenTextStream
+from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.models.common.multitask.average import WeightAverage
+from nemo_speechlm.models.common.multitask.figures import Figure
+from nemo_speechlm.models.common.multitask.model import MultitaskModel
+from nemo_speechlm.models.common.multitask.tasks import Tasks
+from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
+from nemo_speechlm.models.common.parts import Parts
+from nemo_speechlm.models.maestro.aligned_mlm import Repetition, aligned_mlm, text_states
+from nemo_speechlm.models.maestro.matching import Speech, align, pair_figures
+from nemo_speechlm.models.maestro.phones import registered_phones
+from nemo_speechlm.models.maestro.tasks import TASKS
+from nemo_speechlm.models.maestro.transducer import TransducerBranch
+from nemo_speechlm.modules.masking import CoveringMask, SpanMask
+from nemo_speechlm.modules.text_branch import ConvTextEncoder, LightweightDurations, Refiner
+
+_AVERAGED = ("encoder", "text_encoder", "duration_model", "phones")
+"""The parts whose averages make alignments and durations."""
+
+
+class MAESTROModel(MultitaskModel):
+    """Pretrains a :class:`SpeechLMEncoder` of two Conformers on up to three streams of data.
+
+    Speech: w2v-BERT. Pairs: RNN-T of phones and graphemes; the best path of the phones tells how long each phone
+    lasts; the states of the text, repeated so often, are matched with those of the speech. Text: the same states,
+    with predicted durations and masked, are recognized by the same RNN-T decoders.
+
+    Args:
+        cfg: see ``conf/maestro.yaml``.
+        trainer: Lightning trainer, for training.
+
+    Raises:
+        SpeechLMError: naming a key of the config that does not fit the others.
+    """
+
+    parts: ClassVar[Parts] = Parts(
+        left_behind=("w2v_bert", "text_encoder", "duration_model", "refiner", "phones", "average"),
+        transducer="graphemes",
+    )
+    all_tasks: ClassVar[Tasks] = TASKS
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        super().__init__(cfg=cfg, trainer=trainer)
+        width = self.encoder.d_model
+        tokenizer = registered_tokenizer(self, needing=())
+        self._tokenizer = None if tokenizer is None else tokenizer.read_bytes()
+        self.text_writer = self._text_writer()
+        with open_dict(self._cfg):  # told to what starts from the decoder
+            self._cfg.vocabulary = list(self.text_writer.labels)  # type: ignore[attr-defined]
+        self.phone_encoder, self._phones = registered_phones(self)
+        symbols = self.phone_encoder.symbols
+        self.phones = TransducerBranch(symbols, width, **self._cfg.transducer)
+        self.graphemes = TransducerBranch(self._cfg.vocabulary, width, **self._cfg.transducer)
+        self.text_encoder = ConvTextEncoder(len(symbols), width, **self._cfg.text_encoder)
+        self.duration_model = LightweightDurations(width, **self._cfg.duration_model)
+        self.refiner = Refiner(width, **self._cfg.refiner)
+        self.average = WeightAverage(self._averaged_parts(), self._cfg.average.decay)
+        self.repetition = Repetition(**self._cfg.repetition)
+        self.mlm_time, self.mlm_features = (CoveringMask(**self._cfg.mlm_masking[k]) for k in ("time", "features"))
+        self.pairs_masking = SpanMask(**self._cfg.pairs_masking)
+        self.detach, self.normalize = bool(self._cfg.matching.detach), bool(self._cfg.matching.normalize)
+
+    def _text_writer(self) -> TextEncoder:
+        if self._tokenizer is not None:
+            return TokenEncoder(self._tokenizer)
+        with open_dict(self._cfg):
+            self._cfg.labels = list(self._cfg.get("labels") or self._cfg.language.characters)
+        return CharacterEncoder(self._cfg.labels)
+
+    def _averaged_parts(self) -> dict[str, nn.Module]:
+        return {name: getattr(self, name) for name in _AVERAGED}
+
+    def streams(self) -> list[Stream]:
+        """Speech, text and pairs."""
+        sample_rate, rate = self._cfg.sample_rate, self.encoder.frame_rate
+        labels = None if self._tokenizer is not None else list(self._cfg.labels)
+        writing: dict[str, Any] = {"labels": labels, "tokenizer": self._tokenizer, "phones": self._phones}
+        return [
+            SpeechStream(None, sample_rate),
+            TokenTextStream(**writing),
+            PairStream(**writing, sample_rate=sample_rate, phone_rate=rate, fewest=1),
+        ]
+
+    def own_figures(self, batch: PretrainBatch, tasks: Collection[str], seed: int | None = None) -> dict[str, Figure]:
+        """What the tasks on text and on pairs compute of a batch."""
+        figures: dict[str, Figure] = {}
+        if isinstance(batch.text, TokenBatch) and "aligned_mlm" in tasks:
+            figures |= aligned_mlm(self, batch.text, self.generator(seed))
+        if isinstance(batch.pairs, PairBatch) and {"rnnt", "matching", "durations"} & set(tasks):
+            speech = self.speech_of(batch.pairs, self.generator(seed))
+            figures |= pair_figures(self, speech, batch.pairs, tasks)
+        return figures
+
+    def speech_of(self, batch: PairBatch, generator: Generator | None = None) -> Speech:
+        """A batch's audio as far as the output of the speech encoder; frames are masked while training."""
+        signal, length = self.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
+        frames = self.encoder.embed_speech(signal, length)
+        if self.training and self.pairs_masking.prob:
+            mask = self.pairs_masking.draw(frames.lengths, frames.states.shape[1], generator)
+            frames = frames._replace(states=self.encoder.apply_mask(frames.states, mask))
+        return Speech(signal, length, self.encode_speech(frames), frames.lengths)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """An update of the weights, and then of their average."""
+        super().optimizer_step(*args, **kwargs)
+        self.average.update(self._averaged_parts())
+
+    # --- states --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def align(self, batch: PairBatch) -> Tensor:
+        """How many frames (B, P) each phone of a pair lasts, by the best path through its lattice."""
+        signal, length = self.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
+        return align(self, signal, length, batch)
+
+    def text_states(self, phones: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Phones (B, P) and lengths (B,) -> states like those of speech (B, T, D), input of the shared encoder."""
+        return text_states(self, phones, lengths)

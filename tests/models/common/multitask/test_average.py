@@ -1,0 +1,38 @@
+"""The average of weights against a loop."""
+
+import pytest
+import torch
+from torch import nn
+
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.multitask.average import WeightAverage
+
+
+def test_against_a_loop():
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = WeightAverage({"layer": layer}, decay=0.5)
+    expected = layer[0].weight.detach().clone()
+    for n in range(1, 20):
+        with torch.no_grad():
+            layer[0].weight.normal_()
+            layer[1].running_mean.normal_()
+        average.update({"layer": layer})
+        decay = min(0.5, (n + 1) / (n + 10))
+        expected = decay * expected + (1 - decay) * layer[0].weight.detach()
+    torch.testing.assert_close(average["layer"][0].weight.data, expected)
+    torch.testing.assert_close(average["layer"][1].running_mean, layer[1].running_mean)
+    assert int(average.updates) == 19
+
+
+def test_it_stays_in_evaluation_mode_and_learns_nothing():
+    average = WeightAverage({"layer": nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2))}, decay=0.9)
+    model = nn.ModuleDict({"average": average}).train()
+    assert model.training
+    assert not any(module.training for module in average.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_decay_that_is_none():
+    with pytest.raises(SpeechLMError, match=r"model\.average\.decay is 1.5"):
+        WeightAverage({}, decay=1.5)

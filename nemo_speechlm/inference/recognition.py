@@ -15,13 +15,14 @@ from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()  # so that NeMo builds our models too
 
 
 def restore(path: str | Path, device: str = "auto") -> ASRModel:
-    """Restore any recognition model of NeMo's or ours, ready to use.
+    """Restore any recognition model of NeMo's or ours, ready to use; of a pretrained MAESTRO the recognizer in it.
 
     Args:
         path: ``.nemo`` file.
@@ -31,6 +32,8 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
         InputError: if the file is not there, or not one of a recognition model.
     """
     model = restore_file(ASRModel, path, device)
+    if isinstance(model, MAESTROModel):
+        model = model.recognizer()
     if not isinstance(model, ASRModel) or not hasattr(model, "transcribe_generator"):
         raise InputError(f"is a {type(model).__name__}, expected a recognition model", path)
     return model

@@ -47,11 +47,19 @@ def transducer_log_probs(
 
 
 def _log_probs(joint: Any, encoded: Tensor, predicted: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    logits = joint.joint_after_projection(encoded, predicted)
+    return lattice_log_probs(joint.joint_after_projection(encoded, predicted), tokens)
+
+
+def lattice_log_probs(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of blank (B, T, U + 1) and of the targets (B, T, U), in float32 at least.
+
+    Args:
+        logits: (B, T, U + 1, V), or log-probabilities; blank is the last symbol.
+        tokens: (B, U) targets.
+    """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     total = logits.logsumexp(-1)
-    T = encoded.shape[1]
-    wanted = tokens[:, None, :, None].expand(-1, T, -1, 1)
+    wanted = tokens[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
     emit = logits[:, :, :-1].gather(3, wanted).squeeze(3)
     return logits[..., -1] - total, emit - total[:, :, :-1]
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
+from nemo.collections.asr.models import EncDecRNNTModel
 from omegaconf import DictConfig, open_dict
 from torch import Generator, Tensor, nn
 
@@ -27,6 +28,7 @@ from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.maestro.aligned_mlm import Repetition, aligned_mlm, text_states
 from nemo_speechlm.models.maestro.matching import Speech, align, pair_figures
 from nemo_speechlm.models.maestro.phones import registered_phones
+from nemo_speechlm.models.maestro.recognizer import recognizer_of
 from nemo_speechlm.models.maestro.tasks import TASKS
 from nemo_speechlm.models.maestro.transducer import TransducerBranch
 from nemo_speechlm.modules.masking import CoveringMask, SpanMask
@@ -61,7 +63,7 @@ class MAESTROModel(MultitaskModel):
         super().__init__(cfg=cfg, trainer=trainer)
         width = self.encoder.d_model
         tokenizer = registered_tokenizer(self, needing=())
-        self._tokenizer = None if tokenizer is None else tokenizer.read_bytes()
+        self.tokenizer_bytes = None if tokenizer is None else tokenizer.read_bytes()
         self.text_writer = self._text_writer()
         with open_dict(self._cfg):  # told to what starts from the decoder
             self._cfg.vocabulary = list(self.text_writer.labels)  # type: ignore[attr-defined]
@@ -79,8 +81,8 @@ class MAESTROModel(MultitaskModel):
         self.detach, self.normalize = bool(self._cfg.matching.detach), bool(self._cfg.matching.normalize)
 
     def _text_writer(self) -> TextEncoder:
-        if self._tokenizer is not None:
-            return TokenEncoder(self._tokenizer)
+        if self.tokenizer_bytes is not None:
+            return TokenEncoder(self.tokenizer_bytes)
         with open_dict(self._cfg):
             self._cfg.labels = list(self._cfg.get("labels") or self._cfg.language.characters)
         return CharacterEncoder(self._cfg.labels)
@@ -91,8 +93,8 @@ class MAESTROModel(MultitaskModel):
     def streams(self) -> list[Stream]:
         """Speech, text and pairs."""
         sample_rate, rate = self._cfg.sample_rate, self.encoder.frame_rate
-        labels = None if self._tokenizer is not None else list(self._cfg.labels)
-        writing: dict[str, Any] = {"labels": labels, "tokenizer": self._tokenizer, "phones": self._phones}
+        labels = None if self.tokenizer_bytes is not None else list(self._cfg.labels)
+        writing: dict[str, Any] = {"labels": labels, "tokenizer": self.tokenizer_bytes, "phones": self._phones}
         return [
             SpeechStream(None, sample_rate),
             TokenTextStream(**writing),
@@ -130,6 +132,14 @@ class MAESTROModel(MultitaskModel):
         """How many frames (B, P) each phone of a pair lasts, by the best path through its lattice."""
         signal, length = self.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
         return align(self, signal, length, batch)
+
+    def recognizer(self) -> EncDecRNNTModel:
+        """The recognizer that it has learned, without any fine-tuning; see :func:`recognizer_of`."""
+        return recognizer_of(self)
+
+    def transcribe(self, *args: Any, **options: Any) -> Any:
+        """As :meth:`EncDecRNNTModel.transcribe`, by :meth:`recognizer`."""
+        return self.recognizer().transcribe(*args, **options)
 
     def text_states(self, phones: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Phones (B, P) and lengths (B,) -> states like those of speech (B, T, D), input of the shared encoder."""

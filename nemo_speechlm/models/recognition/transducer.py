@@ -24,6 +24,7 @@ from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
+from nemo_speechlm.models.recognition.transducer_loss import use_lattice_on_cpu
 
 _OURS = (
     "freeze_front_end",
@@ -78,6 +79,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
         for key in _OURS:
             cfg.pop(key, None)
     model = (EncDecRNNTBPEModel if has_tokens else EncDecRNNTModel)(cfg=cfg, trainer=trainer)
+    use_lattice_on_cpu(model.loss)
     model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
     if source is not None and weights:
         load_encoder(model, source)

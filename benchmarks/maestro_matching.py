@@ -3,7 +3,8 @@
     python examples/train_aligner.py manifest=train.json output=aligner.safetensors style=plain
     python examples/tokenize_speech.py manifest=test.json output=aligned.json units=units.json speech_tokenizer=gmm \
         model=aligner.safetensors
-    python benchmarks/maestro_matching.py maestro.nemo aligned.json units.json [--before before.nemo] [--limit 200]
+    python benchmarks/maestro_matching.py maestro.nemo aligned.json units.json [--before before.nemo] [--limit 200] \
+        [--pictures folder]
 
 ``--before`` is a model that has learned RNN-T but not matching: the first stage alone. What it prints also goes to
 benchmarks/maestro_matching.csv.
@@ -18,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from nemo_speechlm.evaluation.matching import Matcher, alignment_report, retrieval
+from nemo_speechlm.evaluation.matching_plots import plot_durations, plot_lattice, plot_similarity
 from nemo_speechlm.evaluation.shared_space import read_examples
 from nemo_speechlm.models import MAESTROModel
 from nemo_speechlm.models.common.restore import restore_file
@@ -32,6 +34,18 @@ def nearest_text(name: str, options: argparse.Namespace) -> tuple[float, int]:
     return share.value, share.of
 
 
+def draw(matcher: Matcher, options: argparse.Namespace) -> None:
+    """Draw an utterance's lattice and states, and the durations of all."""
+    options.pictures.mkdir(parents=True, exist_ok=True)
+    examples = read_examples(options.manifest, options.limit)
+    matchers = [("after matching", matcher)]
+    if options.before:
+        matchers.insert(0, ("before matching", Matcher(restore_file(MAESTROModel, options.before).eval())))
+    plot_lattice(matcher, examples[0], options.pictures / "lattice.png")
+    plot_similarity(matchers, examples[0], options.pictures / "similarity.png")
+    plot_durations(matcher, examples, options.pictures / "durations.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -39,6 +53,7 @@ def main() -> None:
     parser.add_argument("units", help="inventory of these units")
     parser.add_argument("--before")
     parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--pictures", type=Path, help="folder to draw the lattice, states and durations in")
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--csv", default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
@@ -55,6 +70,8 @@ def main() -> None:
     ]
     if options.before:
         rows.append(("nearest_text_before", *nearest_text(options.before, options), "the same before matching"))
+    if options.pictures:
+        draw(matcher, options)
     with open(options.csv, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("measure", "value", "of", "what"))

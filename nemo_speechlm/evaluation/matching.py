@@ -23,7 +23,6 @@ from nemo_speechlm.evaluation.aligner import AlignmentAccuracy, TimedPhone, alig
 from nemo_speechlm.evaluation.shared_space import Example, Share
 from nemo_speechlm.models.maestro.matching import shared_input
 from nemo_speechlm.models.maestro.model import MAESTROModel
-from nemo_speechlm.modules.durations import durations_of
 from nemo_speechlm.modules.text_branch import resample, token_frames
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.phones import SILENCE, base_phone
@@ -89,10 +88,10 @@ class Matcher:
 
     @torch.inference_mode()
     def predicted(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """The frames (B, P) that the duration model gives phones, as real numbers rounded to whole ones."""
+        """The frames (B, P) that the duration model gives phones, as real numbers."""
         phones, lengths = padded(texts, self.model.device)
         states = self.model.text_encoder(phones, lengths)
-        return durations_of(self.model.duration_model(states, lengths), lengths)
+        return self.model.duration_model(states, lengths).exp() - 1
 
 
 def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,20 +1,45 @@
 """The recognizer inside a pretrained MAESTRO model, as one of NeMo's transducers."""
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import torch
 from nemo.collections.asr.models import EncDecRNNTModel
 from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.maestro.transducer import TransducerBranch
 from nemo_speechlm.models.recognition.transducer import build_transducer
-
-if TYPE_CHECKING:
-    from nemo_speechlm.models.maestro.model import MAESTROModel
+from nemo_speechlm.modules.encoder import SpeechLMEncoder
 
 
-def recognizer_of(model: "MAESTROModel") -> EncDecRNNTModel:
+class Pretrained(Protocol):
+    """What is asked of a pretrained model.
+
+    Attributes:
+        tokenizer_bytes: the SentencePiece model of its graphemes, None where they are characters.
+    """
+
+    cfg: Any
+    tokenizer_bytes: bytes | None
+    preprocessor: Any
+    encoder: SpeechLMEncoder
+    graphemes: TransducerBranch
+
+    @property
+    def tasks(self) -> Collection[str]:
+        """The tasks that have a weight."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        ...
+
+
+def recognizer_of(model: Pretrained) -> EncDecRNNTModel:
     """NeMo's transducer with the encoder and the grapheme decoder of a pretrained model, which it shares with it.
 
     Raises:

@@ -8,7 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parent.parent
-TEXT = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/russian.md"))
+TEXT = "".join(
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/russian.md", "docs/recognition_without_transcripts.md")
+)
 COMMANDS = re.findall(r"python examples/(\w+)\.py ((?:[^\n]*\\\n)*[^\n]*)", TEXT)
 
 

@@ -16,13 +16,16 @@ from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.maestro.model import MAESTROModel
+from nemo_speechlm.models.speechlm.model import SpeechLMModel
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()  # so that NeMo builds our models too
 
 
 def restore(path: str | Path, device: str = "auto") -> ASRModel:
-    """Restore any recognition model of NeMo's or ours, ready to use; of a pretrained MAESTRO the recognizer in it.
+    """Restore any recognition model of NeMo's or ours, ready to use.
+
+    A pretrained SpeechLM recognizes by the CTC head that learned from text, a pretrained MAESTRO by its RNN-T.
 
     Args:
         path: ``.nemo`` file.
@@ -30,9 +33,10 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
 
     Raises:
         InputError: if the file is not there, or not one of a recognition model.
+        SpeechLMError: if a pretrained model has learned nothing to recognize with.
     """
     model = restore_file(ASRModel, path, device)
-    if isinstance(model, MAESTROModel):
+    if isinstance(model, (SpeechLMModel, MAESTROModel)):
         model = model.recognizer()
     if not isinstance(model, ASRModel) or not hasattr(model, "transcribe_generator"):
         raise InputError(f"is a {type(model).__name__}, expected a recognition model", path)

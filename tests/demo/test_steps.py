@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
-from nemo_speechlm.demo.steps import SYSTEMS, demo_steps, demo_table, run_demo
+from nemo_speechlm.demo.steps import SYSTEMS, UNTUNED, demo_steps, demo_table, run_demo
 from nemo_speechlm.errors import SpeechLMError
 
 
@@ -66,7 +66,7 @@ def test_seeds_share_the_corpus_and_nothing_that_is_trained(cfg):
 @pytest.fixture
 def results(tmp_path):
     for seed, wers in enumerate([(0.9, 0.6, 0.45), (0.8, 0.5, 0.40)]):
-        for system, wer in zip(SYSTEMS, wers, strict=True):
+        for system, wer in zip((*SYSTEMS, UNTUNED), (*wers, 0.7), strict=True):
             folder = tmp_path / f"seed{seed}" / f"test_{system}"
             folder.mkdir(parents=True)
             (folder / "summary.json").write_text(json.dumps({"wer": wer, "cer": wer / 2}))
@@ -74,18 +74,19 @@ def results(tmp_path):
 
 
 def test_table(cfg, results):
-    *_, seeds, _, _, none, umlm, speechlm_p = demo_table(results, cfg).splitlines()
+    *_, seeds, _, _, none, umlm, speechlm_p, as_it_is, _, _, _ = demo_table(results, cfg).splitlines()
     assert seeds.startswith("One seed")
     assert none.split()[-5:] == ["0", "+", "1250", "90.0", "45.0"]
     assert umlm.endswith("-33%")
     assert "900 + 350" in umlm
     assert speechlm_p.startswith("SpeechLM-P")
     assert speechlm_p.endswith("-50%")
+    assert as_it_is.split()[-7:] == ["is", "900", "+", "0", "70.0", "35.0", "-22%"]
 
 
 def test_table_of_two_seeds_has_the_spread(cfg, results):
     cfg.seeds = 2
-    *_, seeds, _, _, none, umlm, _ = demo_table(results, cfg).splitlines()
+    *_, seeds, _, _, none, umlm, _, _, _, _, _ = demo_table(results, cfg).splitlines()
     assert seeds == "2 seeds: mean (lowest - highest)."
     assert none.endswith("85.0 (80.0 - 90.0)  42.5 (40.0 - 45.0)")
     assert umlm.split()[-1] == "-35%"

@@ -25,6 +25,8 @@ from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretraining import PretrainingModel
+from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel
+from nemo_speechlm.models.speechlm.recognizer import recognizer_of
 from nemo_speechlm.models.speechlm.uctc import forward_text, greedy_texts, uctc_terms
 from nemo_speechlm.models.speechlm.umlm import (
     LEVELS,
@@ -120,6 +122,14 @@ class SpeechLMModel(FeatureExtraction, PretrainingModel):
         """Waveforms (B, S) and lengths (B,) -> encoded (B, D, T) and lengths (B,)."""
         signal, length = self.preprocessor(input_signal=input_signal, length=input_signal_length)
         return self.encoder(audio_signal=signal, length=length)
+
+    def recognizer(self) -> SpeechLMCTCModel:
+        """What it recognizes without any fine-tuning; see :func:`recognizer_of`."""
+        return recognizer_of(self)
+
+    def transcribe(self, *args: Any, **options: Any) -> Any:
+        """As :meth:`EncDecCTCModel.transcribe`, by :meth:`recognizer`."""
+        return self.recognizer().transcribe(*args, **options)
 
     def forward_speech(
         self,

@@ -7,6 +7,8 @@ at once: they depend on those of n - 1 alone.
 Axis legend: B rows, T frames, U targets, N diagonals, T + U of them.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
+
+from nemo_speechlm.kernels.backend import Backend, uses_triton
 
 _NONE = float("-inf")
 
@@ -46,7 +50,7 @@ class _Lattice(NamedTuple):
     targets: Tensor
 
 
-def lattice_nll(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) -> Tensor:
+def lattice_nll(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor, backend: Backend = "auto") -> Tensor:
     """The negative log-likelihood of each row's targets: the RNN-T loss.
 
     What stands behind a row's frames or targets counts for nothing, whatever it is, and gets no gradient.
@@ -56,6 +60,7 @@ def lattice_nll(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) ->
         emit: (B, T, U) log-probabilities of target u at (t, u).
         frames: (B,) int64, from 1 to T.
         targets: (B,) int64, from 0 to U.
+        backend: see :func:`~nemo_speechlm.kernels.backend.uses_triton`.
 
     Returns:
         (B,), in float32 at least.
@@ -64,11 +69,13 @@ def lattice_nll(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) ->
         ValueError: if shapes do not fit one another, or lengths the shapes.
     """
     check_lattice(blank, emit, frames, targets)
-    return _LatticeLoss.apply(blank, emit, frames, targets)
+    return _LatticeLoss.apply(blank, emit, frames, targets, backend)
 
 
 @torch.no_grad()
-def occupation(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def occupation(
+    blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
     """How probable it is that a row's path takes each arc, given its targets.
 
     See :func:`lattice_nll` for the arguments.
@@ -77,7 +84,7 @@ def occupation(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) -> 
         of blank (B, T, U + 1) and of targets (B, T, U); 0 where no path goes.
     """
     check_lattice(blank, emit, frames, targets)
-    return _occupation(_lattice(blank, emit, frames, targets), blank.shape[1])[1:]
+    return _occupation(_lattice(blank, emit, frames, targets), blank.shape[1], backend)[1:]
 
 
 @torch.no_grad()
@@ -142,11 +149,13 @@ def check_lattice(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) 
 
 class _LatticeLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor, backend: str = "auto"
+    ) -> Tensor:
         lattice = _lattice(blank, emit, frames, targets)
         if not any(ctx.needs_input_grad):
             return -_total(lattice, _forward(lattice))
-        loss, of_blank, of_emit = _occupation(lattice, blank.shape[1])
+        loss, of_blank, of_emit = _occupation(lattice, blank.shape[1], backend)
         ctx.save_for_backward(of_blank.to(blank.dtype), of_emit.to(emit.dtype))
         return loss
 
@@ -155,7 +164,7 @@ class _LatticeLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         of_blank, of_emit = ctx.saved_tensors
         weight = -gradient.view(-1, 1, 1)
-        return (of_blank * weight).to(of_blank.dtype), (of_emit * weight).to(of_emit.dtype), None, None
+        return (of_blank * weight).to(of_blank.dtype), (of_emit * weight).to(of_emit.dtype), None, None, None
 
 
 def _lattice(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) -> _Lattice:
@@ -182,6 +191,15 @@ def _by_frame(x_NBU: Tensor, T: int) -> Tensor:
     _, B, width = x_NBU.shape
     rows = pad(x_NBU.permute(1, 2, 0).reshape(B, -1), (0, width))
     return rows.view(B, width, T + width)[:, :, :T].transpose(1, 2)
+
+
+@cache
+def _triton() -> Callable[..., tuple[Tensor, Tensor]] | None:
+    try:
+        from nemo_speechlm.kernels.lattice_triton import alpha_beta_triton
+    except ImportError:
+        return None
+    return alpha_beta_triton
 
 
 def _forward(lattice: _Lattice) -> Tensor:
@@ -218,9 +236,13 @@ def _total(lattice: _Lattice, alpha: Tensor) -> Tensor:
     return alpha[last, rows, lattice.targets] + lattice.blank[last, rows, lattice.targets]
 
 
-def _occupation(lattice: _Lattice, T: int) -> tuple[Tensor, Tensor, Tensor]:
+def _occupation(lattice: _Lattice, T: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The loss (B,), and how probable the arcs are: (B, T, U + 1) and (B, T, U)."""
-    alpha, beta = _forward(lattice), _backward(lattice)
+    triton = _triton()
+    if uses_triton(backend, lattice.blank, lambda: triton is not None) and triton is not None:
+        alpha, beta = triton(*lattice)
+    else:
+        alpha, beta = _forward(lattice), _backward(lattice)
     total = _total(lattice, alpha)
     alpha = alpha - total.unsqueeze(1)
     of_blank = (alpha + lattice.blank + beta[1:]).exp_()

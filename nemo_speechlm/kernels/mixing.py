@@ -3,21 +3,18 @@
 Axis legend: B utterances, T frames, D width, V units.
 """
 
-import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nemo_speechlm.kernels.backend import BACKEND_VARIABLE, Backend, uses_triton
 from nemo_speechlm.kernels.cpu import is_fast
 
-Backend = Literal["auto", "triton", "torch"]
-
-BACKEND_VARIABLE = "NEMO_SPEECHLM_KERNELS"
-"""Environment variable that says which version runs where a call says ``auto``."""
+__all__ = ["BACKEND_VARIABLE", "Backend", "mix_states", "mix_states_torch"]
 
 
 def mix_states(
@@ -133,18 +130,10 @@ class _MixRows(torch.autograd.Function):
 
 
 def _chosen(backend: str, states: Tensor) -> Callable[..., Tensor]:
-    if backend == "auto":
-        backend = os.environ.get(BACKEND_VARIABLE, "auto")
-    if backend == "auto":
-        backend = "triton" if states.is_cuda and _triton() is not None else "torch"
-    if backend == "torch":
-        return mix_states_torch
-    if backend != "triton":
-        raise ValueError(f"the kernels' backend is {backend!r}, expected auto, triton or torch")
-    mix = _triton()
-    if mix is None:
-        raise ValueError("the kernels' backend is triton, which is not installed: pip install triton")
-    return mix
+    triton = _triton()
+    if uses_triton(backend, states, lambda: triton is not None) and triton is not None:
+        return triton
+    return mix_states_torch
 
 
 @cache

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from omegaconf import OmegaConf
 
+from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.maestro.model import MAESTROModel
@@ -161,6 +163,32 @@ def test_restored_equals_saved(trained, tmp_path, batch):
         durations[0].sum(1).tolist()
         == restored(input_signal=pairs.audio, input_signal_length=pairs.audio_lengths)[1].tolist()
     )
+
+
+def test_the_lexicon_travels_in_the_file(build, tmp_path):
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("tab D AO1 G\n", encoding="utf-8")
+    model = build(phones={"source": None, "lexicon": str(lexicon), "silence": False, "symbols": None})
+    model.save_to(str(tmp_path / "tiny.nemo"))
+    lexicon.unlink()
+    restored = MAESTROModel.restore_from(str(tmp_path / "tiny.nemo"), map_location="cpu")
+    assert [restored.phone_encoder.symbols[phone] for phone in restored.phone_encoder("tab")] == ["D", "AO", "G"]
+
+
+def test_russian_phones_come_from_the_texts(corpus, tmp_path):
+    russian = OmegaConf.to_container(OmegaConf.load(CONF / "language" / "ru.yaml"))
+    text = tmp_path / "text.json"
+    text.write_text(json.dumps({"text": "мама мыла раму"}) + "\n", encoding="utf-8")
+    config = tiny_maestro_config(corpus, language=russian, validation_ds=None)
+    config.train_ds = {"text": {"manifest_filepath": str(text), "batch_tokens": 100}}
+    model = MAESTROModel(config)
+    assert model.phone_encoder.symbols[0] == "SIL"
+    assert model.phones.joint.num_classes_with_blank == len(model.phone_encoder.symbols) + 1
+    assert list(model.cfg.phones.symbols) == model.phone_encoder.symbols
+    model.save_to(str(tmp_path / "tiny.nemo"))
+    text.unlink()
+    restored = MAESTROModel.restore_from(str(tmp_path / "tiny.nemo"), map_location="cpu")
+    assert restored.phone_encoder("мама") == model.phone_encoder("мама")
 
 
 @pytest.mark.parametrize(

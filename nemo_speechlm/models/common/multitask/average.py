@@ -36,7 +36,12 @@ class WeightAverage(nn.Module):
         self.decay = decay
         self.parts = nn.ModuleDict({name: deepcopy(part).requires_grad_(False) for name, part in parts.items()})
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._number: int | None = 0  # the same on the host: to ask the device would wait for it
         self.train(False)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._number = None
 
     def __getitem__(self, name: str) -> Any:
         """The average of a part."""
@@ -49,9 +54,9 @@ class WeightAverage(nn.Module):
     @torch.no_grad()
     def update(self, parts: Mapping[str, nn.Module]) -> None:
         """Move the average towards the weights of the parts, and take over their buffers."""
+        self._number = (int(self.updates) if self._number is None else self._number) + 1
         self.updates += 1
-        n = self.updates.item()
-        weight = 1 - min(self.decay, (n + 1) / (n + 10))
+        weight = 1 - min(self.decay, (self._number + 1) / (self._number + 10))
         for name, average in self.parts.items():
             own: list[Tensor] = list(average.parameters())
             new: list[Tensor] = list(parts[name].parameters())

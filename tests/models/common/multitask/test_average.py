@@ -25,6 +25,23 @@ def test_against_a_loop():
     assert int(average.updates) == 19
 
 
+def test_it_counts_on_where_it_was_saved():
+    layer = nn.Linear(1, 1, bias=False)
+    whole, first = (WeightAverage({"layer": layer}, decay=0.99) for _ in range(2))
+    second = WeightAverage({"layer": nn.Linear(1, 1, bias=False)}, decay=0.99)
+    for n in range(6):
+        with torch.no_grad():
+            layer.weight.fill_(n)
+        whole.update({"layer": layer})
+        if n < 3:
+            first.update({"layer": layer})
+        elif n == 3:
+            second.load_state_dict(first.state_dict())
+        if n >= 3:
+            second.update({"layer": layer})
+    assert torch.equal(second["layer"].weight, whole["layer"].weight)
+
+
 def test_it_stays_in_evaluation_mode_and_learns_nothing():
     average = WeightAverage({"layer": nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2))}, decay=0.9)
     model = nn.ModuleDict({"average": average}).train()

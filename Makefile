@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv test demo lint types clean
+.PHONY: venv test demo docs lint types clean
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -29,6 +29,10 @@ test: venv
 demo: venv
 	$(BIN)/python examples/demo.py
 
+# The pages of docs/ as a site in site/. Any link that leads nowhere is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,4 +41,4 @@ types: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -55,8 +55,9 @@ def brought(extra, environment):
     ]  # fmt: skip
 
 
-def test_the_readme_says_what_an_extra_lacks_on_which_python():
-    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+def test_the_pages_say_what_an_extra_lacks_on_which_python():
+    page = (ROOT / "docs" / "getting-started.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", page, flags=re.MULTILINE))
     assert rows.keys() == PROJECT["optional-dependencies"].keys()
     for extra, row in rows.items():
         lacking = [
@@ -71,7 +72,8 @@ def test_the_pythons_are_the_same_everywhere():
     assert bounds == f">={PYTHONS[0]},<3.{int(PYTHONS[-1].split('.')[1]) + 1}"
     listed = f"{', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}"
     assert listed in (ROOT / "Makefile").read_text()
-    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "README.md").read_text()
+    for page in ("README.md", "docs/getting-started.md"):
+        assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / page).read_text()
     assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "constraints.txt").read_text().splitlines()[0]
 
 

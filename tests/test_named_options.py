@@ -72,7 +72,7 @@ def texts(path: Path):
 
 def all_texts():
     """(place, text) of all that we say."""
-    for pattern in ("nemo_speechlm/**/*.py", "examples/*.py", "conf/**/*.yaml", "docs/*.md", "README.md"):
+    for pattern in ("nemo_speechlm/**/*.py", "examples/*.py", "conf/**/*.yaml", "docs/**/*.md", "README.md"):
         for path in sorted(ROOT.glob(pattern)):
             for number, text in texts(path):
                 yield f"{path.relative_to(ROOT)}:{number}", text

@@ -12,8 +12,8 @@ import pytest
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.testing.corpora import russian
 from nemo_speechlm.units.inventory import UnitInventory
+from tests.pages import ROOT, blocks, command_lines
 
-ROOT = Path(__file__).parents[2]
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("phonemizer")
 
@@ -37,19 +37,11 @@ SHORTER = {
 }
 
 
-def commands(page: str, out: Path) -> list[list[str]]:
+def commands(page: Path, out: Path) -> list[list[str]]:
     """The page's commands with their loops unrolled, each as (script, argument, ...)."""
-    code = "\n".join(line[4:] for line in page.splitlines() if line.startswith("    "))
-    code = re.sub(r"\\\n\s*", "", code)
-    code = re.sub(
-        r"for (\w+) in ([^;]*); do\n(.*?)\ndone",
-        lambda loop: "\n".join(loop[3].replace(f"${loop[1]}", value) for value in loop[2].split()),
-        code,
-        flags=re.DOTALL,
-    )
-    code = code.replace("$OUT", str(out))
-    lines = [line.strip() for line in code.splitlines() if line.strip().startswith("python ")]
-    return [shlex.split(line)[1:] for line in lines]
+    code = "".join(block.code for block in blocks(page) if block.language == "bash")
+    lines = [line.replace("$OUT", str(out)) for line in command_lines(code)]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
 
 
 def smaller(arguments: list[str]) -> list[str]:
@@ -60,10 +52,10 @@ def smaller(arguments: list[str]) -> list[str]:
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    page = (ROOT / "docs" / "russian.md").read_text(encoding="utf-8")
+    page = ROOT / "docs" / "russian.md"
     steps = commands(page, tmp_path)
     assert len(steps) == 11
-    assert set(SMALLER) <= set(re.findall(r"([\w.]+)=", page))
+    assert set(SMALLER) <= set(re.findall(r"([\w.]+)=", page.read_text(encoding="utf-8")))
     monkeypatch.chdir(ROOT)
     for step in steps:
         arguments = smaller(step)

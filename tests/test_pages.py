@@ -1,0 +1,92 @@
+"""Every command that a page shows exists, with the options that the page gives it."""
+
+import re
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tests.pages import PAGES, ROOT, blocks, command_lines, mode
+
+SHELL = [block for path in PAGES for block in blocks(path) if block.language == "bash"]
+COMMANDS = [
+    (f"{block.page}:{block.line}", *found.groups())
+    for block in SHELL
+    for line in command_lines(block.code)
+    if (found := re.match(r"(?:\S*python|torchrun .*?) examples/(\w+)\.py(?: (.*))?$", line))
+]
+MODES = (
+    r"run|run with LONG_TESTS=1, otherwise their options are checked: .+|options checked: .+|run by (tests/\S+\.py)"
+)
+OPTION = re.compile(r"^([\w.]+)=")
+
+
+def groups(path):
+    """The config groups from which a config is put together, with those of their members."""
+    for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):
+        if isinstance(entry, dict):
+            group = next(iter(entry)).lstrip("/")
+            yield group
+            for member in (ROOT / "conf" / group).glob("*.yaml"):
+                yield from groups(member)
+
+
+def test_pages_have_commands():
+    assert len({block.page for block in SHELL}) > 15
+    assert len(COMMANDS) > 60
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_block_is_tested_or_says_why_not(path):
+    text = path.read_text(encoding="utf-8")
+    code = [block for block in blocks(path) if block.language in ("bash", "python")]
+    assert not [block.line for block in blocks(path) if not block.language], "blocks need a language"
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(r"^(?: {4}|\t).*examples/\w+\.py.*$", outside, flags=re.MULTILINE), (
+        "commands stand in ```bash"
+    )
+    said = mode(path)
+    if any(block.reason is None for block in code):
+        assert said, "the page does not say how its commands are tested: see tests/pages.py"
+    if said:
+        found = re.fullmatch(MODES, said)
+        assert found, said
+        assert found[1] is None or (ROOT / found[1]).exists(), said
+
+
+def test_a_block_without_a_marker_is_found(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    monkeypatch.setattr("tests.pages.ROOT", tmp_path)
+    for text in ("```bash\nls\n```\n", "<!-- commands: perhaps -->\n```bash\nls\n```\n", "    python examples/a.py\n"):
+        page.write_text(text)
+        with pytest.raises(AssertionError):
+            test_every_block_is_tested_or_says_why_not(page)
+    page.write_text("<!-- not run: it needs a GPU -->\n```bash\nls\n```\n")
+    test_every_block_is_tested_or_says_why_not(page)
+
+
+@pytest.mark.parametrize(("place", "example", "arguments"), COMMANDS, ids=[f"{c[0]}-{c[1]}" for c in COMMANDS])
+def test_options_are_there(place, example, arguments):
+    path = ROOT / "examples" / f"{example}.py"
+    assert path.exists(), f"{place}: there is no {path.name}"
+    source = path.read_text(encoding="utf-8")
+    words = shlex.split(arguments or "")
+    name = re.search(r'@command\("(\w+)"', source)
+    if name is None:  # argparse
+        for option in words:
+            assert not option.startswith("--") or f'"{option}"' in source, f"{place}: {example}.py has no {option}"
+        return
+    given = re.search(r"--config-name (\w+)", arguments or "")
+    config_name = (given or name)[1]
+    known = set(groups(ROOT / "conf" / f"{config_name}.yaml"))
+    options = [word for word in words if OPTION.match(word) or "@" in word]
+    choices = [word for word in options if word.split("=")[0].split("@")[0] in known]
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base=None):
+        config = compose(config_name=config_name, overrides=choices)
+    for word in options:
+        if word in choices:
+            continue
+        parent, _, key = word.split("=")[0].rpartition(".")
+        table = OmegaConf.select(config, parent) if parent else config
+        assert key in list(table), f"{place}: {config_name}.yaml has no {word.split('=')[0]}"

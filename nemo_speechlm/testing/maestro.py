@@ -24,7 +24,7 @@ def tiny_maestro_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:
         "labels": None,
         "tokenizer": {"dir": None, "type": "bpe"},
         "phones": {"source": None, "lexicon": None, "silence": True, "symbols": None},
-        "tasks": {"w2v_bert": 1.0, "rnnt": 1.0, "matching": 1.0, "durations": 0.5, "aligned_mlm": 1.0},
+        "tasks": {"w2v_bert": 1.0, "rnnt": 1.0, "matching": 1.0, "durations": 0.5, "ctc": 0.3, "aligned_mlm": 1.0},
         "stages": None,
         **tiny_slam_architecture(),
         "w2v_bert": {

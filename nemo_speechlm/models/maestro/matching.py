@@ -1,5 +1,7 @@
 """MAESTRO's tasks on utterances with their texts (sections 2.2 and 2.3): RNN-T, modality matching, durations.
 
+And an optional CTC loss, which the paper has not.
+
 Axis legend: B pairs, T frames, P phones, U graphemes, D width.
 """
 
@@ -7,12 +9,13 @@ from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch, TokenBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.average import WeightAverage
+from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.maestro.transducer import TransducerBranch
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
@@ -24,6 +27,7 @@ class Branches(Protocol):
     """What the tasks need of a model.
 
     Attributes:
+        ctc_head: from the output of the speech encoder to phones and blank.
         detach: the speech side of matching gets no gradient.
         normalize: both sides of matching are normalized first.
     """
@@ -34,6 +38,7 @@ class Branches(Protocol):
     refiner: Refiner
     phones: TransducerBranch
     graphemes: TransducerBranch
+    ctc_head: nn.Linear
     average: WeightAverage
     detach: bool
     normalize: bool
@@ -67,7 +72,7 @@ def pair_figures(model: Branches, speech: Speech, batch: PairBatch, tasks: Colle
         model: whose parts.
         speech: the batch's, as the speech encoder gives it.
         batch: with phones.
-        tasks: of ``rnnt``, ``matching`` and ``durations``.
+        tasks: of ``rnnt``, ``ctc``, ``matching`` and ``durations``.
     """
     phones, phone_lengths = phones_of(batch)
     figures: dict[str, Figure] = {}
@@ -75,6 +80,8 @@ def pair_figures(model: Branches, speech: Speech, batch: PairBatch, tasks: Colle
         padding = padding_mask(speech.lengths, speech.states.shape[1])
         states, _ = model.encoder.encode_shared(speech.states, padding)
         figures |= transducer_figures(model, "rnnt", states, speech.lengths, batch)
+    if "ctc" in tasks:
+        figures["ctc"] = ctc_figure(model.ctc_head(speech.states), speech.lengths, phones, phone_lengths)
     if {"matching", "durations"} & set(tasks):
         durations = align(model, speech.signal, speech.signal_lengths, batch)
         text = model.text_encoder(phones, phone_lengths)

@@ -54,7 +54,7 @@ class MAESTROModel(MultitaskModel):
     """
 
     parts: ClassVar[Parts] = Parts(
-        left_behind=("w2v_bert", "text_encoder", "duration_model", "refiner", "phones", "average"),
+        left_behind=("w2v_bert", "text_encoder", "duration_model", "refiner", "phones", "ctc_head", "average"),
         transducer="graphemes",
     )
     all_tasks: ClassVar[Tasks] = TASKS
@@ -74,6 +74,8 @@ class MAESTROModel(MultitaskModel):
         self.text_encoder = ConvTextEncoder(len(symbols), width, **self._cfg.text_encoder)
         self.duration_model = LightweightDurations(width, **self._cfg.duration_model)
         self.refiner = Refiner(width, **self._cfg.refiner)
+        if "ctc" in self.tasks:
+            self.ctc_head = nn.Linear(width, len(symbols) + 1)
         self.average = WeightAverage(self._averaged_parts(), self._cfg.average.decay)
         self.repetition = Repetition(**self._cfg.repetition)
         self.mlm_time, self.mlm_features = (CoveringMask(**self._cfg.mlm_masking[k]) for k in ("time", "features"))
@@ -106,7 +108,7 @@ class MAESTROModel(MultitaskModel):
         figures: dict[str, Figure] = {}
         if isinstance(batch.text, TokenBatch) and "aligned_mlm" in tasks:
             figures |= aligned_mlm(self, batch.text, self.generator(seed))
-        if isinstance(batch.pairs, PairBatch) and {"rnnt", "matching", "durations"} & set(tasks):
+        if isinstance(batch.pairs, PairBatch) and {"rnnt", "ctc", "matching", "durations"} & set(tasks):
             speech = self.speech_of(batch.pairs, self.generator(seed))
             figures |= pair_figures(self, speech, batch.pairs, tasks)
         return figures

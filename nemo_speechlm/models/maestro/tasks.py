@@ -7,5 +7,6 @@ TASKS = {
     "rnnt": Task("pairs", ("rnnt_phones", "rnnt_graphemes")),
     "matching": Task("pairs", ("matching",), ("matching_cosine",)),
     "durations": Task("pairs", ("durations",)),
+    "ctc": Task("pairs", ("ctc",)),
     "aligned_mlm": Task("text", ("mlm_phones", "mlm_graphemes")),
 }

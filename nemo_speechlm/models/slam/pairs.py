@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.models.common.multitask.w2v_bert import W2vBert, prediction
 from nemo_speechlm.models.slam.joined import encode_joined
@@ -186,16 +187,4 @@ def ctc_logits(model: PairBranch, speech: Tensor) -> Tensor:
 
 def ctc(model: PairBranch, speech: Tensor, lengths: Tensor, batch: PairBatch) -> dict[str, Figure]:
     """CTC from the output of the speech encoder (B, T, D) to the text, per token; 0 where it has no path."""
-    log_probs = ctc_logits(model, speech).log_softmax(-1)
-    log_probs = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
-    blank = log_probs.shape[2] - 1
-    loss = F.ctc_loss(
-        log_probs.transpose(0, 1),
-        batch.tokens,
-        lengths,
-        batch.token_lengths,
-        blank=blank,
-        reduction="sum",
-        zero_infinity=True,
-    )
-    return {"ctc": Figure(loss, batch.token_lengths.sum())}
+    return {"ctc": ctc_figure(ctc_logits(model, speech), lengths, batch.tokens, batch.token_lengths)}

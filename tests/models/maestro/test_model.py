@@ -23,14 +23,12 @@ from nemo_speechlm.testing.trainer import tiny_trainer
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses_maestro.csv"
 STEPS = 20
-SPEECH, PAIRS = (
-    ("contrastive", "masked_codes", "diversity"),
-    ("rnnt_phones", "rnnt_graphemes", "matching", "durations"),
-)
+SPEECH = ("contrastive", "masked_codes", "diversity")
+PAIRS = ("rnnt_phones", "rnnt_graphemes", "matching", "durations", "ctc")
 TERMS = (*SPEECH, *PAIRS, "mlm_phones", "mlm_graphemes")
 STAGES = [
     {"steps": 3, "tasks": ["w2v_bert"]},
-    {"steps": 3, "tasks": ["w2v_bert", "rnnt", "matching", "durations"]},
+    {"steps": 3, "tasks": ["w2v_bert", "rnnt", "matching", "durations", "ctc"]},
     {"steps": None, "tasks": None},
 ]
 

@@ -26,7 +26,7 @@ def start(tmp_path_factory):
     path = tmp_path_factory.mktemp("start") / "start.nemo"
     head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}
     cfg = OmegaConf.create({**tiny_architecture(), "labels": tiny_labels(), "decoder": head})
-    # Long frames: on a CPU, NeMo's loss goes from frame to frame and from label to label in Python.
+    # Long frames, and so fewer of them: the beam search of a transducer goes from frame to frame in Python.
     cfg.encoder.front_end.layers = [[24, 40, 20], [24, 8, 8], [24, 8, 8]]
     SpeechLMCTCModel(cfg).save_to(str(path))
     return path

@@ -39,7 +39,7 @@ def model_config(recipe, tarred):
         cfg.train_ds.update(use_bucketing=False, shuffle_buffer_size=4)
         if recipe == "rnnt_small":
             cfg.model_defaults.update(pred_hidden=8, joint_hidden=8)
-            # Long frames: on a CPU, NeMo's loss goes from frame to frame and from label to label in Python.
+            # Long frames, and so fewer of them: the beam search of a transducer goes from frame to frame in Python.
             cfg.encoder.front_end.layers = [[24, 40, 40], [24, 8, 8], [24, 8, 8]]
         elif recipe == "st_small":
             cfg.decoder.update(n_layers=1, d_model=32, d_ff=32)

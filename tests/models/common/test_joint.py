@@ -16,7 +16,7 @@ from nemo_speechlm.data.pretraining.batch import (
     TokenBatch,
 )
 from nemo_speechlm.data.recognition.batch import TranscribedBatch
-from nemo_speechlm.models import SLAMModel, SpeechLMCTCModel, SpeechLMEncDecModel, SpeechLMModel
+from nemo_speechlm.models import MAESTROModel, SLAMModel, SpeechLMCTCModel, SpeechLMEncDecModel, SpeechLMModel
 from nemo_speechlm.models.common.joint import ValidationMeans, joint_average, joint_means
 from nemo_speechlm.models.frame_classifier import FrameClassifierModel
 from nemo_speechlm.models.speechlm import model as speechlm
@@ -27,6 +27,7 @@ from nemo_speechlm.testing.configs import (
     tiny_pretrain_config,
 )
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+from nemo_speechlm.testing.maestro import tiny_maestro_config
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.testing.slam import tiny_slam_config
 
@@ -353,3 +354,42 @@ def test_a_validation_of_slam_is_the_same_on_two_ranks(corpus, tmp_path):
     one = validated(SLAMModel, config)
     assert {"val_loss", "val_codebook_perplexity", "val_stm", "val_masked_text"} <= one.keys()
     check_validation(one, in_two(lambda rank, _: validated(SLAMModel, config, rank, WORLD), tmp_path))
+
+
+# --- MAESTRO ---------------------------------------------------------------------------------------------------------
+
+
+def maestro(corpus):
+    torch.manual_seed(0)
+    model = still(MAESTROModel(tiny_maestro_config(corpus, train_ds=None, validation_ds=None)))
+    model.w2v_bert.quantizer.set_num_updates(100)
+    return model
+
+
+def maestro_batch(rank):
+    speech, text, pairs = slam_batch(rank)[:3]
+    phones = {"phones": text.tokens + 1, "phone_lengths": text.token_lengths}
+    return PretrainBatch(speech, text._replace(**phones), pairs._replace(**phones))
+
+
+def test_maestro_divides_by_the_counts_of_all_processes(corpus, tmp_path, exact):
+    model = maestro(corpus)
+    figures = [model.figures(maestro_batch(rank), model.tasks, seed=rank)[0] for rank in range(WORLD)]
+    joint = {name: sum(f[name].total for f in figures) / sum(f[name].number for f in figures) for name in figures[0]}
+    sum(joint[name] * weight for name, weight in model.loss_weights.items()).backward()
+
+    def own(rank, folder):
+        model = maestro(corpus)
+        model.compute_loss(maestro_batch(rank), seed=rank)[0].backward()
+        return averaged(model)
+
+    check(gradients(model), in_two(own, tmp_path))
+
+
+def test_a_validation_of_maestro_is_the_same_on_two_ranks(corpus, tmp_path):
+    config = tiny_maestro_config(corpus)
+    config.validation_ds.speech.batch_duration = config.validation_ds.pairs.batch_duration = 4
+    config.validation_ds.text.batch_tokens = 60
+    one = validated(MAESTROModel, config)
+    assert {"val_loss", "val_rnnt_phones", "val_matching", "val_mlm_graphemes"} <= one.keys()
+    check_validation(one, in_two(lambda rank, _: validated(MAESTROModel, config, rank, WORLD), tmp_path))

@@ -2,8 +2,8 @@ r"""Is system B better than system A? A paired bootstrap test on two results of 
 
     python examples/compare_results.py a=results/greedy/utterances.jsonl b=results/lm/utterances.jsonl
 
-Both must be of the same utterances. Where a few speakers have many utterances each, draw_by=speaker is the honest
-choice: it says what to expect of other speakers.
+Both must be of the same utterances. If a few speakers have many utterances each, use draw_by=speaker: it says what to
+expect of other speakers.
 """
 
 from omegaconf import DictConfig

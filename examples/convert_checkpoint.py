@@ -1,8 +1,8 @@
 r"""Turn a checkpoint of others into a .nemo file: SpeechLM (pretrained, fine-tuned), its text-to-unit
 model, HuBERT, wav2vec 2.0.
 
-What it is, is recognized by what is in it. No code that a file may hold is run. Every parameter must have its place
-and every place its parameter; otherwise nothing is written, and what is missing or left over is listed.
+The kind of checkpoint is recognized by its content. No code inside a file is run. If a parameter is missing or left
+over, it is listed and nothing is written.
 
     python examples/convert_checkpoint.py --input speechlmp_base_checkpoint_clean.pt --list
     python examples/convert_checkpoint.py --input speechlmp_base_checkpoint.pt --output speechlm_p_base.nemo

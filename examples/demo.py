@@ -3,7 +3,8 @@
 Three systems get the same few minutes of transcribed speech and the same number of updates in all: one is fine-tuned
 without pretraining, one pretrained on untranscribed speech first (UMLM alone), one on speech and text (SpeechLM-P). Of
 each, the weights that were best on validation data are tested on voices that no system has heard. Every step is one of
-the commands in examples/; its output goes to <output>/logs/. Interrupted, the same command goes on.
+the commands in examples/; its output goes to <output>/logs/. To continue an interrupted demo, give the same command
+again.
 
     python examples/demo.py
     python examples/demo.py seeds=2    # each system twice: adds the second training to what is there, shows the spread

@@ -2,8 +2,8 @@
 
 One file per utterance, or, by format=huggingface, a folder of shards for datasets.load_dataset(folder).
 
-Interrupted, the same command goes on with the utterances that have no file yet. features.jsonl is the manifest with
-features_filepath (relative to it) and num_frames in each line; it is there when all is done.
+To continue an interrupted run, give the same command again. At the end it writes features.jsonl: the manifest with
+features_filepath (relative to it) and num_frames in each line.
 
     python examples/extract_features.py model=hubert.nemo input=train.json output=features layers=[9]
     python examples/extract_features.py model=pretrained.nemo input=recordings/ output=features format=safetensors

@@ -1,7 +1,7 @@
 """Fine-tune the text side of a SLAM model on classes of sentences, or of pairs of sentences.
 
-The files are tab-separated with a header, as those of GLUE. What speech costs the text side is seen by fine-tuning
-models of other pretraining (model.tasks) on the same files.
+The files are tab-separated with a header, as those of GLUE. To see what speech costs the text side, fine-tune
+models that were pretrained on other tasks (model.tasks) on the same files.
 
     python examples/finetune_text.py output=sst2.nemo model.init_from_pretrained=slam.nemo \\
         model.train_ds.file=SST-2/train.tsv model.validation_ds.file=SST-2/dev.tsv

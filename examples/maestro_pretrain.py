@@ -1,8 +1,8 @@
 """Pretrain MAESTRO on speech, on text, and on pairs of both, matched by learned alignments.
 
 Speech needs no text, text no speech; pairs are transcribed speech. Phones are made from the text by the language's
-phonemizer. Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes:
-maestro_small (two CPU cores, hours of speech), maestro_100m (one GPU), maestro_600m (the paper's).
+phonemizer. To continue an interrupted run, give the same command again (checkpoints are in exp_manager.exp_dir).
+Recipes: maestro_small (two CPU cores, hours of speech), maestro_100m (one GPU), maestro_600m (the paper's).
 
     python examples/maestro_pretrain.py --config-name maestro_small output=maestro.nemo \\
         model.train_ds.speech.manifest_filepath=speech.json model.train_ds.text.manifest_filepath=text.json \\

@@ -24,8 +24,8 @@ The demo's corpus, a small one that makes itself (four manifests with their audi
 
     python examples/prepare_data.py corpus=demo output=demo/corpus language=en
 
-What is left out is counted by reason, and listed file by file in <output>.skipped.jsonl. A run that was interrupted
-goes on where it was when the same command is given again.
+Everything left out is counted by reason and listed file by file in <output>.skipped.jsonl. To continue an interrupted
+run, give the same command again.
 """
 
 import functools

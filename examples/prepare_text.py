@@ -5,8 +5,8 @@ The source has one sentence a line (or one JSON object with "text" a line) and m
     python examples/prepare_text.py source=novels.txt.gz output=text.json \
         valid_lines=1000 valid_output=text_valid.json
 
-What is left out is counted by reason, and listed line by line in <output>.skipped.jsonl. A run that was interrupted
-goes on where it was when the same command is given again.
+Everything left out is counted by reason and listed line by line in <output>.skipped.jsonl. To continue an interrupted
+run, give the same command again.
 """
 
 import functools

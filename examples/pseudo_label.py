@@ -7,7 +7,8 @@ r"""Self-training: write down what a model recognizes in untranscribed speech, w
         model.train_ds.manifest_filepath=labelled.json model.validation_ds.manifest_filepath=valid.json
 
 The score is the mean confidence of the words; a word's confidence is the geometric mean of the probabilities of its
-characters. Where the manifest has transcripts, the word error rates of what is kept and of what is left out are told.
+characters. If the manifest has transcripts, the command prints the word error rates of the kept and of the left-out
+utterances.
 """
 
 from omegaconf import DictConfig

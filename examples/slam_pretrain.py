@@ -1,8 +1,8 @@
 """Pretrain SLAM on speech, on text, and on pairs of both; or w2v-BERT on speech alone.
 
-Speech needs no text and no units, text no speech; pairs are transcribed speech. Interrupted, the same command goes on
-from the last checkpoint in exp_manager.exp_dir. Recipes: slam_small (two CPU cores, hours of speech), slam_100m (one
-GPU), slam_600m (the paper's); w2v_bert_small, w2v_bert_100m and w2v_bert_600m.
+Speech needs no text and no units, text no speech; pairs are transcribed speech. To continue an interrupted run, give
+the same command again (checkpoints are in exp_manager.exp_dir). Recipes: slam_small (two CPU cores, hours of speech),
+slam_100m (one GPU), slam_600m (the paper's); w2v_bert_small, w2v_bert_100m and w2v_bert_600m.
 
     python examples/train_tokenizer.py source=text.json output=tokenizer vocab_size=1000
     python examples/slam_pretrain.py --config-name slam_small output=slam.nemo model.tokenizer.dir=tokenizer \\

@@ -1,7 +1,8 @@
 r"""Fine-tune a pretrained SpeechLM encoder for recognition with CTC (or train it from scratch).
 
-Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes: ctc_small (two CPU
-cores, hours of speech), ctc_base (8 GPUs, LibriSpeech 100 h) and ctc_large (8 GPUs, 960 h), the paper's.
+To continue an interrupted run, give the same command again (checkpoints are in exp_manager.exp_dir). Recipes:
+ctc_small (two CPU cores, hours of speech), ctc_base (8 GPUs, LibriSpeech 100 h) and ctc_large (8 GPUs, 960 h), the
+paper's.
 
     python examples/speechlm_finetune_ctc.py --config-name ctc_small output=ctc.nemo \
         model.init_from_pretrained=pretrained.nemo \

@@ -1,8 +1,8 @@
 r"""Fine-tune a pretrained SpeechLM encoder with an attention decoder, for recognition or speech translation.
 
-Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes: encdec_base
-(recognition) and st_base (translation) with the paper's settings, for 8 GPUs; st_small for hours of speech on two CPU
-cores. What is to be written stands in the manifests' text; text_field=KEY names another key.
+To continue an interrupted run, give the same command again (checkpoints are in exp_manager.exp_dir). Recipes:
+encdec_base (recognition) and st_base (translation) with the paper's settings, for 8 GPUs; st_small for hours of speech
+on two CPU cores. The target is the manifests' text; text_field=KEY names another key.
 
     python examples/speechlm_finetune_encdec.py --config-name st_small output=st.nemo \
         model.init_from_pretrained=pretrained.nemo \

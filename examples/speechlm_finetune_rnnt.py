@@ -1,7 +1,7 @@
 r"""Fine-tune a pretrained SpeechLM encoder for recognition with a transducer (RNN-T), NeMo's stock model.
 
-Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes: rnnt_small (two CPU
-cores, hours of speech), rnnt_base (8 GPUs).
+To continue an interrupted run, give the same command again (checkpoints are in exp_manager.exp_dir). Recipes:
+rnnt_small (two CPU cores, hours of speech), rnnt_base (8 GPUs).
 
     python examples/speechlm_finetune_rnnt.py --config-name rnnt_small output=rnnt.nemo \
         model.init_from_pretrained=pretrained.nemo \

@@ -1,7 +1,7 @@
 """Pretrain SpeechLM on unpaired speech and unpaired text, both with units.
 
-Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes: speechlm_p_small (two
-CPU cores, hours of speech), speechlm_p_base and speechlm_p_large (32 GPUs, the paper's).
+To continue an interrupted run, give the same command again (checkpoints are in exp_manager.exp_dir). Recipes:
+speechlm_p_small (two CPU cores, hours of speech), speechlm_p_base and speechlm_p_large (32 GPUs, the paper's).
 
     python examples/speechlm_pretrain.py --config-name speechlm_p_small output=pretrained.nemo \\
         model.units=units.json \\

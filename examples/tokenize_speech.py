@@ -15,9 +15,9 @@ Each speech_tokenizer has options of its own, listed below by --help; those of o
 The unit inventory units.json is made if it is not there, with statistics of the units' durations; text gets its
 durations from them in training, so begin with the speech that you trust most (the transcribed one).
 
-What could not be aligned is counted by reason, and listed line by line in <output>.skipped.jsonl. A run that was
-interrupted goes on where it was when the same command is given again. On several machines, give each the same command
-with shard=0/4, shard=1/4, ..., then once with shard=join/4.
+Everything that could not be aligned is counted by reason and listed line by line in <output>.skipped.jsonl. To
+continue an interrupted run, give the same command again. On several machines, give each the same command with
+shard=0/4, shard=1/4, ..., then once with shard=join/4.
 """
 
 import functools

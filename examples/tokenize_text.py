@@ -12,9 +12,9 @@ Each text_tokenizer has options of its own, listed below by --help; those of one
 
     python examples/tokenize_text.py text_tokenizer=english --help
 
-What is left out is counted by reason, and listed line by line in <output>.skipped.jsonl. A run that was interrupted
-goes on where it was when the same command is given again. On several machines, give each the same command with
-shard=0/4, shard=1/4, ..., then once with shard=join/4.
+Everything left out is counted by reason and listed line by line in <output>.skipped.jsonl. To continue an interrupted
+run, give the same command again. On several machines, give each the same command with shard=0/4, shard=1/4, ..., then
+once with shard=join/4.
 """
 
 import functools

@@ -5,9 +5,9 @@ r"""Train a phone aligner (GMM-HMM) from transcribed speech and a lexicon, in an
         lexicon=lexicon.txt
 
 It starts from nothing (every phone alike) and goes over the speech in passes: align, estimate, add Gaussians. After
-each pass it says the log-likelihood per frame, which should rise and level off; <output>.png shows the passes. What
-could not be used is counted by reason and listed in <output>.skipped.jsonl. A run that was interrupted goes on with
-the pass it was in when the same command is given again.
+each pass it prints the log-likelihood per frame, which should rise and level off; <output>.png shows the passes.
+Everything that could not be used is counted by reason and listed in <output>.skipped.jsonl. To continue an interrupted
+run, give the same command again: it continues with the same pass.
 
 The file then aligns speech that is transcribed, this or other:
 

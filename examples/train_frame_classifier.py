@@ -8,8 +8,8 @@ train_aligner.py's aligner. tokenize_speech.py then uses it for the rest (speech
         model.validation_ds.speech.manifest_filepath=valid_units.json
 
 Validation logs the share of frames whose phone is right, and the error rates of what Viterbi decodes, in phones and in
-units of the inventory. Interrupted, the same command goes on from the last checkpoint in exp_manager.exp_dir. Recipes:
-frame_classifier_small (two CPU cores, hours of speech), frame_classifier (a GPU).
+units of the inventory. To continue an interrupted run, give the same command again (checkpoints are in
+exp_manager.exp_dir). Recipes: frame_classifier_small (two CPU cores, hours of speech), frame_classifier (a GPU).
 """
 
 from omegaconf import DictConfig

@@ -3,10 +3,10 @@ r"""Train the centroids that make hidden units: k-means over a teacher's feature
     python examples/train_kmeans.py manifest=train.json output=kmeans.safetensors model=hubert.nemo layer=9
     python examples/train_kmeans.py manifest=train.json output=mfcc.safetensors clusters=100
 
-Speech is read in random order and its frames are forgotten when they have been learned from, so memory does not grow
-with the corpus. The first iteration of a teacher of your own has MFCC (39 numbers, 100 frames a second), the second
-one a layer of the model that was pretrained on these. With phones=manifest, how much units say about phones is
-reported too. A run that was interrupted goes on where it was when the same command is given again.
+Speech is read in random order and never kept, so memory does not grow with the corpus. The first iteration of a
+teacher of your own has MFCC (39 numbers, 100 frames a second), the second one a layer of the model that was pretrained
+on these. phones=manifest adds a report of what the units say about phones. To continue an interrupted run, give the
+same command again.
 
 The file then makes units of speech:
 

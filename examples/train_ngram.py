@@ -9,7 +9,7 @@ Of a model's own characters or tokens, for NeMo's n-gram fusion (decoding=ngram)
     python examples/train_ngram.py source=text.json output=tokens.nemo tokens_of=ctc.nemo order=6
 
 KenLM's lmplz or IRSTLM does the counting where it is installed, else our own builder (modified Kneser-Ney), which
-takes a minute or so for 40 MB of text. The text should look as the model's transcripts do.
+takes a minute or so for 40 MB of text. The text should look like the model's transcripts.
 """
 
 import tempfile

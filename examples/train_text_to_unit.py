@@ -14,8 +14,9 @@ A manifest of your own making may have both: "phones" and "phone_durations" besi
 With model.speakers=manifest the model learns who speaks ("speaker"), and text gets the units of many voices.
 
 Validation shows how often the unit is right under the true durations (val_unit_accuracy), beside what the most
-frequent unit would score, and how far the predicted durations are off. Interrupted, the same command goes on from the
-last checkpoint in exp_manager.exp_dir. Recipes: text_to_unit (the paper's), text_to_unit_small (two CPU cores).
+frequent unit would score, and how far the predicted durations are off. To continue an interrupted run, give the same
+command again (checkpoints are in exp_manager.exp_dir). Recipes: text_to_unit (the paper's), text_to_unit_small (two
+CPU cores).
 """
 
 from omegaconf import DictConfig, open_dict

@@ -2,8 +2,8 @@
 
     python examples/train_tokenizer.py source=train.json output=tokenizer vocab_size=256
 
-The text should be as clean as the transcripts are: what has no token cannot be trained on. The folder is what
-model.tokenizer.dir of the fine-tuning commands takes.
+The text should be as clean as the transcripts: text that the tokens cannot spell cannot be trained on. The folder is
+what model.tokenizer.dir of the fine-tuning commands takes.
 """
 
 from itertools import chain

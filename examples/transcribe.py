@@ -4,8 +4,8 @@ r"""Speech to text: audio files and folders, of any length, sample rate and numb
     python examples/transcribe.py model=ctc.nemo input=[recordings/,more.wav] output=texts format=[text,srt]
 
 WAV, FLAC, MP3, Ogg, Opus and whatever else libsndfile reads. Long recordings are cut at pauses; CTC models tell when
-each word was said. A file that cannot be read is named at the end, with status 1, and the others are done. After an
-interruption, the same command goes on.
+each word was said. A file that cannot be read is named at the end, with status 1, and the others are done. To
+continue after an interruption, give the same command again.
 """
 
 from omegaconf import DictConfig

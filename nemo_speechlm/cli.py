@@ -78,7 +78,9 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
             try:
                 missing = sorted(OmegaConf.missing_keys(cfg))
                 if missing:
-                    raise SpeechLMError(f"not given: {', '.join(missing)}; say {missing[0]}=..., or --help")
+                    raise SpeechLMError(
+                        f"not given: {', '.join(missing)}; add {missing[0]}=... (--help lists all options)"
+                    )
                 _refuse_own_input(cfg)
                 with ExitStack() as held:
                     for key in makes:

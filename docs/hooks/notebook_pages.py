@@ -8,8 +8,11 @@ from mkdocs.structure.files import File, Files
 
 
 def output(value: dict) -> str:
-    """One output of a cell: a picture, or text."""
+    """One output of a cell: a picture, a sound, or text."""
     data = value.get("data", {})
+    markup = "".join(data.get("text/html", ""))
+    if "<audio" in markup:
+        return " ".join(markup.split())
     if "image/png" in data:
         return f'<img alt="drawn by the cell above" src="data:image/png;base64,{data["image/png"].strip()}">'
     text = "".join(value.get("text", data.get("text/plain", "")))

@@ -139,7 +139,7 @@ def _words(lm: Path) -> Iterator[str]:
         yield from arpa_words(lm)
     except InputError as error:
         raise InputError(
-            f"{error.reason}; of a model in KenLM's binary format, the words are to stand in {listed.name} beside it",
+            f"{error.reason}; a model in KenLM's binary format needs its list of words, {listed.name}, beside it",
             lm,
             error.line,
         ) from error

@@ -73,7 +73,7 @@ class Continuation(Callback):
                     "last checkpoint in spite of that with accept_changes=true",
                     folder,
                 )
-            logging.warning(f"{folder}: the run goes on in spite of changes:{listed}")
+            logging.warning(f"{folder}: the run goes on with changes:{listed}")
             now = replace(now, accepted=(*now.accepted, {"version": __version__, "changes": changes}))
         for line in known.free_changes(now) if known is not None else ():
             logging.info(f"The run goes on with {line}")

@@ -138,7 +138,7 @@ def _check_length(cfg: DictConfig) -> None:
         if not keeps or not (manager.get("checkpoint_callback_params") or {}).get("save_last", True):
             raise SpeechLMError(
                 "exp_manager.max_time_per_run needs exp_manager.create_checkpoint_callback=true and "
-                "exp_manager.checkpoint_callback_params.save_last=true: else there is nothing to go on from"
+                "exp_manager.checkpoint_callback_params.save_last=true: otherwise there would be nothing to go on from"
             )
 
 

@@ -95,7 +95,7 @@ def read_audio(
         try:
             start = round(offset * rate)
             if start and start >= file.frames:
-                raise InputError(f"offset {offset} s is behind its end at {file.frames / rate:.3f} s", where)
+                raise InputError(f"offset {offset} s is beyond its end at {file.frames / rate:.3f} s", where)
             count = -1 if duration is None else round(duration * rate)
             if file.format == "MP3" and file.frames <= _MP3_WHOLE * rate:
                 samples = file.read(dtype="float32", always_2d=True)[start:]

@@ -129,8 +129,8 @@ def _whole_number(config: DictConfig, key: str, default: int) -> int:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InputError(
-            f"data config: {key} is {value!r}, expected a whole number of at least 0; processes and workers read in "
-            "orders of their own whatever it is"
+            f"data config: {key} is {value!r}, expected a whole number of at least 0 (each process and "
+            "worker makes its own order from it)"
         )
     return value
 

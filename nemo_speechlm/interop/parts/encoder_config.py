@@ -122,7 +122,7 @@ def _transformer(weights: Weights, prefix: str, settings: Settings, heads: Any, 
         config["max_distance"] = len(table) // 2
     if not isinstance(heads, int) or heads < 1 or d_model % heads:
         raise InputError(
-            f"its number of attention heads is {shown(heads)}, of a width of {d_model}; there is no other sign"
+            f"its number of attention heads is {shown(heads)}; expected a divisor of its width, {d_model}"
         )
     return config | {"n_heads": heads}
 

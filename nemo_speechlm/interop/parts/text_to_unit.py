@@ -138,7 +138,7 @@ def _stack(plan: "Plan", stack: str) -> dict[str, Any]:
     heads = settings.get(f"{stack}_attention_heads")
     if not isinstance(heads, int) or heads < 1 or d_model % heads:
         raise InputError(
-            f"its number of attention heads is {shown(heads)}, of a width of {d_model}; there is no other sign"
+            f"its number of attention heads is {shown(heads)}; expected a divisor of its width, {d_model}"
         )
     return {
         "_target_": "nemo_speechlm.modules.FFTransformer",

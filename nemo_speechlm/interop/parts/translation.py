@@ -129,9 +129,7 @@ def _decoder_config(plan: "Plan") -> dict[str, Any]:
         rows, width = _shape(plan, "decoder.pos_emb.pe_k.weight")
         heads, max_distance = d_model // width, rows // 2
     if not isinstance(heads, int) or heads < 1 or d_model % heads:
-        raise InputError(
-            f"its number of decoder heads is {shown(heads)}, of a width of {d_model}; there is no other sign"
-        )
+        raise InputError(f"its number of decoder heads is {shown(heads)}; expected a divisor of its width, {d_model}")
     pre_norm = "decoder.layer_norm.weight" in plan.source.weights
     if bool(settings.get("decoder_normalize_before", pre_norm)) != pre_norm:
         raise InputError(

@@ -39,8 +39,8 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
         return
     if dropping := layers_left_out(model):
         raise SpeechLMError(
-            f"trainer.strategy=fsdp2: {', '.join(dropping)}: each process leaves out other layers, and those that do "
-            "not would wait for ever for its part of the weights; set it to 0, or trainer.strategy=ddp"
+            f"trainer.strategy=fsdp2: {', '.join(dropping)}: each process would drop other layers and so keep the "
+            "others waiting for its part of the weights; set it to 0, or trainer.strategy=ddp"
         )
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "layers":

@@ -55,7 +55,7 @@ def test_offset_and_duration_cut_the_same_samples(tmp_path, suffix):
     whole, part = read_audio(path), read_audio(path, offset=0.5, duration=0.25)
     np.testing.assert_allclose(part, whole[8000:12000], atol=1e-3)
     assert len(read_audio(path, offset=0.5)) == len(whole) - 8000
-    with pytest.raises(InputError, match=r"offset 9.* is behind its end"):
+    with pytest.raises(InputError, match=r"offset 9.* is beyond its end"):
         read_audio(path, offset=9)
 
 

@@ -154,7 +154,7 @@ ERRORS = {
     "unused": r"no place: encoder\.postnet\.0\.weight \(--allow-unused",
     "shape": r"encoder_fft_layers\.1\.self_attn\.k_proj\.weight is \(12, 11\), expected \(12, 12\)",
     "layer": r"has layers \[0, 2\] in encoder\.encoder_fft_layers",
-    "heads": r"number of attention heads is 5, of a width of 12",
+    "heads": r"number of attention heads is 5; expected a divisor of its width, 12",
     "pitch": r"use_pitch is True; only False",
     "embedding": r"embed_tokens\.weight of 2 dimensions, found one of shape \(3,\)",
 }

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
-from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.maestro import tiny_maestro_config
-from nemo_speechlm.testing.trainer import tiny_trainer
+from tests.models.multitask import check_that_an_update_is_the_sum_of_three, fit
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses_maestro.csv"
 STEPS = 20
@@ -33,37 +32,9 @@ STAGES = [
 ]
 
 
-class History(Callback):
-    """Keeps what each step logged. Each step draws from a seed of its own, so that resumed ones draw the same."""
-
-    def __init__(self):
-        self.steps, self.validated = [], {}
-
-    def on_train_batch_start(self, trainer, *_):
-        torch.manual_seed(trainer.global_step)
-
-    def on_train_batch_end(self, trainer, *_):
-        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-    def on_validation_end(self, trainer, *_):
-        self.validated = {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def fit(config, steps, checkpoint=None, callbacks=(), **options):
-    torch.manual_seed(0)
-    history = History()
-    trainer = tiny_trainer(
-        steps, enable_checkpointing=bool(callbacks), callbacks=[history, *callbacks], gradient_clip_val=1.0,
-        log_every_n_steps=1, **options,
-    )  # fmt: skip
-    model = MAESTROModel(config, trainer)
-    trainer.fit(model, ckpt_path=checkpoint)
-    return model, history
-
-
 @pytest.fixture(scope="module")
 def trained(corpus):
-    return fit(tiny_maestro_config(corpus), STEPS)
+    return fit(MAESTROModel, tiny_maestro_config(corpus), STEPS)
 
 
 def test_first_losses(trained):
@@ -93,26 +64,9 @@ def test_validation_logs_what_it_says(trained):
 
 
 def test_one_update_on_three_streams_is_the_sum_of_three(model, batch):
-    model.train()
-    model.w2v_bert.quantizer.set_num_updates(100)
-    separate = dict.fromkeys((name for name, _ in model.named_parameters()), 0.0)
-    for stream in ("speech", "text", "pairs"):
-        model.zero_grad()
-        model.compute_loss(PretrainBatch(**{stream: getattr(batch, stream)}), seed=5)[0].backward()
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                separate[name] = separate[name] + parameter.grad
-    model.zero_grad()
-    loss, log = model.compute_loss(batch, seed=5)
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        if name.startswith("average."):
-            assert parameter.grad is None, name
-            continue
-        assert parameter.grad is not None, f"{name} learns from nothing"
-        torch.testing.assert_close(parameter.grad, separate[name], rtol=0, atol=1e-10, msg=name)
+    loss, log = check_that_an_update_is_the_sum_of_three(model, batch, untrained=["average."])
     weights = model.loss_weights
-    assert float(loss) == pytest.approx(sum(float(log[name]) * weight for name, weight in weights.items()))
+    assert loss == pytest.approx(sum(log[name] * weight for name, weight in weights.items()))
     assert set(weights) == set(TERMS)
 
 
@@ -125,7 +79,7 @@ def test_the_average_follows_the_weights(trained):
 
 
 def test_stages_change_the_tasks(corpus):
-    _, history = fit(tiny_maestro_config(corpus, stages=STAGES, validation_ds=None), 8)
+    _, history = fit(MAESTROModel, tiny_maestro_config(corpus, stages=STAGES, validation_ds=None), 8)
     has = [{term for term in TERMS if not math.isnan(step.get(f"train_{term}", math.nan))} for step in history.steps]
     assert has == [set(SPEECH)] * 3 + [{*SPEECH, *PAIRS}] * 3 + [set(TERMS)] * 2
 
@@ -133,10 +87,10 @@ def test_stages_change_the_tasks(corpus):
 @pytest.mark.parametrize("stop", [2, 3, 7])
 def test_goes_on_within_and_between_stages(corpus, tmp_path, stop):
     config = tiny_maestro_config(corpus, stages=STAGES, validation_ds=None)
-    model, whole = fit(config, 9)
+    model, whole = fit(MAESTROModel, config, 9)
     saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
-    fit(config, stop, callbacks=[saved])
-    resumed, rest = fit(config, 9, checkpoint=tmp_path / "last.ckpt")
+    fit(MAESTROModel, config, stop, callbacks=[saved])
+    resumed, rest = fit(MAESTROModel, config, 9, checkpoint=tmp_path / "last.ckpt")
     for ours, theirs in zip(rest.steps, whole.steps[stop:], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
     for name, weight in model.state_dict().items():
@@ -229,18 +183,18 @@ def spoil(corpus, folder, **changes):
 )
 def test_pairs_that_do_not_fit(corpus, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        fit(spoil(corpus, tmp_path, **changes), 1)
+        fit(MAESTROModel, spoil(corpus, tmp_path, **changes), 1)
 
 
 def test_a_task_without_data(corpus):
     config = tiny_maestro_config(corpus, validation_ds=None)
     config.train_ds.pairs = None
     with pytest.raises(SpeechLMError, match=r"model\.tasks has 'rnnt', which learns from pairs"):
-        fit(config, 1)
+        fit(MAESTROModel, config, 1)
 
 
 def write_pinned(folder):
-    steps = fit(tiny_maestro_config(tiny_corpus(folder, n_speech=16, n_text=60)), STEPS)[1].steps
+    steps = fit(MAESTROModel, tiny_maestro_config(tiny_corpus(folder, n_speech=16, n_text=60)), STEPS)[1].steps
     with PINNED.open("w", newline="") as file:
         writer = csv.DictWriter(file, TERMS, lineterminator="\n")
         writer.writeheader()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from nemo_speechlm.models.maestro.aligned_mlm import Repetition, aligned_mlm, text_states
 from nemo_speechlm.models.maestro.matching import align, duration_figure, matching_figures, pair_figures
 from nemo_speechlm.modules.text_branch import resample
+from tests.kernels.test_lattice import paths
 
 
 def lattice_of(branch, states, tokens):
@@ -17,16 +18,6 @@ def lattice_of(branch, states, tokens):
     joint = branch.joint
     out = joint.joint_after_projection(joint.project_encoder(states.unsqueeze(0)), joint.project_prednet(predicted))
     return out.log_softmax(-1)[0]
-
-
-def paths(T, U):
-    """All ways to emit U tokens on T frames: the frame of each token."""
-    if U == 0:
-        yield ()
-        return
-    for rest in paths(T, U - 1):
-        for frame in range(rest[-1] if rest else 0, T):
-            yield (*rest, frame)
 
 
 def score(log_probs, tokens, path):

@@ -7,6 +7,7 @@ from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, Speec
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.slam import tiny_slam_config
+from tests.models.multitask import Mels
 
 
 @pytest.fixture(scope="session")
@@ -33,13 +34,6 @@ def model(shared_model):
     """In float64 and in evaluation mode."""
     shared_model.zero_grad()
     return shared_model.eval()
-
-
-class Mels(torch.nn.Module):
-    """Mel features (B, F, T) in float64: frames of the samples themselves, a signal that nothing is lost of."""
-
-    def forward(self, input_signal, length):
-        return input_signal.double().unfold(1, 20, 160).transpose(1, 2), (length - 20) // 160 + 1
 
 
 @pytest.fixture

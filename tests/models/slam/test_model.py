@@ -17,7 +17,7 @@ from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.testing.slam import tiny_slam_config
-from nemo_speechlm.testing.trainer import tiny_trainer
+from tests.models.multitask import check_that_an_update_is_the_sum_of_three, fit
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses_slam.csv"
 STEPS = 20
@@ -29,37 +29,9 @@ STAGES = [
 ]
 
 
-class History(Callback):
-    """Keeps what each step logged. Each step draws from a seed of its own, so that resumed ones draw the same."""
-
-    def __init__(self):
-        self.steps, self.validated = [], {}
-
-    def on_train_batch_start(self, trainer, *_):
-        torch.manual_seed(trainer.global_step)
-
-    def on_train_batch_end(self, trainer, *_):
-        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-    def on_validation_end(self, trainer, *_):
-        self.validated = {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def fit(config, steps, checkpoint=None, callbacks=(), **options):
-    torch.manual_seed(0)
-    history = History()
-    trainer = tiny_trainer(
-        steps, enable_checkpointing=bool(callbacks), callbacks=[history, *callbacks], gradient_clip_val=1.0,
-        log_every_n_steps=1, **options,
-    )  # fmt: skip
-    model = SLAMModel(config, trainer)
-    trainer.fit(model, ckpt_path=checkpoint)
-    return model, history
-
-
 @pytest.fixture(scope="module")
 def trained(corpus):
-    return fit(tiny_slam_config(corpus), STEPS)
+    return fit(SLAMModel, tiny_slam_config(corpus), STEPS)
 
 
 def test_first_losses(trained):
@@ -81,24 +53,10 @@ def test_validation_logs_what_it_says(trained):
 
 
 def test_one_update_on_three_streams_is_the_sum_of_three(model, batch):
-    model.train()
-    model.w2v_bert.quantizer.set_num_updates(100)
-    separate = dict.fromkeys((name for name, _ in model.named_parameters()), 0.0)
-    for stream in ("speech", "text", "pairs"):
-        model.zero_grad()
-        model.compute_loss(PretrainBatch(**{stream: getattr(batch, stream)}), seed=5)[0].backward()
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                separate[name] = separate[name] + parameter.grad
-    model.zero_grad()
-    loss, log = model.compute_loss(batch, seed=5)
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{name} learns from nothing"
-        torch.testing.assert_close(parameter.grad, separate[name], rtol=0, atol=1e-10, msg=name)
+    loss, log = check_that_an_update_is_the_sum_of_three(model, batch)
     weights = {"contrastive": 1, "masked_codes": 1, "diversity": 0.1, "masked_text": 1, "tlm_codes": 1, "tlm_text": 1}
     weights |= {"stm": 1, "ctc": 0.3}
-    assert float(loss) == pytest.approx(sum(float(log[name]) * weight for name, weight in weights.items()))
+    assert loss == pytest.approx(sum(log[name] * weight for name, weight in weights.items()))
 
 
 def test_a_task_that_is_off_costs_nothing(build):
@@ -109,7 +67,7 @@ def test_a_task_that_is_off_costs_nothing(build):
 
 
 def test_stages_change_the_tasks(corpus):
-    _, history = fit(tiny_slam_config(corpus, stages=STAGES, validation_ds=None), 8)
+    _, history = fit(SLAMModel, tiny_slam_config(corpus, stages=STAGES, validation_ds=None), 8)
     has = [{term for term in TERMS if not math.isnan(step.get(f"train_{term}", math.nan))} for step in history.steps]
     speech = {"contrastive", "masked_codes", "diversity"}
     assert has == [speech | {"masked_text"}] * 3 + [set(TERMS)] * 3 + [speech] * 2
@@ -119,10 +77,10 @@ def test_stages_change_the_tasks(corpus):
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_goes_on_within_and_between_stages(corpus, tmp_path, stop):
     config = tiny_slam_config(corpus, stages=STAGES, validation_ds=None)
-    model, whole = fit(config, 8)
+    model, whole = fit(SLAMModel, config, 8)
     saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
-    fit(config, stop, callbacks=[saved])
-    resumed, rest = fit(config, 8, checkpoint=tmp_path / "last.ckpt")
+    fit(SLAMModel, config, stop, callbacks=[saved])
+    resumed, rest = fit(SLAMModel, config, 8, checkpoint=tmp_path / "last.ckpt")
     for ours, theirs in zip(rest.steps, whole.steps[stop:], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
     for name, weight in model.state_dict().items():
@@ -175,7 +133,9 @@ def test_a_collapsed_codebook_is_said_once(corpus, warnings):
                 model.w2v_bert.quantizer.weight_proj.weight.zero_()
                 model.w2v_bert.quantizer.weight_proj.bias.copy_(20.0 * torch.eye(16)[0])
 
-    _, history = fit(tiny_slam_config(corpus, optim={"name": "adamw", "lr": 1e-6}), 3, callbacks=[Collapse()])
+    _, history = fit(
+        SLAMModel, tiny_slam_config(corpus, optim={"name": "adamw", "lr": 1e-6}), 3, callbacks=[Collapse()]
+    )
     said = [message for message in warnings if "collapsed" in message]
     assert len(said) == 1
     assert "1 of its 16 codes are used" in said[0]
@@ -234,13 +194,13 @@ def test_a_task_without_data(corpus):
     config = tiny_slam_config(corpus, validation_ds=None)
     config.train_ds.pairs = None
     with pytest.raises(SpeechLMError, match=r"model\.tasks has 'tlm', which learns from pairs"):
-        fit(config, 1)
+        fit(SLAMModel, config, 1)
 
 
 def test_text_without_a_tokenizer(corpus):
     config = tiny_slam_config(corpus, tokenizer=None, tasks={"w2v_bert": 1.0})
     with pytest.raises(SpeechLMError, match=r"has text, and model\.tokenizer\.dir is not given"):
-        fit(config, 1)
+        fit(SLAMModel, config, 1)
 
 
 def test_another_tokenizer_than_the_checkpoints(build):
@@ -252,7 +212,7 @@ def test_another_tokenizer_than_the_checkpoints(build):
 def write_pinned(folder):
     from nemo_speechlm.testing.corpora import tiny_corpus
 
-    steps = fit(tiny_slam_config(tiny_corpus(folder, n_speech=16, n_text=60)), STEPS)[1].steps
+    steps = fit(SLAMModel, tiny_slam_config(tiny_corpus(folder, n_speech=16, n_text=60)), STEPS)[1].steps
     with PINNED.open("w", newline="") as file:
         writer = csv.DictWriter(file, TERMS, lineterminator="\n")
         writer.writeheader()

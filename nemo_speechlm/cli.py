@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError, Unfinished
-from nemo_speechlm.files import refuse_input_as_output
 from nemo_speechlm.locks import only_writer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -109,6 +108,8 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
 
 def _refuse_own_input(cfg: DictConfig) -> None:
     """Raise if ``output`` is a file that another key of the config names."""
+    from nemo_speechlm.files import refuse_input_as_output  # JSON, gzip, digests: --help needs none of them
+
     values: Any = OmegaConf.to_container(cfg)
     output = values.pop("output", None)
     if isinstance(output, str):

@@ -92,7 +92,7 @@ def test_what_is_not_there_is_found(known):
 def test_files_that_are_named_are_there():
     """Of ours: modules, commands and configs."""
     there = {path.name for path in ROOT.glob("*.py")} | OTHERS_FILES
-    for folder in ("conf", "examples", "nemo_speechlm", "benchmarks", "docker", "tests"):
+    for folder in ("conf", "docs", "examples", "nemo_speechlm", "benchmarks", "docker", "tests"):
         there |= {path.name for path in (ROOT / folder).rglob("*.*")}
     named = re.compile(r"(?<![\w*])\w+\.(?:py|yaml)\b")
     wrong = [f"{place}: {name}" for place, text in all_texts() for name in named.findall(text) if name not in there]

@@ -18,8 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.locks import only_writer
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
+from nemo_speechlm.program import CONF
 
 
 def _alphabet(language: str) -> list[str]:

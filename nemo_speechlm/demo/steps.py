@@ -8,13 +8,14 @@ from statistics import mean
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import CONF, whole_numbers
+from nemo_speechlm.cli import whole_numbers
 from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.corpora.demo.corpus import SAMPLE_RATE
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.demo.workflow import Step, run_steps
 from nemo_speechlm.files import atomic_write
+from nemo_speechlm.program import COMMANDS
 from nemo_speechlm.units.inventory import UnitInventory
 
 SYSTEMS = {
@@ -68,7 +69,7 @@ def _seed_folder(folder: Path, seed: int) -> Path:
 
 
 def _step(name: str, script: str, output: Path, *arguments: object, needs: tuple[str, ...] = ()) -> Step:
-    return Step(name, (str(CONF.parent / "examples" / script), *map(str, arguments)), output, needs)
+    return Step(name, (str(COMMANDS / script), *map(str, arguments)), output, needs)
 
 
 def _data_steps(cfg: DictConfig, folder: Path) -> list[Step]:

@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nemo_speechlm"
 
 LAYERS = [
-    {"errors", "kernels", "losses", "checks", "files", "locks", "tensor_file", "nemo_targets"} | {"program", "__main__", "cli"},
+    {"errors", "kernels", "losses", "checks", "files", "locks", "tensor_file", "nemo_targets"}
+    | {"program", "__main__", "cli"},
     {"modules", "units"},
     {"jobs"},
     {"language_models", "alignment", "data"},

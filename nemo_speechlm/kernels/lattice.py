@@ -244,7 +244,8 @@ def _occupation(lattice: _Lattice, T: int, backend: str) -> tuple[Tensor, Tensor
     else:
         alpha, beta = _forward(lattice), _backward(lattice)
     total = _total(lattice, alpha)
-    alpha = alpha - total.unsqueeze(1)
+    # Where no path is possible, the loss is infinite and nothing has a gradient.
+    alpha = alpha - total.masked_fill(total == _NONE, 0.0).unsqueeze(1)
     of_blank = (alpha + lattice.blank + beta[1:]).exp_()
     of_emit = (alpha[:, :, :-1] + lattice.emit[:, :, :-1] + beta[1:, :, 1:]).exp_()
     of_emit = pad(of_emit, (0, 1))

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from nemo_speechlm.kernels.lattice import lattice_nll
@@ -57,11 +59,29 @@ def lattice_log_probs(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         logits: (B, T, U + 1, V), or log-probabilities; blank is the last symbol.
         tokens: (B, U) targets.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    total = logits.logsumexp(-1)
-    wanted = tokens[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
-    emit = logits[:, :, :-1].gather(3, wanted).squeeze(3)
-    return logits[..., -1] - total, emit - total[:, :, :-1]
+    return _LogProbs.apply(logits if logits.dtype == torch.float64 else logits.float(), tokens)
+
+
+class _LogProbs(torch.autograd.Function):
+    """Three passes over the logits' gradient, and no other tensor of their size."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        total = logits.logsumexp(-1)
+        wanted = tokens[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
+        ctx.save_for_backward(logits, total, wanted)
+        emit = logits[:, :, :-1].gather(3, wanted).squeeze(3)
+        return logits[..., -1] - total, emit - total[:, :, :-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_blank: Tensor, of_emit: Tensor) -> tuple[Tensor, None]:
+        logits, total, wanted = ctx.saved_tensors
+        together = of_blank + pad(of_emit, (0, 1))
+        gradient = (logits - total.unsqueeze(3)).exp_().mul_(-together.unsqueeze(3))
+        gradient[..., -1] += of_blank
+        gradient[:, :, :-1].scatter_add_(3, wanted, of_emit.unsqueeze(3))
+        return gradient, None
 
 
 def transducer_loss(

@@ -92,6 +92,18 @@ def test_padding_counts_for_nothing(bad):
         assert (gradient[1, :, width:] == 0).all()
 
 
+def test_a_row_without_a_path_spoils_no_gradient():
+    blank, emit = draw(2, 4, 2)
+    emit[1, :, 0] = -float("inf")
+    blank.requires_grad_()
+    losses = lattice_nll(blank, emit, torch.tensor([4, 4]), torch.tensor([2, 2]))
+    assert losses[0].isfinite()
+    assert losses[1] == float("inf")
+    losses[:1].sum().backward()
+    assert blank.grad.isfinite().all()
+    assert (blank.grad[1] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_against_nemos_loss(dtype):
     generator = torch.Generator().manual_seed(0)

@@ -209,7 +209,7 @@ def demo_table(folder: Path, cfg: DictConfig) -> str:
     ]
     without = 0.0
     rows = [(system, title, "{} + {}".format(*_updates(cfg, system))) for system, title in SYSTEMS.items()]
-    rows.append((UNTUNED, "SpeechLM-P, as it is", f"{cfg.pretrain_steps} + 0"))
+    rows.append((UNTUNED, "before fine-tuning", f"{cfg.pretrain_steps} + 0"))
     for system, title, updates in rows:
         files = [_seed_folder(folder, seed) / f"test_{system}" / "summary.json" for seed in _seeds(cfg)]
         summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -220,8 +220,8 @@ def demo_table(folder: Path, cfg: DictConfig) -> str:
         lines.append(f"{title:<22}{updates:>10}{_spread(wer):>20}{_spread(cer):>20}{change:>13}".rstrip())
     lines += [
         "",
-        "As it is: never fine-tuned, by the CTC head that learned from text. The units of its transcribed speech were",
-        "aligned with the transcripts, those of the other speech were recognized.",
+        "Before fine-tuning: SpeechLM-P by the CTC head that learned from text. The units of its transcribed speech",
+        "were aligned with the transcripts, those of the other speech were recognized.",
     ]
     return "\n".join(lines)
 

@@ -23,8 +23,8 @@ def summary(labels: Sequence[PseudoLabel], kept: Sequence[bool]) -> str:
         line = f"{name}: {len(own)} of {len(labels)} utterances, {hours:.2f} h"
         if own:
             line += f", scores {min(label.score for label in own):.3f} to {max(label.score for label in own):.3f}"
-        known = [label for label in own if label.record.get("text")]
-        counts = sum((word_errors(label.record["text"], label.text) for label in known), ErrorCounts(0, 0, 0, 0))
+        known = [(label.transcript, label.text) for label in own if label.transcript]
+        counts = sum((word_errors(transcript, text) for transcript, text in known), ErrorCounts())
         if counts.rate is not None:
             line += f", WER {counts.rate:.1%} of the {len(known)} with a transcript"
         lines.append(line)

@@ -39,8 +39,13 @@ class PseudoLabel(NamedTuple):
 
     def line(self) -> Record:
         """A line of a manifest with the text and the score; a transcript that was there is its ``reference``."""
-        before = {"reference": self.record["text"]} if self.record.get("text") else {}
+        before = {} if self.transcript is None else {"reference": self.transcript}
         return {**self.record, **before, "text": self.text, "score": round(self.score, 4)}
+
+    @property
+    def transcript(self) -> str | None:
+        """What is known to be said. The ``text`` of a line that has a ``reference`` is a pseudo label of before."""
+        return self.record.get("reference") or self.record.get("text")
 
 
 def pseudo_labels(

@@ -74,14 +74,14 @@ def results(tmp_path):
 
 
 def test_table(cfg, results):
-    *_, seeds, _, _, none, umlm, speechlm_p, as_it_is, _, _, _ = demo_table(results, cfg).splitlines()
+    *_, seeds, _, _, none, umlm, speechlm_p, untuned, _, _, _ = demo_table(results, cfg).splitlines()
     assert seeds.startswith("One seed")
     assert none.split()[-5:] == ["0", "+", "1250", "90.0", "45.0"]
     assert umlm.endswith("-33%")
     assert "900 + 350" in umlm
     assert speechlm_p.startswith("SpeechLM-P")
     assert speechlm_p.endswith("-50%")
-    assert as_it_is.split()[-7:] == ["is", "900", "+", "0", "70.0", "35.0", "-22%"]
+    assert untuned.split()[-7:] == ["fine-tuning", "900", "+", "0", "70.0", "35.0", "-22%"]
 
 
 def test_table_of_two_seeds_has_the_spread(cfg, results):

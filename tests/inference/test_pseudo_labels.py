@@ -62,6 +62,13 @@ def test_lines_and_summary():
         summary(LABELS, [False] * 4)
 
 
+def test_a_second_round_keeps_the_true_transcript():
+    first = PseudoLabel({"text": "a b"}, 10.0, "a x", 0.5)
+    second = PseudoLabel(first.line(), 10.0, "a b", 0.9)
+    assert second.line() == {"text": "a b", "reference": "a b", "score": 0.9}
+    assert "WER 0.0%" in summary([second], [True])
+
+
 def test_an_empty_manifest(tmp_path):
     (tmp_path / "none.json").write_text("")
     with pytest.raises(InputError, match=r"none\.json"):

@@ -141,7 +141,11 @@ class MAESTROModel(MultitaskModel):
 
     def transcribe(self, *args: Any, **options: Any) -> Any:
         """As :meth:`EncDecRNNTModel.transcribe`, by :meth:`recognizer`."""
-        return self.recognizer().transcribe(*args, **options)
+        training = self.training
+        try:
+            return self.recognizer().transcribe(*args, **options)
+        finally:
+            self.train(training)  # the recognizer shares the encoder, and is there to recognize
 
     def text_states(self, phones: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Phones (B, P) and lengths (B,) -> states like those of speech (B, T, D), input of the shared encoder."""

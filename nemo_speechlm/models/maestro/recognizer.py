@@ -40,7 +40,7 @@ class Pretrained(Protocol):
 
 
 def recognizer_of(model: Pretrained) -> EncDecRNNTModel:
-    """NeMo's transducer with the encoder and the grapheme decoder of a pretrained model, which it shares with it.
+    """NeMo's transducer in evaluation mode, with a copy of a pretrained model's grapheme decoder, and its encoder.
 
     Raises:
         SpeechLMError: if the model was trained without RNN-T.

@@ -129,7 +129,11 @@ class SpeechLMModel(FeatureExtraction, PretrainingModel):
 
     def transcribe(self, *args: Any, **options: Any) -> Any:
         """As :meth:`EncDecCTCModel.transcribe`, by :meth:`recognizer`."""
-        return self.recognizer().transcribe(*args, **options)
+        training = self.training
+        try:
+            return self.recognizer().transcribe(*args, **options)
+        finally:
+            self.train(training)  # the recognizer shares the encoder, and is there to recognize
 
     def forward_speech(
         self,

@@ -25,7 +25,7 @@ class Pretrained(Protocol):
 
 
 def recognizer_of(model: Pretrained) -> SpeechLMCTCModel:
-    """A CTC model with the encoder and the text CTC head of a pretrained model, which it shares with it.
+    """A CTC model in evaluation mode, with a copy of the text CTC head of a pretrained model, whose encoder it shares.
 
     The head has only seen states of text. Random swapping, and units that speech and text share, make those of speech
     alike (SpeechLM section 3.3).

@@ -44,6 +44,9 @@ def test_transcribe_spells_the_best_path(corpus):
     with torch.no_grad():
         states, _ = model(input_signal=samples.unsqueeze(0), input_signal_length=torch.tensor([20000]))
         best = model.ctc_head(encoder_output=states)[0].argmax(-1).tolist()
+    assert not model.training
+    model.train().transcribe([samples.numpy()], verbose=False)
+    assert all(module.training for module in model.encoder.modules())
     blank = len(model.labels)
     kept = [c for c, before in zip(best, [blank, *best[:-1]], strict=True) if c not in (before, blank)]
     assert found.text.split() == "".join(model.labels[c] for c in kept).split()

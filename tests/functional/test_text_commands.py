@@ -84,7 +84,7 @@ def test_bad_input(run: Callable[..., str], tmp_path: Path):
     (tmp_path / "empty").write_text("")
     (tmp_path / "bad.json").write_text('{"text": "Hello"}\nhello\n{"text": "\u2026"}\n')
     for command, arguments, message in [
-        ("prepare_text.py", ["output=o", "workers=1"], "not given: source; say source=..."),
+        ("prepare_text.py", ["output=o", "workers=1"], "not given: source; add source=... (--help lists all options)"),
         ("prepare_text.py", ["source=no", "output=o", "workers=1"], "no: no such file"),
         ("prepare_text.py", ["source=empty", "output=o", "workers=1"], "empty: is empty"),
         ("prepare_text.py", ["source=bad.json", "output=o", "workers=1"], "bad.json:2: not JSON"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from nemo_speechlm.kernels.backend import Backend, uses_triton
+from nemo_speechlm.kernels.backend import Backend, choose_kernel
 
 _NONE = float("-inf")
 
@@ -60,7 +60,7 @@ def lattice_nll(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor, ba
         emit: (B, T, U) log-probabilities of target u at (t, u).
         frames: (B,) int64, from 1 to T.
         targets: (B,) int64, from 0 to U.
-        backend: see :func:`~nemo_speechlm.kernels.backend.uses_triton`.
+        backend: see :func:`~nemo_speechlm.kernels.backend.choose_kernel`.
 
     Returns:
         (B,), in float32 at least.
@@ -149,9 +149,7 @@ def check_lattice(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor) 
 
 class _LatticeLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor, backend: str = "auto"
-    ) -> Tensor:
+    def forward(ctx: Any, blank: Tensor, emit: Tensor, frames: Tensor, targets: Tensor, backend: str) -> Tensor:
         lattice = _lattice(blank, emit, frames, targets)
         if not any(ctx.needs_input_grad):
             return -_total(lattice, _forward(lattice))
@@ -202,6 +200,10 @@ def _triton() -> Callable[..., tuple[Tensor, Tensor]] | None:
     return alpha_beta_triton
 
 
+def _alpha_beta(*lattice: Tensor) -> tuple[Tensor, Tensor]:
+    return _forward(_Lattice(*lattice)), _backward(_Lattice(*lattice))
+
+
 def _forward(lattice: _Lattice) -> Tensor:
     """(N, B, U + 1): the log-probability of reaching each node."""
     alpha = torch.full_like(lattice.blank, _NONE)
@@ -238,11 +240,7 @@ def _total(lattice: _Lattice, alpha: Tensor) -> Tensor:
 
 def _occupation(lattice: _Lattice, T: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The loss (B,), and how probable the arcs are: (B, T, U + 1) and (B, T, U)."""
-    triton = _triton()
-    if uses_triton(backend, lattice.blank, lambda: triton is not None) and triton is not None:
-        alpha, beta = triton(*lattice)
-    else:
-        alpha, beta = _forward(lattice), _backward(lattice)
+    alpha, beta = choose_kernel(backend, lattice.blank, _alpha_beta, _triton)(*lattice)
     total = _total(lattice, alpha)
     # Where no path is possible, the loss is infinite and nothing has a gradient.
     alpha = alpha - total.masked_fill(total == _NONE, 0.0).unsqueeze(1)

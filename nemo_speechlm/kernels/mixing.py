@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nemo_speechlm.kernels.backend import BACKEND_VARIABLE, Backend, uses_triton
+from nemo_speechlm.kernels.backend import BACKEND_VARIABLE, Backend, choose_kernel
 from nemo_speechlm.kernels.cpu import is_fast
 
 __all__ = ["BACKEND_VARIABLE", "Backend", "mix_states", "mix_states_torch"]
@@ -52,7 +52,7 @@ def mix_states(
         raise ValueError("mix_states: mask and mask_vector belong together")
     if not (swap_BT is None) == (units_BT is None) == (embedding_VD is None):
         raise ValueError("mix_states: swap, units and embedding belong together")
-    mix = _chosen(backend, states_BTD)
+    mix = choose_kernel(backend, states_BTD, mix_states_torch, _triton)
     return mix(states_BTD, mask_BT, mask_vector_D, swap_BT, units_BT, embedding_VD, padding_BT)
 
 
@@ -127,13 +127,6 @@ class _MixRows(torch.autograd.Function):
                 if rows is not None:
                     of_states.view(rows_ND.shape).index_fill_(0, rows, 0.0)
         return of_states, of_mask, of_embedding, None, None, None, None
-
-
-def _chosen(backend: str, states: Tensor) -> Callable[..., Tensor]:
-    triton = _triton()
-    if uses_triton(backend, states, lambda: triton is not None) and triton is not None:
-        return triton
-    return mix_states_torch
 
 
 @cache

@@ -15,8 +15,7 @@ from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_file
-from nemo_speechlm.models.maestro.model import MAESTROModel
-from nemo_speechlm.models.speechlm.model import SpeechLMModel
+from nemo_speechlm.models.common.untuned import Untuned
 from nemo_speechlm.nemo_targets import allow_targets
 
 allow_targets()  # so that NeMo builds our models too
@@ -36,7 +35,7 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
         SpeechLMError: if a pretrained model has learned nothing to recognize with.
     """
     model = restore_file(ASRModel, path, device)
-    if isinstance(model, (SpeechLMModel, MAESTROModel)):
+    if isinstance(model, Untuned):
         model = model.recognizer()
     if not isinstance(model, ASRModel) or not hasattr(model, "transcribe_generator"):
         raise InputError(f"is a {type(model).__name__}, expected a recognition model", path)

@@ -25,6 +25,7 @@ from nemo_speechlm.models.common.multitask.model import MultitaskModel
 from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
+from nemo_speechlm.models.common.untuned import Untuned
 from nemo_speechlm.models.maestro.aligned_mlm import Repetition, aligned_mlm, text_states
 from nemo_speechlm.models.maestro.matching import Speech, align, pair_figures
 from nemo_speechlm.models.maestro.phones import registered_phones
@@ -38,7 +39,7 @@ _AVERAGED = ("encoder", "text_encoder", "duration_model", "phones")
 """The parts whose averages make alignments and durations."""
 
 
-class MAESTROModel(MultitaskModel):
+class MAESTROModel(Untuned, MultitaskModel):
     """Pretrains a :class:`SpeechLMEncoder` of two Conformers on up to three streams of data.
 
     Speech: w2v-BERT. Pairs: RNN-T of phones and graphemes; the best path of the phones tells how long each phone
@@ -138,14 +139,6 @@ class MAESTROModel(MultitaskModel):
     def recognizer(self) -> EncDecRNNTModel:
         """The recognizer that it has learned, without any fine-tuning; see :func:`recognizer_of`."""
         return recognizer_of(self)
-
-    def transcribe(self, *args: Any, **options: Any) -> Any:
-        """As :meth:`EncDecRNNTModel.transcribe`, by :meth:`recognizer`."""
-        training = self.training
-        try:
-            return self.recognizer().transcribe(*args, **options)
-        finally:
-            self.train(training)  # the recognizer shares the encoder, and is there to recognize
 
     def text_states(self, phones: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Phones (B, P) and lengths (B,) -> states like those of speech (B, T, D), input of the shared encoder."""

@@ -25,6 +25,7 @@ from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretraining import PretrainingModel
+from nemo_speechlm.models.common.untuned import Untuned
 from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel
 from nemo_speechlm.models.speechlm.recognizer import recognizer_of
 from nemo_speechlm.models.speechlm.uctc import forward_text, greedy_texts, uctc_terms
@@ -45,7 +46,7 @@ LOSS_TERMS = ("umlm", "umlm_unmasked", "uctc")
 """Of the loss of validation, with weights of these names in ``cfg.loss``."""
 
 
-class SpeechLMModel(FeatureExtraction, PretrainingModel):
+class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
     """Pretrains a :class:`SpeechLMEncoder` on speech with units (UMLM) and on text with units (UCTC).
 
     The loss of a step is, with the weights of ``cfg.loss``: the cross-entropy per masked frame at both levels,
@@ -126,14 +127,6 @@ class SpeechLMModel(FeatureExtraction, PretrainingModel):
     def recognizer(self) -> SpeechLMCTCModel:
         """What it recognizes without any fine-tuning; see :func:`recognizer_of`."""
         return recognizer_of(self)
-
-    def transcribe(self, *args: Any, **options: Any) -> Any:
-        """As :meth:`EncDecCTCModel.transcribe`, by :meth:`recognizer`."""
-        training = self.training
-        try:
-            return self.recognizer().transcribe(*args, **options)
-        finally:
-            self.train(training)  # the recognizer shares the encoder, and is there to recognize
 
     def forward_speech(
         self,

@@ -49,12 +49,25 @@ def repeat_states(x_BPD: Tensor, durations_BP: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (B, T, D) with zeros behind each sentence's end, and the lengths (B,); T is the longest of them.
     """
+    owners, lengths = frame_owners(durations_BP)
+    return repeat_owned(x_BPD, owners, lengths), lengths
+
+
+def frame_owners(durations_BP: Tensor) -> tuple[Tensor, Tensor]:
+    """Which phone each frame belongs to (B, T), T being the frames of the longest sentence, and the frames (B,).
+
+    What a frame behind a sentence's end belongs to means nothing.
+    """
     ends = durations_BP.cumsum(1)
     lengths = ends[:, -1]
-    frames = torch.arange(int(lengths.max()), device=x_BPD.device).expand(len(x_BPD), -1)
-    owner = torch.searchsorted(ends, frames.contiguous(), right=True).clamp(max=x_BPD.shape[1] - 1)
-    states = x_BPD.gather(1, owner.unsqueeze(2).expand(-1, -1, x_BPD.shape[2]))
-    return states.masked_fill(padding_mask(lengths, frames.shape[1]).unsqueeze(2), 0.0), lengths
+    frames = torch.arange(int(lengths.max()), device=ends.device).expand(len(ends), -1)
+    return torch.searchsorted(ends, frames.contiguous(), right=True).clamp(max=ends.shape[1] - 1), lengths
+
+
+def repeat_owned(x_BPD: Tensor, owners_BT: Tensor, lengths: Tensor) -> Tensor:
+    """The state of each frame's owner: (B, P, D) -> (B, T, D), zero behind the lengths (B,)."""
+    states = x_BPD.gather(1, owners_BT.unsqueeze(2).expand(-1, -1, x_BPD.shape[2]))
+    return states.masked_fill(padding_mask(lengths, owners_BT.shape[1]).unsqueeze(2), 0.0)
 
 
 def durations_of(log_durations_BP: Tensor, lengths: Tensor, speed: float = 1.0, longest: int | None = None) -> Tensor:

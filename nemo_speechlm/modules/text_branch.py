@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.kernels.norm import layer_norm
 from nemo_speechlm.modules.attention import RelativePositions, RelativeSelfAttention
-from nemo_speechlm.modules.durations import repeat_states
+from nemo_speechlm.modules.durations import frame_owners, repeat_owned
 from nemo_speechlm.modules.fast_speech import same_conv, zero_padded
 from nemo_speechlm.modules.lightweight_convolution import LightweightBlock
 from nemo_speechlm.modules.padding import padding_mask
@@ -105,20 +105,26 @@ def resample(states_BUD: Tensor, durations_BU: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         states (B, T, D), zero behind the end, and the frames (B,).
     """
-    states, lengths = repeat_states(states_BUD, durations_BU)
-    places_BT = places_in_runs(durations_BU, states.shape[1])
+    owners, lengths = frame_owners(durations_BU)
+    states = repeat_owned(states_BUD, owners, lengths)
+    places = places_in_runs(durations_BU, owners, lengths)
     table = alternating_sinusoids(max(1, int(durations_BU.max())), states.shape[2], states)
     inside = ~padding_mask(lengths, states.shape[1])
-    return states + table[places_BT] * inside.unsqueeze(2), lengths
+    return states + table[places] * inside.unsqueeze(2), lengths
 
 
-def places_in_runs(durations_BU: Tensor, num_frames: int) -> Tensor:
-    """How many frames of its token stand before each frame, (B, num_frames) int64; 0 behind the end."""
-    ends = durations_BU.cumsum(1)
-    frames = torch.arange(num_frames, device=ends.device).expand(len(ends), -1)
-    owner = torch.searchsorted(ends, frames.contiguous(), right=True).clamp(max=ends.shape[1] - 1)
-    places = frames - (ends - durations_BU).gather(1, owner)
-    return torch.where(frames < ends[:, -1:], places, torch.zeros_like(places))
+def places_in_runs(durations_BU: Tensor, owners_BT: Tensor, lengths: Tensor) -> Tensor:
+    """How many frames of its token stand before each frame, (B, T) int64; 0 behind the end.
+
+    Args:
+        durations_BU: frames of each token.
+        owners_BT: the token of each frame (:func:`frame_owners`), as the next.
+        lengths: (B,) frames.
+    """
+    T = owners_BT.shape[1]
+    begins = (durations_BU.cumsum(1) - durations_BU).gather(1, owners_BT)
+    places = torch.arange(T, device=begins.device) - begins
+    return places.masked_fill(padding_mask(lengths, T), 0)
 
 
 class Refiner(NeuralModule):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_speechlm.modules.durations import frame_owners
 from nemo_speechlm.modules.sinusoids import alternating_sinusoids
 from nemo_speechlm.modules.text_branch import (
     ConvTextEncoder,
@@ -41,7 +42,9 @@ def test_resample_against_a_loop():
 
 
 def test_places_in_runs():
-    assert places_in_runs(torch.tensor([[2, 0, 3, 1]]), 8).tolist() == [[0, 1, 0, 1, 2, 0, 0, 0]]
+    durations = torch.tensor([[2, 0, 3, 1], [4, 2, 1, 1]])
+    places = places_in_runs(durations, *frame_owners(durations))
+    assert places.tolist() == [[0, 1, 0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 0, 1, 0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Repetition:
         return durations_of(model.average["duration_model"](states, lengths), lengths, longest=self.most)
 
 
-class TextBranch(Branches, Protocol):
+class MLMBranches(Branches, Protocol):
     """What the task needs of a model.
 
     Attributes:
@@ -75,7 +75,7 @@ class TextBranch(Branches, Protocol):
 
 
 def text_states(
-    model: TextBranch, phones: Tensor, lengths: Tensor, generator: Generator | None = None
+    model: MLMBranches, phones: Tensor, lengths: Tensor, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Phones (B, P) and lengths (B,) -> refined states (B, T, D) like those of speech, and the frames (B,)."""
     durations = model.repetition.draw(model, phones, lengths, generator)
@@ -83,7 +83,7 @@ def text_states(
     return model.refiner(resampled, frames), frames
 
 
-def aligned_mlm(model: TextBranch, batch: TokenBatch, generator: Generator | None = None) -> dict[str, Figure]:
+def aligned_mlm(model: MLMBranches, batch: TokenBatch, generator: Generator | None = None) -> dict[str, Figure]:
     """RNN-T losses of phones and graphemes from states of text, masked in time and in frequency."""
     states, frames = text_states(model, *phones_of(batch), generator)
     B, T, D = states.shape

@@ -10,8 +10,8 @@ import torch
 from nemo.collections.asr.modules import RNNTDecoder, RNNTJoint
 from torch import Tensor, nn
 
-from nemo_speechlm.kernels.lattice import best_path, lattice_nll
-from nemo_speechlm.losses.transducer import transducer_log_probs
+from nemo_speechlm.kernels.lattice import best_path
+from nemo_speechlm.losses.transducer import transducer_log_probs, transducer_loss
 
 
 class TransducerBranch(nn.Module):
@@ -51,8 +51,11 @@ class TransducerBranch(nn.Module):
 
     def lattice(self, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, D) and tokens (B, U) -> log-probabilities of blank (B, T, U + 1) and tokens (B, T, U)."""
-        predicted, _ = self.decoder.predict(tokens, state=None, add_sos=True)
-        return transducer_log_probs(self.joint, states, predicted, tokens)
+        return transducer_log_probs(self.joint, states, self._predicted(tokens), tokens)
+
+    def _predicted(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, U) -> states of the prediction network (B, U + 1, D), that of the start first."""
+        return self.decoder.predict(tokens, state=None, add_sos=True)[0]
 
     def nll(self, states: Tensor, frames: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
         """The negative log-likelihood (B,) of tokens.
@@ -63,7 +66,7 @@ class TransducerBranch(nn.Module):
             tokens: (B, U).
             targets: (B,) how many of them.
         """
-        return lattice_nll(*self.lattice(states, tokens), frames, targets)
+        return transducer_loss(self.joint, states, frames, self._predicted(tokens), tokens, targets)
 
     @torch.no_grad()
     def align(self, states: Tensor, frames: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Axis legend: B pairs, T frames, U tokens, V symbols.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ def ctc_figure(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: T
         token_lengths: (B,).
     """
     log_probs = logits.log_softmax(-1)
-    log_probs = log_probs if log_probs.dtype.itemsize == 8 else log_probs.float()
+    log_probs = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
     blank = log_probs.shape[2] - 1
     loss = F.ctc_loss(
         log_probs.transpose(0, 1), tokens, lengths, token_lengths, blank=blank, reduction="sum", zero_infinity=True

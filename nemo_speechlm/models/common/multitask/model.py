@@ -5,6 +5,7 @@ Axis legend: B utterances, S samples, T frames of the encoder, V codes, D width.
 
 from abc import abstractmethod
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -90,9 +91,13 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         """Leave out what no task of the stage learns from."""
         if self.training and isinstance(batch, PretrainBatch):
             wanted = self.stages[self.stage].streams(self.all_tasks)
-            left_out = {stream.name: None for stream in self.streams() if stream.name not in wanted}
-            batch = batch._replace(**left_out)  # type: ignore[arg-type]
+            batch = batch._replace(**{name: None for name in self._stream_names if name not in wanted})  # type: ignore[arg-type]
         return super().on_before_batch_transfer(batch, dataloader_idx)
+
+    @cached_property
+    def _stream_names(self) -> tuple[str, ...]:
+        """Asked once: streams are not made anew for every batch."""
+        return tuple(stream.name for stream in self.streams())
 
     @property
     def stage(self) -> int:

@@ -18,9 +18,8 @@ from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.data.pretraining.batch import PairBatch
-from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.aligner import AlignmentAccuracy, TimedPhone, alignment_accuracy
-from nemo_speechlm.evaluation.shared_space import Example, Share
+from nemo_speechlm.evaluation.shared_space import Example, Share, check_enough, nearest_in_length, padded
 from nemo_speechlm.models.maestro.matching import shared_input
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.modules.text_branch import resample, token_frames
@@ -28,7 +27,7 @@ from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.phones import SILENCE, base_phone
 
 
-class Utterance(NamedTuple):
+class EncodedSpeech(NamedTuple):
     """Speech as the model takes it in.
 
     Attributes:
@@ -53,7 +52,7 @@ class Matcher:
     model: MAESTROModel
 
     @torch.inference_mode()
-    def speech(self, example: Example) -> Utterance:
+    def speech(self, example: Example) -> EncodedSpeech:
         """Encode an utterance."""
         model, rate = self.model, int(self.model.cfg.sample_rate)
         audio = torch.from_numpy(read_audio(example.path, rate, example.offset, example.duration)).to(model.device)
@@ -62,10 +61,10 @@ class Matcher:
         speech = model.speech_of(PairBatch(audio.unsqueeze(0), length, nothing, nothing[0]))
         padding = torch.zeros(speech.states.shape[:2], dtype=torch.bool, device=model.device)
         encoded, _ = model.encoder.encode_shared(speech.states, padding)
-        return Utterance(shared_input(model.encoder, speech.states), encoded, speech.lengths)
+        return EncodedSpeech(shared_input(model.encoder, speech.states), encoded, speech.lengths)
 
     @torch.inference_mode()
-    def durations(self, speech: Utterance, phones: Tensor, lengths: Tensor) -> Tensor:
+    def durations(self, speech: EncodedSpeech, phones: Tensor, lengths: Tensor) -> Tensor:
         """Frames (B, P) of each phone of texts (B, P), each by its best path through the utterance."""
         many = len(phones)
         frames = speech.lengths.expand(many)
@@ -73,18 +72,24 @@ class Matcher:
         return token_frames(path, frames, lengths)
 
     @torch.inference_mode()
-    def distances(self, speech: Utterance, texts: Sequence[Sequence[int]]) -> list[float]:
-        """The mean square between the states of an utterance and those of texts, each aligned with it first.
+    def distances(self, speech: EncodedSpeech, texts: Sequence[Sequence[int]]) -> list[float]:
+        """The mean square between the states of an utterance and those of texts, as :meth:`matched` has them."""
+        refined, target = self.matched(speech, texts)
+        return (refined - target).square().mean((1, 2)).tolist()
 
-        Both sides are normalized to mean 0 and variance 1 over their width.
+    @torch.inference_mode()
+    def matched(self, speech: EncodedSpeech, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """States of texts (B, T, D), each aligned with an utterance first, and the utterance's own (1, T, D).
+
+        Both are normalized to mean 0 and variance 1 over their width.
         """
-        phones, lengths = padded(texts, self.model.device)
-        refined = self.model.refiner(
-            *resample(self.model.text_encoder(phones, lengths), self.durations(speech, phones, lengths))
+        model = self.model
+        phones, lengths = padded(texts, model.device)
+        refined = model.refiner(
+            *resample(model.text_encoder(phones, lengths), self.durations(speech, phones, lengths))
         )
         target = speech.states[:, : refined.shape[1]]
-        one, other = (F.layer_norm(states, states.shape[-1:]) for states in (refined, target))
-        return (one - other).square().mean((1, 2)).tolist()
+        return F.layer_norm(refined, refined.shape[-1:]), F.layer_norm(target, target.shape[-1:])
 
     @torch.inference_mode()
     def predicted(self, texts: Sequence[Sequence[int]]) -> Tensor:
@@ -92,15 +97,6 @@ class Matcher:
         phones, lengths = padded(texts, self.model.device)
         states = self.model.text_encoder(phones, lengths)
         return self.model.duration_model(states, lengths).exp() - 1
-
-
-def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Texts as (B, P), 0 where padded, and their lengths (B,)."""
-    lengths = torch.tensor([len(text) for text in texts], device=device)
-    rows = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64, device=device)
-    for row, text in zip(rows, texts, strict=True):
-        row[: len(text)] = torch.tensor(text, device=device)
-    return rows, lengths
 
 
 def retrieval(
@@ -117,13 +113,11 @@ def retrieval(
     Raises:
         InputError: if there are fewer examples than candidates.
     """
-    if len(examples) < max(candidates, 2):
-        raise InputError(f"there are {len(examples)} utterances of different texts; expected {candidates} at least")
+    check_enough(examples, candidates)
     lengths = np.array([len(text) for text in texts])
     right = 0
     for number, example in enumerate(tqdm(examples, unit="utterance")):
-        others = np.delete(np.arange(len(texts)), number)
-        nearest = others[np.argsort(np.abs(lengths[others] - lengths[number]), kind="stable")][: candidates - 1]
+        nearest = nearest_in_length(lengths, number, candidates - 1)
         distances = matcher.distances(matcher.speech(example), [texts[n] for n in (number, *nearest)])
         right += distances[0] < min(distances[1:])
     return Share(right, len(examples))

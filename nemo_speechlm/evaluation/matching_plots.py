@@ -9,11 +9,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from nemo_speechlm.evaluation.matching import Matcher, padded
+from nemo_speechlm.evaluation.matching import Matcher
 from nemo_speechlm.evaluation.plots import STYLE, save_figure
-from nemo_speechlm.evaluation.shared_space import Example
+from nemo_speechlm.evaluation.shared_space import Example, padded
 from nemo_speechlm.kernels.lattice import best_path, occupation
-from nemo_speechlm.modules.text_branch import resample
 
 
 @torch.inference_mode()
@@ -63,11 +62,8 @@ def plot_similarity(matchers: Sequence[tuple[str, Matcher]], example: Example, o
         for panel, (title, matcher) in zip(panels, matchers, strict=True):
             model = matcher.model
             speech = matcher.speech(example)
-            phones, lengths = padded([model.phone_encoder(example.text)], model.device)
-            durations = matcher.durations(speech, phones, lengths)
-            refined = model.refiner(*resample(model.text_encoder(phones, lengths), durations))[0]
-            target = speech.states[0, : len(refined)]
-            one, other = (F.normalize(F.layer_norm(x, x.shape[-1:]), dim=1) for x in (refined, target))
+            states = matcher.matched(speech, [model.phone_encoder(example.text)])
+            one, other = (F.normalize(x[0], dim=1) for x in states)
             shown = (one @ other.T).cpu().numpy()
             rate = model.encoder.frame_rate
             extent = (0, shown.shape[1] / rate, 0, shown.shape[0] / rate)

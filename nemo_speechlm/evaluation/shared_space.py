@@ -112,10 +112,7 @@ class SLAMSpace:
     def scores(self, speech: tuple[Tensor, Tensor], texts: Sequence[Sequence[int]]) -> list[float]:
         """The logits of STM."""
         states, lengths = speech
-        sizes = torch.tensor([len(text) for text in texts], device=states.device)
-        tokens = torch.zeros(len(texts), int(sizes.max()), dtype=torch.int64, device=states.device)
-        for row, text in zip(tokens, texts, strict=True):
-            row[: len(text)] = torch.tensor(text)
+        tokens, sizes = padded(texts, states.device)
         many = states.expand(len(texts), -1, -1), lengths.expand(len(texts))
         return match_logits(self.model, *many, tokens, sizes).tolist()
 
@@ -157,8 +154,7 @@ def measure(space: Space, examples: Sequence[Example], candidates: int = 20, see
     Raises:
         InputError: if there are fewer examples than candidates.
     """
-    if len(examples) < max(candidates, 2):
-        raise InputError(f"there are {len(examples)} utterances of different texts; expected {candidates} at least")
+    check_enough(examples, candidates)
     rng = np.random.default_rng(seed)
     texts = [space.tokens(example.text) for example in examples]
     lengths = np.array([len(text) for text in texts])
@@ -173,7 +169,7 @@ def measure(space: Space, examples: Sequence[Example], candidates: int = 20, see
         speech, own = space.speech(example), texts[number]
         others = np.delete(np.arange(len(texts)), number)
         drawn = rng.permutation(others)[: candidates - 1]
-        nearest = others[np.argsort(np.abs(lengths[others] - lengths[number]), kind="stable")][: candidates - 1]
+        nearest = nearest_in_length(lengths, number, candidates - 1)
         for name, chosen in (("retrieval_random", drawn), ("retrieval_same_length", nearest)):
             scores = space.scores(speech, [own, *(texts[other] for other in chosen)])
             count(name, scores[0] > max(scores[1:]))
@@ -192,6 +188,31 @@ def measure(space: Space, examples: Sequence[Example], candidates: int = 20, see
             guessed = space.guesses(spoken, own, places)
             count(name, sum(guess == own[place] for guess, place in zip(guessed, places, strict=True)), len(places))
     return {name: Share(right[name], asked[name]) for name in MEASURES}
+
+
+def check_enough(examples: Sequence[Example], candidates: int) -> None:
+    """Check that there are as many texts as the right one is to be found among.
+
+    Raises:
+        InputError: if there are fewer.
+    """
+    if len(examples) < max(candidates, 2):
+        raise InputError(f"there are {len(examples)} utterances of different texts; expected {candidates} at least")
+
+
+def nearest_in_length(lengths: np.ndarray, number: int, count: int) -> np.ndarray:
+    """The numbers of so many other texts whose lengths are nearest to that of a text."""
+    others = np.delete(np.arange(len(lengths)), number)
+    return others[np.argsort(np.abs(lengths[others] - lengths[number]), kind="stable")][:count]
+
+
+def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Texts as (B, U), 0 where padded, and their lengths (B,)."""
+    lengths = torch.tensor([len(text) for text in texts], device=device)
+    rows = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64, device=device)
+    for row, text in zip(rows, texts, strict=True):
+        row[: len(text)] = torch.tensor(text, device=device)
+    return rows, lengths
 
 
 def with_a_word_replaced(text: str, vocabulary: Sequence[str], rng: np.random.Generator) -> str:

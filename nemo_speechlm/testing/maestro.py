@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.testing.corpora import TinyCorpus
-from nemo_speechlm.testing.slam import tiny_slam_architecture
+from nemo_speechlm.testing.slam import TINY_W2V_BERT, tiny_slam_architecture, tiny_streams
 
 
 def tiny_maestro_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:
@@ -13,11 +13,7 @@ def tiny_maestro_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:
 
     ``overrides`` replace keys.
     """
-    data = {
-        "speech": {"manifest_filepath": str(corpus.speech), "batch_duration": 8},
-        "text": {"manifest_filepath": str(corpus.text), "batch_tokens": 100},
-        "pairs": {"manifest_filepath": str(corpus.speech), "batch_duration": 8},
-    }
+    data = tiny_streams(corpus)
     characters = " abcdefghijklmnopqrstuvwxyz'"
     config = {
         "language": {"code": "en", "voice": "en-us", "characters": characters},
@@ -27,13 +23,7 @@ def tiny_maestro_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:
         "tasks": {"w2v_bert": 1.0, "rnnt": 1.0, "matching": 1.0, "durations": 0.5, "ctc": 0.3, "aligned_mlm": 1.0},
         "stages": None,
         **tiny_slam_architecture(),
-        "w2v_bert": {
-            "num_codes": 16,
-            "code_dim": 12,
-            "distractors": 10,
-            "temperature": 0.1,
-            "gumbel_temperature": [2.0, 0.5, 0.999],
-        },
+        "w2v_bert": TINY_W2V_BERT,
         "loss": {"diversity": 0.1},
         "masking": {"prob": 0.5, "length": 3, "min_spans": 1},
         "pairs_masking": {"prob": 0.0, "length": 3, "min_spans": 0},

@@ -66,6 +66,25 @@ def tiny_slam_architecture() -> dict[str, Any]:
     }
 
 
+TINY_W2V_BERT = {
+    "num_codes": 16,
+    "code_dim": 12,
+    "distractors": 10,
+    "temperature": 0.1,
+    "gumbel_temperature": [2.0, 0.5, 0.999],
+}
+"""``w2v_bert`` of the tiny models: 16 codes of 12."""
+
+
+def tiny_streams(corpus: TinyCorpus) -> dict[str, Any]:
+    """The three streams of a tiny corpus, its transcribed speech being the pairs too."""
+    return {
+        "speech": {"manifest_filepath": str(corpus.speech), "batch_duration": 8},
+        "text": {"manifest_filepath": str(corpus.text), "batch_tokens": 100},
+        "pairs": {"manifest_filepath": str(corpus.speech), "batch_duration": 8},
+    }
+
+
 def tiny_slam_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:
     """Config of a :class:`SLAMModel` on a tiny corpus, its transcribed speech being the pairs too.
 
@@ -75,23 +94,13 @@ def tiny_slam_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:
     if not (folder / "tokenizer.model").exists():
         train_tokenizer((record["text"] for _, record in read_manifest(corpus.text, ["text"])), folder, 16, "char")
     spans = {"share": 0.3, "length": 2, "min_spans": 1}
-    data = {
-        "speech": {"manifest_filepath": str(corpus.speech), "batch_duration": 8},
-        "text": {"manifest_filepath": str(corpus.text), "batch_tokens": 100},
-        "pairs": {"manifest_filepath": str(corpus.speech), "batch_duration": 8},
-    }
+    data = tiny_streams(corpus)
     config = {
         "tokenizer": {"dir": str(folder), "type": "bpe"},
         "tasks": {"w2v_bert": 1.0, "masked_text": 1.0, "tlm": 1.0, "stm": 1.0, "ctc": 0.0},
         "stages": None,
         **tiny_slam_architecture(),
-        "w2v_bert": {
-            "num_codes": 16,
-            "code_dim": 12,
-            "distractors": 10,
-            "temperature": 0.1,
-            "gumbel_temperature": [2.0, 0.5, 0.999],
-        },
+        "w2v_bert": TINY_W2V_BERT,
         "loss": {"contrastive": 1.0, "masked_codes": 1.0, "diversity": 0.1, "tlm_codes": 1.0, "tlm_text": 1.0},
         "masking": {"prob": 0.5, "length": 3, "min_spans": 1},
         "text_masking": spans,

@@ -328,15 +328,16 @@ def slam_batch(rank):
     return PretrainBatch(SpeechBatch(audio, lengths), TokenBatch(*text), PairBatch(audio, lengths, *text))
 
 
-def test_slam_divides_by_the_counts_of_all_processes(corpus, tmp_path, exact):
-    model = slam(corpus)
-    figures = [model.figures(slam_batch(rank), model.tasks, seed=rank)[0] for rank in range(WORLD)]
+def check_counts(make, batch, tmp_path):
+    """The gradients and the log of two processes are those of the joint batch."""
+    model = make()
+    figures = [model.figures(batch(rank), model.tasks, seed=rank)[0] for rank in range(WORLD)]
     joint = {name: sum(f[name].total for f in figures) / sum(f[name].number for f in figures) for name in figures[0]}
     sum(joint[name] * weight for name, weight in model.loss_weights.items()).backward()
 
     def own(rank, folder):
-        model = slam(corpus)
-        loss, log = model.compute_loss(slam_batch(rank), seed=rank)
+        model = make()
+        loss, log = model.compute_loss(batch(rank), seed=rank)
         loss.backward()
         return {"gradients": averaged(model), "log": log}
 
@@ -345,6 +346,10 @@ def test_slam_divides_by_the_counts_of_all_processes(corpus, tmp_path, exact):
     for rank in ranks:
         for name, mean in joint.items():
             torch.testing.assert_close(rank["log"][name].double(), mean.detach().double(), rtol=1e-6, atol=1e-6)
+
+
+def test_slam_divides_by_the_counts_of_all_processes(corpus, tmp_path, exact):
+    check_counts(lambda: slam(corpus), slam_batch, tmp_path)
 
 
 def test_a_validation_of_slam_is_the_same_on_two_ranks(corpus, tmp_path):
@@ -373,17 +378,7 @@ def maestro_batch(rank):
 
 
 def test_maestro_divides_by_the_counts_of_all_processes(corpus, tmp_path, exact):
-    model = maestro(corpus)
-    figures = [model.figures(maestro_batch(rank), model.tasks, seed=rank)[0] for rank in range(WORLD)]
-    joint = {name: sum(f[name].total for f in figures) / sum(f[name].number for f in figures) for name in figures[0]}
-    sum(joint[name] * weight for name, weight in model.loss_weights.items()).backward()
-
-    def own(rank, folder):
-        model = maestro(corpus)
-        model.compute_loss(maestro_batch(rank), seed=rank)[0].backward()
-        return averaged(model)
-
-    check(gradients(model), in_two(own, tmp_path))
+    check_counts(lambda: maestro(corpus), maestro_batch, tmp_path)
 
 
 def test_a_validation_of_maestro_is_the_same_on_two_ranks(corpus, tmp_path):

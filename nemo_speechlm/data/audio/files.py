@@ -69,6 +69,7 @@ def read_audio(
     offset: float = 0.0,
     duration: float | None = None,
     channel: Channel = "mix",
+    speed: float = 1.0,
 ) -> np.ndarray:
     """Read one channel of an audio file, resampled.
 
@@ -78,6 +79,7 @@ def read_audio(
         offset: where to begin, in seconds.
         duration: seconds to read; None reads to the end.
         channel: which one, counted from 0, or ``"mix"`` for the mean of all.
+        speed: how many times as fast, and as high, the result sounds.
 
     Returns:
         Samples between -1 and 1, shape (T,), float32.
@@ -113,8 +115,8 @@ def read_audio(
     else:
         mono = samples[:, int(channel)]
     check_samples(mono, where)
-    if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)
+    if rate * speed != sample_rate:
+        mono = soxr.resample(mono, rate * speed, sample_rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 

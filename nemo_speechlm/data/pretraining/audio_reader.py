@@ -8,17 +8,24 @@ from typing import Any, ClassVar
 import numpy as np
 from lhotse import AudioSource, MonoCut, Recording
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.tar_members import tar_members
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.line_index import LineIndex
 from nemo_speechlm.data.manifests.lines import audio_path
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.chapters import Order
-from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
+from nemo_speechlm.data.pretraining.manifest_reader import Key, ManifestReader
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 
 _AUDIO_CHECKED = 50
+_SPEED = 1
+"""Added to a key, the seed of the speed: the offset at which a crop begins has the key itself."""
+
+_SPEEDS = 0.5, 2.0
+"""What is slower or faster is hardly speech."""
+
 _SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
 """What NeMo puts into the names of utterances that are parts of one file in a tar."""
 
@@ -28,7 +35,8 @@ class AudioReader(ManifestReader):
 
     Their ``custom`` holds ``origin`` (seconds at which the utterance starts in its file), ``manifest`` and ``line``
     for messages, and ``tar`` (its path and the name in it) where the audio is in one. The recording states the sample
-    rate that the dataset resamples to: no audio file is opened before its batch is made.
+    rate that the dataset resamples to: no audio file is opened before its batch is made. Where the audio is read at
+    another speed, ``custom`` has ``speed``, and all times of the cut are those of the audio at that speed.
 
     Args:
         manifests: NeMo manifests; names with ``_OP_0..9_CL_`` or ``{0..9}`` stand for several.
@@ -39,10 +47,13 @@ class AudioReader(ManifestReader):
         longest: seconds that the model can encode; longer utterances are left out.
         tarred_audio_filepaths: tar files with the audio, named alike; as many as manifests, or each line has its
             ``shard_id``.
+        speeds: factors, one of which is drawn for an utterance in each pass: its audio is played so much faster, and
+            so much higher (speed perturbation, Ko et al. 2015). ``min_duration`` and ``max_duration`` are of the audio
+            as it is in the file. None: as it is.
     """
 
     required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration")
-    options: ClassVar[tuple[str, ...]] = ("min_duration", "max_duration", "tarred_audio_filepaths")
+    options: ClassVar[tuple[str, ...]] = ("min_duration", "max_duration", "tarred_audio_filepaths", "speeds")
     facts: ClassVar[tuple[str, ...]] = ("sample_rate", "longest")
 
     def __init__(
@@ -54,6 +65,7 @@ class AudioReader(ManifestReader):
         max_duration: float | None = None,
         longest: float | None = None,
         tarred_audio_filepaths: str | Sequence[str] | None = None,
+        speeds: Sequence[float] | None = None,
     ):
         manifests = expand_shards(manifests)
         super().__init__(manifests, order, whole_files=tarred_audio_filepaths is not None)
@@ -62,6 +74,13 @@ class AudioReader(ManifestReader):
         self.max_duration = max_duration or float("inf")
         self.longest = longest or float("inf")
         self._tars = None if tarred_audio_filepaths is None else _Tars(manifests, tarred_audio_filepaths)
+        self.speeds = _checked_speeds(speeds)
+
+    def _speed(self, key: Key | None) -> float:
+        """How fast the utterance of a key is played."""
+        if key is None or self.speeds == [1.0]:
+            return 1.0
+        return self.speeds[int(np.random.default_rng((*key, _SPEED)).integers(len(self.speeds)))]
 
     def _left_out(self, duration: float) -> str | None:
         if duration < self.min_duration:
@@ -77,8 +96,9 @@ class AudioReader(ManifestReader):
         number: int,
         span: tuple[float, float],
         custom: dict[str, Any],
+        speed: float = 1.0,
     ) -> MonoCut:
-        """The cut of ``span`` (start and duration in seconds within the utterance)."""
+        """The cut of ``span`` (start and duration in seconds within the utterance, played at ``speed``)."""
         origin = seconds(record, "offset", file, number) if record.get("offset") else 0.0
         if not isinstance(record["audio_filepath"], str):
             raise InputError(f"audio_filepath is {record['audio_filepath']!r}, expected a path", file.path, number)
@@ -87,7 +107,10 @@ class AudioReader(ManifestReader):
         else:
             path = self._tars.of(record, file, number)
             custom["tar"] = (path, _SUB.sub("", record["audio_filepath"]))
-        num_samples = round((origin + float(record["duration"])) * self.sample_rate)
+        num_samples = round((origin + float(record["duration"])) / speed * self.sample_rate)
+        origin /= speed
+        if speed != 1.0:
+            custom["speed"] = speed
         return MonoCut(
             id=f"{file.path}:{number}",
             start=origin + span[0],
@@ -116,6 +139,16 @@ class AudioReader(ManifestReader):
                 if not self.order.skip_bad:
                     raise
                 self._bad.append(BadExample.of(error))
+
+
+def _checked_speeds(speeds: Sequence[float] | None) -> list[float]:
+    if speeds is None:
+        return [1.0]
+    if not isinstance(speeds, Sequence) or isinstance(speeds, str) or not speeds:
+        raise InputError(f"data config: speeds is {speeds!r}, expected a list of factors such as [0.9, 1.0, 1.1]")
+    for speed in speeds:
+        check_number("data config: speeds", speed, *_SPEEDS)
+    return [float(speed) for speed in speeds]
 
 
 def _check_there(cut: MonoCut, where: tuple[str, int]) -> None:

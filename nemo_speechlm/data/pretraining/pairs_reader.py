@@ -64,23 +64,27 @@ class PairsReader(AudioReader):
         return super().from_config(with_encoder(config))
 
     def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> MonoCut | str:
-        duration = seconds(record, "duration", file, number)
+        recorded = seconds(record, "duration", file, number)
         tokens = encoded_text(record[self.text_field], self.text_field, self.encoder, file, number)
-        if reason := self._left_out(duration):
+        if reason := self._left_out(recorded):
             return reason
-        if duration > self.longest:
+        if recorded > self.longest:
             return f"longer than the encoder has positions for ({self.longest:g} s)"
         if not tokens:
             return "without a text"
         if len(tokens) > self.max_text:
             return f"with a text longer than {self.max_text:g} tokens"
         phones = encoded_phones(record[self.text_field], self.phone_encoder, file, number)
-        if phones is not None and self.phone_rate is not None and len(phones) > duration * self.phone_rate:
+        room = float("inf") if phones is None or self.phone_rate is None else recorded * self.phone_rate
+        if phones is not None and len(phones) > room:
             raise InputError(
-                f"{len(phones)} phones in {duration:g} s, which are {duration * self.phone_rate:.0f} frames of the "
+                f"{len(phones)} phones in {recorded:g} s, which are {room:.0f} frames of the "
                 "encoder; expected at most one phone a frame. Does the text belong to the audio?",
                 file.path,
                 number,
             )
         custom = {"tokens": np.asarray(tokens, dtype=np.int32), "phones": phones, "text": record[self.text_field]}
-        return self._cut(record, file, number, (0.0, duration), custom)
+        speed = self._speed(key)
+        if recorded / speed > self.longest or (phones is not None and len(phones) > room / speed):
+            speed = 1.0
+        return self._cut(record, file, number, (0.0, recorded / speed), custom, speed)

@@ -65,17 +65,19 @@ class SpeechReader(AudioReader):
         return super().from_config(with_inventory(config))
 
     def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> MonoCut | str:
-        duration = seconds(record, "duration", file, number)
+        recorded = seconds(record, "duration", file, number)
+        speed = self._speed(key)
+        duration = recorded / speed
         custom: dict[str, Any] = {}
         length = int(duration * self.crop_rate)
         if self.inventory is not None:
             sequence = unit_sequence(record, self.inventory, file.path, number)
-            length = sequence.num_frames
             custom = {
                 "units": np.asarray(sequence.ids, dtype=np.int32),
-                "unit_durations": np.asarray(sequence.durations, dtype=np.int32),
+                "unit_durations": stretched(np.asarray(sequence.durations, dtype=np.int32), speed),
             }
-        if reason := self._left_out(duration):
+            length = int(custom["unit_durations"].sum())
+        if reason := self._left_out(recorded):
             return reason
         start = 0.0
         if self.crop is not None and length > self.crop:
@@ -83,12 +85,23 @@ class SpeechReader(AudioReader):
             duration = min(self.crop / self.crop_rate, duration - start)
         if duration > self.longest:
             return f"longer than the encoder has positions for ({self.longest:g} s; see truncate_duration)"
-        return self._cut(record, file, number, (start, duration), custom)
+        return self._cut(record, file, number, (start, duration), custom, speed)
 
     def _crop_start(self, last: int, key: Key | None) -> int:
         if self.truncate_offset_type == "random" and key is not None:
             return int(np.random.default_rng(key).integers(last + 1))
         return 0 if self.truncate_offset_type == "start" else last
+
+
+def stretched(durations: np.ndarray, speed: float) -> np.ndarray:
+    """Durations (N,) in frames of units that are spoken ``speed`` times as fast.
+
+    The borders of units are rounded to frames, so that no rounding adds up; a unit may be left without a frame.
+    """
+    if speed == 1.0:
+        return durations
+    borders = np.rint(np.cumsum(durations) / speed).astype(np.int32)
+    return np.diff(borders, prepend=np.int32(0))
 
 
 def with_inventory(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,4 +45,5 @@ class TranscriptsReader(AudioReader):
         duration = seconds(record, "duration", file, number)
         if reason := self._left_out(duration):
             return reason
-        return self._cut(record, file, number, (0.0, duration), {"text": record[self.text_field]})
+        speed = self._speed(key)
+        return self._cut(record, file, number, (0.0, duration / speed), {"text": record[self.text_field]}, speed)

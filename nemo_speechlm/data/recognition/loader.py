@@ -67,6 +67,8 @@ def build_recognition_dataloader(
     stream = TranscribedStream(encoder, sample_rate)
     endless = bool(config.get("endless", False))
     part = _part(known, stream, settings, endless) if endless or settings.bad.skips else None
+    if part is None and known.pop("speeds", None):
+        raise InputError("data config: speeds needs data that start over at their end (model.train_ds.endless=true)")
     if part is not None and endless:
         loader: DataLoader = endless_loader(TranscribedSteps, settings, [part], global_rank, world_size, count)
     elif part is not None and part.shared:  # NeMo would not go on behind a line that cannot be read

@@ -21,6 +21,7 @@ from nemo_speechlm.data.pretraining.streams import SpeechStream, Stream
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.language_models.unit_bigram import unit_bigram
 from nemo_speechlm.losses import unit_prediction
+from nemo_speechlm.models.common.augmentation import spec_augmentation_of
 from nemo_speechlm.models.common.inventories import registered_inventory
 from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.pretraining import PretrainingModel
@@ -51,9 +52,7 @@ class FrameClassifierModel(PretrainingModel):
         self.inventory = registered_inventory(self, "units")
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
-        self.spec_augmentation = (
-            None if self._cfg.get("spec_augment") is None else self.from_config_dict(self._cfg.spec_augment)
-        )
+        self.spec_augmentation = spec_augmentation_of(self)
         self.label_ratio = self._ratio()
         self.parts: int = self._cfg.classes.parts
         check_whole("model.classes.parts", self.parts, 1)

@@ -31,6 +31,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses.label_smoothing import smoothed_cross_entropy
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.acceleration import Accelerated
+from nemo_speechlm.models.common.augmentation import spec_augmentation_of
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.fine_tuning import become_independent, check_reusable, take_architecture
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
@@ -92,6 +93,7 @@ class SpeechLMEncDecModel(
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.preprocessor = self.from_config_dict(self.cfg.preprocessor)
+        self.spec_augmentation = spec_augmentation_of(self)
         self.encoder = self.from_config_dict(self.cfg.encoder)
         self.encoder.take_input_rate(self.cfg)
         self.final_dropout = nn.Dropout(self.cfg.get("final_dropout") or 0.0)
@@ -143,6 +145,8 @@ class SpeechLMEncDecModel(
             states for the decoder (B, T, E), states of the encoder itself (B, D, T), frames (B,).
         """
         signal, length = self.preprocessor(input_signal=input_signal, length=input_signal_length)
+        if self.spec_augmentation is not None and self.training:
+            signal = self.spec_augmentation(input_spec=signal, length=length)
         encoded, length = self.encoder(audio_signal=signal, length=length)
         return self.encoder_proj(self.final_dropout(encoded.transpose(1, 2))), encoded, length
 

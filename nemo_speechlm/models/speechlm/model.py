@@ -18,6 +18,7 @@ from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, Speech
 from nemo_speechlm.data.pretraining.streams import SpeechStream, Stream, UnitTextStream
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import UCTCLoss
+from nemo_speechlm.models.common.augmentation import spec_augmentation_of
 from nemo_speechlm.models.common.encoder_transfer import load_start, start_from
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.inventories import registered_inventory
@@ -72,6 +73,7 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
         self.text_inventory = registered_inventory(self, "text_units") if has_own else self.inventory
         self.labels: list[str] = list(self._cfg.labels)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
+        self.spec_augmentation = spec_augmentation_of(self)
         self.encoder = self.from_config_dict(self._cfg.encoder)
         self.encoder.take_input_rate(self._cfg)
         width, num_units = self.encoder.d_model, len(self.inventory)

@@ -53,6 +53,7 @@ class SpeechBranch(Protocol):
     """
 
     preprocessor: nn.Module
+    spec_augmentation: nn.Module | None
     encoder: SpeechLMEncoder
     unit_embedding: nn.Embedding
     unit_classifiers: nn.ModuleDict
@@ -60,6 +61,7 @@ class SpeechBranch(Protocol):
     swapping: SpanMask
     released_labels: bool
     pad_class: int
+    training: bool
 
     @property
     def label_ratio(self) -> float: ...  # noqa: D102
@@ -88,6 +90,8 @@ def forward_speech(
     assert batch.units is not None
     encoder = model.encoder
     signal, length = model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
+    if model.spec_augmentation is not None and model.training:
+        signal = model.spec_augmentation(input_spec=signal, length=length)
     frames = encoder.embed_speech(signal, length, int(batch.units.shape[1] / model.label_ratio))
     states, lengths = frames.states, frames.lengths
     T = states.shape[1]

@@ -21,10 +21,14 @@ from pathlib import Path
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.locks import only_writer
+from nemo_speechlm.program import as_typed, shown
+from nemo_speechlm.quiet import quiet, verbose_by_environment
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        shown(), description=as_typed(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="X", help="fairseq .pt file, or Hugging Face folder")
     add("--output", type=Path, metavar="Y.nemo", help="what to write")
@@ -39,6 +43,7 @@ def parse() -> argparse.Namespace:
     add("--encoder-only", action="store_true", help="with --to fairseq: only the encoder of a fine-tuned model")
     add("--list", action="store_true", help="print what is in the input, and write nothing")
     add("--overwrite", action="store_true", help="replace the output if it is there")
+    add("--verbose", action="store_true", help="show what the libraries log")
     add(
         "--unit-dictionary",
         type=Path,
@@ -98,7 +103,10 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    with nullcontext() if arguments.output is None else only_writer(arguments.output):
+    with (
+        quiet(arguments.verbose or verbose_by_environment()),
+        nullcontext() if arguments.output is None else only_writer(arguments.output),
+    ):
         run(arguments)
 
 

@@ -21,14 +21,11 @@ def main(cfg: DictConfig) -> None:
 
     options = DecodingOptions.of(cfg)
     inputs_of(cfg)
-    from nemo.utils import logging
-
     from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
     from nemo_speechlm.evaluation.translation import has_attention_decoder, set_search
     from nemo_speechlm.inference.recognition import choose_strategy, longest_audio, restore
     from nemo_speechlm.inference.recognizers import CTCRecognizer, PlainRecognizer, Recognizer
 
-    logging.setLevel(logging.WARNING)  # NeMo tells what it restores on stdout, where the texts go
     model = restore(cfg.model, cfg.device)
     recognize: Recognizer
     if is_ctc(model) or options.lm is not None:

@@ -18,13 +18,10 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.inference.transcript_files import inputs_of, run_transcription
 
     inputs_of(cfg)
-    from nemo.utils import logging
-
     from nemo_speechlm.evaluation.translation import is_translation, set_search
     from nemo_speechlm.inference.recognition import longest_audio, restore
     from nemo_speechlm.inference.recognizers import PlainRecognizer
 
-    logging.setLevel(logging.WARNING)  # NeMo tells what it restores on stdout, where the texts go
     model = restore(cfg.model, cfg.device)
     if not is_translation(model):
         raise InputError("recognizes speech, it does not translate; transcribe.py takes it", cfg.model)

@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_speechlm.checks import check_whole
+from nemo_speechlm.command_help import CONFIG_DIR, CONFIG_NAME, CONFIG_PATH, check_recipe_file, explain, help_text
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import CONF
+from nemo_speechlm.quiet import quiet, verbose_by_environment
 
 
 def _alphabet(language: str) -> list[str]:
@@ -60,19 +63,33 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
     """
 
     def decorate(task: Task) -> Callable[[], None]:
+        # While Hydra composes the config, it raises its errors instead of printing them with its own advice.
+        composing = mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"})
+
         @functools.wraps(task)
         def run() -> None:
             if {"-h", "--help"} & set(sys.argv[1:]):
-                print(_help(inspect.getmodule(task).__doc__ or "", config_name))  # type: ignore[union-attr]
+                _print_help(inspect.getmodule(task).__doc__ or "", config_name)  # type: ignore[union-attr]
                 return
-            if not _config_file(config_name).exists() and not _option("--config-path", "-cp", "--config-dir", "-cd"):
-                print(f"error: {_no_config(config_name)}", file=sys.stderr)
+            try:
+                check_recipe_file(config_name)
+                verbose = _take_verbose()
+                sys.argv[1:] = _arguments(sys.argv[1:])
+                with quiet(verbose):
+                    composing.start()
+                    hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
+            except HydraException as error:
+                print(f"error: {explain(error, config_name)}", file=sys.stderr)
                 sys.exit(1)
-            sys.argv[1:] = _arguments(sys.argv[1:])
-            hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
+            except SpeechLMError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
+            finally:
+                composing.stop()
 
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> None:
+            composing.stop()
             try:
                 missing = sorted(OmegaConf.missing_keys(cfg))
                 if missing:
@@ -103,6 +120,13 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
         return run
 
     return decorate
+
+
+def _print_help(doc: str, config_name: str) -> None:
+    try:
+        print(help_text(doc, config_name), flush=True)
+    except BrokenPipeError:  # of "--help | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse_own_input(cfg: DictConfig) -> None:
@@ -155,7 +179,18 @@ def chosen(cfg: DictConfig, base: type[Chosen]) -> Chosen:
     return target(**{field.name: values[field.name] for field in wanted})
 
 
-_WITH_VALUE = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
+def _take_verbose() -> bool:
+    """Take ``verbose=`` out of the arguments: no config has it, so no fingerprint of a run does."""
+    given = [argument for argument in sys.argv[1:] if argument.startswith("verbose=")]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in given]
+    values = {"true": True, "false": False}
+    for argument in given:
+        if argument.removeprefix("verbose=").lower() not in values:
+            raise SpeechLMError(f"{argument}: expected true or false")
+    return values[given[-1].removeprefix("verbose=").lower()] if given else verbose_by_environment()
+
+
+_WITH_VALUE = (*CONFIG_NAME, *CONFIG_PATH, *CONFIG_DIR, "--cfg", "-c", "--package", "-p")
 
 
 def _arguments(given: list[str]) -> list[str]:
@@ -170,59 +205,3 @@ def _arguments(given: list[str]) -> list[str]:
         if argument in _WITH_VALUE:
             flags.extend(islice(arguments, 1))
     return [*flags, *_RUN_IN_PLACE, *overrides]
-
-
-def _config_file(config_name: str) -> Path:
-    name = _option("--config-name", "-cn") or config_name
-    return Path(_option("--config-path", "-cp") or CONF) / f"{name.removesuffix('.yaml')}.yaml"
-
-
-def _no_config(config_name: str) -> str:
-    path = _config_file(config_name)
-    known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-    return f"there is no config {path}; there are: {known}"
-
-
-def _help(doc: str, config_name: str) -> str:
-    path = _config_file(config_name)
-    if not path.exists():
-        return f"{doc.strip()}\n\n{_no_config(config_name)}"
-    usage = f"usage: python {sys.argv[0]} [--config-name NAME] [key=value ...]"
-    options = f"Options and their defaults ({path}; ??? must be given):\n\n{path.read_text()}"
-    inherited = "".join(f"\nFrom {base}:\n\n{base.read_text()}" for base in _inherited(path, path.parent))
-    return f"{usage}\n\n{doc.strip()}\n\n{options}{inherited}"
-
-
-def _inherited(path: Path, folder: Path) -> list[Path]:
-    """The configs that a config names in its ``defaults`` list, and those that these name."""
-    found: list[Path] = []
-    # Not resolved: a choice that must still be made is ???.
-    for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):  # type: ignore[union-attr]
-        if entry == "_self_":
-            continue
-        if isinstance(entry, str):
-            name = entry.split("@")[0]
-            bases = [(folder if name.startswith("/") else path.parent) / f"{name.lstrip('/')}.yaml"]
-        else:  # a choice, {group: name}: the one that was made, or else all
-            key, chosen = next(iter(entry.items()))
-            group, _, package = str(key).removeprefix("override ").partition("@")
-            parent, group = (folder if group.startswith("/") else path.parent), group.lstrip("/")
-            made = next(
-                (a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(f"{group}=")), chosen if package else "*"
-            )
-            bases = sorted((parent / group).glob(f"{made}.yaml"))
-        for base in bases:
-            if base.exists() and base not in found:
-                found += [base, *(more for more in _inherited(base, folder) if more not in found)]
-    return found
-
-
-def _option(*names: str) -> str | None:
-    for position, argument in enumerate(sys.argv[1:-1], start=1):
-        if argument in names:
-            return sys.argv[position + 1]
-    for argument in sys.argv[1:]:
-        for name in names:
-            if argument.startswith(name + "="):
-                return argument.split("=", 1)[1]
-    return None

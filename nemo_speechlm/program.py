@@ -5,9 +5,12 @@
 
 import ast
 import difflib
+import re
 import runpy
 import sys
 from pathlib import Path
+
+NAME = "nemo-speechlm"
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -31,6 +34,20 @@ def commands() -> dict[str, str]:
     return found
 
 
+def shown() -> str:
+    """The command that runs, as one types it: ``nemo-speechlm NAME``, or ``python`` and a path."""
+    path = Path(sys.argv[0])
+    return f"{NAME} {path.stem}" if _by_program else f"python {path}"
+
+
+def as_typed(text: str) -> str:
+    """A text with ``python examples/transcribe.py`` as ``nemo-speechlm transcribe`` if the program runs."""
+    return re.sub(r"python examples/(\w+)\.py", rf"{NAME} \1", text) if _by_program else text
+
+
+_by_program = False
+
+
 def main() -> None:
     """Run the command that the first argument names; list the commands if there is none.
 
@@ -40,16 +57,21 @@ def main() -> None:
     if name in ("-h", "--help"):
         known = commands()
         width = max(map(len, known))
-        print("usage: nemo-speechlm COMMAND [--help] [key=value ...]\ncommands:")
+        print(f"usage: {NAME} COMMAND [--help] [key=value ...]\ncommands:")
         print("\n".join(f"    {each:{width}}  {line}" for each, line in known.items()))
         return
     names = sorted(path.stem for path in COMMANDS.glob("*.py"))
     name = name.removesuffix(".py")
     if name not in names:
         near = list(dict.fromkeys([*(n for n in names if name in n), *difflib.get_close_matches(name, names)]))
-        hint = f"did you mean {' or '.join(near)}?" if near else "nemo-speechlm --help lists those there are"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{NAME} --help lists those there are"
         print(f"error: no command {name!r}; {hint}", file=sys.stderr)
         sys.exit(2)
     path = str(COMMANDS / f"{name}.py")
+    global _by_program
+    _by_program = True
     sys.argv = [path, *arguments]  # as Lightning starts further processes: python path key=value
-    runpy.run_path(path, run_name="__main__")
+    try:
+        runpy.run_path(path, run_name="__main__")
+    finally:
+        _by_program = False

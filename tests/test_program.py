@@ -33,3 +33,17 @@ def test_an_unknown_command_names_those_near_it(monkeypatch, capsys):
         run(monkeypatch, "transcrib")
     assert end.value.code == 2
     assert "error: no command 'transcrib'; did you mean transcribe?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["transcribe", "convert_checkpoint"])
+def test_help_names_the_program_and_not_the_files_behind_it(monkeypatch, capsys, name):
+    if name == "convert_checkpoint":
+        with pytest.raises(SystemExit):
+            run(monkeypatch, name, "--help")
+    else:
+        run(monkeypatch, name, "--help")
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: nemo-speechlm {name} ")
+    assert f"    nemo-speechlm {name} " in text.partition("\n")[2]
+    assert "python" not in text.partition("Options and their defaults")[0]
+    assert program.shown().startswith("python ")  # afterwards

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "nemo_speechlm"
 
 LAYERS = [
     {"errors", "kernels", "losses", "checks", "files", "locks", "tensor_file", "nemo_targets"}
-    | {"program", "__main__", "cli"},
+    | {"program", "__main__", "cli", "command_help", "quiet"},
     {"modules", "units"},
     {"jobs"},
     {"language_models", "alignment", "data"},
@@ -34,7 +34,9 @@ CELLAR = {
     "locks": {"errors"},
     "program": set(),
     "__main__": {"program"},
-    "cli": {"errors", "checks", "files", "locks", "program"},
+    "quiet": set(),
+    "command_help": {"errors", "program"},
+    "cli": {"errors", "checks", "files", "locks", "program", "command_help", "quiet"},
     "alignment": {"errors", "files", "locks", "tensor_file", "kernels", "checks"},  # knows no units
 }
 """Rooms that import nothing but these."""

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,11 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         trainer = build_trainer(cfg.trainer, callbacks)
         _check_sharded(trainer, cfg)
         prepare_folder(trainer, cfg, continuation, held)
-        exp_manager(trainer, _without_its_stopping(cfg))
+        folder = exp_manager(trainer, _without_its_stopping(cfg))
     except MisconfigurationException as error:
         raise SpeechLMError(f"trainer and exp_manager: {error}") from error
+    if folder is not None:
+        logging.info(f"{folder}: log, curves and checkpoints")
     one_curve(trainer, step_of(trainer.ckpt_path) if trainer.ckpt_path and trainer.is_global_zero else None)
     saver.attach(trainer)
     with one_message(trainer):
@@ -108,7 +110,22 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar, which counts up to ``max_steps`` where the data have no end."""
+    """Lightning's bar on stderr, which counts up to ``max_steps`` where the data have no end."""
+
+    def init_sanity_tqdm(self) -> Any:
+        """The bar of the validation before training."""
+        with redirect_stdout(sys.stderr):
+            return super().init_sanity_tqdm()
+
+    def init_train_tqdm(self) -> Any:
+        """The bar of training."""
+        with redirect_stdout(sys.stderr):
+            return super().init_train_tqdm()
+
+    def init_validation_tqdm(self) -> Any:
+        """The bar of a validation."""
+        with redirect_stdout(sys.stderr):
+            return super().init_validation_tqdm()
 
     @property
     def total_train_batches(self) -> int | float:

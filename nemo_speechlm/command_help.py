@@ -1,0 +1,155 @@
+"""What a command says of its options: the text of ``--help``, and what is wrong with options that it does not know."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.program import CONF, as_typed, shown
+
+CONFIG_NAME = ("--config-name", "-cn")
+CONFIG_PATH = ("--config-path", "-cp")
+CONFIG_DIR = ("--config-dir", "-cd")
+
+
+def help_text(doc: str, config_name: str) -> str:
+    """The text of ``--help``: a command's docstring, its config, and what this inherits.
+
+    Args:
+        doc: of the command's module.
+        config_name: of the command's own config, for which ``--config-name`` may name another.
+    """
+    path = _config_file(config_name)
+    if path is None:
+        return f"{as_typed(doc.strip())}\n\n{_no_config(config_name)}"
+    usage = f"usage: {shown()} [--config-name NAME] [--config-dir FOLDER] [key=value ...] [verbose=true]"
+    common = "--config-dir names a folder with recipes of your own; verbose=true shows what the libraries log."
+    options = f"Options and their defaults ({path}; ??? must be given):\n\n{path.read_text()}"
+    inherited = "".join(f"\nFrom {base}:\n\n{base.read_text()}" for base in _inherited(path))
+    return f"{usage}\n\n{as_typed(doc.strip())}\n\n{common}\n\n{options}{inherited}"
+
+
+def check_recipe_file(config_name: str) -> None:
+    """Check that the recipe is there, before Hydra looks for it.
+
+    Raises:
+        SpeechLMError: if it is not.
+        InputError: if ``--config-dir`` names no folder, or a file in it has the name of one of ours, which Hydra would
+            take in its place.
+    """
+    own = _option(*CONFIG_DIR)
+    if own is not None:
+        if not Path(own).is_dir():
+            raise InputError("no such folder; --config-dir names one with recipes of your own", own)
+        for path in sorted(Path(own).rglob("*.yaml")):
+            if (_main_folder() / path.relative_to(own)).exists():
+                raise InputError(
+                    "has the name of a recipe of nemo_speechlm, which would be used instead; rename it", path
+                )
+    if _config_file(config_name) is None:
+        raise SpeechLMError(_no_config(config_name))
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """What Hydra has against the options, in a line, with what is near an option that is not there."""
+    text = str(error)
+    unknown = re.match(r"Could not override '([^']+)'", text)
+    if unknown is not None:
+        key = unknown[1]
+        names = sorted(set(_known_keys(config_name)))
+        near = difflib.get_close_matches(key, names, 2) or [name for name in names if name.endswith(f".{key}")][:2]
+        hint = f"did you mean {' or '.join(near)}?" if near else "--help lists those there are"
+        return f"there is no option {key!r}; {hint} (+{key}=... adds a key that is not in the config)"
+    missing = re.search(
+        r"Could not find '(\w+)/([^']+)'\n+Available options in[^\n]*\n(.*?)\nConfig search", text, re.DOTALL
+    )
+    if missing is not None:
+        return f"there is no {missing[1]}={missing[2]}; there are: {', '.join(missing[3].split())}"
+    lines = [line.strip() for line in text.partition("Config search path:")[0].splitlines()]
+    message = "; ".join(line for line in lines if line and not line.startswith("See https"))
+    if isinstance(error, OverrideParseException):
+        reason = message.removeprefix(f"Error parsing override {error.override!r}; ")
+        return f"{error.override!r} is not of the form key=value: {reason}"
+    return message
+
+
+def _known_keys(config_name: str) -> Iterator[str]:
+    path = _config_file(config_name)
+    for file in (path, *_inherited(path)) if path is not None else ():
+        package = re.search(r"^# @package (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        group = "" if file.parent in _folders() or (package and package[1] == "_global_") else f"{file.parent.name}."
+        yield from _keys(OmegaConf.to_container(OmegaConf.load(file)), group)
+
+
+def _keys(config: Any, above: str) -> Iterator[str]:
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if name != "defaults":
+            yield f"{above}{name}"
+            yield from _keys(value, f"{above}{name}.")
+
+
+def _main_folder() -> Path:
+    return Path(_option(*CONFIG_PATH) or CONF)
+
+
+def _folders() -> list[Path]:
+    """Where Hydra looks for configs, first to last."""
+    own = _option(*CONFIG_DIR)
+    return [_main_folder(), *([Path(own)] if own is not None else [])]
+
+
+def _config_file(config_name: str) -> Path | None:
+    name = (_option(*CONFIG_NAME) or config_name).removesuffix(".yaml")
+    found = [folder / f"{name}.yaml" for folder in _folders() if (folder / f"{name}.yaml").exists()]
+    return found[0] if found else None
+
+
+def _no_config(config_name: str) -> str:
+    name = (_option(*CONFIG_NAME) or config_name).removesuffix(".yaml")
+    known = ", ".join(sorted(path.stem for folder in _folders() for path in folder.glob("*.yaml")))
+    places = " or ".join(str(folder) for folder in _folders())
+    return f"there is no config {name}.yaml in {places}; there are: {known}"
+
+
+def _inherited(path: Path) -> list[Path]:
+    """The configs that a config names in its ``defaults`` list, and those that these name."""
+    found: list[Path] = []
+    # Not resolved: a choice that must still be made is ???.
+    for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):  # type: ignore[union-attr]
+        if entry == "_self_":
+            continue
+        if isinstance(entry, str):
+            bases = _named(path, entry.split("@")[0])
+        else:  # a choice, {group: name}: the one that was made, or else all
+            key, chosen = next(iter(entry.items()))
+            group, _, package = str(key).removeprefix("override ").partition("@")
+            given = (a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(f"{group.lstrip('/')}="))
+            bases = _named(path, f"{group}/{next(given, chosen if package else '*')}")
+        for base in bases:
+            if base not in found:
+                found += [base, *(more for more in _inherited(base) if more not in found)]
+    return found
+
+
+def _named(path: Path, name: str) -> list[Path]:
+    """The files of a name in a config's ``defaults``: below the config's folder, or with a slash from the top."""
+    below = next((path.parent.relative_to(folder) for folder in _folders() if path.is_relative_to(folder)), Path())
+    pattern = name.lstrip("/") if name.startswith("/") else (below / name).as_posix()
+    return [base for folder in _folders() for base in sorted(folder.glob(f"{pattern}.yaml"))]
+
+
+def _option(*names: str) -> str | None:
+    for position, argument in enumerate(sys.argv[1:-1], start=1):
+        if argument in names:
+            return sys.argv[position + 1]
+    for argument in sys.argv[1:]:
+        for name in names:
+            if argument.startswith(name + "="):
+                return argument.split("=", 1)[1]
+    return None

@@ -1,7 +1,5 @@
 """Hidden units for text: a text tokenizer makes phones, a text-to-unit model makes units of them."""
 
-import json
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,11 +9,11 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-import yaml
 
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
 from nemo_speechlm.jobs.report import CUT_PHONES
+from nemo_speechlm.models.common.inventories import read_inventory
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
 from nemo_speechlm.tokenizers.text import TextTokenizer, TextTokenizing, TokenizedText
@@ -173,27 +171,3 @@ class TextToUnitTokenizer(TextTokenizer):
         if self._how.speaker is not None:
             return [names.index(self._how.speaker)] * len(rngs)
         return [int(rng.integers(len(names))) for rng in rngs]
-
-
-def read_inventory(path: str | Path, key: str) -> UnitInventory:
-    """The inventory under a config key of a ``.nemo`` file, without building the model.
-
-    Raises:
-        InputError: if the file cannot be read, or has no such inventory.
-    """
-    try:
-        with tarfile.open(path) as archive:
-            members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
-
-            def content(name: str) -> bytes:
-                file = archive.extractfile(members[name])
-                assert file is not None
-                return file.read()
-
-            config = yaml.safe_load(content("model_config.yaml"))
-            values = json.loads(content(config[key].removeprefix("nemo:")))
-    except FileNotFoundError:
-        raise InputError("no such file; expected the .nemo file of a text-to-unit model", path) from None
-    except (tarfile.TarError, OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"is not the .nemo file of a text-to-unit model: {error!r}", path) from error
-    return UnitInventory.from_dict(values, path)

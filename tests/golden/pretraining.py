@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
-from nemo_speechlm.models.speechlm.uctc import uctc as uctc_loss
+from nemo_speechlm.models.common.uctc import uctc as uctc_loss
 from nemo_speechlm.models.speechlm.umlm import LEVELS, predictions
 from nemo_speechlm.modules.padding import padding_mask
 from tests.golden import Reproduced, Value, collect, load, ours_of, released, without_gradient

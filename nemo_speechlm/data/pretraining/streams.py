@@ -145,9 +145,10 @@ class UnitTextStream(Stream):
 
     Attributes:
         inventory: the units.
-        labels: the characters that targets are positions of.
+        labels: the characters that targets are positions of; None where they are tokens.
         frame_rate: frames per second to which text is expanded.
         max_frames: frames that the model can encode, None for any.
+        tokenizer: SentencePiece model, a file or the content of one, where targets are its tokens.
     """
 
     name: ClassVar[str] = "text"
@@ -155,14 +156,16 @@ class UnitTextStream(Stream):
     on_host: ClassVar[tuple[str, ...]] = ("unit_lengths", "target_lengths")
 
     inventory: UnitInventory
-    labels: Sequence[str]
+    labels: Sequence[str] | None
     frame_rate: float
     max_frames: int | None = None
+    tokenizer: str | bytes | None = None
 
     def facts(self) -> dict[str, Any]:
         """Of :class:`TextUnitsReader`."""
-        facts = {"labels": list(self.labels), "frame_rate": self.frame_rate, "max_frames": self.max_frames}
-        return {"inventory": self.inventory.to_dict(), **facts}
+        writing = {"labels": None if self.labels is None else list(self.labels), "tokenizer": self.tokenizer}
+        facts = {"frame_rate": self.frame_rate, "max_frames": self.max_frames}
+        return {"inventory": self.inventory.to_dict(), **writing, **facts}
 
     def prepare(self, example: TextUnits) -> tuple[np.ndarray, np.ndarray]:
         """Units (L,), expanded, and targets (U,)."""

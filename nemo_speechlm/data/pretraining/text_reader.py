@@ -15,6 +15,7 @@ from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key, ManifestReader
 from nemo_speechlm.data.pretraining.speech_reader import with_inventory
 from nemo_speechlm.data.text.characters import ctc_frames, is_special
+from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 from nemo_speechlm.units.durations import DurationSampler
@@ -76,25 +77,27 @@ class TextUnitsReader(ManifestReader):
         max_tokens: sentences expected to last more frames are left out.
         unknown_characters: ``"error"``, or ``"drop"`` to spell sentences without the characters not in ``labels``.
         max_frames: frames that the model can encode; sentences expected to last longer are left out.
+        tokenizer: SentencePiece model, a file or the content of one: its tokens are the targets instead of characters.
     """
 
     type: ClassVar[str] = "text_units"
     required: ClassVar[tuple[str, ...]] = ("text", "units")
     kind: ClassVar[int] = 2
     options: ClassVar[tuple[str, ...]] = ("min_tokens", "max_tokens", "unknown_characters")
-    facts: ClassVar[tuple[str, ...]] = ("inventory", "labels", "frame_rate", "max_frames")
+    facts: ClassVar[tuple[str, ...]] = ("inventory", "labels", "frame_rate", "max_frames", "tokenizer")
 
     def __init__(
         self,
         manifests: Sequence[str],
         inventory: UnitInventory,
-        labels: Sequence[str],
-        frame_rate: float,
+        labels: Sequence[str] | None = None,
+        frame_rate: float = 50.0,
         order: Order = Order(),  # noqa: B008 - immutable
         min_tokens: float | None = None,
         max_tokens: float | None = None,
         unknown_characters: str = "error",
         max_frames: int | None = None,
+        tokenizer: str | bytes | None = None,
     ):
         super().__init__(manifests, order)
         self.inventory = inventory
@@ -106,6 +109,10 @@ class TextUnitsReader(ManifestReader):
         self.max_tokens = max_tokens or float("inf")
         self.max_frames = max_frames or float("inf")
         self.unknown_characters = unknown_characters
+        self._tokens = None if tokenizer is None else TokenEncoder(tokenizer)
+        if self._tokens is not None and unknown_characters == "drop":
+            raise InputError("unknown_characters is 'drop', which is for models that write characters, not tokens")
+        labels = labels or ()
         self._characters = {character: position for position, character in enumerate(labels)}
         if len(self._characters) != len(labels) or not all(len(c) == 1 or is_special(c) for c in labels):
             raise InputError(f"labels must be single characters, each once; found {list(labels)}")
@@ -149,6 +156,8 @@ class TextUnitsReader(ManifestReader):
     def _targets(self, text: Any, file: LineIndex, number: int) -> np.ndarray:
         if not isinstance(text, str):
             raise InputError(f"'text' is {text!r}, expected a string", file.path, number)
+        if self._tokens is not None:
+            return np.asarray(self._tokens(text, file.path, number), dtype=np.int32)
         ids = [self._characters.get(character, -1) for character in text]
         if -1 in ids:
             if self.unknown_characters == "error":

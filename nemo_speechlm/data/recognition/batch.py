@@ -3,13 +3,14 @@
 Axis legend: B utterances, S samples, U characters or tokens.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nemo_speechlm.data.bad_examples import BadExample
+from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
 
 REPEATED = " (repeated)"
 """Ends the id of an example that Lhotse gives a second time to a process that would have none."""
@@ -21,12 +22,18 @@ def is_repeated(batch: Any) -> bool:
     return getattr(batch, "stand_in", False) or (bool(ids) and all(name.endswith(REPEATED) for name in ids))
 
 
+def batch_text(batch: Any) -> TextBatch | TokenBatch | None:
+    """The text that a step has beside its speech; None where it has none."""
+    return getattr(batch, "text", None)
+
+
 class TranscribedBatch:
     """Audio (B, S), lengths (B,), label ids (B, U), lengths (B,): four tensors, unpacked as NeMo's models do it.
 
     It is no tuple: data loaders and Lightning take tuples apart and would lose ``ids``, and ``number``, its place in
     the run (None in validation). On other objects they call ``pin_memory`` and ``to``. ``stand_in``, ``read`` and
-    ``bad`` are those of a :class:`~nemo_speechlm.data.pretraining.batch.PretrainBatch`.
+    ``bad`` are those of a :class:`~nemo_speechlm.data.pretraining.batch.PretrainBatch`. ``text`` is the step's batch
+    of text where there is a stream of it; its fields ``on_host`` stay in the host's memory.
     """
 
     def __init__(
@@ -37,6 +44,8 @@ class TranscribedBatch:
         stand_in: bool = False,
         read: int = 0,
         bad: tuple[BadExample, ...] = (),
+        text: TextBatch | TokenBatch | None = None,
+        on_host: Sequence[str] = (),
     ):
         self.tensors = tuple(tensors)
         self.ids = tuple(ids)
@@ -44,6 +53,8 @@ class TranscribedBatch:
         self.stand_in = stand_in
         self.read = read
         self.bad = bad
+        self.text = text
+        self.on_host = tuple(on_host)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)
@@ -68,11 +79,24 @@ class TranscribedBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
         """The batch on another device."""
-        return self._replace(tensors=tuple(t.to(device, non_blocking=non_blocking) for t in self))
+        moved = self._text({*self.on_host}, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._replace(tensors=tuple(t.to(device, non_blocking=non_blocking) for t in self), text=moved)
 
     def pin_memory(self) -> "TranscribedBatch":
         """The batch in pinned memory."""
-        return self._replace(tensors=tuple(tensor.pin_memory() for tensor in self))
+        pinned = self._text(set(), Tensor.pin_memory)
+        return self._replace(tensors=tuple(tensor.pin_memory() for tensor in self), text=pinned)
+
+    def _text(self, kept: set[str], change: Callable[[Tensor], Tensor]) -> TextBatch | TokenBatch | None:
+        """The batch of text with its tensors changed, but for the fields that are kept."""
+        if self.text is None:
+            return None
+        changed: dict[str, Any] = {
+            name: change(value)
+            for name, value in self.text._asdict().items()
+            if name not in kept and isinstance(value, Tensor)
+        }
+        return self.text._replace(**changed)
 
     def _replace(self, **changes: Any) -> "TranscribedBatch":
         return TranscribedBatch(**{**vars(self), **changes})

@@ -21,6 +21,7 @@ from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.config import SETTINGS, Part, Settings, read_part
 from nemo_speechlm.data.pretraining.guarded import PassLoader, preparation_of
 from nemo_speechlm.data.pretraining.loader import endless_loader, finite_loader
+from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.data.recognition.stream import TranscribedSpeechDataset, TranscribedSteps, TranscribedStream
 from nemo_speechlm.data.recognition.transcripts import TranscriptStatistics, check_transcripts
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
@@ -39,8 +40,11 @@ def build_recognition_dataloader(
     global_rank: int = 0,
     world_size: int = 1,
     folder: str | Path | None = None,
+    text: Stream | None = None,
 ) -> DataLoader:
     """A loader of (audio (B, S), lengths (B,), label ids (B, U), lengths (B,)).
+
+    Where the config has a part ``text`` with data, each batch has one of text too, in the order of pretraining.
 
     Args:
         config: keys of NeMo's ``LhotseDataLoadingConfig``, and ``endless``: start over where the data end, in another
@@ -52,11 +56,13 @@ def build_recognition_dataloader(
         global_rank: of this process among ``world_size``; each reads batches of its own.
         world_size: number of processes.
         folder: of the run, for the list of bad examples.
+        text: the model's stream of text; None where it has none.
 
     Raises:
         InputError: on what is wrong in the config, and in the manifests, which are read through here.
     """
     config = OmegaConf.create(dict(config))
+    text_config = config.pop("text", None)
     encoder = labels if callable(labels) else CharacterEncoder(labels)
     seed = _whole_number(config, "shard_seed", _whole_number(config, "seed", 0))
     settings = Settings.of(config)._replace(seed=seed)
@@ -69,8 +75,11 @@ def build_recognition_dataloader(
     part = _part(known, stream, settings, endless) if endless or settings.bad.skips else None
     if part is None and known.pop("speeds", None):
         raise InputError("data config: speeds needs data that start over at their end (model.train_ds.endless=true)")
+    parts = [] if part is None else [part]
+    if has_text({"text": text_config}):
+        parts.append(_text_part(text_config, text, settings, endless))
     if part is not None and endless:
-        loader: DataLoader = endless_loader(TranscribedSteps, settings, [part], global_rank, world_size, count)
+        loader: DataLoader = endless_loader(TranscribedSteps, settings, parts, global_rank, world_size, count)
     elif part is not None and part.shared:  # NeMo would not go on behind a line that cannot be read
         if config.get("shuffle"):
             raise InputError("data config: on_bad=skip needs model.train_ds.endless=true where data are shuffled")
@@ -99,6 +108,26 @@ def build_recognition_dataloader(
     torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
     loader.statistics = statistics  # type: ignore[attr-defined]
     return loader
+
+
+def has_text(config: Mapping[str, Any] | None) -> bool:
+    """Whether a data config has text beside its transcribed speech: a part ``text`` that names data."""
+    part = (config or {}).get("text") or {}
+    return any(part.get(key) for key in ("manifest_filepath", "input_cfg"))
+
+
+def _text_part(config: Any, stream: Stream | None, settings: Settings, endless: bool) -> Part:
+    """The text of training.
+
+    Raises:
+        InputError: on what is wrong in its config, or if the model or the loader cannot take text.
+    """
+    if stream is None:
+        raise InputError("data config: text: this model has no text branch; leave model.train_ds.text out")
+    if not endless:
+        raise InputError("data config: text: it needs model.train_ds.endless=true, and is for training alone")
+    part: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)  # type: ignore[assignment]
+    return read_part(stream, part, settings, training=True)
 
 
 def _part(known: dict[str, Any], stream: TranscribedStream, settings: Settings, endless: bool) -> Part:

@@ -100,18 +100,25 @@ class TranscribedSpeechDataset(Dataset):
 
 
 class TranscribedSteps(Dataset):
-    """The batch of a training step, of the examples of its only stream.
+    """The batch of a training step: transcribed speech, and text beside it where there is a stream of that.
 
     Args:
-        streams: that stream.
+        streams: transcribed speech, and maybe text.
         preparation: what becomes of bad examples.
     """
 
     def __init__(self, streams: Sequence[Stream], preparation: Preparation = Preparation()):  # noqa: B008 - immutable
-        (stream,) = streams
+        stream, *others = streams
         assert isinstance(stream, TranscribedStream)
         self.name = stream.name
         self.dataset = TranscribedSpeechDataset(stream, preparation)
+        self.text = others[0] if others else None
+        self.preparation = preparation
 
-    def __getitem__(self, examples: Mapping[str, Iterable[Cut]]) -> TranscribedBatch:
-        return self.dataset[examples[self.name]]
+    def __getitem__(self, examples: Mapping[str, Iterable[Any]]) -> TranscribedBatch:
+        batch = self.dataset[examples[self.name]]
+        if self.text is None:
+            return batch
+        text, prepared = self.text.batch(examples[self.text.name], self.preparation)
+        read, bad = batch.read + prepared.read, (*batch.bad, *prepared.bad)
+        return batch._replace(text=text, on_host=self.text.on_host, read=read, bad=bad)

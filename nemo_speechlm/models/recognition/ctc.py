@@ -11,14 +11,16 @@ from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_o
 from nemo.core.classes.mixins import AccessMixin
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from nemo_speechlm.data.recognition.batch import is_repeated
-from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
+from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
+from nemo_speechlm.data.recognition.batch import batch_text, is_repeated
+from nemo_speechlm.data.recognition.loader import build_recognition_dataloader, has_text
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.losses import UCTCLoss
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.models.common.features import FeatureExtraction
@@ -30,6 +32,13 @@ from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import edit_counts
+from nemo_speechlm.models.common.uctc import ctc_terms
+from nemo_speechlm.models.recognition.text_branch import (
+    Writing,
+    build_text_branch,
+    load_text_branch,
+    take_text_branch,
+)
 from nemo_speechlm.nemo_targets import name_publicly
 
 ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -54,11 +63,14 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
       The rows of its output layer are taken over for the labels that both models have.
     - ``encoder_overrides``: merged into the encoder's config: masking and dropout of fine-tuning.
     - ``freeze_front_end``, ``freeze_encoder_steps``: see :class:`EncoderFreezingMixin`.
+    - ``train_ds.text``: data of a text stream beside the transcribed speech, where it names any: text passes the text
+      branch of pretraining, the shared transformer and this model's CTC output. ``text_branch.weight`` weighs its loss
+      per character; see :mod:`~nemo_speechlm.models.recognition.text_branch` for the other keys.
 
     The config that ``save_to`` writes is complete in itself: a saved model does not need the pretraining file.
     """
 
-    parts: ClassVar[Parts] = Parts(ctc_head="decoder")
+    parts: ClassVar[Parts] = Parts(ctc_head="decoder", left_behind=("text_branch",))
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
@@ -66,9 +78,13 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         if cfg.get("reuse_ctc_head", False):
             check_reusable(cfg, source, self.parts)
         self._complete_labels(cfg, source)
+        found = take_text_branch(cfg, source)
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
         self.encoder.take_input_rate(self._cfg)
+        self.text_branch = build_text_branch(self._cfg, self.encoder.d_model)
+        if found is not None and self.text_branch is not None:
+            load_text_branch(self.text_branch, found)
         if source is not None and self.cfg.get("pretrained_weights", True):
             load_encoder(self, source)
         if source is not None and self.cfg.get("reuse_ctc_head", False):
@@ -85,6 +101,15 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         """What turns a transcript into label ids, raising an error on what the model cannot write."""
         raise NotImplementedError
 
+    def writing(self) -> Writing:
+        """What the model writes, for a stream of text."""
+        raise NotImplementedError
+
+    def unused_parameters(self) -> list[str]:
+        """Why a step may leave parameters without a gradient; empty where none does."""
+        idle = self.text_branch is not None and not has_text(self.cfg.get("train_ds"))
+        return ["no text in model.train_ds"] if idle else []
+
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
         """Make the loader of training; NeMo's method asks for a length, which audio in tar files does not have."""
         if not train_data_config.get("use_lhotse", False):
@@ -96,8 +121,17 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
         if config is None or not config.get("use_lhotse", False):
             return super()._setup_dataloader_from_config(config)
+        branch = (
+            self.text_branch if has_text(config) else None
+        )  # where there is none, its encoder may not be there yet
         return build_recognition_dataloader(
-            config, self.text_encoder(), self.cfg.sample_rate, self.global_rank, self.world_size, run_folder(self)
+            config,
+            self.text_encoder(),
+            self.cfg.sample_rate,
+            self.global_rank,
+            self.world_size,
+            run_folder(self),
+            None if branch is None else branch.stream(self.encoder, self.writing()),
         )
 
     def _transcribe_output_processing(self, outputs: dict, trcfg: TranscribeConfig) -> Any:
@@ -138,11 +172,34 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         output = super().training_step(batch, batch_nb)
         loss = output["log"].pop("train_loss")
         count = self._loss_count(batch)
+        terms: dict[str, tuple[Tensor, Tensor | float]] = {}
         if count is not None:
             own = torch.as_tensor(count, device=loss.device).clamp(min=1)
-            output["loss"], loss = joint_means({"loss": (loss * own, own)})["loss"]
+            terms["speech"] = loss * own, own
+        if (text := batch_text(batch)) is not None:
+            terms["text"] = self.text_terms(text)
+        means = joint_means(terms) if terms else {}
+        if "speech" in means:
+            output["loss"], loss = means["speech"]
+        if "text" in means:
+            weight = self.cfg.text_branch.weight
+            output["log"] |= {"train_speech_loss": loss.detach(), "train_text_loss": means["text"].mean}
+            output["loss"], loss = output["loss"] + weight * means["text"].loss, loss + weight * means["text"].mean
         self.log("train_loss", loss.detach(), prog_bar=True)
         return output
+
+    def text_terms(self, batch: TextBatch | TokenBatch, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The sum () of the CTC loss of a batch of text, and the characters () it is of, ends of sentences included.
+
+        Args:
+            batch: of the text stream.
+            generator: what masks are drawn with.
+        """
+        assert self.text_branch is not None
+        encoded = self.text_branch.encode(self.encoder, batch, generator)
+        log_probs = self.decoder(encoder_output=encoded.states.transpose(1, 2))
+        loss = UCTCLoss(blank=log_probs.shape[2] - 1)
+        return ctc_terms(loss, log_probs, encoded.targets, encoded.lengths, encoded.target_lengths)
 
     def _loss_count(self, batch: Any) -> Tensor | int | None:
         """What NeMo divides the loss of a batch by, where it divides by a count."""
@@ -232,6 +289,10 @@ class SpeechLMCTCModel(SpeechLMCTC, EncDecCTCModel):
         """Of the model's characters."""
         return CharacterEncoder(list(self.cfg.labels))
 
+    def writing(self) -> Writing:
+        """Characters."""
+        return Writing(labels=list(self.cfg.labels))
+
     def change_vocabulary(self, new_vocabulary: list[str], decoding_cfg: DictConfig | None = None) -> None:
         """NeMo's; the data loaders made afterwards spell with the new characters too."""
         super().change_vocabulary(CharacterEncoder(new_vocabulary).labels, decoding_cfg)
@@ -262,6 +323,10 @@ class SpeechLMCTCModelBPE(SpeechLMCTC, EncDecCTCModelBPE):
     def text_encoder(self) -> TokenEncoder:
         """Of the model's tokens."""
         return TokenEncoder(self.tokenizer.tokenizer.serialized_model_proto())
+
+    def writing(self) -> Writing:
+        """Tokens."""
+        return Writing(tokenizer=self.tokenizer.tokenizer.serialized_model_proto())
 
 
 def ctc_model_class(cfg: DictConfig) -> type[SpeechLMCTC]:

@@ -1,6 +1,6 @@
 """SpeechLMModel: joint pretraining on unpaired speech and unpaired text (arXiv 2209.15329, section 3).
 
-Its two tasks stand in :mod:`~nemo_speechlm.models.speechlm.umlm` and :mod:`~nemo_speechlm.models.speechlm.uctc`.
+Its two tasks stand in :mod:`~nemo_speechlm.models.speechlm.umlm` and :mod:`~nemo_speechlm.models.common.uctc`.
 
 Axis legend: B utterances or sentences, T frames of the encoder, L frames of the units, D width.
 """
@@ -26,10 +26,10 @@ from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretraining import PretrainingModel
+from nemo_speechlm.models.common.uctc import forward_text, greedy_texts, uctc_terms
 from nemo_speechlm.models.common.untuned import Untuned
 from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel
 from nemo_speechlm.models.speechlm.recognizer import recognizer_of
-from nemo_speechlm.models.speechlm.uctc import forward_text, greedy_texts, uctc_terms
 from nemo_speechlm.models.speechlm.umlm import (
     LEVELS,
     SpeechOutput,
@@ -145,7 +145,7 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
     def forward_text(
         self, batch: TextBatch, mask: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The text branch: see :func:`nemo_speechlm.models.speechlm.uctc.forward_text`."""
+        """The text branch: see :func:`nemo_speechlm.models.common.uctc.forward_text`."""
         return forward_text(self, batch, mask, generator)
 
     # --- training ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from nemo_speechlm import models
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models import SLAMModel, SpeechLMCTCModel, SpeechLMEncDecModel, SpeechLMEncoderModel, SpeechLMModel
-from nemo_speechlm.models.common.parts import Parts, parts_of
+from nemo_speechlm.models.common.parts import parts_of
 from nemo_speechlm.models.common.pretrained import load_ctc_head, load_encoder, read_pretrained
 from nemo_speechlm.modules import SpeechLMCTCHead
 from nemo_speechlm.testing.configs import tiny_architecture, tiny_pretrain_config
@@ -67,7 +67,7 @@ def test_every_part_that_holds_weights_is_declared(tmp_path):
 
 @pytest.mark.parametrize("target", ["ctc.SpeechLMCTCModel", "recognition.ctc.SpeechLMCTCModel", "SpeechLMCTCModelBPE"])
 def test_asked_by_any_name_that_a_file_may_have(target):
-    assert parts_of(OmegaConf.create({"target": f"{models.__name__}.{target}"})) == Parts(ctc_head="decoder")
+    assert parts_of(OmegaConf.create({"target": f"{models.__name__}.{target}"})) == SpeechLMCTCModel.parts
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, build_validation_dataloaders
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.common.uctc import greedy_texts
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
-from nemo_speechlm.models.speechlm.uctc import greedy_texts
 from nemo_speechlm.models.speechlm.umlm import predictions
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus

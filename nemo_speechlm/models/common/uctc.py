@@ -39,14 +39,38 @@ def forward_text(
     Returns:
         log-probabilities (B, L, labels + 1), blank last, and the mask.
     """
+    states, mask = encode_text(model.encoder, model.unit_embedding, model.text_masking, batch, mask, generator)
+    return model.ctc_head(encoder_output=states.transpose(1, 2)), mask
+
+
+def encode_text(
+    encoder: SpeechLMEncoder,
+    embedding: nn.Embedding,
+    masking: SpanMask,
+    batch: TextBatch,
+    mask: Tensor | None = None,
+    generator: Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`forward_text` as far as the output of the shared transformer.
+
+    Args:
+        encoder: with the vector that stands for masked frames, and the shared transformer.
+        embedding: of the units.
+        masking: how masks are drawn.
+        batch: expanded units.
+        mask: (B, L) bool, frames to mask; drawn where it is None.
+        generator: what the mask is drawn with.
+
+    Returns:
+        states (B, L, D), and the mask.
+    """
     L = batch.units.shape[1]
     lengths = batch.unit_lengths.to(batch.units.device, non_blocking=True)
     padding = padding_mask(lengths, L)
     if mask is None:
-        mask = model.text_masking.draw(lengths, L, generator)
-    states = model.encoder.apply_mask(model.unit_embedding(batch.units.clamp(min=0)), mask, padding)
-    shared, _ = model.encoder.encode_shared(states, padding)
-    return model.ctc_head(encoder_output=shared.transpose(1, 2)), mask
+        mask = masking.draw(lengths, L, generator)
+    states = encoder.apply_mask(embedding(batch.units.clamp(min=0)), mask, padding)
+    return encoder.encode_shared(states, padding)[0], mask
 
 
 def uctc(model: TextBranch, batch: TextBatch, log_probs: Tensor) -> Tensor:
@@ -61,8 +85,16 @@ def uctc(model: TextBranch, batch: TextBatch, log_probs: Tensor) -> Tensor:
 
 def uctc_terms(model: TextBranch, batch: TextBatch, log_probs: Tensor) -> tuple[Tensor, Tensor]:
     """The sum () of the CTC loss, and the characters () it is of, ends of sentences included."""
-    characters = batch.target_lengths.sum() + len(batch.target_lengths)
-    return uctc(model, batch, log_probs) * characters, characters
+    return ctc_terms(model.uctc_loss, log_probs, batch.targets, batch.unit_lengths, batch.target_lengths)
+
+
+def ctc_terms(
+    loss: UCTCLoss, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :func:`uctc_terms`, of the arguments of :class:`UCTCLoss`."""
+    characters = target_lengths.sum() + len(target_lengths)
+    mean = loss(log_probs=log_probs, targets=targets, input_lengths=input_lengths, target_lengths=target_lengths)
+    return mean * characters, characters
 
 
 def greedy_texts(labels: list[str], log_probs: Tensor, batch: TextBatch) -> tuple[list[str], list[str]]:

@@ -15,6 +15,17 @@ or to take another of its keys as "text", such as what was said in speech that i
     python examples/prepare_data.py corpus=manifest source=train.json output=said.json text_field=source_text \
         language=cs clean=true
 
+LibriSpeech, Libri-Light, Common Voice, and the text of LibriSpeech's language model are read as they are published,
+from folders or archives (whose checksums are checked where a list of them lies beside); download=true fetches those
+that anyone may fetch. Data of other tools: corpus=kaldi, a folder with wav.scp; corpus=lhotse, a manifest of cuts;
+corpus=recipe, anything Lhotse has a recipe of; corpus=huggingface, a folder that `datasets` opens.
+
+    python examples/prepare_data.py corpus=librispeech source=LibriSpeech parts=[train-clean-100] output=train.json
+    python examples/prepare_data.py corpus=libri_light source=small.tar output=speech.json
+    python examples/prepare_data.py corpus=common_voice source=cv-corpus/de parts=[train] language=de output=train.json
+    python examples/prepare_data.py corpus=librispeech_lm source=librispeech-lm-norm.txt.gz output=text.json
+    python examples/prepare_data.py corpus=kaldi source=data/train output=train.json
+
 A table of CoVoST 2 with Common Voice's clips becomes a manifest for speech translation: "text" is the translation,
 "source_text" what was said; its name says the languages, "source_lang" and "target_lang".
 
@@ -29,74 +40,76 @@ run, give the same command again.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import command, whole_numbers
-from nemo_speechlm.data.corpora.covost2 import list_covost2
-from nemo_speechlm.data.corpora.folder import CorpusOptions, list_folder, make_folder_work, make_manifest_work
+from nemo_speechlm.data.corpora.folder import CorpusOptions, make_folder_work, make_manifest_work
+from nemo_speechlm.data.corpora.sources import LISTERS, check_parts, ready_source
 from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import partial_path, refuse_overwrite
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.report import JobReport
+from nemo_speechlm.jobs.types import Work
 from nemo_speechlm.jobs.workers import default_workers
 from nemo_speechlm.locks import only_writer
+
+CORPORA = (*LISTERS, "librispeech_lm", "manifest", "demo")
+AS_IT_IS = ("manifest", "covost2")  # their text is not cleaned unless that is asked for
 
 
 @command("prepare_data")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "workers", "speaker_level", "sentences", least=1)
     whole_numbers(cfg, "seed", least=0)
-    corpora = {"folder": _folder, "manifest": _manifest, "covost2": _covost2}
+    if cfg.corpus not in CORPORA:
+        raise SpeechLMError(f"corpus is {cfg.corpus!r}, expected one of {', '.join(CORPORA)}")
     if cfg.corpus == "demo":
         _demo(cfg)
         return
-    if cfg.corpus not in corpora:
-        raise SpeechLMError(f"corpus is {cfg.corpus!r}, expected one of {', '.join([*corpora, 'demo'])}")
     if cfg.source is None:
-        raise SpeechLMError("not given: source; say source=..., or --help")
+        raise SpeechLMError(f"not given: source; corpus={cfg.corpus} needs one, see --help")
+    options: Any = OmegaConf.to_container(cfg, resolve=True)
+    options["parts"] = check_parts(options["parts"])
+    cleaned = _cleaned(cfg)
     refuse_overwrite(cfg.output, cfg.overwrite)
     with only_writer(cfg.output):
-        report = corpora[cfg.corpus](cfg)
+        source = ready_source(cfg.corpus, options, print)
+        if cfg.corpus == "manifest":
+            next(read_manifest(source, ["audio_filepath"]))  # a wrong file is found out at once
+            report = _run(cfg, cleaned, source, functools.partial(make_manifest_work, source, cfg.output, cleaned))
+        elif cfg.corpus == "librispeech_lm":
+            report = _text(cfg, cleaned, source)
+        else:
+            report = _listed(cfg, cleaned, source, options)
     print(f"{cfg.output}: {report}")
 
 
-def _folder(cfg: DictConfig) -> JobReport:
-    options = _options(cfg, clean=True)
+def _listed(cfg: DictConfig, cleaned: CorpusOptions, source: Path, options: dict[str, Any]) -> JobReport:
     listing = partial_path(f"{cfg.output}.files")
-    files, unmatched = list_folder(
-        cfg.source,
-        listing,
-        transcripts=cfg.transcripts,
-        transcribed=cfg.transcribed,
-        speaker_level=cfg.speaker_level,
-    )
-    if unmatched:
-        print(f"{cfg.transcripts}: {unmatched} transcripts belong to none of the {files} audio files")
     try:
-        return _run(cfg, options, listing, functools.partial(make_folder_work, listing, cfg.output, options))
+        for note in LISTERS[cfg.corpus](source, listing, options):
+            print(note)
+        return _run(cfg, cleaned, listing, functools.partial(make_folder_work, listing, cfg.output, cleaned))
     finally:
-        listing.unlink()
+        listing.unlink(missing_ok=True)
 
 
-def _manifest(cfg: DictConfig) -> JobReport:
-    options = _options(cfg, clean=False)
-    next(read_manifest(cfg.source, ["audio_filepath"]))  # a wrong file is found out at once
-    return _run(cfg, options, cfg.source, functools.partial(make_manifest_work, cfg.source, cfg.output, options))
-
-
-def _covost2(cfg: DictConfig) -> JobReport:
-    options = _options(cfg, clean=False)
-    listing = partial_path(f"{cfg.output}.files")
-    list_covost2(cfg.source, listing, clips=cfg.clips, source_lang=cfg.source_lang, target_lang=cfg.target_lang)
-    try:
-        return _run(cfg, options, listing, functools.partial(make_folder_work, listing, cfg.output, options))
-    finally:
-        listing.unlink()
+def _text(cfg: DictConfig, cleaned: CorpusOptions, source: Path) -> JobReport:
+    name = "librispeech-lm-norm.txt.gz"
+    source = source / name if source.is_dir() else source
+    if not source.is_file():
+        raise InputError(f"no such file; expected {name} of openslr.org/11", source)
+    cleaning = cleaned.cleaning or TextCleaning(characters=cfg.characters, case="keep", other_characters="drop")
+    return _run(cfg, cleaned, source, functools.partial(make_cleaning_work, cleaning, source))
 
 
 def _demo(cfg: DictConfig) -> None:
@@ -114,32 +127,29 @@ def _demo(cfg: DictConfig) -> None:
             print(f"{path}: {sum(1 for _ in file)} lines")
 
 
-def _run(cfg: DictConfig, options: CorpusOptions, source: str | Path, make_work: functools.partial) -> JobReport:
+def _run(cfg: DictConfig, cleaned: CorpusOptions, source: str | Path, make_work: Callable[[], Work]) -> JobReport:
     return run_job(
         source,
         cfg.output,
         make_work,
-        settings=asdict(options),
+        settings=asdict(cleaned),
         workers=cfg.workers or default_workers(),
         skip_bad=cfg.skip_bad,
         overwrite=cfg.overwrite,
         description="prepare data",
-        unit="file",
     )
 
 
-def _options(cfg: DictConfig, clean: bool) -> CorpusOptions:
-    if cfg.source is None:
-        raise SpeechLMError(f"not given: source; corpus={cfg.corpus} needs one, see --help")
+def _cleaned(cfg: DictConfig) -> CorpusOptions:
     for key in ("min_duration", "max_duration"):
-        if cfg[key] is not None and not isinstance(cfg[key], int | float):
-            raise SpeechLMError(f"{key} is {cfg[key]!r}, expected seconds")
+        if cfg[key] is not None:
+            check_number(key, cfg[key], least=0)
     cleaning = TextCleaning(characters=cfg.characters, case=cfg.case, other_characters=cfg.other_characters)
     return CorpusOptions(
         min_duration=cfg.min_duration,
         max_duration=cfg.max_duration,
         decode=cfg.decode,
-        cleaning=cleaning if (clean if cfg.clean is None else cfg.clean) else None,
+        cleaning=cleaning if (cfg.corpus not in AS_IT_IS if cfg.clean is None else cfg.clean) else None,
         fix_duration=cfg.fix_duration,
         text_field=cfg.text_field,
     )

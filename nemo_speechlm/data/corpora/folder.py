@@ -1,11 +1,12 @@
 """Folders of audio files, with or without transcripts, into manifests."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
-from nemo_speechlm.data.audio.utterances import check_duration, seconds_of
+from nemo_speechlm.data.audio.utterances import check_duration, part_of_file, seconds_of
 from nemo_speechlm.data.corpora.folder_transcripts import Transcripts
 from nemo_speechlm.data.manifests.lines import audio_path
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
@@ -65,7 +66,7 @@ def list_folder(
     transcripts: str | Path | None = None,
     transcribed: bool | None = None,
     speaker_level: int | None = None,
-) -> tuple[int, int]:
+) -> list[str]:
     """Write what is known of a folder's audio files before they are opened, a JSON line each.
 
     Args:
@@ -76,10 +77,14 @@ def list_folder(
         speaker_level: which folder above a file is its speaker: 1 is the one that it lies in.
 
     Returns:
-        The number of files, and of transcripts that belong to none of them.
+        what a user should know: transcripts that were looked for and not found, or that belong to no file.
+
+    Raises:
+        InputError: if there is no audio, or no transcript beside it while Kaldi's files lie there.
     """
     audio = find_audio(folder)
     texts = Transcripts(folder, audio, transcripts)
+    without = 0
     with atomic_write(listing) as file:
         for path in audio:
             record: Record = {"audio_filepath": str(path)}
@@ -89,12 +94,46 @@ def list_folder(
                     raise InputError(f"speaker_level is {speaker_level}, but it lies {len(above)} folders deep", path)
                 record["speaker"] = above[-speaker_level]
             text = None if transcribed is False else texts[path]
+            without += text is None
             if text is not None:
                 record["text"] = text
             elif transcribed:
                 record["_skip"] = "no transcript"
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return len(audio), texts.unmatched
+        if transcribed is not False and transcripts is None and without == len(audio):
+            return [_no_transcripts(Path(folder), len(audio))]
+    notes = []
+    if texts.unmatched:
+        notes.append(f"{transcripts}: {texts.unmatched} transcripts belong to none of the {len(audio)} audio files")
+    if transcribed is not False and without:
+        notes.append(f"{without} of {len(audio)} audio files have no transcript")
+    return notes
+
+
+_KALDI = ("wav.scp", "text", "utt2spk", "segments")
+_TABLES = frozenset(f".{ending}" for ending in "tsv csv json jsonl txt stm trn ctm textgrid gz parquet".split())
+
+
+def _no_transcripts(folder: Path, count: int) -> str:
+    """What to say of a folder in which no file has a transcript.
+
+    Raises:
+        InputError: if Kaldi's files are there, which have them.
+    """
+    others: Sequence[Path] = sorted(path for path in folder.rglob("*") if path.is_file())
+    kaldi = [path for path in others if path.name in _KALDI]
+    if kaldi:
+        raise InputError(
+            f"no transcripts beside its audio, but Kaldi's files ({', '.join(path.name for path in kaldi[:4])}); "
+            f"corpus=kaldi source={kaldi[0].parent} reads them, transcribed=false leaves them out",
+            folder,
+        )
+    tables = [path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in _TABLES]
+    more = f"; not read: {', '.join(tables[:4])}{', ...' if len(tables) > 4 else ''}" if tables else ""
+    return (
+        f"no transcripts: neither *.trans.txt nor NAME.txt beside any of the {count} audio files in {folder}{more} "
+        "(transcripts= names a table of them)"
+    )
 
 
 def make_folder_work(listing: str | Path, output: str | Path, options: CorpusOptions) -> Work:
@@ -107,7 +146,11 @@ def make_folder_work(listing: str | Path, output: str | Path, options: CorpusOpt
         path = Path(listed.pop("audio_filepath"))
         if "_skip" in listed:
             raise SkipItem(listed["_skip"], path)
-        duration = round(audio_info(path, options.decode).duration, 4)
+        available = audio_info(path, options.decode).duration
+        offset, duration = part_of_file(listed, path, available, listing, number)
+        if "offset" in listed:
+            listed["offset"] = round(offset, 4)
+        listed["duration"] = duration = round(duration, 4)
         options.check(duration, path)
         if cleaner is not None and "text" in listed:
             try:
@@ -116,7 +159,8 @@ def make_folder_work(listing: str | Path, output: str | Path, options: CorpusOpt
                 raise SkipItem(f"transcript: {error}", path) from None
         absolute = path.resolve()
         relative = absolute.relative_to(home).as_posix() if absolute.is_relative_to(home) else str(absolute)
-        return {"audio_filepath": relative, "duration": duration, **listed}
+        times: Record = {key: listed.pop(key) for key in ("offset", "duration") if key in listed}
+        return {"audio_filepath": relative, **times, **listed}
 
     return work
 

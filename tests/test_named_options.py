@@ -34,7 +34,11 @@ def keys(config: dict, above: str = ""):
 def known() -> set[str]:
     """Keys that some command has."""
     choices = [(path.stem, []) for path in CONF.glob("*.yaml")]
-    for command, group in (("tokenize_speech", "speech_tokenizer"), ("tokenize_text", "text_tokenizer")):
+    for command, group in (
+        ("tokenize_speech", "speech_tokenizer"),
+        ("tokenize_text", "text_tokenizer"),
+        ("probe", "task"),
+    ):
         choices += [(command, [f"{group}={name}"]) for name in GROUPS[group]]
     found = set()
     with initialize_config_dir(config_dir=str(CONF), version_base=None):

@@ -25,6 +25,9 @@ OPTION = re.compile(r"^([\w.]+)=")
 def groups(path):
     """The config groups from which a config is put together, with those of their members."""
     for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):
+        inherited = ROOT / "conf" / f"{entry}.yaml" if isinstance(entry, str) else None
+        if inherited is not None and inherited.exists():
+            yield from groups(inherited)
         if isinstance(entry, dict):
             group = next(iter(entry)).lstrip("/")
             yield group

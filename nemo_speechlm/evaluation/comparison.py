@@ -16,6 +16,9 @@ from nemo_speechlm.evaluation.report import NAMES, percent
 from nemo_speechlm.evaluation.significance import Comparison, compare
 from nemo_speechlm.files import Record, atomic_write
 
+MEASURES = {**NAMES, "error": "labels"}
+"""Error rates and the key of the counts behind each; ``error``, of classes, is that of ``probe.py``."""
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -23,7 +26,7 @@ class Pairing:
 
     Attributes:
         paths: the files of A and B.
-        measure: ``wer``, ``cer`` or ``per``.
+        measure: one of ``MEASURES``.
         records: the records of A and B, utterance by utterance.
         counts: the errors of A and B in each.
     """
@@ -40,9 +43,9 @@ class Pairing:
         Raises:
             InputError: if they are not of the same utterances with the same references, or lack the measure.
         """
-        if measure not in NAMES:
-            raise InputError(f"measure is {measure!r}, expected one of {', '.join(NAMES)}")
-        first, second = (_read(Path(path), NAMES[measure]) for path in (a, b))
+        if measure not in MEASURES:
+            raise InputError(f"measure is {measure!r}, expected one of {', '.join(MEASURES)}")
+        first, second = (_read(Path(path), MEASURES[measure]) for path in (a, b))
         for path, one, other in ((a, first, second), (b, second, first)):
             if missing := [key for key in other if key not in one]:
                 name = f"{missing[0][0]} from {missing[0][1]:g} s on"
@@ -54,7 +57,7 @@ class Pairing:
                     f"{mine['audio_filepath']}: the reference is {yours['text'][:40]!r}, {mine['text'][:40]!r} in {a}",
                     b,
                 )
-        counts = [tuple(ErrorCounts(**r[NAMES[measure]]) for r in pair) for pair in records]
+        counts = [tuple(ErrorCounts(**r[MEASURES[measure]]) for r in pair) for pair in records]
         return cls((Path(a), Path(b)), measure, records, counts)  # type: ignore[arg-type]
 
     def compare(self, draw_by: str | None = None, level: float = 0.95, draws: int = 10000) -> Comparison:

@@ -6,7 +6,7 @@ Axis legend: B utterances, S samples, T frames, D width, L layers.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -40,7 +40,7 @@ def extract(
     output: str | Path,
     options: FeatureOptions,
     *,
-    model_path: str | Path,
+    model_path: str | Path | Mapping[str, Any],
     overwrite: bool = False,
 ) -> int:
     """Write a file for each utterance that has none yet, then the manifest.
@@ -51,7 +51,8 @@ def extract(
         skipped: what was left out before; it is listed in ``skipped.jsonl``.
         output: the folder.
         options: how.
-        model_path: the model's file; features of another model are not continued.
+        model_path: the model's file, or what says as much of a model that has none; features of another model are
+            not continued.
         overwrite: start anew.
 
     Returns:
@@ -65,7 +66,14 @@ def extract(
     if folder.is_file():
         raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
-        return _extract(model, utterances, skipped, folder, options, Path(model_path), overwrite)
+        origin = model_path if isinstance(model_path, Mapping) else _origin(Path(model_path))
+        return _extract(model, utterances, skipped, folder, options, origin, overwrite)
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    """Which model a file holds."""
+    stat = path.stat()
+    return {"model": str(path.absolute()), "model_bytes": stat.st_size, "model_time": stat.st_mtime_ns}
 
 
 def _extract(
@@ -74,12 +82,12 @@ def _extract(
     skipped: Sequence[InputError],
     folder: Path,
     options: FeatureOptions,
-    model_path: Path,
+    origin: Mapping[str, Any],
     overwrite: bool,
 ) -> int:
     """:func:`extract`, once this process alone writes the folder."""
     numbers = options.layer_numbers(model.encoder.num_layers)
-    _open(folder, options, numbers, utterances, model_path, overwrite)
+    _open(folder, options, numbers, utterances, origin, overwrite)
     names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
     sharded = options.format == "huggingface"
     if sharded:
@@ -155,12 +163,11 @@ def _open(
     options: FeatureOptions,
     numbers: list[int],
     utterances: Sequence[Utterance],
-    model: Path,
+    origin: Mapping[str, Any],
     overwrite: bool,
 ) -> None:
     """Write the settings into the folder, or check that they are the same."""
-    what = asdict(options) | {"layers": numbers, "model": str(model.absolute())}
-    what |= {"model_bytes": model.stat().st_size, "model_time": model.stat().st_mtime_ns}
+    what = asdict(options) | {"layers": numbers} | dict(origin)
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
     del what["num_workers"]
     what = plain(what)

@@ -31,7 +31,7 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
     if path.is_dir():
         raise InputError("is a folder; expected the .nemo file of a model", path)
     try:
-        return kind.restore_from(str(path), map_location=_device(device)).eval()
+        return kind.restore_from(str(path), map_location=pick_device(device)).eval()
     except (tarfile.TarError, FileNotFoundError, KeyError) as error:
         raise InputError(f"cannot be restored: {error}", path) from error
 
@@ -48,7 +48,12 @@ def restore_extractor(path: str | Path, device: str = "auto") -> Any:
     return model
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        SpeechLMError: if PyTorch cannot use it here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,0 +1,117 @@
+"""From a probe's config to its result: training, testing, comparing; what is complete is not done again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_speechlm.cli import whole_numbers
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.evaluation.probing.model import ProbeModel
+from nemo_speechlm.evaluation.probing.pictures import plot_layer_weights
+from nemo_speechlm.evaluation.probing.results import (
+    RESULT,
+    WEIGHTS,
+    compare_with,
+    judge,
+    summary_line,
+    write_result,
+)
+from nemo_speechlm.evaluation.probing.targets import learn_answers
+from nemo_speechlm.evaluation.probing.upstream import FBANK, RANDOM
+from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.models.common.restore import restore_file
+
+Train = Callable[[DictConfig, Callable[..., ProbeModel]], Path]
+"""Trains the model of a recipe: :func:`nemo_speechlm.training.run.train`."""
+
+
+def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
+    """Train a probe if that is not done yet, test it, and leave its files in ``cfg.output``; see ``conf/probe.yaml``.
+
+    Raises:
+        InputError: if the result is there already, unless ``cfg.overwrite``; or naming what is wrong in the data.
+        SpeechLMError: naming the key of ``cfg`` that is wrong.
+    """
+    whole_numbers(cfg, "seed", "num_workers", "draws")
+    whole_numbers(cfg, "batch_size", least=1)
+    _check_model(cfg)
+    output = Path(cfg.output)
+    refuse_overwrite(output / RESULT, cfg.overwrite)
+    for manifest in (cfg.train, cfg.valid, cfg.test):
+        next(iter(read_manifest(manifest)))
+    weights = output / "probe.nemo"
+    if cfg.overwrite or not weights.exists():
+        train(probe_recipe(cfg, weights), lambda model, trainer: ProbeModel(cfg=model, trainer=trainer))
+    model = restore_file(ProbeModel, weights, cfg.device)
+    _check_same(model, cfg, weights)
+    judged = judge(model, cfg.test, cfg.batch_size, cfg.num_workers)
+    spec = model.spec
+    facts = {
+        "task": cfg.task_name, "model": spec.title, "upstream": spec.identity(), "train": cfg.train,
+        "valid": cfg.valid, "test": cfg.test, "seed": cfg.seed, "steps": cfg.trainer.max_steps,
+        "head_parameters": sum(p.numel() for p in model.parameters()),
+        "layer_weights": {name: round(weight, 5) for name, weight in model.layer_weights.items()},
+    }  # fmt: skip
+    result = write_result(output, judged, facts, draw_by=cfg.draw_by, level=cfg.confidence, draws=cfg.draws)
+    plot_layer_weights({spec.title: model.layer_weights}, output / WEIGHTS)
+    print(summary_line(result))
+    for other in cfg.against:
+        print(f"\n{compare_with(output, other, cfg.draw_by, cfg.confidence, max(cfg.draws, 1000))}")
+    return result
+
+
+def _check_model(cfg: DictConfig) -> None:
+    if cfg.model not in (FBANK, RANDOM) and Path(cfg.model).suffix != ".nemo":
+        raise SpeechLMError(f"model is {cfg.model!r}, expected a .nemo file, {FBANK} or {RANDOM}")
+    if cfg.model not in (FBANK, RANDOM) and not Path(cfg.model).exists():
+        raise InputError("no such file; expected the .nemo file of a model", cfg.model)
+
+
+def _check_same(model: ProbeModel, cfg: DictConfig, path: Path) -> None:
+    """Refuse to test a probe that was trained before, with another model or for another task."""
+    upstream = {"model": cfg.model, "recipe": cfg.recipe, "seed": cfg.seed}
+    for key, before, now in (
+        ("kind", model.cfg.kind, cfg.kind),
+        ("head", OmegaConf.to_container(model.cfg.head), OmegaConf.to_container(cfg.head, resolve=True)),
+        ("model", dict(model.cfg.upstream), upstream),
+        ("train", model.cfg.train_ds.manifest_filepath, cfg.train),
+    ):
+        if before != now:
+            raise InputError(
+                f"was trained with {key} {before}, now it is {now}; give another output, or overwrite=true", path
+            )
+
+
+def probe_recipe(cfg: DictConfig, output: str | Path) -> DictConfig:
+    """The recipe of a training, from a probe's config."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+    language = OmegaConf.to_container(cfg.language)
+    answers = learn_answers(cfg.kind, list(cfg.label_keys), language, [cfg.train], [cfg.train, cfg.valid, cfg.test])
+    data = {"batch_size": cfg.batch_size, "num_workers": cfg.num_workers, "max_seconds": cfg.max_seconds}
+    model = {
+        "upstream": {"model": cfg.model, "recipe": cfg.recipe, "seed": cfg.seed},
+        "cache": cfg.cache,
+        "kind": cfg.kind,
+        "answers": answers,
+        "language": language if cfg.kind == "phones" else None,
+        "head": cfg.head,
+        "spec_augment": cfg.spec_augment,
+        "crop_seconds": cfg.crop_seconds,
+        "train_ds": {"manifest_filepath": cfg.train, "seed": cfg.seed, **data},
+        "validation_ds": {
+            "manifest_filepath": cfg.valid,
+            "batch_size": cfg.batch_size,
+            "num_workers": cfg.num_workers,
+        },
+        "optim": cfg.optim,
+    }
+    keys = ("overwrite", "accept_changes", "seed", "save_every_minutes", "max_skipped_updates", "trainer")
+    return OmegaConf.create(
+        {
+            "output": str(output), "save": "best", "name": "run", "model": model,
+            "exp_manager": cfg.exp_manager, **{key: cfg[key] for key in keys},
+        }
+    )  # fmt: skip

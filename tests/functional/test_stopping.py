@@ -1,4 +1,4 @@
-"""A training of two processes that is told to stop through one of them."""
+"""A command that trains in two processes, told to stop through the second; tests/training has the short form."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ import torch
 from nemo_speechlm.testing.corpora import tiny_corpus
 from tests.functional.commands import EXAMPLES
 from tests.functional.test_pretrain_command import SMALL, data
+from tests.long_forms import LONG
 
 
 def second_rank(process):
@@ -26,6 +27,7 @@ def second_rank(process):
     return found
 
 
+@pytest.mark.skipif(not LONG, reason="starts processes that import all: with LONG_TESTS=1")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds the second process through /proc")
 @pytest.mark.timeout(300)
 def test_sigterm_to_the_second_process_stops_both_with_one_checkpoint(tmp_path):

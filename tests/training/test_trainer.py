@@ -19,6 +19,7 @@ from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.training import run as training
 from nemo_speechlm.training.trainer import build_trainer, expect_unused
+from tests.long_forms import LONG
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
@@ -103,6 +104,8 @@ def test_ddp_looks_for_unused_parameters_where_there_may_be_some(strategy, reaso
 # --- two processes ---------------------------------------------------------------------------------------------------
 
 STEPS = 4
+RESUMED = {"resumed": "fsdp2"} | ({"undivided_at_last": "ddp"} if LONG else {})
+"""Runs that begin divided, and how each goes on."""
 
 
 class StopAt(Callback):
@@ -162,7 +165,7 @@ def weights(folder, name):
 def test_a_divided_model_learns_what_a_whole_one_does(corpus, tmp_path):
     assert run_in_processes(_all, 2, corpus, tmp_path) == [0, 0]
     expected = weights(tmp_path, "whole")
-    for name in ("divided", "resumed", "undivided_at_last"):
+    for name in ("divided", *RESUMED):
         found = weights(tmp_path, name)
         assert found.keys() == expected.keys()
         for key, value in expected.items():
@@ -180,10 +183,10 @@ def test_a_divided_model_learns_what_a_whole_one_does(corpus, tmp_path):
 def _all(rank, corpus, folder):
     train(recipe(corpus, folder, "whole", strategy="ddp"))
     train(recipe(corpus, folder, "divided", strategy="fsdp2"))
-    for name, strategies in {"resumed": ("fsdp2", "fsdp2"), "undivided_at_last": ("fsdp2", "ddp")}.items():
-        train(recipe(corpus, folder, name, strategy=strategies[0]), stop=2)
+    for name, strategy in RESUMED.items():
+        train(recipe(corpus, folder, name, strategy="fsdp2"), stop=2)
         assert not (folder / f"{name}.nemo").exists()
-        train(recipe(corpus, folder, name, strategy=strategies[1]))
+        train(recipe(corpus, folder, name, strategy=strategy))
 
 
 def test_a_model_that_drops_layers_is_not_divided(corpus):

@@ -1,0 +1,56 @@
+"""A training of two processes, one of which is told to stop."""
+
+import os
+import signal
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from nemo_speechlm.errors import Unfinished
+from nemo_speechlm.models import SpeechLMModel
+from nemo_speechlm.testing.configs import tiny_pretrain_config, tiny_recipe
+from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.processes import run_in_processes
+from nemo_speechlm.training.run import train
+
+
+class ToldAt(Callback):
+    """Sends this process SIGTERM in the middle of its third update."""
+
+    def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+        if batch_idx == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _train(rank, corpus, folder):
+    cfg = tiny_recipe(folder, tiny_pretrain_config(corpus), 1000, devices=2, accumulate_grad_batches=2)
+
+    def model(cfg, trainer):
+        if rank == 1:
+            trainer.callbacks.append(ToldAt())
+        return SpeechLMModel(cfg=cfg, trainer=trainer)
+
+    try:
+        train(cfg, model)
+    except Unfinished as pause:
+        (folder / f"said{rank}").write_text(str(pause))
+        os._exit(75)
+
+
+@pytest.mark.timeout(300)
+def test_a_signal_to_one_process_stops_both_after_a_whole_update(tmp_path):
+    corpus = tiny_corpus(tmp_path / "corpus", n_speech=16, n_text=60)
+    statuses = run_in_processes(_train, 2, corpus, tmp_path)
+    assert statuses[0] == 75
+    assert statuses[1] in (0, 75)  # the launcher ends it, or it ends by itself
+    said = (tmp_path / "said0").read_text()
+    (last,) = tmp_path.glob("runs/**/*-last.ckpt")
+    checkpoint = torch.load(last, weights_only=False)
+    step = checkpoint["global_step"]
+    assert step in (3, 4)  # the other process learns of it with the next update
+    assert f"SIGTERM was received at step {step}" in said
+    assert "Run the same command again to go on" in said
+    assert not (tmp_path / "out.nemo").exists()
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert batches["completed"] == batches["ready"] == 2 * step

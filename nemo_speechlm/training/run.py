@@ -7,7 +7,6 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 from nemo_speechlm.files import refuse_overwrite, sync, whole_file
 from nemo_speechlm.models.common.sharding import gathered, take_full_weights
+from nemo_speechlm.training.averaging import ExponentialAverage, average_of, mean_of_checkpoints
 from nemo_speechlm.training.checkpoint_io import damage
 from nemo_speechlm.training.continuation import Continuation
 from nemo_speechlm.training.curves import one_curve
@@ -40,8 +40,10 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
 
     Args:
         cfg: a recipe with ``model``, ``trainer`` (arguments of Lightning's), ``exp_manager`` (NeMo's), ``output``,
-            ``overwrite``, ``save`` (``best``: the checkpoint that ``exp_manager`` found best; or ``last``), ``seed``,
-            ``save_every_minutes`` (:class:`Saver`) and, to go on in spite of differences, ``accept_changes``.
+            ``overwrite``, ``save`` (``best``: the checkpoint that ``exp_manager`` found best; ``average``: the mean of
+            the best ones that it keeps; or ``last``), ``seed``, ``save_every_minutes`` (:class:`Saver`) and, as far as
+            they are wanted, ``ema_decay`` (:class:`ExponentialAverage`) and ``accept_changes``: to go on in spite of
+            differences.
         build_model: makes the model from ``cfg.model`` and the trainer.
 
     Returns:
@@ -63,10 +65,11 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     output = Path(cfg.output)
     if output.suffix != ".nemo":
         raise InputError("the output must end in .nemo", output)
-    if cfg.save not in ("best", "last"):
-        raise InputError(f"save is {cfg.save!r}, expected best or last")
+    if cfg.save not in ("best", "average", "last"):
+        raise InputError(f"save is {cfg.save!r}, expected best, average or last")
     refuse_overwrite(output, cfg.overwrite)
     _check_length(cfg)
+    _check_average(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     continuation = Continuation(cfg)
     saver = _saver(cfg)
@@ -75,6 +78,7 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         *([StepProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []),
         continuation,
         *step_guards(cfg),
+        *([] if cfg.get("ema_decay") is None else [ExponentialAverage(cfg.ema_decay)]),
     ]
     try:
         trainer = build_trainer(cfg.trainer, callbacks)
@@ -102,8 +106,9 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     if trainer.interrupted:
         raise KeyboardInterrupt
     _check_ended(trainer, saver.reason)
-    if cfg.save == "best":
-        _load_best(model, trainer)
+    chosen = cfg.save != "last" and _load_best(model, trainer, 1 if cfg.save == "best" else None)
+    if not chosen and (average := average_of(trainer)) is not None:
+        average.put_into(model)
     _write(model, output, trainer)
     logging.info(f"Wrote {output}")
     return output
@@ -136,6 +141,15 @@ class StepProgressBar(TQDMProgressBar):
         return total
 
 
+def _check_average(cfg: DictConfig) -> None:
+    """Refuse NeMo's average of the weights, which cannot be resumed (:mod:`nemo_speechlm.training.averaging`)."""
+    if OmegaConf.select(cfg, "exp_manager.ema.enable", default=False):
+        raise SpeechLMError(
+            "exp_manager.ema.enable: a run with NeMo's average of the weights cannot be resumed; set it to false, and "
+            "ema_decay=0.999 for ours"
+        )
+
+
 def _check_length(cfg: DictConfig) -> None:
     """Refuse lengths of training that are none, and limits of time that leave nothing to go on from."""
     steps, epochs = cfg.trainer.get("max_steps", -1), cfg.trainer.get("max_epochs")
@@ -161,9 +175,8 @@ def _check_length(cfg: DictConfig) -> None:
 
 def _check_sharded(trainer: Trainer, cfg: DictConfig) -> None:
     """Refuse what a divided model cannot do."""
-    average = OmegaConf.select(cfg, "exp_manager.ema.enable", default=False)
-    if isinstance(trainer.strategy, ModelParallelStrategy) and average:
-        raise SpeechLMError(f"exp_manager.ema.enable is not possible with trainer.strategy={FSDP2}; set it to false")
+    if isinstance(trainer.strategy, ModelParallelStrategy) and cfg.get("ema_decay") is not None:
+        raise SpeechLMError(f"ema_decay is not possible with trainer.strategy={FSDP2}; set it to null")
 
 
 def _check_ended(trainer: Trainer, reason: str) -> None:
@@ -224,21 +237,34 @@ def _write(model: ModelPT, output: Path, trainer: Trainer) -> None:
         ) from error
 
 
-def _load_best(model: ModelPT, trainer: Trainer) -> None:
+def _load_best(model: ModelPT, trainer: Trainer, most: int | None) -> bool:
+    """Load the best checkpoint, or the mean of the best ones that can be read; False where there is none.
+
+    Args:
+        model: what they are loaded into.
+        trainer: whose checkpoint callback knows them.
+        most: of how many; None for all that are kept.
+    """
     callback = trainer.checkpoint_callback
     known = {path: float(score) for path, score in getattr(callback, "best_k_models", {}).items()}
     best = getattr(callback, "best_model_path", "")
     if not best:
         logging.warning("There was no validation, so no best checkpoint; the last weights are saved.")
-        return
+        return False
     ranked = sorted(known, key=known.__getitem__, reverse=getattr(callback, "mode", "min") == "max")
+    sound: list[str] = []
     for path in dict.fromkeys([best, *ranked]):
         if (reason := damage(Path(path))) is not None:
             logging.warning(f"{path}: {reason}; it is passed over for the next best checkpoint")
             continue
-        score = f" ({callback.monitor} {known[path]:.4f})" if path in known else ""  # type: ignore[union-attr]
-        logging.info(f"Best checkpoint: {Path(path).name}{score}")
-        # The file is this run's own, and holds configs beside tensors.
-        take_full_weights(model, torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
-        return
-    logging.warning("No best checkpoint can be read; the last weights are saved.")
+        sound.append(path)
+        if len(sound) == most:
+            break
+    if not sound:
+        logging.warning("No best checkpoint can be read; the last weights are saved.")
+        return False
+    scores = [f"{callback.monitor} {known[path]:.4f}" for path in sound if path in known]  # type: ignore[union-attr]
+    told = Path(sound[0]).name if len(sound) == 1 else f"the mean of {len(sound)}"
+    logging.info(f"Best checkpoint: {told}" + (f" ({', '.join(scores)})" if scores else ""))
+    take_full_weights(model, mean_of_checkpoints(sound))
+    return True

@@ -109,7 +109,7 @@ def test_whole_encoder_stays_frozen_for_the_first_steps(tmp_path, model, recipe)
         (["model.init_from_pretrained=nowhere.nemo"], "nowhere.nemo: no such file"),
         (["model.labels=[a,b]"], "speech.json:1: 'k' (U+006B)"),
         (["output=x.ckpt"], "must end in .nemo"),
-        (["save=worst"], "save is 'worst', expected best or last"),
+        (["save=worst"], "save is 'worst', expected best, average or last"),
     ],
 )
 def test_bad_input_to_fine_tuning(capsys, recipe, changes, message):

@@ -1,0 +1,162 @@
+"""Averages of weights: along a training, and of its best checkpoints."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule
+
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.pretrained import read_nemo
+from nemo_speechlm.testing.configs import tiny_recipe
+from nemo_speechlm.testing.trainer import tiny_trainer
+from nemo_speechlm.training import run as training
+from nemo_speechlm.training.averaging import KEY, ExponentialAverage, judged_weights, mean_of_checkpoints
+from tests.training.test_run import OneWeight, numbers
+
+SCHEDULE = {"name": "PolynomialDecayAnnealing", "power": 1.0, "max_steps": 100, "min_lr": 0.0}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    data = tmp_path / "data"
+    model = {
+        "init_from_pretrained": None,
+        "train_ds": {"manifest_filepath": numbers(data / "train.json", 1.0, 2.0, 3.0), "num_workers": 0},
+        "validation_ds": {"manifest_filepath": numbers(data / "valid.json", 2.0)},
+        "optim": {"name": "adamw", "lr": 0.1, "betas": [0.9, 0.98], "weight_decay": 0.0, "sched": SCHEDULE},
+    }
+    return tiny_recipe(tmp_path, model, 9, val_check_interval=3)
+
+
+class Watch(Callback):
+    """The weight after each update, and what validations see; breaks off after so many updates."""
+
+    def __init__(self, end=None):
+        self.trained, self.validated, self.end = [], [], end
+
+    def on_train_batch_start(self, *_):
+        if len(self.trained) == self.end:
+            raise KeyError("killed")
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.trained.append(pl_module.weight.item())
+
+    def on_validation_batch_end(self, trainer, pl_module, *_):
+        self.validated.append(pl_module.weight.item())
+
+
+def train(recipe, tmp_path, name, end=None, **changes):
+    watch = Watch(end)
+    cfg = recipe.copy()
+    cfg.output = str(tmp_path / f"{name}.nemo")
+    for key, value in changes.items():
+        cfg[key] = value
+
+    def build(model, trainer):
+        trainer.callbacks.append(watch)
+        return OneWeight(cfg=model, trainer=trainer)
+
+    return read_nemo(training.train(cfg, build)).weights["weight"].item(), watch
+
+
+def plain_average(start, weights, decay):
+    """What the average is after each update, number by number."""
+    average, found = start, []
+    for update, weight in enumerate(weights, start=1):
+        kept = min(decay, (update + 1) / (update + 10))
+        average = kept * average + (1 - kept) * weight
+        found.append(average)
+    return found
+
+
+def test_the_average_is_validated_and_written(recipe, tmp_path):
+    weight, watch = train(recipe, tmp_path, "out", ema_decay=0.4, save="last")
+    expected = plain_average(0.0, watch.trained, 0.4)
+    assert watch.validated == pytest.approx([expected[2], expected[5], expected[8]])
+    assert weight == pytest.approx(expected[8])
+    assert abs(weight - watch.trained[8]) > 0.01
+    best, _ = train(recipe, tmp_path, "best", ema_decay=0.4, save="best")
+    assert best == pytest.approx(min(watch.validated, key=lambda value: abs(value - 2)))
+
+
+def test_a_resumed_run_has_the_average_of_the_whole_one(recipe, tmp_path):
+    with pytest.raises(KeyError, match="killed"):
+        train(recipe, tmp_path, "resumed", end=7, ema_decay=0.4, save="last")
+    resumed, rest = train(recipe, tmp_path, "resumed", ema_decay=0.4, save="last")
+    recipe.exp_manager.name = "another"
+    whole, watch = train(recipe, tmp_path, "whole", ema_decay=0.4, save="last")
+    assert rest.trained == watch.trained[-len(rest.trained) :]
+    assert len(rest.trained) == 3
+    assert resumed == whole
+
+
+def test_the_mean_of_the_best_checkpoints(recipe, tmp_path):
+    recipe.exp_manager.checkpoint_callback_params.save_top_k = 2
+    weight, watch = train(recipe, tmp_path, "out", save="average")
+    best = sorted(watch.validated, key=lambda value: abs(value - 2))[:2]
+    assert weight == pytest.approx(sum(best) / 2)
+    assert watch.validated == [watch.trained[2], watch.trained[5], watch.trained[8]]
+    last, _ = train(recipe, tmp_path, "last", save="last")
+    assert last == watch.trained[8]
+
+
+def test_the_mean_is_exact_and_leaves_counts_alone(tmp_path):
+    for number in range(3):
+        content = {"w": torch.tensor([0.1 * number, 1.0]), "count": torch.tensor(number)}
+        torch.save({"state_dict": content}, tmp_path / f"{number}.ckpt")
+    torch.save({"state_dict": content, KEY: {"weights": {"w": torch.ones(2)}, "updates": 1}}, tmp_path / "3.ckpt")
+    mean = mean_of_checkpoints([tmp_path / f"{number}.ckpt" for number in (1, 0, 2)])
+    assert mean["w"].tolist() == pytest.approx([0.1, 1.0])
+    assert mean["count"] == 1
+    assert judged_weights(tmp_path / "3.ckpt")["w"].tolist() == [1.0, 1.0]
+
+
+class Frozen(LightningModule):
+    """One parameter that is frozen for a step, a buffer, and updates of two batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.free = torch.nn.Parameter(torch.zeros(3))
+        self.later = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        self.seen += 1
+        self.later.requires_grad_(batch_idx > 1)
+        return (self.free - batch).square().sum() + self.later.square().sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_updates_of_several_batches_and_parameters_frozen_at_first():
+    average, watch = ExponentialAverage(0.5), []
+
+    class Weights(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step > len(watch):
+                watch.append((pl_module.free[0].item(), pl_module.later[0].item()))
+
+    trainer = tiny_trainer(3, callbacks=[average, Weights()], accumulate_grad_batches=2)
+    model = Frozen()
+    trainer.fit(model, torch.utils.data.DataLoader(torch.rand(20, 3), batch_size=None))
+    assert average.updates == 3
+    average.put_into(model)
+    for place, (name, start) in enumerate((("free", 0.0), ("later", 1.0))):
+        expected = plain_average(start, [weights[place] for weights in watch], 0.5)[-1]
+        assert getattr(model, name)[0].item() == pytest.approx(expected)
+    assert model.seen == 6
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.5, "much", True])
+def test_decays_that_are_none(decay):
+    with pytest.raises(SpeechLMError, match=r"ema_decay is .*, expected a number from 0 to 1"):
+        ExponentialAverage(decay)
+
+
+def test_nemos_average_is_refused(recipe, tmp_path):
+    recipe.exp_manager.ema = {"enable": True}
+    with pytest.raises(
+        SpeechLMError, match=r"exp_manager\.ema\.enable: .* cannot be resumed; set it to false"
+    ) as error:
+        train(recipe, tmp_path, "out")
+    assert "\n" not in str(error.value)

@@ -28,7 +28,7 @@ from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import SkipItem
 from nemo_speechlm.evaluation.aligner import TimedPhone, alignment_accuracy
 from nemo_speechlm.files import Record, iter_lines
-from nemo_speechlm.jobs.workers import default_workers
+from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
 from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
 from nemo_speechlm.tokenizers.gmm.tokenizer import GmmTokenizing

@@ -56,10 +56,10 @@ from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import partial_path, refuse_overwrite
+from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.types import Work
-from nemo_speechlm.jobs.workers import default_workers
 from nemo_speechlm.locks import only_writer
 
 CORPORA = (*LISTERS, "librispeech_lm", "manifest", "demo")

@@ -22,8 +22,8 @@ from nemo_speechlm.data.text.held_out import place_sentences
 from nemo_speechlm.data.text.normalizer import check_normalizer
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_one_file_twice
+from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.job import run_job
-from nemo_speechlm.jobs.workers import default_workers
 
 FORMATS = ("auto", "text", "json")
 

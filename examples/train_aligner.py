@@ -28,9 +28,9 @@ from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.aligner import plot_passes
 from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.jobs.report import JobReport
-from nemo_speechlm.jobs.workers import default_workers
 from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
 from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
 from nemo_speechlm.tokenizers.gmm.training import AlignerTraining, passes_table

@@ -23,8 +23,8 @@ from omegaconf import DictConfig, ListConfig
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, dump_line, refuse_overwrite
+from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.progress import skipped_path
-from nemo_speechlm.jobs.workers import default_workers
 from nemo_speechlm.tensor_file import progress_path
 from nemo_speechlm.tokenizers.kmeans.centroids import save_kmeans
 from nemo_speechlm.units.inventory import UnitInventory

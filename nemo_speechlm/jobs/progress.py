@@ -1,11 +1,13 @@
-"""What a job has done so far: its progress file, from which a killed job resumes."""
+"""Where a job keeps what it has done so far, from which a killed job resumes, and what it leaves beside its output."""
 
 import json
-from collections.abc import Iterator
-from itertools import repeat
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
-from nemo_speechlm.files import Record, iter_lines
+from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, scan
+from nemo_speechlm.jobs.lines import LineIndex
+from nemo_speechlm.jobs.plan import Plan, save_json
 
 
 def skipped_path(output: str | Path) -> Path:
@@ -15,56 +17,41 @@ def skipped_path(output: str | Path) -> Path:
 
 
 def progress_path(output: str | Path) -> Path:
-    """Where a job keeps its results until all are there; not the name under which the output itself is written."""
+    """The folder where a job keeps its results until all are there."""
     output = Path(output)
-    return output.with_name(f".partial.{output.name}.jsonl")
+    return output.with_name(f".job.{output.name}")
 
 
-def _skip_record(error: Exception, source: Path, number: int) -> Record:
-    """The record of a skipped line, with the file at fault if that is not the source."""
-    record: Record = {"_skipped": getattr(error, "reason", str(error)), "_line": number}
-    path = getattr(error, "path", None)
-    return record if path in (None, str(source)) else record | {"_path": path}
+class JobFolder:
+    """A job's folder: its plan, the index of its lines, the files of its chunks."""
 
+    def __init__(self, output: Path):
+        self.path = progress_path(output)
+        self._plan = self.path / "plan.json"
 
-def _is_progress_of(partial: Path, header: str) -> bool:
-    if not partial.exists():
-        return False
-    with open(partial, "rb") as file:
-        return file.readline() == header.encode()
+    def exists(self) -> bool:
+        """Whether there is a job. A folder without a plan is what was left when a finished one was removed."""
+        return self._plan.exists()
 
+    def chunks(self, plan: Plan) -> list[Chunk]:
+        """What is done of this plan already; nothing if the folder is another plan's."""
+        try:
+            if json.loads(self._plan.read_text(encoding="utf-8")) != asdict(plan):
+                return []
+        except (FileNotFoundError, ValueError):
+            return []
+        return scan(self.path, plan.digest, BatchedLines(plan.batch_size))
 
-def _count_lines(partial: Path) -> int:
-    """Whole lines behind the header."""
-    with open(partial, "rb") as file:
-        return sum(line.endswith(b"\n") for line in file) - 1
+    def begin(self, plan: Plan, index: LineIndex, done: list[Chunk]) -> None:
+        """Make the folder this plan's; what another plan's job had done goes."""
+        if not done:
+            for path in self.path.iterdir():
+                if path.name != index.path.name:  # what a gzipped source was unpacked to
+                    path.unlink()
+        index.save(self.path)
+        save_json(asdict(plan), self._plan)
 
-
-def _resume(partial: Path, header: str, batch_size: int, expected: int) -> int:
-    """Truncate ``partial`` to whole batches and return how many results it has; empty it if it is another job's."""
-    if not _is_progress_of(partial, header):
-        partial.write_text(header, encoding="utf-8")
-        return 0
-    with open(partial, "rb+") as file:
-        file.readline()
-        whole, count, complete = file.tell(), 0, 0
-        end = whole
-        for line in file:
-            if line.endswith(b"\n"):
-                end, count = end + len(line), count + 1
-                if count % batch_size == 0 or count == expected:
-                    whole, complete = end, count
-        file.truncate(whole)
-        return complete
-
-
-def _records(partial: Path) -> Iterator[tuple[str, Record]]:
-    with open(partial, encoding="utf-8") as file:
-        next(file)
-        for line in file:
-            yield line, json.loads(line)
-
-
-def _line_numbers(source: Path, needed: bool) -> Iterator[int]:
-    """Numbers of the source's non-blank lines; zeros if not needed: skipped records have their own."""
-    return (number for number, _ in iter_lines(source)) if needed else repeat(0)
+    def remove(self) -> None:
+        """Remove it with all that is in it; the plan first, so that half a folder is no job."""
+        self._plan.unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,11 +1,16 @@
 """One job on several machines: each does a part of the lines; the joined outputs equal the output of one machine."""
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.files import file_digest, plain
+from nemo_speechlm.jobs.plan import Plan, load_plan, save_json
+from nemo_speechlm.jobs.report import JobReport
 
 _FORM = re.compile(r"(\d+)/(\d+)")
 
@@ -66,3 +71,61 @@ def shard_outputs(output: str | Path, count: int) -> list[Path]:
         if not path.exists():
             raise InputError(f"no such file; run the command with shard={index}/{count} first", path)
     return paths
+
+
+def shard_plan_path(output: str | Path) -> Path:
+    """Where a shard's plan is, beside the shard's output; who moves the one moves the other."""
+    output = Path(output)
+    return output.with_name(output.name + ".plan.json")
+
+
+def save_shard_plan(
+    output: Path, plan: Plan, shard: Shard, report: JobReport, given: Mapping[str, Any] | None = None
+) -> None:
+    """Write down what a shard's output was made of, for :func:`check_shards`."""
+    made = {
+        "plan": asdict(plan),
+        "shard": str(shard),
+        "given": plain(given or {}),
+        "written": report.written,
+        "skipped": report.skipped.total(),
+        "sha256": file_digest(output),
+    }
+    save_json(made, shard_plan_path(output))
+
+
+def check_shards(paths: list[Path], expected: Plan, given: Mapping[str, Any]) -> None:
+    """Check that outputs are all shards of one job, and as they were written.
+
+    Args:
+        paths: the outputs, in order.
+        expected: a plan of the same source; of its settings those are compared that it has.
+        given: the options as the user gave them.
+
+    Raises:
+        InputError: naming the shard and in what it differs.
+    """
+    first: Plan | None = None
+    for index, path in enumerate(paths):
+        beside = shard_plan_path(path)
+        again = f"run the command with shard={index}/{len(paths)} overwrite=true again"
+        try:
+            made = json.loads(beside.read_text(encoding="utf-8"))
+            plan, shard = load_plan(made["plan"], beside), made["shard"]
+        except FileNotFoundError as error:
+            raise InputError(f"no such file, which says what the shard was made of; {again}", beside) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"is not the plan of a shard: {error!r}; {again}", beside) from error
+        if shard != str(Shard(index, len(paths))):
+            raise InputError(f"is shard {shard}, expected {index}/{len(paths)}; {again}", path)
+        if (plan.source, plan.lines) != (expected.source, expected.lines):
+            difference: str | None = f"another manifest ({plan.lines} lines, not these {expected.lines})"
+        else:
+            asked = Plan.of(plan.source, plan.lines, plan.batch_size, {**plan.settings, **expected.settings, **given})
+            said = Plan.of(plan.source, plan.lines, plan.batch_size, {**plan.settings, **made["given"]})
+            difference = said.difference(asked) or (first.difference(plan) if first else None)
+        if difference:
+            raise InputError(f"was made with {difference}; {again}", path)
+        if file_digest(path) != made["sha256"]:
+            raise InputError(f"was changed after it was made; {again}", path)
+        first = first or plan

@@ -29,11 +29,15 @@ def upper(number: int, line: str) -> Record:
         raise SkipItem("cannot be used")
     if text == "die":
         os._exit(9)
-    return {"text": text.upper(), "number": number}
+    return {"number": number, "text": text.upper()}
 
 
 def make_upper():
     return upper
+
+
+def make_numbers():
+    return lambda number, line: {"number": number}
 
 
 def make_nothing():
@@ -72,10 +76,11 @@ def test_output_is_in_order_and_the_same_for_any_workers(source: Path, tmp_path:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "source.txt"]
 
 
-def test_gzipped_in_and_out_and_blank_lines_keep_their_numbers(tmp_path: Path):
-    with gzip.open(tmp_path / "in.gz", "wt") as file:
+def test_gzipped_in_and_out_and_blank_lines_keep_their_numbers(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with gzip.open("in.gz", "wt") as file:
         file.write("a\n\n \nb\n")
-    run_job(tmp_path / "in.gz", tmp_path / "new" / "out.gz", make_upper, settings={})
+    run_job("in.gz", "new/out.gz", make_upper, settings={})
     with gzip.open(tmp_path / "new" / "out.gz", "rt") as file:
         assert [json.loads(line)["number"] for line in file] == [1, 4]
 
@@ -183,6 +188,12 @@ if __name__ == "__main__":
 """
 
 
+def done_numbers(folder: Path) -> set[int]:
+    """The numbers of the records that a job has written so far."""
+    lines = [line for path in folder.glob("0*") for line in path.read_bytes().splitlines(keepends=True)]
+    return {json.loads(line)["number"] for line in lines if line.startswith(b'{"number') and line.endswith(b"\n")}
+
+
 @pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers: int, how: signal.Signals):
     """Also: no worker outlives its parent, and a half-written last line does no harm."""
@@ -195,7 +206,7 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background job ignores it
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not partial.exists() or partial.read_bytes().count(b"\n") < 20):
+    while time.monotonic() < deadline and len(done_numbers(partial)) < 20:
         time.sleep(0.006)
     process.send_signal(how)
     (tmp_path / "hold").unlink()  # after Ctrl-C, what workers have begun is waited for
@@ -206,13 +217,13 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers
     assert (tmp_path / "log").read_text() == log, "a worker is still at it"
     assert not (tmp_path / "out.json").exists()
 
-    done = partial.read_bytes().count(b"\n") - 1
-    with open(partial, "ab") as file:
+    done = done_numbers(partial)
+    with open(next(partial.glob("*.part")), "ab") as file:
         file.write(b'{"number": 4')
     (tmp_path / "log").unlink()
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert records(tmp_path / "out.json") == [{"number": i + 1, "text": f"line {i}"} for i in range(300)]
-    assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(done + 1, 301))
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == sorted({*range(1, 301)} - done)
 
 
 def test_two_processes_do_not_work_on_one_output(source: Path, tmp_path: Path):
@@ -250,13 +261,26 @@ def test_the_source_is_not_overwritten(source: Path, tmp_path: Path):
 
 def test_a_partial_result_of_other_settings_or_another_source_is_not_resumed(source: Path, tmp_path: Path):
     output = tmp_path / "out.json"
-    run_job(source, output, make_upper, settings={"a": 1})
-    header = json.dumps({"source": "another", "lines": 300, "a": 1}) + "\n"
-    output.rename(progress_path(output))
-    content = progress_path(output).read_text()
-    progress_path(output).write_text(header + content.replace("LINE", "WRONG"))
-    run_job(source, output, make_upper, settings={"a": 1})
-    assert "WRONG" not in output.read_text()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    def interrupted(settings):
+        with pytest.raises(KeyboardInterrupt):
+            run_job(source, output, make_upper, settings=settings, before_rename=stop)
+
+    interrupted({"a": 1})
+    run_job(source, output, make_numbers, settings={"a": 2})
+    assert records(output)[7] == {"number": 8}
+    output.unlink()
+    interrupted({"a": 2})
+    source.write_text(source.read_text().replace("line 7", "line x"))
+    run_job(source, output, make_numbers, settings={"a": 2})
+    assert records(output)[7] == {"number": 8}
+    output.unlink()
+    interrupted({"a": 2})
+    run_job(source, output, make_numbers, settings={"a": 2})
+    assert records(output)[7] == {"number": 8, "text": "LINE X"}, "of the same job, everything is kept"
 
 
 def test_report_names_ten_reasons():

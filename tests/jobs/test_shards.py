@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
 from nemo_speechlm.jobs.job import run_job
-from nemo_speechlm.jobs.progress import progress_path, skipped_path
-from nemo_speechlm.jobs.shards import Shard
+from nemo_speechlm.jobs.progress import JobFolder, progress_path, skipped_path
+from nemo_speechlm.jobs.shards import Shard, shard_plan_path
 from nemo_speechlm.tokenizers.base import Tokenizing
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
 
@@ -49,6 +49,19 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+def cut_off(folder: Path, cut: int) -> None:
+    """Make of a finished job's chunks one that was not finished: ``cut`` records and half a one."""
+    paths = sorted(folder.glob("*.jsonl"))
+    plan = json.loads(paths[0].read_text().splitlines()[0])["plan"]
+    lines = [line for path in paths for line in path.read_bytes().splitlines(keepends=True)[1:-1]]
+    assert len(lines) == 41
+    for path in paths:
+        path.unlink()
+    header = json.dumps({"plan": plan, "first": 0, "last": 41}).encode() + b"\n"
+    part = b"".join([header, *lines[:cut]]) + b'{"number"'[: 9 * (cut < 41)]
+    (folder / "000000000000-000000000041.abc.part").write_bytes(part)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("cut", [0, 1, 11, 12, 40, 41])
 def test_batches_are_the_same_after_an_interruption(source: Path, tmp_path: Path, workers: int, cut: int):
@@ -63,9 +76,7 @@ def test_batches_are_the_same_after_an_interruption(source: Path, tmp_path: Path
 
     with pytest.raises(Stop):
         run_job(source, tmp_path / "again", make_work, settings={}, batch_size=4, before_rename=interrupted)
-    lines = progress_path(tmp_path / "again").read_bytes().splitlines(keepends=True)
-    assert len(lines) == 42
-    progress_path(tmp_path / "again").write_bytes(b"".join(lines[: cut + 1]) + b'{"number"'[: 9 * (cut < 41)])
+    cut_off(progress_path(tmp_path / "again"), cut)
     run_job(source, tmp_path / "again", make_work, settings={}, batch_size=4, workers=workers)
     assert [(tmp_path / "again").read_bytes(), skipped_path(tmp_path / "again").read_bytes()] == whole
 
@@ -97,8 +108,40 @@ def test_joined_shards_are_what_one_run_makes(source: Path, tmp_path: Path, name
     with pytest.raises(InputError, match="exists already"):
         tokenize(f"parts_{name}", "join/3")
     (tmp_path / "source").write_text("w\n" * 42)
-    with pytest.raises(InputError, match=r"its shards have 41 lines, .* has 42"):
+    with pytest.raises(InputError, match=r"shard0of3\S*: was made with another manifest \(41 lines, not these 42\)"):
         tokenize(f"parts_{name}", "join/3", overwrite=True)
+
+
+def test_shards_of_another_job_are_not_joined(source: Path, tmp_path: Path):
+    """Each says what it was made of: settings, the options as they were given, its place, its own bytes."""
+
+    def tokenize(shard, seed=0, **options):
+        how = Tokenizing()
+        options = {"overwrite": True, "settings": {"seed": seed}, "workers": 1} | options
+        return tokenize_manifest(source, tmp_path / "out", how, lambda *_: make_work, shard=shard, **options)
+
+    tokenize("0/2")
+    tokenize("1/2", seed=1)
+    with pytest.raises(InputError, match=r"out\.shard1of2: was made with another seed \(1, not 0\); run .*shard=1/2"):
+        tokenize("join/2")
+    with pytest.raises(InputError, match=r"out\.shard0of2: was made with another seed \(0, not 1\)"):
+        tokenize("join/2", seed=1)
+    tokenize("1/2")
+    second = tmp_path / "out.shard1of2"
+    content = second.read_bytes()
+    second.write_bytes(content.replace(b"w40", b"w41"))
+    with pytest.raises(InputError, match=r"out\.shard1of2: was changed after it was made"):
+        tokenize("join/2")
+    second.write_bytes(content)
+    for name in ("out.shard0of2", "out.shard0of2.plan.json"):
+        (tmp_path / name).rename(tmp_path / f"{name}.kept")
+        (tmp_path / name.replace("0of2", "1of2")).rename(tmp_path / name)
+        (tmp_path / f"{name}.kept").rename(tmp_path / name.replace("0of2", "1of2"))
+    with pytest.raises(InputError, match=r"out\.shard0of2: is shard 1/2, expected 0/2"):
+        tokenize("join/2")
+    shard_plan_path(tmp_path / "out.shard0of2").unlink()
+    with pytest.raises(InputError, match=r"out\.shard0of2\.plan\.json: no such file, .*shard=0/2 overwrite=true"):
+        tokenize("join/2")
 
 
 def test_more_shards_than_lines(source: Path, tmp_path: Path):
@@ -116,13 +159,10 @@ def test_a_run_killed_between_naming_its_files_ends_the_same(source: Path, tmp_p
     output.unlink()
     skipped_path(output).unlink()
 
-    def killed(self, missing_ok=False):
-        if self == progress_path(output):
-            raise KeyboardInterrupt
-        return unlink(self, missing_ok)
+    def killed(self):
+        raise KeyboardInterrupt
 
-    unlink = Path.unlink
-    monkeypatch.setattr(Path, "unlink", killed)
+    monkeypatch.setattr(JobFolder, "remove", killed)
     with pytest.raises(KeyboardInterrupt):
         run_job(source, output, make_work, settings={}, batch_size=4)
     monkeypatch.undo()

@@ -1,5 +1,6 @@
 """Run a tokenizer over a manifest or a shard of it; join the outputs of the shards."""
 
+import functools
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, file_digest, iter_lines, refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.files import (
+    atomic_write,
+    file_digest,
+    iter_lines,
+    partial_path,
+    refuse_input_as_output,
+    refuse_overwrite,
+)
+from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.jobs.lines import index_lines
+from nemo_speechlm.jobs.plan import Plan
 from nemo_speechlm.jobs.progress import progress_path, skipped_path
 from nemo_speechlm.jobs.report import CUT_PHONES, JobReport
-from nemo_speechlm.jobs.shards import Shard, parse_join, shard_outputs
+from nemo_speechlm.jobs.shards import Shard, check_shards, parse_join, shard_outputs
 from nemo_speechlm.jobs.types import BatchWork
-from nemo_speechlm.jobs.workers import default_workers
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.tokenizers.base import Tokenizing
 
@@ -51,9 +61,11 @@ def tokenize_manifest(
     Raises:
         InputError: on bad input, or an output that exists.
     """
+    given = {"tokenizing": repr(tokenizing)}
     joined = parse_join(shard)
     if joined is not None:
-        return f"{output}: {_join(manifest, output, joined, overwrite, before_rename, options.get('max_lines'))}"
+        what = functools.partial(_join, settings=settings, given=given, max_lines=options.get("max_lines"))
+        return f"{output}: {what(manifest, output, joined, overwrite, before_rename)}"
     part = None if shard is None else Shard.parse(shard)
     path = Path(output) if part is None else part.path(output)
     with only_writer(path):
@@ -66,7 +78,8 @@ def tokenize_manifest(
             path,
             make_work(tokenizing, path),
             settings={
-                "tokenizing": repr(tokenizing),
+                # what was prepared beside a shard's output must not make it a shard of another job
+                "tokenizing": repr(tokenizing).replace(str(path), str(Path(output))),
                 "files": [file_digest(p) for p in tokenizing.files()],
                 **settings,
             },
@@ -75,6 +88,7 @@ def tokenize_manifest(
             shard=part,
             overwrite=overwrite,
             before_rename=before_rename if part is None else None,
+            given=given,
             **options,
         )
     return f"{path}: {report}"
@@ -86,6 +100,9 @@ def _join(
     count: int,
     overwrite: bool,
     before_rename: Callable[[Path], None] | None,
+    *,
+    settings: dict[str, Any],
+    given: dict[str, Any],
     max_lines: int | None,
 ) -> JobReport:
     """Concatenate the outputs of all shards, which are kept."""
@@ -93,6 +110,7 @@ def _join(
     refuse_overwrite(output, overwrite)
     paths = shard_outputs(output, count)
     report = JobReport()
+    unpacked = partial_path(f"{output}.unpacked")
     with (
         ExitStack() as held,
         atomic_write(output, before_rename) as file,
@@ -100,6 +118,9 @@ def _join(
     ):
         for path in paths:  # so that nobody rewrites one meanwhile
             held.enter_context(only_writer(path))
+        held.callback(unpacked.unlink, missing_ok=True)
+        index = index_lines(manifest, unpacked, max_lines)
+        check_shards(paths, Plan.of(index.digest, index.total, 1, settings), given)
         for path in paths:
             for _, line in iter_lines(path):
                 file.write(line)
@@ -108,11 +129,11 @@ def _join(
                 for _, line in iter_lines(skipped_path(path)):
                     skipped.write(line)
                     report.skip(json.loads(line)["reason"])
-        lines = sum(1 for _ in iter_lines(manifest))
         found = report.written + report.skipped.total()
-        if found != min(lines, max_lines or lines):
+        if found != index.total:
             raise InputError(
-                f"its shards have {found} lines, {manifest} has {lines}; were they made of another manifest?", output
+                f"its shards have {found} lines, {manifest} has {index.total}; run the command of each shard again",
+                output,
             )
     if not report.skipped:
         skipped_path(output).unlink()

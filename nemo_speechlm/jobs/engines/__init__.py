@@ -1,0 +1,6 @@
+"""Where the workers of a job run: in processes of this machine, on a Ray cluster, in jobs of SLURM."""
+
+from nemo_speechlm.jobs.engines.executor import Executor, Resources
+from nemo_speechlm.jobs.engines.local import LocalEngine
+
+__all__ = ["Executor", "LocalEngine", "Resources"]

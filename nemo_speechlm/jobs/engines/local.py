@@ -1,0 +1,188 @@
+"""Jobs in processes of this machine, or in this very process."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.jobs.engines.executor import Executor, Resources
+from nemo_speechlm.jobs.engines.pool import Attempt, Died, Done, Event, Pool, Progress, Stopped
+from nemo_speechlm.jobs.work import BadLine, BrokenProcess, ChunkMaker, ChunkWork
+
+_SECONDS = 0.5
+"""Between two words of a worker about its progress."""
+
+
+@dataclass(frozen=True)
+class LocalEngine(Executor):
+    """Processes of this machine.
+
+    With one worker and no timeout the work is done in this process: a crash there ends the job.
+    """
+
+    def pool(self, work: ChunkWork, resources: Resources) -> Pool:
+        """The processes, or this one."""
+        if resources.workers <= 1 and work.timeout is None:
+            return InThisProcess(work)
+        return Processes(work, resources.workers)
+
+
+class InThisProcess(Pool):
+    """The only worker is this process."""
+
+    def __init__(self, work: ChunkWork):
+        self._make, self._given = work.start(), deque[Attempt]()
+
+    @property
+    def free(self) -> int:
+        """One chunk at a time."""
+        return 1 - len(self._given)
+
+    def submit(self, attempt: Attempt) -> None:
+        """Take a chunk; it is made when it is waited for."""
+        self._given.append(attempt)
+
+    def wait(self) -> list[Event]:
+        """Make the chunk's file."""
+        attempt = self._given.popleft()
+        try:
+            self._make(*attempt, lambda lines: self.heed(Progress(attempt, lines)))
+        except BadLine as bad:
+            return [Stopped(attempt, bad.position, bad.error)]
+        return [Done(attempt)]
+
+    def close(self) -> None:
+        """Nothing has to be ended."""
+
+
+class Processes(Pool):
+    """Worker processes, each with a pipe; one that died is replaced."""
+
+    def __init__(self, work: ChunkWork, workers: int):
+        self._work, self._workers = work, workers
+        self._context = multiprocessing.get_context("spawn")
+        self._stop, self._running = self._context.Pipe(duplex=False)  # its end ends all workers, if this process dies
+        self._processes: dict[Connection, Any] = {}
+        self._given: dict[Connection, Attempt] = {}
+
+    @property
+    def free(self) -> int:
+        """Workers without a chunk, or that could be started."""
+        return self._workers - len(self._given)
+
+    def submit(self, attempt: Attempt) -> None:
+        """Give a process a chunk; start it if all have one."""
+        pipe = next((each for each in self._processes if each not in self._given), None) or self._start()
+        self._given[pipe] = attempt
+        with suppress(OSError):  # it died while it had nothing to do; waiting for it tells how
+            pipe.send(attempt)
+
+    def _start(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(self._work, theirs, self._stop), daemon=True)
+        process.start()
+        theirs.close()
+        self._processes[ours] = process
+        return ours
+
+    def wait(self) -> list[Event]:
+        """Wait for a word of a process, or its end."""
+        events: list[Event] = []
+        for pipe in wait(list(self._given)):
+            assert isinstance(pipe, Connection)
+            try:
+                event = pipe.recv()
+            except (EOFError, OSError):
+                process = self._processes.pop(pipe)
+                process.join()
+                pipe.close()
+                events.append(Died(self._given.pop(pipe), _how(process.exitcode)))
+                continue
+            if isinstance(event, Exception):
+                raise event
+            if not isinstance(event, Progress):
+                del self._given[pipe]
+            events.append(event)
+        return events
+
+    def close(self) -> None:
+        """Kill all; what they had done is on the disk."""
+        for process in self._processes.values():
+            process.kill()
+        for pipe, process in self._processes.items():
+            process.join()
+            pipe.close()
+        self._processes.clear()
+        for end in (self._stop, self._running):
+            end.close()
+
+
+def _how(status: int) -> str:
+    """How a process ended, for the user."""
+    if status >= 0:
+        return f"a worker process died on it (exit status {status})"
+    name = signal.Signals(-status).name
+    return f"a worker process died on it ({name}{'; out of memory?' if name == 'SIGKILL' else ''})"
+
+
+def _serve(work: ChunkWork, pipe: Connection, stop: Connection) -> None:
+    """What a process does until it is ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
+    threading.Thread(target=_exit_at_end_of, args=(stop,), daemon=True).start()
+    try:
+        make = work.start()
+    except Exception as error:
+        pipe.send(_picklable(error))
+        return
+    while True:
+        try:
+            attempt = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_make(make, attempt, pipe))
+
+
+def _make(make: ChunkMaker, attempt: Attempt, pipe: Connection) -> Event | Exception:
+    lines, said = 0, time.monotonic()
+
+    def done(count: int) -> None:
+        nonlocal lines, said
+        lines += count
+        if time.monotonic() - said > _SECONDS:
+            pipe.send(Progress(attempt, lines))
+            lines, said = 0, time.monotonic()
+
+    try:
+        make(*attempt, done)
+    except BadLine as bad:
+        return Stopped(attempt, bad.position, bad.error)
+    except BrokenProcess:
+        raise
+    except Exception as error:  # the source has changed, the disk is full, ...
+        return _picklable(error)
+    return Done(attempt)
+
+
+def _picklable(error: Exception) -> Exception:
+    if not isinstance(error, SpeechLMError):
+        error.add_note(traceback.format_exc())
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return SpeechLMError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _exit_at_end_of(stop: Connection) -> None:
+    """End this process once the other end of the pipe is closed, by the parent or by its death."""
+    stop.poll(None)
+    os._exit(1)

@@ -19,7 +19,7 @@ LAYERS = [
     {"models"},
     {"tokenizers", "inference", "interop"},
     {"evaluation"},
-    {"demo", "training"},
+    {"demo", "training", "environment"},
 ]
 """From the ground floor up: a room imports from its own layer's ground (the first), itself, and the layers below."""
 

@@ -21,12 +21,14 @@ Speech and pairs without text: model.tasks.aligned_mlm=0 model.train_ds.text=nul
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command
+from nemo_speechlm.training.options import check_recipe
 
 
 @command("maestro_small")
 def main(cfg: DictConfig) -> None:
+    check_recipe(cfg)
     from nemo_speechlm.models.maestro.model import MAESTROModel
-    from nemo_speechlm.training import train
+    from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: MAESTROModel(cfg=model, trainer=trainer))
 

@@ -42,9 +42,10 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
     from nemo_speechlm.evaluation.phones import make_phones
     from nemo_speechlm.evaluation.report import RecognitionReport, ReportOptions, split_tables
     from nemo_speechlm.evaluation.test_sets import read_utterances
-    from nemo_speechlm.evaluation.translation import check_languages, is_translation, translation_scores
+    from nemo_speechlm.evaluation.translation import check_languages, translation_scores
     from nemo_speechlm.evaluation.worst_page import write_page
     from nemo_speechlm.inference.recognition import restore
+    from nemo_speechlm.inference.search import is_translation
 
     phones = None if cfg.phonemizer is None else make_phones(cfg.phonemizer, cfg.units_field, CONF / "language")
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
@@ -76,10 +77,10 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
 def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[str], dict]:
     """The texts, and what the summary should say of how they came about."""
     from nemo_speechlm.evaluation.test_sets import read_utterances
-    from nemo_speechlm.evaluation.translation import has_attention_decoder, set_search
     from nemo_speechlm.evaluation.tuning import best_trial, tune, write_trials
     from nemo_speechlm.inference.ctc_text import CTCText, log_probabilities
     from nemo_speechlm.inference.recognition import choose_strategy, transcribe
+    from nemo_speechlm.inference.search import has_attention_decoder, set_search
 
     if has_attention_decoder(model):
         if cfg.lm is not None or cfg.decoding not in (None, "greedy", "beam"):

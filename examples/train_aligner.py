@@ -17,24 +17,22 @@ The file then aligns speech that is transcribed, this or other:
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from nemo_speechlm.alignment.training import PassReport, TrainingPlan
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.evaluation.aligner import plot_passes
 from nemo_speechlm.files import refuse_overwrite
 from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.jobs.report import JobReport
-from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
-from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
-from nemo_speechlm.tokenizers.gmm.training import AlignerTraining, passes_table
 from nemo_speechlm.units.inventory import UnitInventory
+
+if TYPE_CHECKING:
+    from nemo_speechlm.alignment.training import PassReport, TrainingPlan
 
 
 @command("train_aligner", makes=["output"])
@@ -43,6 +41,15 @@ def main(cfg: DictConfig) -> None:
     refuse_overwrite(cfg.output, cfg.overwrite)
     if cfg.max_hours is not None:
         check_number("max_hours", cfg.max_hours, above=0)
+    units = None if cfg.units is None else UnitInventory.load(cfg.units)
+
+    import torch
+
+    from nemo_speechlm.evaluation.aligner import plot_passes
+    from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
+    from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
+    from nemo_speechlm.tokenizers.gmm.training import AlignerTraining, passes_table
+
     threads = cfg.threads or default_workers()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
     training = AlignerTraining(
@@ -60,13 +67,13 @@ def main(cfg: DictConfig) -> None:
         _plan(cfg),
         cfg.states,
         cfg.silence_states,
-        None if cfg.units is None else UnitInventory.load(cfg.units),
+        units,
         _device(cfg.device),
         threads,
     )
     reports: list[PassReport] = []
 
-    def show(report: PassReport) -> None:
+    def show(report: "PassReport") -> None:
         tqdm.write(
             f"pass {report.number}: log-likelihood {report.log_likelihood:.3f} a frame, {report.components} Gaussians"
         )
@@ -88,7 +95,9 @@ def main(cfg: DictConfig) -> None:
         print(f"what was left out: {skipped_path(cfg.output)}")
 
 
-def _plan(cfg: DictConfig) -> TrainingPlan:
+def _plan(cfg: DictConfig) -> "TrainingPlan":
+    from nemo_speechlm.alignment.training import TrainingPlan
+
     values = OmegaConf.to_container(cfg.plan, resolve=True)
     try:
         return TrainingPlan(**values)  # type: ignore[arg-type]
@@ -97,6 +106,8 @@ def _plan(cfg: DictConfig) -> TrainingPlan:
 
 
 def _device(name: str | None) -> str | None:
+    import torch
+
     try:
         if name is not None:
             torch.zeros(1, device=name)

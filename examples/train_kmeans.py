@@ -17,7 +17,6 @@ The file then makes units of speech:
 import os
 from dataclasses import fields, replace
 
-import torch
 from omegaconf import DictConfig, ListConfig
 
 from nemo_speechlm.cli import command, whole_numbers
@@ -25,8 +24,6 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, dump_line, refuse_overwrite
 from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.progress import skipped_path
-from nemo_speechlm.tensor_file import progress_path
-from nemo_speechlm.tokenizers.kmeans.centroids import save_kmeans
 from nemo_speechlm.units.inventory import UnitInventory
 
 
@@ -38,12 +35,16 @@ def main(cfg: DictConfig) -> None:
     if (cfg.phones is None) != (cfg.phones_units is None):
         raise InputError("phones and phones_units go together: a manifest and the inventory of its units")
     phones = None if cfg.phones is None else UnitInventory.load(cfg.phones_units)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or default_workers()))
+
+    import torch
 
     from nemo_speechlm.evaluation.unit_quality import quality_of_kmeans
+    from nemo_speechlm.tensor_file import progress_path
+    from nemo_speechlm.tokenizers.kmeans.centroids import save_kmeans
     from nemo_speechlm.tokenizers.kmeans.teacher import make_teacher
     from nemo_speechlm.tokenizers.kmeans.training import KMeansTraining
 
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or default_workers()))
     manifests = tuple(cfg.manifest) if isinstance(cfg.manifest, ListConfig) else (cfg.manifest,)
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
     training = KMeansTraining(manifests, **{name: cfg[name] for name in own})

@@ -22,12 +22,14 @@ CPU cores).
 from omegaconf import DictConfig, open_dict
 
 from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.training.options import check_recipe
 
 
 @command("text_to_unit")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "model.train_ds.batch_frames", "model.validation_ds.batch_frames", least=1)
     whole_numbers(cfg, "seed")
+    check_recipe(cfg)
     from nemo_speechlm.data.phone_units import speakers_of
     from nemo_speechlm.models.text_to_unit.model import TextToUnitModel, as_paths
     from nemo_speechlm.training.run import train

@@ -17,14 +17,15 @@ from nemo_speechlm.cli import command, whole_numbers
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
     from nemo_speechlm.decoding.options import DecodingOptions
-    from nemo_speechlm.inference.transcript_files import inputs_of, run_transcription
+    from nemo_speechlm.inference.inputs import inputs_of
 
     options = DecodingOptions.of(cfg)
     inputs_of(cfg)
     from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
-    from nemo_speechlm.evaluation.translation import has_attention_decoder, set_search
     from nemo_speechlm.inference.recognition import choose_strategy, longest_audio, restore
     from nemo_speechlm.inference.recognizers import CTCRecognizer, PlainRecognizer, Recognizer
+    from nemo_speechlm.inference.search import has_attention_decoder, set_search
+    from nemo_speechlm.inference.transcript_files import run_transcription
 
     model = restore(cfg.model, cfg.device)
     recognize: Recognizer

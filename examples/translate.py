@@ -15,12 +15,13 @@ from nemo_speechlm.errors import InputError
 @command("translate")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "beam_size", least=1)
-    from nemo_speechlm.inference.transcript_files import inputs_of, run_transcription
+    from nemo_speechlm.inference.inputs import inputs_of
 
     inputs_of(cfg)
-    from nemo_speechlm.evaluation.translation import is_translation, set_search
     from nemo_speechlm.inference.recognition import longest_audio, restore
     from nemo_speechlm.inference.recognizers import PlainRecognizer
+    from nemo_speechlm.inference.search import is_translation, set_search
+    from nemo_speechlm.inference.transcript_files import run_transcription
 
     model = restore(cfg.model, cfg.device)
     if not is_translation(model):

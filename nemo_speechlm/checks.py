@@ -1,10 +1,15 @@
 """Checks of options: a value of the wrong kind or size is named with what was expected, before anything is done."""
 
 import math
+import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.errors import InputError
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""That trained models compute in."""
 
 
 def check_whole(name: str, value: Any, least: int | None = 0) -> None:
@@ -78,3 +83,36 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     if value not in choices:
         *others, last = choices
         raise InputError(f"{name} is {value!r}, expected {', '.join(others)}{' or ' if others else ''}{last}")
+
+
+def check_device(value: Any) -> None:
+    """Check that the option ``device`` is ``auto`` or what PyTorch calls a device, as far as one sees without PyTorch.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|hpu)(:\d+)?", str(value)):
+        raise InputError(f"device is {value!r}, expected auto, cpu, cuda, cuda:1, ...")
+
+
+def check_model_file(path: str | Path) -> None:
+    """Check that a ``.nemo`` file is there, before anything is loaded to open it.
+
+    Raises:
+        InputError: if it is not there, or is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError("is a folder; expected the .nemo file of a model", path)
+    if not path.exists():
+        raise InputError("no such file; expected the .nemo file of a model", path)
+
+
+def check_files(names: str) -> None:
+    """Check that a file is there; names of several (``a.json,b.json``, ``a_{0..3}.json``) are left to their reader.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not re.search(r"[\[{(<,]|_OP_", names) and not Path(names).exists():
+        raise InputError("no such file", names)

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_speechlm.checks import check_whole
+from nemo_speechlm.checks import PRECISIONS, check_choice, check_device, check_files, check_model_file, check_whole
 from nemo_speechlm.command_help import CONFIG_DIR, CONFIG_NAME, CONFIG_PATH, check_recipe_file, explain, help_text
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.locks import only_writer
@@ -96,6 +96,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                     raise SpeechLMError(
                         f"not given: {', '.join(missing)}; add {missing[0]}=... (--help lists all options)"
                     )
+                _check_common(cfg)
                 _refuse_own_input(cfg)
                 with ExitStack() as held:
                     for key in makes:
@@ -127,6 +128,19 @@ def _print_help(doc: str, config_name: str) -> None:
         print(help_text(doc, config_name), flush=True)
     except BrokenPipeError:  # of "--help | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_common(cfg: DictConfig) -> None:
+    """Check what can be checked of keys that many commands have, before a task imports what takes seconds."""
+    if str(cfg.get("model")).endswith(".nemo"):
+        check_model_file(cfg.model)
+    for key in ("model", "manifest", "lm", "tune_on"):
+        if isinstance(cfg.get(key), str):
+            check_files(cfg[key])
+    if cfg.get("device") is not None:
+        check_device(cfg.device)
+    if cfg.get("precision") is not None:
+        check_choice("precision", cfg.precision, PRECISIONS)
 
 
 def _refuse_own_input(cfg: DictConfig) -> None:

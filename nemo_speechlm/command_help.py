@@ -71,6 +71,9 @@ def explain(error: Exception, config_name: str) -> str:
     )
     if missing is not None:
         return f"there is no {missing[1]}={missing[2]}; there are: {', '.join(missing[3].split())}"
+    choose = re.match(r"You must specify '(\w+)'.*?Available options:\n(.*)", text, re.DOTALL)
+    if choose is not None:
+        return f"not given: {choose[1]}; add {choose[1]}=... There are: {', '.join(choose[2].split())}"
     lines = [line.strip() for line in text.partition("Config search path:")[0].splitlines()]
     message = "; ".join(line for line in lines if line and not line.startswith("See https"))
     if isinstance(error, OverrideParseException):

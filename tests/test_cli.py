@@ -36,6 +36,7 @@ def test_how_a_command_ends_says_its_status(monkeypatch, capsys, raised, status,
          "that is not in the config)"),
         ("tokenize_speech", ["speech_tokenizer=sphinx"],
          "there is no speech_tokenizer=sphinx; there are: frame_classifier, gmm, imported, kmeans, pocketsphinx"),
+        ("make_lexicon", ["source=a"], "not given: language; add language=... There are: cs, de, en, ru"),
         ("transcribe", ["model"], "'model' is not of the form key=value: missing EQUAL at '<EOF>'"),
         ("transcribe", ["model=a"], "not given: input; add input=... (--help lists all options)"),
         ("transcribe", ["model=a", "verbose=2"], "verbose=2: expected true or false"),
@@ -87,7 +88,14 @@ def test_a_folder_of_the_users_own_recipes(monkeypatch, capsys, own_recipes, fla
     def main(cfg):
         found.update(cfg)
 
-    arguments = [*flag.format(own_recipes).split(), "--config-name", "mine", "model=a", "input=b", "format=srt"]
+    arguments = [
+        *flag.format(own_recipes).split(),
+        "--config-name",
+        "mine",
+        f"model={own_recipes / 'mine.yaml'}",
+        "input=b",
+        "format=srt",
+    ]
     monkeypatch.setattr(sys, "argv", ["transcribe", *arguments])
     main()
     assert (found["max_segment"], found["min_segment"], found["format"]) == (7, 5, "srt")

@@ -1,4 +1,4 @@
-"""BLEU and chrF of translations, and what evaluating a model with an attention decoder needs to know of it."""
+"""BLEU and chrF of translations, and whether a manifest has the languages of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ from sacrebleu.metrics import CHRF
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 from nemo_speechlm.models.common.text_counts import bleu_of
-from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
 
 
 def translation_scores(
@@ -39,16 +38,6 @@ def translation_scores(
     }
 
 
-def is_translation(model: ASRModel) -> bool:
-    """Whether a model translates (it says so itself)."""
-    return model.cfg.get("task") == "translation"
-
-
-def has_attention_decoder(model: ASRModel) -> bool:
-    """Whether a model is one of ours with an attention decoder."""
-    return isinstance(model, SpeechLMEncDecModel)
-
-
 def check_languages(model: ASRModel, records: Sequence[Record], manifest: str | Path) -> None:
     """Check that a model's languages are those of a manifest, where both name them.
 
@@ -65,21 +54,3 @@ def check_languages(model: ASRModel, records: Sequence[Record], manifest: str | 
         found = next((r[key] for r in records if own is not None and r.get(key) not in (None, own)), None)
         if found is not None:
             raise InputError(f"{key!r} is {found!r} in a line; the model's is {own!r}", manifest)
-
-
-def set_search(model: ASRModel, **settings: Any) -> None:
-    """Change how a model with an attention decoder searches; None leaves a setting as it is.
-
-    Args:
-        model: the model.
-        settings: fields of ``SearchSettings``.
-
-    Raises:
-        InputError: if something is to be changed in a model without such a decoder.
-    """
-    given = {name: value for name, value in settings.items() if value is not None}
-    if not given:
-        return
-    if not isinstance(model, SpeechLMEncDecModel):
-        raise InputError(f"{', '.join(given)}: {type(model).__name__} has no attention decoder; leave it out")
-    model.change_decoding_strategy(given)

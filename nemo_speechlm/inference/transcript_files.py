@@ -2,39 +2,21 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
 from nemo_speechlm.data.audio.files import audio_info
-from nemo_speechlm.data.corpora.folder import find_audio
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import atomic_write
+from nemo_speechlm.inference.inputs import inputs_of
 from nemo_speechlm.inference.recognizers import Recognizer
 from nemo_speechlm.inference.recordings import CuttingOptions, Transcript, transcribe_files
 from nemo_speechlm.inference.subtitles import make_cues, to_srt
 
-FORMATS = ("text", "json", "srt")
 _SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt"}
-
-
-def find_recordings(inputs: Iterable[str | Path]) -> list[tuple[Path, Path]]:
-    """The recordings that files and folders stand for, each with its path below what was named.
-
-    Raises:
-        InputError: if there are none in a folder, or two have the same path.
-    """
-    found: list[tuple[Path, Path]] = []
-    for entry in map(Path, inputs):
-        if entry.is_dir():
-            found += [(path, path.relative_to(entry)) for path in find_audio(entry)]
-        else:
-            found.append((entry, Path(entry.name)))  # a missing file is reported with the other failures
-    if not found:
-        raise InputError("nothing to do: no input was given")
-    return found
 
 
 def plan_outputs(
@@ -121,23 +103,6 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
     if failures:
         listed = "\n".join(f"  {failure.path}: {failure.error}" for failure in failures)
         raise SpeechLMError(f"{len(failures)} of {len(todo)} files failed; the others are done:\n{listed}")
-
-
-def inputs_of(cfg: DictConfig) -> list[tuple[Path, Path]]:
-    """The recordings of a config, after its options were checked; called before a model is loaded.
-
-    Raises:
-        SpeechLMError: on a format that is none, or several for the terminal.
-    """
-    formats = list(cfg.format) if isinstance(cfg.format, ListConfig) else [cfg.format]
-    for kind in formats:
-        if kind not in FORMATS:
-            raise SpeechLMError(f"format is {kind!r}, expected one of {', '.join(FORMATS)}, or a list of them")
-    if cfg.output is None and len(formats) != 1:
-        raise SpeechLMError("several formats need output=FOLDER")
-    if not 0 < cfg.min_segment < cfg.max_segment:
-        raise SpeechLMError(f"min_segment is {cfg.min_segment}, expected seconds between 0 and max_segment")
-    return find_recordings(list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input])
 
 
 def _seconds(paths: Sequence[Path]) -> float:

@@ -1,28 +1,38 @@
-"""What a user restores: NeMo models for pretraining, for recognition, for units of text, and an encoder alone."""
+"""What a user restores: NeMo models for pretraining, for recognition, for units of text, and an encoder alone.
 
-from nemo_speechlm.models.encoder import SpeechLMEncoderModel
-from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
-from nemo_speechlm.models.maestro.model import MAESTROModel
-from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel, SpeechLMCTCModelBPE
-from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
-from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
-from nemo_speechlm.models.slam.model import SLAMModel
-from nemo_speechlm.models.speechlm.model import SpeechLMModel
-from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
+The public names are imported when they are asked for, so a program that restores one model does not load them all.
+"""
+
+from importlib import import_module
+from typing import Any
+
 from nemo_speechlm.nemo_targets import alias_former_modules, allow_targets
+
+_HOMES = {
+    "FrameClassifierModel": "models.frame_classifier.model",
+    "MAESTROModel": "models.maestro.model",
+    "SLAMModel": "models.slam.model",
+    "SLAMTextClassifier": "models.slam.classifier",
+    "SpeechLMCTCModel": "models.recognition.ctc",
+    "SpeechLMCTCModelBPE": "models.recognition.ctc",
+    "SpeechLMEncDecModel": "models.recognition.encdec",
+    "SpeechLMEncoderModel": "models.encoder",
+    "SpeechLMModel": "models.speechlm.model",
+    "TextToUnitModel": "models.text_to_unit.model",
+}
+"""Public names and the modules that define them. A name is imported when it is first asked for."""
 
 allow_targets()
 alias_former_modules(__name__, ("ctc", "encdec", "pretrain"))
 
-__all__ = [
-    "FrameClassifierModel",
-    "MAESTROModel",
-    "SLAMModel",
-    "SLAMTextClassifier",
-    "SpeechLMCTCModel",
-    "SpeechLMCTCModelBPE",
-    "SpeechLMEncDecModel",
-    "SpeechLMEncoderModel",
-    "SpeechLMModel",
-    "TextToUnitModel",
-]
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"nemo_speechlm.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,13 +17,14 @@ from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
-from nemo_speechlm.files import refuse_overwrite, sync, whole_file
+from nemo_speechlm.files import sync, whole_file
 from nemo_speechlm.models.common.sharding import gathered, take_full_weights
 from nemo_speechlm.training.averaging import ExponentialAverage, average_of, mean_of_checkpoints
 from nemo_speechlm.training.checkpoint_io import damage
 from nemo_speechlm.training.continuation import Continuation
 from nemo_speechlm.training.curves import one_curve
 from nemo_speechlm.training.folder import prepare_folder
+from nemo_speechlm.training.options import check_recipe
 from nemo_speechlm.training.peers import one_message
 from nemo_speechlm.training.recovery import step_of
 from nemo_speechlm.training.saving import INTERRUPTED, Saver
@@ -62,14 +63,8 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
 
 
 def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT], held: ExitStack) -> Path:
+    check_recipe(cfg)
     output = Path(cfg.output)
-    if output.suffix != ".nemo":
-        raise InputError("the output must end in .nemo", output)
-    if cfg.save not in ("best", "average", "last"):
-        raise InputError(f"save is {cfg.save!r}, expected best, average or last")
-    refuse_overwrite(output, cfg.overwrite)
-    _check_length(cfg)
-    _check_average(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     continuation = Continuation(cfg)
     saver = _saver(cfg)
@@ -139,38 +134,6 @@ class StepProgressBar(TQDMProgressBar):
         if total == float("inf") and self.trainer.max_steps > 0:
             return self.trainer.max_steps * self.trainer.accumulate_grad_batches
         return total
-
-
-def _check_average(cfg: DictConfig) -> None:
-    """Refuse NeMo's average of the weights, which cannot be resumed (:mod:`nemo_speechlm.training.averaging`)."""
-    if OmegaConf.select(cfg, "exp_manager.ema.enable", default=False):
-        raise SpeechLMError(
-            "exp_manager.ema.enable: a run with NeMo's average of the weights cannot be resumed; set it to false, and "
-            "ema_decay=0.999 for ours"
-        )
-
-
-def _check_length(cfg: DictConfig) -> None:
-    """Refuse lengths of training that are none, and limits of time that leave nothing to go on from."""
-    steps, epochs = cfg.trainer.get("max_steps", -1), cfg.trainer.get("max_epochs")
-    if steps == -1:
-        if epochs is None or epochs < 1:
-            raise SpeechLMError(f"trainer.max_steps is {steps} and trainer.max_epochs {epochs}: training has no end")
-    elif not isinstance(steps, int) or steps < 1:
-        raise SpeechLMError(f"trainer.max_steps is {steps!r}, expected a whole number of at least 1")
-    if cfg.trainer.get("max_time") is not None:
-        raise SpeechLMError(
-            "trainer.max_time counts the time of all runs together and keeps no checkpoint; say how long one run may "
-            "last with exp_manager.max_time_per_run=DD:HH:MM:SS"
-        )
-    manager = cfg.get("exp_manager") or {}
-    if manager.get("max_time_per_run") is not None:
-        keeps = manager.get("create_checkpoint_callback", True)
-        if not keeps or not (manager.get("checkpoint_callback_params") or {}).get("save_last", True):
-            raise SpeechLMError(
-                "exp_manager.max_time_per_run needs exp_manager.create_checkpoint_callback=true and "
-                "exp_manager.checkpoint_callback_params.save_last=true: otherwise there would be nothing to go on from"
-            )
 
 
 def _check_sharded(trainer: Trainer, cfg: DictConfig) -> None:

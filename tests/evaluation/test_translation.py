@@ -9,7 +9,8 @@ from sacrebleu import corpus_bleu, corpus_chrf
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import character_errors, word_errors
-from nemo_speechlm.evaluation.translation import check_languages, is_translation, set_search, translation_scores
+from nemo_speechlm.evaluation.translation import check_languages, translation_scores
+from nemo_speechlm.inference.search import is_translation, set_search
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.models.common.text_counts import SIZE, bleu_score, error_rates, text_counts
 from nemo_speechlm.testing.configs import tiny_architecture

@@ -36,7 +36,8 @@ def test_a_model_that_does_not_translate(capsys, tmp_path):
     head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}
     cfg = OmegaConf.create({**tiny_architecture(), "labels": tiny_labels(), "decoder": head})
     SpeechLMCTCModel(cfg).save_to(str(tmp_path / "ctc.nemo"))
-    arguments = [f"model={tmp_path / 'ctc.nemo'}", "input=a.wav", "device=cpu"]
+    (tmp_path / "a.wav").touch()
+    arguments = [f"model={tmp_path / 'ctc.nemo'}", f"input={tmp_path / 'a.wav'}", "device=cpu"]
     assert run_example("translate.py", *arguments) == 1
     assert "recognizes speech, it does not translate" in capsys.readouterr().err
 

@@ -2,9 +2,7 @@
 
 import torch
 
-from nemo_speechlm.checks import check_choice
-
-_KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from nemo_speechlm.checks import PRECISIONS, check_choice
 
 
 def autocast(device_type: str, precision: str) -> torch.autocast:
@@ -13,5 +11,5 @@ def autocast(device_type: str, precision: str) -> torch.autocast:
     Raises:
         InputError: if there is no such precision.
     """
-    check_choice("precision", precision, tuple(_KINDS))
-    return torch.autocast(device_type, _KINDS[precision], enabled=precision != "float32")
+    check_choice("precision", precision, PRECISIONS)
+    return torch.autocast(device_type, getattr(torch, precision), enabled=precision != "float32")

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from nemo.core.classes import ModelPT
 
+from nemo_speechlm.checks import check_model_file
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.features import FeatureExtraction
 
@@ -25,11 +26,7 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
         InputError: if the file is not there or cannot be restored.
         SpeechLMError: if there is no such device.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError("no such file; expected the .nemo file of a model", path)
-    if path.is_dir():
-        raise InputError("is a folder; expected the .nemo file of a model", path)
+    check_model_file(path)
     try:
         return kind.restore_from(str(path), map_location=pick_device(device)).eval()
     except (tarfile.TarError, FileNotFoundError, KeyError) as error:

@@ -4,11 +4,14 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from kaldialign import edit_distance
-from sacrebleu.metrics import BLEU
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU
 
 _ORDER = 4
 """Longest n-grams of BLEU."""
@@ -28,12 +31,14 @@ _TOKENIZERS = {
 
 
 @cache
-def bleu_of(target_lang: str | None = None) -> BLEU:
+def bleu_of(target_lang: str | None = None) -> "BLEU":
     """BLEU as training and evaluation compute it.
 
     Args:
         target_lang: what is written, ISO 639-1 with or without a region (``zh-CN``); decides how it is cut into words.
     """
+    from sacrebleu.metrics import BLEU  # a recognizer needs none of it
+
     language = (target_lang or "").replace("_", "-").split("-")[0].lower()
     *better, last = _TOKENIZERS.get(language, ("13a",))
     for name in better:
@@ -82,6 +87,8 @@ def error_rates(counts: Tensor) -> dict[str, float]:
 
 def bleu_score(counts: Tensor) -> float:
     """BLEU as sacrebleu computes it by default (exponential smoothing), 0 to 100."""
+    from sacrebleu.metrics import BLEU
+
     numbers = [int(value) for value in counts[4:].tolist()]
     correct, total = numbers[:_ORDER], numbers[_ORDER : 2 * _ORDER]
     system, reference = numbers[2 * _ORDER :]

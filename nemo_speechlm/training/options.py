@@ -1,0 +1,75 @@
+"""Checks of a recipe that need neither PyTorch nor NeMo, so that a wrong option is answered at once."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_speechlm.checks import check_choice, check_files
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.files import refuse_overwrite
+
+_READ = ("manifest_filepath", "units", "text_units", "init_from_pretrained")
+"""Keys below ``model`` that name files of the user's."""
+
+
+def check_recipe(cfg: DictConfig) -> None:
+    """Check a recipe before anything is loaded.
+
+    Args:
+        cfg: as for :func:`nemo_speechlm.training.run.train`, which checks it too.
+
+    Raises:
+        InputError: if the output exists already or is not called ``.nemo``, or a file that is to be read is missing.
+        SpeechLMError: if a key has no sensible value.
+    """
+    output = Path(cfg.output)
+    if output.suffix != ".nemo":
+        raise InputError("the output must end in .nemo", output)
+    check_choice("save", cfg.save, ("best", "average", "last"))
+    refuse_overwrite(output, cfg.overwrite)
+    _check_length(cfg)
+    _check_average(cfg)
+    for name in _files(OmegaConf.to_container(cfg.model, resolve=True)):
+        check_files(name)
+
+
+def _files(values: Any) -> Iterator[str]:
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if key in _READ:
+            yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
+        else:
+            yield from _files(value)
+
+
+def _check_length(cfg: DictConfig) -> None:
+    """Refuse lengths of training that are none, and limits of time that leave nothing to go on from."""
+    steps, epochs = cfg.trainer.get("max_steps", -1), cfg.trainer.get("max_epochs")
+    if steps == -1:
+        if epochs is None or epochs < 1:
+            raise SpeechLMError(f"trainer.max_steps is {steps} and trainer.max_epochs {epochs}: training has no end")
+    elif not isinstance(steps, int) or steps < 1:
+        raise SpeechLMError(f"trainer.max_steps is {steps!r}, expected a whole number of at least 1")
+    if cfg.trainer.get("max_time") is not None:
+        raise SpeechLMError(
+            "trainer.max_time counts the time of all runs together and keeps no checkpoint; say how long one run may "
+            "last with exp_manager.max_time_per_run=DD:HH:MM:SS"
+        )
+    manager = cfg.get("exp_manager") or {}
+    if manager.get("max_time_per_run") is not None:
+        keeps = manager.get("create_checkpoint_callback", True)
+        if not keeps or not (manager.get("checkpoint_callback_params") or {}).get("save_last", True):
+            raise SpeechLMError(
+                "exp_manager.max_time_per_run needs exp_manager.create_checkpoint_callback=true and "
+                "exp_manager.checkpoint_callback_params.save_last=true: otherwise there would be nothing to go on from"
+            )
+
+
+def _check_average(cfg: DictConfig) -> None:
+    """Refuse NeMo's average of the weights, which cannot be resumed (:mod:`nemo_speechlm.training.averaging`)."""
+    if OmegaConf.select(cfg, "exp_manager.ema.enable", default=False):
+        raise SpeechLMError(
+            "exp_manager.ema.enable: a run with NeMo's average of the weights cannot be resumed; set it to false, and "
+            "ema_decay=0.999 for ours"
+        )

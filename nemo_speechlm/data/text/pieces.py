@@ -15,6 +15,9 @@ class TokenEncoder:
     Args:
         model: SentencePiece model file (``tokenizer.model``), or the content of one.
 
+    Attributes:
+        content: of that file.
+
     Raises:
         InputError: if it is not there or not one.
     """
@@ -25,6 +28,7 @@ class TokenEncoder:
             if not Path(model).is_file():
                 raise InputError("no such file; expected a SentencePiece model, see train_tokenizer.py", model)
             model = Path(model).read_bytes()
+        self.content = model
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)

@@ -24,7 +24,8 @@ class Parts(NamedTuple):
             where there is none.
         left_behind: what no other model takes over.
         transducer: a :class:`~nemo_speechlm.models.maestro.transducer.TransducerBranch`, taken over with
-            ``reuse_decoder: true``; None where there is none.
+            ``reuse_decoder: true``; "" where the model itself has its ``decoder`` and ``joint``; None where there is
+            none.
     """
 
     shared: tuple[str, ...] = SHARED

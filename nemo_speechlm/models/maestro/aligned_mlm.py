@@ -4,7 +4,7 @@ Axis legend: B texts, T frames, P phones, D width.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -12,13 +12,21 @@ from torch import Generator, Tensor
 from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.data.pretraining.batch import TokenBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.multitask.average import WeightAverage
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.maestro.matching import Branches, phones_of, transducer_figures
 from nemo_speechlm.modules.durations import durations_of
+from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.padding import padding_mask
-from nemo_speechlm.modules.text_branch import resample
+from nemo_speechlm.modules.text_branch import ConvTextEncoder, Refiner, resample
+
+
+class Predictor(Protocol):
+    """What predicts durations: averages of text encoder and duration model, by these names."""
+
+    average: Any
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Repetition:
                 f"model.repetition.most is {self.most}, which is less than model.repetition.least={self.least}"
             )
 
-    def draw(self, model: Branches, phones: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
+    def draw(self, model: Predictor, phones: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """Frames (B, P) int64 of phones (B, P), 0 where padded."""
         if self.kind == "learned":
             frames = self._learned(model, phones, lengths)
@@ -56,26 +64,34 @@ class Repetition:
         return frames.masked_fill(padding_mask(lengths, phones.shape[1]), 0)
 
     @torch.no_grad()
-    def _learned(self, model: Branches, phones: Tensor, lengths: Tensor) -> Tensor:
+    def _learned(self, model: Predictor, phones: Tensor, lengths: Tensor) -> Tensor:
         states = model.average["text_encoder"](phones, lengths)
         return durations_of(model.average["duration_model"](states, lengths), lengths, longest=self.most)
 
 
-class MLMBranches(Branches, Protocol):
-    """What the task needs of a model.
+class TextSide(Predictor, Protocol):
+    """What makes states of text alone.
 
     Attributes:
         mlm_time: masks of frames.
         mlm_features: masks of channels.
     """
 
+    text_encoder: ConvTextEncoder
+    refiner: Refiner
     repetition: Repetition
     mlm_time: CoveringMask
     mlm_features: CoveringMask
 
 
+class MLMBranches(Branches, TextSide, Protocol):
+    """What the task needs of a model."""
+
+    average: WeightAverage
+
+
 def text_states(
-    model: MLMBranches, phones: Tensor, lengths: Tensor, generator: Generator | None = None
+    model: TextSide, phones: Tensor, lengths: Tensor, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Phones (B, P) and lengths (B,) -> refined states (B, T, D) like those of speech, and the frames (B,)."""
     durations = model.repetition.draw(model, phones, lengths, generator)
@@ -85,10 +101,17 @@ def text_states(
 
 def aligned_mlm(model: MLMBranches, batch: TokenBatch, generator: Generator | None = None) -> dict[str, Figure]:
     """RNN-T losses of phones and graphemes from states of text, masked in time and in frequency."""
+    encoded, frames = encode_text(model, model.encoder, batch, generator)
+    return transducer_figures(model, "mlm", encoded, frames, batch)
+
+
+def encode_text(
+    model: "TextSide", encoder: SpeechLMEncoder, batch: TokenBatch, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The masked states of a text behind the shared encoder (B, T, D), and their frames (B,)."""
     states, frames = text_states(model, *phones_of(batch), generator)
     B, T, D = states.shape
     time = model.mlm_time.draw(frames, T, generator)
     features = model.mlm_features.draw(torch.full((B,), D, device=states.device), D, generator)
     masked = states.masked_fill(time.unsqueeze(2) | features.unsqueeze(1), 0.0)
-    encoded = encode_embedded(model.encoder, masked, frames)
-    return transducer_figures(model, "mlm", encoded, frames, batch)
+    return encode_embedded(encoder, masked, frames), frames

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
 from nemo_speechlm.data.recognition.batch import batch_text, is_repeated
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader, has_text
-from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import UCTCLoss
@@ -34,10 +34,10 @@ from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import edit_counts
 from nemo_speechlm.models.common.uctc import ctc_terms
 from nemo_speechlm.models.recognition.text_branch import (
-    Writing,
     build_text_branch,
     load_text_branch,
     take_text_branch,
+    writing_of,
 )
 from nemo_speechlm.nemo_targets import name_publicly
 
@@ -97,12 +97,8 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         """Put into a config what decides the output layer."""
         raise NotImplementedError
 
-    def text_encoder(self) -> TextEncoder:
+    def text_encoder(self) -> CharacterEncoder | TokenEncoder:
         """What turns a transcript into label ids, raising an error on what the model cannot write."""
-        raise NotImplementedError
-
-    def writing(self) -> Writing:
-        """What the model writes, for a stream of text."""
         raise NotImplementedError
 
     def unused_parameters(self) -> list[str]:
@@ -121,17 +117,16 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
         if config is None or not config.get("use_lhotse", False):
             return super()._setup_dataloader_from_config(config)
-        branch = (
-            self.text_branch if has_text(config) else None
-        )  # where there is none, its encoder may not be there yet
+        encoder = self.text_encoder()
+        branch = self.text_branch if has_text(config) else None  # without text, it may not have been made yet
         return build_recognition_dataloader(
             config,
-            self.text_encoder(),
+            encoder,
             self.cfg.sample_rate,
             self.global_rank,
             self.world_size,
             run_folder(self),
-            None if branch is None else branch.stream(self.encoder, self.writing()),
+            None if branch is None else branch.stream(self.encoder, writing_of(encoder)),
         )
 
     def _transcribe_output_processing(self, outputs: dict, trcfg: TranscribeConfig) -> Any:
@@ -289,10 +284,6 @@ class SpeechLMCTCModel(SpeechLMCTC, EncDecCTCModel):
         """Of the model's characters."""
         return CharacterEncoder(list(self.cfg.labels))
 
-    def writing(self) -> Writing:
-        """Characters."""
-        return Writing(labels=list(self.cfg.labels))
-
     def change_vocabulary(self, new_vocabulary: list[str], decoding_cfg: DictConfig | None = None) -> None:
         """NeMo's; the data loaders made afterwards spell with the new characters too."""
         super().change_vocabulary(CharacterEncoder(new_vocabulary).labels, decoding_cfg)
@@ -323,10 +314,6 @@ class SpeechLMCTCModelBPE(SpeechLMCTC, EncDecCTCModelBPE):
     def text_encoder(self) -> TokenEncoder:
         """Of the model's tokens."""
         return TokenEncoder(self.tokenizer.tokenizer.serialized_model_proto())
-
-    def writing(self) -> Writing:
-        """Tokens."""
-        return Writing(tokenizer=self.tokenizer.tokenizer.serialized_model_proto())
 
 
 def ctc_model_class(cfg: DictConfig) -> type[SpeechLMCTC]:

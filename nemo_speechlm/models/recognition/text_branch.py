@@ -1,30 +1,30 @@
 """The text branch of fine-tuning: it makes states of the shared transformer from text that nobody has spoken.
 
 A recognizer learns new words, or a new domain, from text beside transcribed speech. Each kind of branch is the text
-side of a pretraining: :class:`UnitText` is SpeechLM's (section 3.3).
+side of a pretraining: :class:`~nemo_speechlm.models.speechlm.unit_text.UnitText` is that of SpeechLM,
+:class:`~nemo_speechlm.models.maestro.phone_text.PhoneText` that of MAESTRO.
 
 Axis legend: B sentences, L frames of text, U characters or tokens, D width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from hydra.utils import get_class
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Generator, Tensor, nn
 
 from nemo_speechlm.checks import check_number
-from nemo_speechlm.data.pretraining.streams import Stream, UnitTextStream
+from nemo_speechlm.data.pretraining.streams import Stream
 from nemo_speechlm.data.recognition.loader import has_text
+from nemo_speechlm.data.text.characters import CharacterEncoder
+from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.models.common.inventories import read_inventory
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_strictly, read_pretrained
-from nemo_speechlm.models.common.uctc import encode_text
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
-from nemo_speechlm.modules.masking import SpanMask
-from nemo_speechlm.units.inventory import UnitInventory
 
 
 class Encoded(NamedTuple):
@@ -53,6 +53,13 @@ class Writing(NamedTuple):
 
     labels: Sequence[str] | None = None
     tokenizer: bytes | None = None
+
+
+def writing_of(encoder: CharacterEncoder | TokenEncoder) -> Writing:
+    """What a recognizer writes, by what encodes its transcripts."""
+    if isinstance(encoder, TokenEncoder):
+        return Writing(tokenizer=encoder.content)
+    return Writing(labels=encoder.labels)
 
 
 class Found(NamedTuple):
@@ -92,60 +99,15 @@ class TextBranch(nn.Module, ABC):
         """A batch of text, masked, as states of the shared transformer; masks are drawn with the generator."""
 
 
-class UnitText(TextBranch):
-    """Units with durations: embedding, mask, shared transformer. UCTC as in pretraining, of the same code.
-
-    Args:
-        d_model: D.
-        inventory: the units, as ``units.json`` has them.
-        masking: fields of :class:`SpanMask`.
-        frame_rate: frames of text per second; None: as many as the encoder has.
-    """
-
-    kind: ClassVar[str] = "units"
-
-    def __init__(
-        self,
-        d_model: int,
-        inventory: Mapping[str, Any],
-        masking: Mapping[str, Any],
-        frame_rate: float | None = None,
-    ):
-        super().__init__()
-        self.inventory = UnitInventory.from_dict(dict(inventory))
-        self.masking = SpanMask(**masking)
-        self.frame_rate = frame_rate
-        self.unit_embedding = nn.Embedding(len(self.inventory), d_model)
-
-    @classmethod
-    def found_in(cls, source: PretrainedFile) -> Found | None:
-        """The units and their embedding of a SpeechLM model."""
-        weights = source.part("unit_embedding")
-        if not weights:
-            return None
-        key = "text_units" if source.cfg.get("text_units") else "units"
-        inventory = read_inventory(source.path, key, "a SpeechLM model")
-        masking = OmegaConf.to_container(source.cfg.text_masking, resolve=True)
-        config = {
-            "inventory": inventory.to_dict(),
-            "masking": masking,
-            "frame_rate": source.cfg.get("text_frame_rate"),
-        }
-        weights = {f"unit_embedding.{name}": value for name, value in weights.items()}
-        return Found(config, weights, source.path)
-
-    def stream(self, encoder: SpeechLMEncoder, writing: Writing) -> UnitTextStream:
-        """Text manifests with units."""
-        rate = self.frame_rate or encoder.frame_rate
-        return UnitTextStream(self.inventory, writing.labels, rate, encoder.max_frames, writing.tokenizer)
-
-    def encode(self, encoder: SpeechLMEncoder, batch: Any, generator: Generator | None = None) -> Encoded:
-        """As far as pretraining's CTC head."""
-        states, _ = encode_text(encoder, self.unit_embedding, self.masking, batch, generator=generator)
-        return Encoded(states, batch.unit_lengths, batch.targets, batch.target_lengths)
+KINDS = {
+    "units": "nemo_speechlm.models.speechlm.unit_text.UnitText",
+    "phones": "nemo_speechlm.models.maestro.phone_text.PhoneText",
+}
+"""The classes of branches. They stand with the models that they come from, which import this module."""
 
 
-KINDS: dict[str, type[TextBranch]] = {branch.kind: branch for branch in (UnitText,)}
+def _kind(name: str) -> type[TextBranch]:
+    return get_class(KINDS[name])
 
 
 def take_text_branch(cfg: DictConfig, source: PretrainedFile | None) -> Found | None:
@@ -197,8 +159,8 @@ def _found_in(file: PretrainedFile) -> Found | None:
         config: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
         config.pop("weight", None)
         return Found(config, file.part("text_branch"), file.path)
-    for kind, branch in KINDS.items():
-        if (found := branch.found_in(file)) is not None:
+    for kind in KINDS:
+        if (found := _kind(kind).found_in(file)) is not None:
             return found._replace(config={"kind": kind, **found.config})
     return None
 
@@ -222,7 +184,7 @@ def build_text_branch(cfg: DictConfig, d_model: int) -> TextBranch | None:
     if kind not in KINDS:
         raise SpeechLMError(f"model.text_branch.kind is {kind!r}, expected {' or '.join(KINDS)}")
     try:
-        return KINDS[kind](d_model, **own)
+        return _kind(kind)(d_model, **own)
     except (TypeError, ValueError) as error:
         raise SpeechLMError(f"model.text_branch: {error}") from error
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
-from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
@@ -24,7 +24,24 @@ from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
+from nemo_speechlm.models.recognition.text_branch import (
+    TextBranch,
+    load_text_branch,
+    take_text_branch,
+    writing_of,
+)
 from nemo_speechlm.models.recognition.transducer_loss import use_lattice_on_cpu
+from nemo_speechlm.models.recognition.transducer_text import SpeechLMRNNTModel, SpeechLMRNNTModelBPE
+
+Encoder = CharacterEncoder | TokenEncoder
+
+_KINDS = {
+    (False, False): EncDecRNNTModel,
+    (True, False): EncDecRNNTBPEModel,
+    (False, True): SpeechLMRNNTModel,
+    (True, True): SpeechLMRNNTModelBPE,
+}
+"""The class by whether it writes tokens, and whether it learns from text."""
 
 _OURS = (
     "freeze_front_end",
@@ -40,12 +57,14 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     """Build NeMo's ``EncDecRNNTModel``, or ``EncDecRNNTBPEModel`` where the config names a tokenizer's folder.
 
     The file that it saves is one of NeMo's model; ``import nemo_speechlm.models`` before it is restored lets NeMo
-    build the encoder.
+    build the encoder. With text in ``train_ds`` it is a :class:`SpeechLMRNNTModel` or :class:`SpeechLMRNNTModelBPE`.
 
     Args:
         cfg: NeMo's keys; ``labels`` or ``tokenizer``; and ours: ``init_from_pretrained``, ``pretrained_weights``,
-            ``encoder_overrides``, ``freeze_front_end``, and ``reuse_decoder``: start from the decoder of pretraining
-            too, where it has one (MAESTRO). ``model_defaults.enc_hidden`` is taken from the encoder.
+            ``encoder_overrides``, ``freeze_front_end``, ``text_branch`` for the text of ``train_ds`` (see
+            :mod:`~nemo_speechlm.models.recognition.text_branch`), and ``reuse_decoder``: start from the RNN-T decoder
+            of the file too, where it has one (MAESTRO, and transducers). ``model_defaults.enc_hidden`` is taken from
+            the encoder.
         trainer: Lightning trainer.
 
     Raises:
@@ -61,6 +80,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     has_tokens = OmegaConf.select(cfg, "tokenizer.dir") is not None
     weights, freeze = cfg.get("pretrained_weights", True), cfg.get("freeze_front_end", False)
     decoder = _reused_decoder(cfg, source) if cfg.get("reuse_decoder") else None
+    text = take_text_branch(cfg, source)
     with open_dict(cfg):
         cfg.model_defaults.enc_hidden = cfg.encoder.d_model
         encoder: TokenEncoder | CharacterEncoder
@@ -78,15 +98,17 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
         become_independent(cfg, source)
         for key in _OURS:
             cfg.pop(key, None)
-    model = (EncDecRNNTBPEModel if has_tokens else EncDecRNNTModel)(cfg=cfg, trainer=trainer)
+    model = _KINDS[has_tokens, text is not None](cfg=cfg, trainer=trainer)
     use_lattice_on_cpu(model.loss)
     model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
     if source is not None and weights:
         load_encoder(model, source)
+    if text is not None:
+        load_text_branch(model.text_branch, text)
     if decoder is not None:
-        branch = decoder.parts.transducer if decoder.parts else None
-        load_strictly(model.decoder, decoder.part(f"{branch}.decoder"), decoder.path, "decoder")
-        joint = _joint_weights(decoder.part(f"{branch}.joint"), len(model.joint.joint_net))
+        branch = f"{decoder.parts.transducer}." if decoder.parts and decoder.parts.transducer else ""
+        load_strictly(model.decoder, decoder.part(f"{branch}decoder"), decoder.path, "decoder")
+        joint = _joint_weights(decoder.part(f"{branch}joint"), len(model.joint.joint_net))
         load_strictly(model.joint, joint, decoder.path, "joint")
     if freeze:
         if not hasattr(model.encoder, "front_end"):
@@ -108,14 +130,28 @@ def _reused_decoder(cfg: DictConfig, source: PretrainedFile | None) -> Pretraine
             "model.reuse_decoder needs model.init_from_pretrained to take the decoder from; without one, set it to "
             "false"
         )
-    if source.parts is None or source.parts.transducer is None:
-        raise InputError("holds no RNN-T decoder of pretraining; set model.reuse_decoder=false", source.path)
-    sizes = source.cfg.transducer
+    sizes = _decoder_sizes(source)
     with open_dict(cfg):
         cfg.model_defaults.pred_hidden, cfg.model_defaults.joint_hidden = sizes.pred_hidden, sizes.joint_hidden
         cfg.decoder.prednet.pred_hidden, cfg.joint.jointnet.joint_hidden = sizes.pred_hidden, sizes.joint_hidden
         cfg.decoder.prednet.pred_rnn_layers = sizes.pred_rnn_layers
     return source
+
+
+def _decoder_sizes(source: PretrainedFile) -> DictConfig:
+    """``pred_hidden``, ``pred_rnn_layers`` and ``joint_hidden`` of a file's RNN-T decoder.
+
+    Raises:
+        InputError: if it has none.
+    """
+    own = source.parts.transducer if source.parts is not None else ""
+    if own is None or not source.part(f"{own}.joint" if own else "joint"):
+        raise InputError("holds no RNN-T decoder; set model.reuse_decoder=false", source.path)
+    if own:
+        return source.cfg.transducer
+    prednet, jointnet = source.cfg.decoder.prednet, source.cfg.joint.jointnet
+    sizes = {key: prednet[key] for key in ("pred_hidden", "pred_rnn_layers")}
+    return OmegaConf.create({**sizes, "joint_hidden": jointnet.joint_hidden})
 
 
 def _joint_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
@@ -128,7 +164,8 @@ def _joint_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]
 
 def _check_vocabulary(labels: Sequence[str], source: PretrainedFile) -> None:
     """Check that a decoder that is taken over writes what this model is to write."""
-    if list(labels) != (theirs := list(source.cfg.vocabulary)):
+    theirs = list(source.cfg.get("vocabulary") or source.cfg.get("labels") or source.cfg.joint.get("vocabulary") or ())
+    if list(labels) != theirs:
         raise InputError(
             f"its RNN-T decoder writes {len(theirs)} symbols ({' '.join(map(repr, theirs[:6]))} ...), and this model "
             f"{len(labels)} ({' '.join(map(repr, labels[:6]))} ...); give the same model.labels or tokenizer, or set "
@@ -142,18 +179,19 @@ def _validation_metrics(has_loss: bool) -> dict[str, str]:
     return dict.fromkeys(["val_loss", "val_wer"] if has_loss else ["val_wer"], "min")
 
 
-def _give_data(model: EncDecRNNTModel, data: dict[str, DictConfig], encoder: TextEncoder) -> None:
+def _give_data(model: EncDecRNNTModel, data: dict[str, DictConfig], encoder: Encoder) -> None:
     """Make the loaders, which are those of the CTC models: NeMo's would drop unknown characters without a word."""
+    branch: TextBranch | None = getattr(model, "text_branch", None)
 
     def build(config: DictConfig) -> DataLoader:
-        return build_recognition_dataloader(
-            config, encoder, model.cfg.sample_rate, model.global_rank, model.world_size, run_folder(model)
-        )
+        ranks = model.global_rank, model.world_size
+        text = None if branch is None else branch.stream(model.encoder, writing_of(encoder))
+        return build_recognition_dataloader(config, encoder, model.cfg.sample_rate, *ranks, run_folder(model), text)
 
     if "train_ds" in data:
         loader = build(data["train_ds"])
         # These keys are ours, and what is left should be a config for NeMo's loaders.
-        ours = ("endless", "on_bad", "max_bad", "timeout")
+        ours = ("endless", "on_bad", "max_bad", "timeout", "text", "defer_setup", "speeds")
         kept = {key: value for key, value in data["train_ds"].items() if key not in ours}
         model._update_dataset_config(dataset_name="train", config=OmegaConf.create(kept))
         model._train_dl = loader

@@ -90,8 +90,10 @@ def corpus(folder: Path) -> None:
     first = sorted(path for path in (folder / "test").iterdir() if path.suffix != ".txt")
     for name in ("recordings/interview", "more"):
         shutil.copy(first[0], folder / f"{name}{first[0].suffix}")
-    with gzip.open(folder / "text.txt.gz", "wt") as file:
-        file.write((folder / "corpus" / "text.txt").read_text())
+    for name in ("text", "domain"):
+        with gzip.open(folder / f"{name}.txt.gz", "wt") as file:
+            file.write((folder / "corpus" / "text.txt").read_text())
+    shutil.copy(folder / "test.json", folder / "domain_test.json")
 
 
 def run_block(block: Block, data: Path, out: Path) -> list[str]:

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 
+from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
@@ -20,6 +22,7 @@ from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_hidden_corpus, tiny_labels
 from nemo_speechlm.testing.trainer import tiny_trainer
+from nemo_speechlm.training.run import train
 from nemo_speechlm.training.step_guards import BatchSeeds
 
 HEAD = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead", "dropout": 0.1}
@@ -255,3 +258,32 @@ def test_an_unknown_key_and_a_missing_endless(corpus, pretrained):
     cfg.train_ds.endless = False
     with pytest.raises(InputError, match=r"data config: text: it needs model\.train_ds\.endless=true"):
         made(cfg)
+
+
+def test_the_recipe_of_adaptation(corpus, pretrained, tmp_path):
+    """As the page has it: a recognizer that was fine-tuned without text, and the text branch of its pretraining."""
+    bare = config(corpus, pretrained[1])
+    bare.train_ds = None
+    SpeechLMCTCModel(bare).save_to(str(tmp_path / "ctc.nemo"))
+    given = {
+        "output": tmp_path / "adapted.nemo",
+        "model.init_from_pretrained": tmp_path / "ctc.nemo",
+        "model.text_branch.init_from": pretrained[1],
+        "model.train_ds.manifest_filepath": corpus.speech,
+        "model.train_ds.text.manifest_filepath": corpus.text,
+        "model.train_ds.text.batch_tokens": 300,
+        "model.validation_ds.manifest_filepath": corpus.speech,
+        "model.train_ds.num_workers": 0,
+        "model.train_ds.batch_duration": 6,
+        "trainer.max_steps": 2,
+        "trainer.val_check_interval": 2,
+        "exp_manager.exp_dir": tmp_path / "runs",
+        "exp_manager.create_tensorboard_logger": False,
+    }
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        cfg = compose("adapt_small", [f"{key}={value}" for key, value in given.items()])
+    train(cfg, lambda model, trainer: SpeechLMCTCModel(cfg=model, trainer=trainer))
+    adapted = ASRModel.restore_from(str(tmp_path / "adapted.nemo"), map_location="cpu")
+    before = pretrained[0].unit_embedding.weight
+    difference = (adapted.text_branch.unit_embedding.weight - before).abs().max()
+    assert 0 < difference < 1e-3  # two updates of at most the learning rate

@@ -73,18 +73,40 @@ class TextTokenizing(Tokenizing):
         """The tokenizer, for an inventory that was checked; called once in each worker process."""
 
 
+class LineGenerators(Sequence[np.random.Generator]):
+    """The random generators of lines of a file; what is drawn depends on the seed and the line's number alone.
+
+    They are one generator, which begins anew where its sequence for a line begins: to make one for each line takes
+    longer than to tokenize it. Use one before you take the next.
+
+    Args:
+        seed: of all.
+        numbers: of the lines.
+    """
+
+    def __init__(self, seed: int, numbers: Sequence[int]):
+        self._numbers = numbers
+        self._bits = np.random.Philox(key=seed)
+        self._generator = np.random.Generator(self._bits)
+        self._state = self._bits.state
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, place: int) -> np.random.Generator:  # type: ignore[override]  # one at a time, no slices
+        self._state["state"]["counter"][2] = self._numbers[place]  # a line has 2**128 numbers of its own
+        self._bits.state = self._state
+        return self._generator
+
+
 def line_rng(seed: int, number: int) -> np.random.Generator:
     """The generator of a file's line."""
-    return np.random.default_rng((seed, number))
+    return LineGenerators(seed, [number])[0]
 
 
 def with_silences(words: Sequence[str], silence: str, probability: float, rng: np.random.Generator) -> str:
     """Join words' units (a string each): a silence at both ends, and between two words with ``probability``."""
-    silent = rng.random(len(words) - 1) < probability
-    parts = [silence, words[0]]
-    for word, pause in zip(words[1:], silent.tolist(), strict=True):
-        if pause:
-            parts.append(silence)
-        parts.append(word)
-    parts.append(silence)
-    return " ".join(parts)
+    parts = list(words)
+    for place in (rng.random(len(words) - 1) < probability).nonzero()[0].tolist():
+        parts[place] = f"{parts[place]} {silence}"
+    return f"{silence} {' '.join(parts)} {silence}"

@@ -150,9 +150,7 @@ class TextToUnitTokenizer(TextTokenizer):
                     good.append(number)
                 except InputError as error:
                     results[number] = error
-        spoken = self._model.generate(
-            phones, self._speakers([rngs[number] for number in good]), self._how.batch_frames, self._how.speed
-        )
+        spoken = self._model.generate(phones, self._speakers(rngs, good), self._how.batch_frames, self._how.speed)
         for number, sentence in zip(good, spoken, strict=True):
             runs = UnitSequence.from_frames(sentence.units)
             if runs.ids:
@@ -164,10 +162,16 @@ class TextToUnitTokenizer(TextTokenizer):
                 results[number] = SkipItem("the model gives no phone of it a frame")
         return results
 
-    def _speakers(self, rngs: Sequence[np.random.Generator]) -> list[int] | None:
+    def _speakers(self, rngs: Sequence[np.random.Generator], places: Sequence[int]) -> list[int] | None:
         names = self._model.speakers
         if not names:
             return None
         if self._how.speaker is not None:
-            return [names.index(self._how.speaker)] * len(rngs)
-        return [int(rng.integers(len(names))) for rng in rngs]
+            return [names.index(self._how.speaker)] * len(places)
+        return [_speaker(rngs[place], len(names)) for place in places]
+
+
+def _speaker(rng: np.random.Generator, speakers: int) -> int:
+    """One of the speakers, drawn from numbers that no silence of the line was drawn from."""
+    rng.bit_generator.advance(1 << 64)  # type: ignore[attr-defined]  # of Philox and of NumPy's default
+    return int(rng.integers(speakers))

@@ -5,6 +5,7 @@ import pytest
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.tokenizers.english_text import PhonemeTextTokenizer
+from nemo_speechlm.tokenizers.text import LineGenerators, line_rng
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,15 @@ def test_unknown_words():
 def test_options(options: dict, message: str):
     with pytest.raises(InputError, match=message):
         PhonemeTextTokenizer(**options)
+
+
+def test_lines_share_a_generator_and_have_numbers_of_their_own():
+    generators = LineGenerators(5, [7, 8, 7])
+    drawn = [generators[place].random(50).tolist() for place in range(3)]
+    assert len(generators) == 3
+    assert drawn[0] == drawn[2] == line_rng(5, 7).random(50).tolist()
+    assert not set(drawn[0]) & set(drawn[1])
+    assert not set(drawn[0]) & set(line_rng(6, 7).random(50).tolist())
+    first = generators[0]
+    first.integers(2, dtype=np.int8)  # what is left of a 64-bit number does not pass to the next line
+    assert generators[1].random(50).tolist() == drawn[1]

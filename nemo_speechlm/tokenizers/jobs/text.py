@@ -10,7 +10,7 @@ from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.types import BatchWork
 from nemo_speechlm.locks import only_writer
-from nemo_speechlm.tokenizers.text import TextTokenizing, TokenizedText, line_rng
+from nemo_speechlm.tokenizers.text import LineGenerators, TextTokenizing, TokenizedText
 from nemo_speechlm.units.durations import estimate_durations, paper_durations
 from nemo_speechlm.units.inventory import UnitInventory
 
@@ -57,7 +57,7 @@ def make_text_units_work(
                 results.append(error)
         good = [i for i, record in enumerate(results) if isinstance(record, dict)]
         texts = [results[i]["text"] for i in good]  # type: ignore[index]
-        made = tokenizer.tokenize_batch(texts, [line_rng(seed, lines[i][0]) for i in good])
+        made = tokenizer.tokenize_batch(texts, LineGenerators(seed, [lines[i][0] for i in good]))
         for i, found in zip(good, made, strict=True):
             try:
                 results[i] = written(results[i], found) if isinstance(found, TokenizedText) else found  # type: ignore[arg-type]

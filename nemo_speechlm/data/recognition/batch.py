@@ -27,13 +27,19 @@ def batch_text(batch: Any) -> TextBatch | TokenBatch | None:
     return getattr(batch, "text", None)
 
 
+def batch_phones(batch: Any) -> tuple[Tensor, Tensor] | None:
+    """The phones (B, P) of a batch's transcripts and their lengths (B,); None where it has none."""
+    return getattr(batch, "phones", None)
+
+
 class TranscribedBatch:
     """Audio (B, S), lengths (B,), label ids (B, U), lengths (B,): four tensors, unpacked as NeMo's models do it.
 
     It is no tuple: data loaders and Lightning take tuples apart and would lose ``ids``, and ``number``, its place in
     the run (None in validation). On other objects they call ``pin_memory`` and ``to``. ``stand_in``, ``read`` and
     ``bad`` are those of a :class:`~nemo_speechlm.data.pretraining.batch.PretrainBatch`. ``text`` is the step's batch
-    of text where there is a stream of it; its fields ``on_host`` stay in the host's memory.
+    of text where there is a stream of it; its fields ``on_host`` stay in the host's memory. ``phones`` are those of
+    the transcripts, (B, P) and lengths (B,), where the model wants them.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class TranscribedBatch:
         bad: tuple[BadExample, ...] = (),
         text: TextBatch | TokenBatch | None = None,
         on_host: Sequence[str] = (),
+        phones: tuple[Tensor, Tensor] | None = None,
     ):
         self.tensors = tuple(tensors)
         self.ids = tuple(ids)
@@ -55,6 +62,7 @@ class TranscribedBatch:
         self.bad = bad
         self.text = text
         self.on_host = tuple(on_host)
+        self.phones = phones
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)
@@ -79,13 +87,16 @@ class TranscribedBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
         """The batch on another device."""
-        moved = self._text({*self.on_host}, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        return self._replace(tensors=tuple(t.to(device, non_blocking=non_blocking) for t in self), text=moved)
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking), {*self.on_host})
 
     def pin_memory(self) -> "TranscribedBatch":
         """The batch in pinned memory."""
-        pinned = self._text(set(), Tensor.pin_memory)
-        return self._replace(tensors=tuple(tensor.pin_memory() for tensor in self), text=pinned)
+        return self._changed(Tensor.pin_memory, set())
+
+    def _changed(self, change: Callable[[Tensor], Tensor], kept: set[str]) -> "TranscribedBatch":
+        """The batch with its tensors changed, but for the fields of text that are kept."""
+        phones = None if self.phones is None else (change(self.phones[0]), change(self.phones[1]))
+        return self._replace(tensors=tuple(map(change, self)), text=self._text(kept, change), phones=phones)
 
     def _text(self, kept: set[str], change: Callable[[Tensor], Tensor]) -> TextBatch | TokenBatch | None:
         """The batch of text with its tensors changed, but for the fields that are kept."""

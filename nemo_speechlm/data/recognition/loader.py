@@ -41,6 +41,7 @@ def build_recognition_dataloader(
     world_size: int = 1,
     folder: str | Path | None = None,
     text: Stream | None = None,
+    phones: TextEncoder | None = None,
 ) -> DataLoader:
     """A loader of (audio (B, S), lengths (B,), label ids (B, U), lengths (B,)).
 
@@ -57,6 +58,7 @@ def build_recognition_dataloader(
         world_size: number of processes.
         folder: of the run, for the list of bad examples.
         text: the model's stream of text; None where it has none.
+        phones: writes transcripts as phones, which batches then have too.
 
     Raises:
         InputError: on what is wrong in the config, and in the manifests, which are read through here.
@@ -67,10 +69,10 @@ def build_recognition_dataloader(
     seed = _whole_number(config, "shard_seed", _whole_number(config, "seed", 0))
     settings = Settings.of(config)._replace(seed=seed)
     count = BadCount(settings.bad, folder)
-    statistics = _check_manifests(config, encoder, count)
+    statistics = _check_manifests(config, encoder if phones is None else _Both(encoder, phones), count)
     known: dict[str, Any] = {str(key): value for key, value in config.items() if key not in _NOT_LHOTSES}
     states = torch.get_rng_state()
-    stream = TranscribedStream(encoder, sample_rate)
+    stream = TranscribedStream(encoder, sample_rate, phones)
     endless = bool(config.get("endless", False))
     part = _part(known, stream, settings, endless) if endless or settings.bad.skips else None
     if part is None and known.pop("speeds", None):
@@ -108,6 +110,17 @@ def build_recognition_dataloader(
     torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
     loader.statistics = statistics  # type: ignore[attr-defined]
     return loader
+
+
+class _Both:
+    """Writes a text as labels, if it can be written as phones too."""
+
+    def __init__(self, labels: TextEncoder, phones: TextEncoder):
+        self.labels, self.phones = labels, phones
+
+    def __call__(self, text: str, path: str | Path | None = None, line: int | None = None) -> list[int]:
+        self.phones(text, path, line)
+        return self.labels(text, path, line)
 
 
 def has_text(config: Mapping[str, Any] | None) -> bool:

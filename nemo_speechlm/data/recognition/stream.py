@@ -27,6 +27,7 @@ class TranscribedStream(Stream):
     Attributes:
         encoder: writes a transcript as label ids.
         sample_rate: of the audio in batches, Hz.
+        phones: writes it as phones too, or None.
     """
 
     name: ClassVar[str] = "transcripts"
@@ -45,33 +46,40 @@ class TranscribedStream(Stream):
 
     encoder: TextEncoder
     sample_rate: int = 16000
+    phones: TextEncoder | None = None
 
     def facts(self) -> dict[str, Any]:
         """Of :class:`TranscriptsReader`."""
         return {"sample_rate": self.sample_rate}
 
-    def prepare(self, example: Cut) -> tuple[Tensor, Tensor]:
-        """Audio (S,) and label ids (U,)."""
-        audio = load_audio(example, self.sample_rate)
+    def prepare(self, example: Cut) -> tuple[Tensor, ...]:
+        """Audio (S,) and label ids (U,), and phones (P,) where they are wanted."""
+        audio, text = load_audio(example, self.sample_rate), transcript_of(example)
         try:
-            return audio, torch.tensor(self.encoder(transcript_of(example)), dtype=torch.long)
+            written = [encoder(text) for encoder in (self.encoder, self.phones) if encoder is not None]
+            return audio, *(torch.tensor(ids, dtype=torch.long) for ids in written)
         except InputError as error:
             raise InputError(error.reason, source_of(example)) from None
 
-    def join(self, examples: Sequence[Cut], content: Sequence[tuple[Tensor, Tensor]]) -> TranscribedBatch:
+    def join(self, examples: Sequence[Cut], content: Sequence[tuple[Tensor, ...]]) -> TranscribedBatch:
         """Pad with zeros."""
-        audio, ids = zip(*content, strict=True)
+        audio, ids, *phones = zip(*content, strict=True)
         tensors = (
             collate_vectors(audio, padding_value=0.0),
             torch.tensor([len(a) for a in audio]),
             collate_vectors(ids, padding_value=0),
             torch.tensor([len(i) for i in ids]),
         )
-        return TranscribedBatch(tensors, tuple(place_of(cut) for cut in examples))
+        batch = TranscribedBatch(tensors, tuple(place_of(cut) for cut in examples))
+        if not phones:
+            return batch
+        lengths = torch.tensor([len(row) for row in phones[0]])
+        return batch._replace(phones=(collate_vectors(phones[0], padding_value=0), lengths))
 
-    def made_up(self) -> tuple[Tensor, Tensor]:
-        """Noise, with the first label."""
-        return torch.from_numpy(noise(self.sample_rate)), torch.zeros(1, dtype=torch.long)
+    def made_up(self) -> tuple[Tensor, ...]:
+        """Noise, with the first label, and the first phone where phones are wanted."""
+        one = torch.zeros(1, dtype=torch.long)
+        return torch.from_numpy(noise(self.sample_rate)), one, *(() if self.phones is None else (one,))
 
 
 class TranscribedSpeechDataset(Dataset):

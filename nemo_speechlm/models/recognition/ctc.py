@@ -1,5 +1,6 @@
 """Recognition with CTC over characters or tokens: fine-tuning of a SpeechLM encoder (SpeechLM section 4.2)."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,9 +16,9 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
-from nemo_speechlm.data.recognition.batch import batch_text, is_repeated
+from nemo_speechlm.data.recognition.batch import batch_phones, batch_text, is_repeated
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader, has_text
-from nemo_speechlm.data.text.characters import CharacterEncoder
+from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import UCTCLoss
@@ -33,6 +34,7 @@ from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import edit_counts
 from nemo_speechlm.models.common.uctc import ctc_terms
+from nemo_speechlm.models.recognition.phone_ctc import build_phone_ctc, complete_phone_ctc, phone_encoder_of
 from nemo_speechlm.models.recognition.text_branch import (
     build_text_branch,
     load_text_branch,
@@ -66,11 +68,13 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     - ``train_ds.text``: data of a text stream beside the transcribed speech, where it names any: text passes the text
       branch of pretraining, the shared transformer and this model's CTC output. ``text_branch.weight`` weighs its loss
       per character; see :mod:`~nemo_speechlm.models.recognition.text_branch` for the other keys.
+    - ``phone_ctc``: a second head, for the phones of the transcripts; ``weight`` weighs its loss per phone. See
+      :mod:`~nemo_speechlm.models.recognition.phone_ctc`.
 
     The config that ``save_to`` writes is complete in itself: a saved model does not need the pretraining file.
     """
 
-    parts: ClassVar[Parts] = Parts(ctc_head="decoder", left_behind=("text_branch",))
+    parts: ClassVar[Parts] = Parts(ctc_head="decoder", left_behind=("text_branch", "phone_head"))
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
@@ -79,10 +83,12 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
             check_reusable(cfg, source, self.parts)
         self._complete_labels(cfg, source)
         found = take_text_branch(cfg, source)
+        complete_phone_ctc(cfg)
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
         self.encoder.take_input_rate(self._cfg)
         self.text_branch = build_text_branch(self._cfg, self.encoder.d_model)
+        self.phone_head = build_phone_ctc(self._cfg, self.encoder.d_model)
         if found is not None and self.text_branch is not None:
             load_text_branch(self.text_branch, found)
         if source is not None and self.cfg.get("pretrained_weights", True):
@@ -111,12 +117,16 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         if not train_data_config.get("use_lhotse", False):
             return super().setup_training_data(train_data_config)
         self._update_dataset_config(dataset_name="train", config=train_data_config)
-        self._train_dl = self._setup_dataloader_from_config(train_data_config)
+        phones = phone_encoder_of(self.cfg) if self.cfg.get("phone_ctc") else None
+        self._train_dl = self._loader(train_data_config, phones)
         return None
 
     def _setup_dataloader_from_config(self, config: DictConfig | dict | None) -> DataLoader | None:
         if config is None or not config.get("use_lhotse", False):
             return super()._setup_dataloader_from_config(config)
+        return self._loader(config)
+
+    def _loader(self, config: DictConfig | dict, phones: TextEncoder | None = None) -> DataLoader:
         encoder = self.text_encoder()
         branch = self.text_branch if has_text(config) else None  # without text, it may not have been made yet
         return build_recognition_dataloader(
@@ -127,6 +137,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
             self.world_size,
             run_folder(self),
             None if branch is None else branch.stream(self.encoder, writing_of(encoder)),
+            phones,
         )
 
     def _transcribe_output_processing(self, outputs: dict, trcfg: TranscribeConfig) -> Any:
@@ -164,22 +175,27 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
 
         That is exact for ``ctc_reduction`` ``mean_volume`` and ``mean_batch``; other reductions are left as they are.
         """
-        output = super().training_step(batch, batch_nb)
+        with nullcontext() if self.phone_head is None else self.phone_head.watching(self.encoder):
+            output = super().training_step(batch, batch_nb)
         loss = output["log"].pop("train_loss")
         count = self._loss_count(batch)
         terms: dict[str, tuple[Tensor, Tensor | float]] = {}
         if count is not None:
             own = torch.as_tensor(count, device=loss.device).clamp(min=1)
             terms["speech"] = loss * own, own
+        weights = {}
         if (text := batch_text(batch)) is not None:
-            terms["text"] = self.text_terms(text)
+            terms["text"], weights["text"] = self.text_terms(text), self.cfg.text_branch.weight
+        if self.phone_head is not None and (phones := batch_phones(batch)) is not None:
+            terms["phone"], weights["phone"] = self.phone_head.figure(*phones), self.cfg.phone_ctc.weight
         means = joint_means(terms) if terms else {}
         if "speech" in means:
             output["loss"], loss = means["speech"]
-        if "text" in means:
-            weight = self.cfg.text_branch.weight
-            output["log"] |= {"train_speech_loss": loss.detach(), "train_text_loss": means["text"].mean}
-            output["loss"], loss = output["loss"] + weight * means["text"].loss, loss + weight * means["text"].mean
+        if weights:
+            output["log"]["train_speech_loss"] = loss.detach()
+        for name, weight in weights.items():
+            output["log"][f"train_{name}_loss"] = means[name].mean
+            output["loss"], loss = output["loss"] + weight * means[name].loss, loss + weight * means[name].mean
         self.log("train_loss", loss.detach(), prog_bar=True)
         return output
 

@@ -48,7 +48,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.checks import check_number
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.corpora.folder import CorpusOptions, make_folder_work, make_manifest_work
 from nemo_speechlm.data.corpora.sources import LISTERS, check_parts, ready_source
 from nemo_speechlm.data.manifests.lines import read_manifest
@@ -56,7 +56,7 @@ from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import partial_path, refuse_overwrite
-from nemo_speechlm.jobs.engines.executor import default_workers
+from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.types import Work
@@ -133,7 +133,8 @@ def _run(cfg: DictConfig, cleaned: CorpusOptions, source: str | Path, make_work:
         cfg.output,
         make_work,
         settings=asdict(cleaned),
-        workers=cfg.workers or default_workers(),
+        workers=cfg.workers,
+        engine=chosen(cfg.engine, Executor),
         skip_bad=cfg.skip_bad,
         overwrite=cfg.overwrite,
         description="prepare data",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifests.sentences import is_json_lines
 from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
@@ -22,7 +22,7 @@ from nemo_speechlm.data.text.held_out import place_sentences
 from nemo_speechlm.data.text.normalizer import check_normalizer
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_one_file_twice
-from nemo_speechlm.jobs.engines.executor import default_workers
+from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.job import run_job
 
 FORMATS = ("auto", "text", "json")
@@ -57,7 +57,8 @@ def main(cfg: DictConfig) -> None:
         cfg.output,
         functools.partial(make_cleaning_work, cleaning, cfg.source),
         settings={"cleaning": repr(cleaning)},
-        workers=cfg.workers or default_workers(),
+        workers=cfg.workers,
+        engine=chosen(cfg.engine, Executor),
         skip_bad=cfg.skip_bad,
         overwrite=cfg.overwrite,
         max_lines=cfg.max_lines,

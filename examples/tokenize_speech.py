@@ -30,6 +30,7 @@ from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_one_file_twice
+from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.shards import parse_join
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
@@ -45,6 +46,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"channel is {cfg.channel!r}, expected 0, 1, ... or mix")
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     tokenizing = chosen(cfg, SpeechTokenizing)
+    engine = chosen(cfg.engine, Executor)
     next(read_manifest(cfg.manifest, ["audio_filepath"]))  # a wrong file is found out before anything is made
     with ExitStack() as held:
         makes_units = not Path(cfg.units).exists()
@@ -66,6 +68,7 @@ def main(cfg: DictConfig) -> None:
             settings={"channel": cfg.channel},
             shard=cfg.shard,
             workers=cfg.workers,
+            engine=engine,
             skip_bad=cfg.skip_bad,
             overwrite=cfg.overwrite,
             before_rename=save_units if makes_units else None,

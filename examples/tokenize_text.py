@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.files import refuse_one_file_twice
+from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
 from nemo_speechlm.tokenizers.jobs.text import make_text_units_work, prepare_inventory
 from nemo_speechlm.tokenizers.text import TextTokenizing
@@ -34,6 +35,7 @@ def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "max_units", "max_lines", "workers", least=1)
     whole_numbers(cfg, "seed")
     tokenizing = chosen(cfg, TextTokenizing)
+    engine = chosen(cfg.engine, Executor)
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     next(read_manifest(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
     prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
@@ -46,6 +48,7 @@ def main(cfg: DictConfig) -> None:
         settings=options,
         shard=cfg.shard,
         workers=cfg.workers,
+        engine=engine,
         skip_bad=cfg.skip_bad,
         overwrite=cfg.overwrite,
         max_lines=cfg.max_lines,

@@ -38,6 +38,7 @@ def known() -> set[str]:
         ("tokenize_speech", "speech_tokenizer"),
         ("tokenize_text", "text_tokenizer"),
         ("probe", "task"),
+        ("prepare_text", "engine"),
     ):
         choices += [(command, [f"{group}={name}"]) for name in GROUPS[group]]
     found = set()

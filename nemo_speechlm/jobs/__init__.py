@@ -1,9 +1,10 @@
 """One function over every line of a file: in processes, on Ray or SLURM; resumed where a killed job stopped."""
 
-from nemo_speechlm.jobs.engines import Executor, LocalEngine, Resources
+from nemo_speechlm.jobs.engines import Executor, LocalEngine, RayEngine, Resources, SlurmEngine
 from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.report import JobReport
+from nemo_speechlm.jobs.stage import ManifestStage
 from nemo_speechlm.jobs.types import BatchWork, Place, Result, Work
 
 __all__ = [
@@ -11,9 +12,12 @@ __all__ = [
     "Executor",
     "JobReport",
     "LocalEngine",
+    "ManifestStage",
     "Place",
+    "RayEngine",
     "Resources",
     "Result",
+    "SlurmEngine",
     "Work",
     "default_workers",
     "run_job",

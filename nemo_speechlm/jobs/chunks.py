@@ -132,13 +132,20 @@ def seal(path: Path, folder: Path, plan: str, chunk: Chunk, batches: BatchedLine
     return position
 
 
-def scan(folder: Path, plan: str, batches: BatchedLines) -> list[Chunk]:
-    """The finished chunks in a folder, none of which overlap; what is left of others is put to use or removed."""
-    for path, chunk, attempt in _files(folder):
+def scan(folder: Path, plan: str, batches: BatchedLines, within: Chunk | None = None) -> list[Chunk]:
+    """The finished chunks in a folder, none of which overlap; what is left of others is put to use or removed.
+
+    Args:
+        folder: with the files.
+        plan: its digest.
+        batches: of the job's lines.
+        within: look at chunks of these lines alone: somebody else may be making the others.
+    """
+    for path, chunk, attempt in _files(folder, within):
         if attempt:
             seal(path, folder, plan, chunk, batches)
     found: list[Chunk] = []
-    for path, chunk, _ in sorted(_files(folder), key=lambda item: (item[1].first, -item[1].last)):
+    for path, chunk, _ in sorted(_files(folder, within), key=lambda item: (item[1].first, -item[1].last)):
         if (found and chunk.first < found[-1].last) or not _has_ends(path, plan, chunk):
             path.unlink()
         else:
@@ -158,14 +165,21 @@ def gaps(done: Iterable[Chunk], chunk: Chunk) -> list[Chunk]:
     return [each for each in missing if each.size > 0]
 
 
-def _files(folder: Path) -> list[tuple[Path, Chunk, str | None]]:
+def count_done(folder: Path, within: Chunk) -> int:
+    """How many of these lines are in finished chunks, for a progress bar; nothing is touched."""
+    return sum(chunk.size for _, chunk, attempt in _files(folder, within) if not attempt)
+
+
+def _files(folder: Path, within: Chunk | None = None) -> list[tuple[Path, Chunk, str | None]]:
     """(path, lines, attempt if it is a part) of the chunk files in a folder."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = _NAME.fullmatch(entry.name)
             if name:
-                found.append((Path(entry.path), Chunk(int(name[1]), int(name[2])), name[3]))
+                chunk = Chunk(int(name[1]), int(name[2]))
+                if within is None or (within.first <= chunk.first and chunk.last <= within.last):
+                    found.append((Path(entry.path), chunk, name[3]))
     return found
 
 

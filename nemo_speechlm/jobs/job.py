@@ -36,7 +36,7 @@ def run_job(
     make_work: Callable[[], Work] | Callable[[], BatchWork],
     *,
     settings: dict[str, Any],
-    workers: int = 1,
+    workers: int | None = 1,
     batch_size: int | None = None,
     shard: Shard | None = None,
     skip_bad: bool = False,
@@ -46,6 +46,7 @@ def run_job(
     others: Sequence[Path] = (),
     before_rename: Callable[[Path], None] | None = None,
     engine: Executor | None = None,
+    most_workers: int | None = None,
     given: Mapping[str, Any] | None = None,
     description: str = "",
     unit: str = "line",
@@ -60,7 +61,8 @@ def run_job(
         output: JSON-lines file to make.
         make_work: called once in each worker process; must be picklable, as must what it raises.
         settings: everything that decides the result. A partial result of other settings is not resumed.
-        workers: processes; 0 or 1 works in this one, unless the engine says otherwise.
+        workers: processes; 0 or 1 works in this one, unless the engine says otherwise. None is as many as the engine
+            has room for.
         batch_size: None if ``make_work`` makes a :data:`Work`; else it makes a :data:`BatchWork`, and this many lines
             are given to it at once.
         shard: do this part of the lines only; ``output`` is the shard's.
@@ -72,6 +74,7 @@ def run_job(
         others: the files besides ``output`` that ``place`` names.
         before_rename: called with the finished output before it takes its name; so what it makes exists first.
         engine: where the workers run; None is this machine.
+        most_workers: processes that the work is good for on one machine, if ``workers`` is None.
         given: options as the user gave them, to be compared when shards are joined.
         description: shown before the progress bar.
         unit: what the bar counts.
@@ -103,10 +106,11 @@ def run_job(
         if missing or not folder.exists():
             refuse_all()
         folder.begin(plan, index, done)
-        work = ChunkWork(folder.path, plan.digest, source, make_work, batch_size, skip_bad)
+        work = ChunkWork(folder.path.resolve(), plan.digest, source, make_work, batch_size, skip_bad)
+        resources = Resources(engine.default_workers(most_workers) if workers is None else workers)
         left = sum(chunk.size for chunk in missing)
         with tqdm(total=part.size, initial=part.size - left, desc=description, unit=unit, smoothing=0.1) as bar:
-            engine.run(work, missing, Resources(workers), engine.timeout, engine.retries, bar.update)
+            engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
         results = _Results(folder, plan, part, index)
         report = _finish(results, output, source, place, before_rename, may_be_empty=shard is not None)
         if shard is not None:

@@ -46,7 +46,9 @@ class JobFolder:
         """Make the folder this plan's; what another plan's job had done goes."""
         if not done:
             for path in self.path.iterdir():
-                if path.name != index.path.name:  # what a gzipped source was unpacked to
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != index.path.name:  # what a gzipped source was unpacked to
                     path.unlink()
         index.save(self.path)
         save_json(asdict(plan), self._plan)

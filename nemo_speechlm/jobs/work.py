@@ -37,7 +37,7 @@ class BrokenProcess(Exception):
     """Nothing works in this process any more; another one is to go on."""
 
 
-class _Unexpected(Exception):
+class Unexpected(Exception):
     """An exception other than the ones that work raises on purpose."""
 
     def __init__(self, error: Exception):
@@ -103,8 +103,7 @@ class ChunkMaker:
 
     def __init__(self, work: ChunkWork):
         self._job, self._index = work, LineIndex.load(work.folder)
-        made: Any = work.make_work()
-        self._work: BatchWork = made if work.batch_size is not None else functools.partial(_each, made)
+        self._work = on_batches(work.make_work(), work.batch_size)
 
     def __call__(self, chunk: Chunk, attempt: str, done: Callable[[int], None]) -> None:
         """Make a chunk's file.
@@ -132,29 +131,12 @@ class ChunkMaker:
     def _records(self, batch: Chunk, lines: Sequence[tuple[int, str | InputError]]) -> list[bytes]:
         """The records of a batch, encoded."""
         readable: Any = [(number, line) for number, line in lines if not isinstance(line, InputError)]
-        results = iter(self._solve(readable))
+        results = iter(solve(self._work, readable))
         encoded = []
         for position, (number, line) in enumerate(lines, start=batch.first):
             result = line if isinstance(line, InputError) else next(results)
             encoded.append(self._encoded(result, position, number))
         return encoded
-
-    def _solve(self, lines: Numbered) -> list[Result | _Unexpected]:
-        """The results of lines; if the work raises what it should not, halves are tried until the line is found."""
-        if not lines:
-            return []
-        try:
-            results = list(self._work(lines))
-            if len(results) != len(lines):
-                raise ValueError(f"{len(results)} results of {len(lines)} lines")
-            return results  # type: ignore[return-value]
-        except Exception as error:
-            if _breaks_the_process(error):
-                raise BrokenProcess from error
-            if len(lines) == 1:
-                return [_Unexpected(error)]
-            middle = len(lines) // 2
-            return self._solve(lines[:middle]) + self._solve(lines[middle:])
 
     def _encoded(self, result: Any, position: int, number: int) -> bytes:
         """The line of a result in the chunk's file."""
@@ -164,13 +146,40 @@ class ChunkMaker:
             except (TypeError, ValueError) as error:  # a text that has no UTF-8, such as half a surrogate pair
                 result = InputError(f"its result cannot be written as JSON in UTF-8: {error}")
         if not self._job.skip_bad:
-            if isinstance(result, _Unexpected):
+            if isinstance(result, Unexpected):
                 message = f"{result.reason}; skip_bad=true leaves such lines out"
                 raise BadLine(position, InputError(message, self._job.source, number)) from result.error
             if isinstance(result, InputError):
                 named = result if result.path else InputError(result.reason, self._job.source, number)
                 raise BadLine(position, named)
         return dump_line(self._job.skipped(result, number)).encode()
+
+
+def solve(work: BatchWork, lines: Numbered) -> list[Any]:
+    """The results of lines; if the work raises what it should not, halves are tried until the line is found.
+
+    Raises:
+        BrokenProcess: if this process is of no use any more.
+    """
+    if not lines:
+        return []
+    try:
+        results = list(work(lines))
+        if len(results) != len(lines):
+            raise ValueError(f"{len(results)} results of {len(lines)} lines")
+        return results
+    except Exception as error:
+        if _breaks_the_process(error):
+            raise BrokenProcess from error
+        if len(lines) == 1:
+            return [Unexpected(error)]
+        middle = len(lines) // 2
+        return solve(work, lines[:middle]) + solve(work, lines[middle:])
+
+
+def on_batches(made: Any, batch_size: int | None) -> BatchWork:
+    """What ``make_work`` made, as work on batches; ``batch_size`` is None if it is work on single lines."""
+    return made if batch_size is not None else functools.partial(_each, made)
 
 
 def _each(work: Work, lines: Numbered) -> list[Result]:

@@ -21,7 +21,7 @@ Lines = Sequence[tuple[int, str]]
 
 def work(lines: Lines, folder: Path) -> list[Record]:
     """Names its batch in each record; does what a line says it does. "once" kills the first who reads it."""
-    for _, line in lines:
+    for number, line in lines:
         what = line.split()[0]
         if what == "die":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -29,6 +29,10 @@ def work(lines: Lines, folder: Path) -> list[Record]:
             time.sleep(100)
         elif what == "raise":
             raise KeyError(what)
+        elif what == "wait":
+            (folder / f"waiting{number}").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.02)
         elif what == "once" and not (folder / "died").exists():
             (folder / "died").touch()
             os._exit(3)

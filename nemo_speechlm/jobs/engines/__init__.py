@@ -2,5 +2,7 @@
 
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
 from nemo_speechlm.jobs.engines.local import LocalEngine
+from nemo_speechlm.jobs.engines.ray import RayEngine
+from nemo_speechlm.jobs.engines.slurm import SlurmEngine
 
-__all__ = ["Executor", "LocalEngine", "Resources"]
+__all__ = ["Executor", "LocalEngine", "RayEngine", "Resources", "SlurmEngine"]

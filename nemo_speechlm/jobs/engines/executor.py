@@ -56,6 +56,14 @@ class Executor(ABC):
         check_whole("engine.retries", self.retries, 0)
 
     @abstractmethod
+    def default_workers(self, most: int | None = None) -> int:
+        """How many workers there are unless the user names a number.
+
+        Args:
+            most: that the work is good for on one machine; None is any number.
+        """
+
+    @abstractmethod
     def pool(self, work: ChunkWork, resources: Resources) -> Pool:
         """The workers."""
 
@@ -96,7 +104,7 @@ class Executor(ABC):
             while queue.lines or run.attempts:
                 while pool.free and (chunk := queue.take(run.limit)):
                     pool.submit(run.begin(chunk))
-                if not run.awaited():
+                if not run.awaited() and not queue.reaches(run.limit):
                     break
                 for event in pool.wait():
                     run.heed(event)
@@ -112,7 +120,7 @@ class _Queue:
 
     def take(self, limit: float) -> Chunk | None:
         """The first lines, as many as are good for a worker; None if there are none below ``limit``."""
-        if not self._chunks or self._chunks[0].first >= limit:
+        if not self.reaches(limit):
             return None
         chunk = self._chunks.pop(0)
         wanted = min(LARGEST, self.lines // (8 * self._workers if self._workers > 1 else 1))
@@ -123,6 +131,10 @@ class _Queue:
         self._chunks[:0] = [Chunk(end, chunk.last)] if end < chunk.last else []
         self.lines -= end - chunk.first
         return Chunk(chunk.first, end)
+
+    def reaches(self, limit: float) -> bool:
+        """Whether there are lines below ``limit``."""
+        return bool(self._chunks) and self._chunks[0].first < limit
 
     def put(self, chunk: Chunk) -> None:
         """Give lines back."""

@@ -2,21 +2,19 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
-import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.jobs.engines.executor import Executor, Resources
-from nemo_speechlm.jobs.engines.pool import Attempt, Died, Done, Event, Pool, Progress, Stopped
-from nemo_speechlm.jobs.work import BadLine, BrokenProcess, ChunkMaker, ChunkWork
+from nemo_speechlm.jobs.engines.executor import Executor, Resources, default_workers
+from nemo_speechlm.jobs.engines.pool import Attempt, Died, Done, Event, Pool, Progress, Stopped, attempt_at, picklable
+from nemo_speechlm.jobs.work import BadLine, ChunkWork
 
 _SECONDS = 0.5
 """Between two words of a worker about its progress."""
@@ -28,6 +26,10 @@ class LocalEngine(Executor):
 
     With one worker and no timeout the work is done in this process: a crash there ends the job.
     """
+
+    def default_workers(self, most: int | None = None) -> int:
+        """One for each core that this process may use."""
+        return min(default_workers(), most or default_workers())
 
     def pool(self, work: ChunkWork, resources: Resources) -> Pool:
         """The processes, or this one."""
@@ -141,17 +143,18 @@ def _serve(work: ChunkWork, pipe: Connection, stop: Connection) -> None:
     try:
         make = work.start()
     except Exception as error:
-        pipe.send(_picklable(error))
+        pipe.send(picklable(error))
         return
     while True:
         try:
             attempt = pipe.recv()
         except EOFError:
             return
-        pipe.send(_make(make, attempt, pipe))
+        pipe.send(attempt_at(make, attempt, _now_and_then(pipe, attempt)))
 
 
-def _make(make: ChunkMaker, attempt: Attempt, pipe: Connection) -> Event | Exception:
+def _now_and_then(pipe: Connection, attempt: Attempt) -> Callable[[int], None]:
+    """Sum up numbers of lines, and tell the sum when some time has passed."""
     lines, said = 0, time.monotonic()
 
     def done(count: int) -> None:
@@ -161,25 +164,7 @@ def _make(make: ChunkMaker, attempt: Attempt, pipe: Connection) -> Event | Excep
             pipe.send(Progress(attempt, lines))
             lines, said = 0, time.monotonic()
 
-    try:
-        make(*attempt, done)
-    except BadLine as bad:
-        return Stopped(attempt, bad.position, bad.error)
-    except BrokenProcess:
-        raise
-    except Exception as error:  # the source has changed, the disk is full, ...
-        return _picklable(error)
-    return Done(attempt)
-
-
-def _picklable(error: Exception) -> Exception:
-    if not isinstance(error, SpeechLMError):
-        error.add_note(traceback.format_exc())
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return SpeechLMError(f"{type(error).__name__}: {error}")
-    return error
+    return done
 
 
 def _exit_at_end_of(stop: Connection) -> None:

@@ -1,13 +1,16 @@
 """What an engine is asked for: workers that are given chunks, and what becomes of these."""
 
+import pickle
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.jobs.chunks import Chunk
+from nemo_speechlm.jobs.work import BadLine, BrokenProcess, ChunkMaker
 
 
 class Attempt(NamedTuple):
@@ -87,3 +90,34 @@ class Pool(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def attempt_at(make: ChunkMaker, attempt: Attempt, done: Callable[[int], None]) -> Event | Exception:
+    """Make a chunk in a worker.
+
+    Returns:
+        what became of it; an exception if no line is to blame (the source has changed, the disk is full).
+
+    Raises:
+        BrokenProcess: if this worker is of no use any more.
+    """
+    try:
+        make(*attempt, done)
+    except BadLine as bad:
+        return Stopped(attempt, bad.position, bad.error)
+    except BrokenProcess:
+        raise
+    except Exception as error:
+        return picklable(error)
+    return Done(attempt)
+
+
+def picklable(error: Exception) -> Exception:
+    """An exception that can be sent to another process, with its traceback as a note unless it is for the user."""
+    if not isinstance(error, SpeechLMError):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return SpeechLMError(f"{type(error).__name__}: {error}")
+    return error

@@ -16,7 +16,6 @@ from nemo_speechlm.files import (
     refuse_input_as_output,
     refuse_overwrite,
 )
-from nemo_speechlm.jobs.engines.executor import default_workers
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.lines import index_lines
 from nemo_speechlm.jobs.plan import Plan
@@ -50,7 +49,7 @@ def tokenize_manifest(
         make_work: given the prepared ``tokenizing`` and the output's path, returns what :func:`run_job` takes.
         settings: what affects the result besides ``tokenizing``.
         shard: ``"i/n"``, ``"join/n"``, or None: all in one.
-        workers: processes; None is what suits the tokenizer.
+        workers: processes; None is what suits the tokenizer and the engine.
         overwrite: replace an existing output.
         before_rename: called with the finished output, whole or joined, before it takes its name.
         options: of :func:`run_job`.
@@ -83,7 +82,8 @@ def tokenize_manifest(
                 "files": [file_digest(p) for p in tokenizing.files()],
                 **settings,
             },
-            workers=workers or min(default_workers(), tokenizing.max_workers or default_workers()),
+            workers=workers,
+            most_workers=tokenizing.max_workers,
             batch_size=tokenizing.batch_size,
             shard=part,
             overwrite=overwrite,

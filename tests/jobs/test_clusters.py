@@ -1,0 +1,114 @@
+"""Ray and SLURM: the bytes of one process, though workers, a node and jobs were killed."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.jobs import RayEngine, SlurmEngine
+from nemo_speechlm.jobs.chunks import BatchedLines, Chunk
+from nemo_speechlm.jobs.engines import slurm
+from nemo_speechlm.jobs.engines.slurm import divide
+from nemo_speechlm.jobs.progress import skipped_path
+from tests.jobs.test_engines import job, records, source_with
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path):
+    """A source with a line that fails, two that wait for a file "go", and one whose first worker dies; its results."""
+    source = source_with(tmp_path, {3: "wait", 7: "wait", 22: "once", 41: "raise"}, total=60)
+    for name in ("go", "died"):
+        (tmp_path / name).touch()
+    job(source, "plain", skip_bad=True)
+    for path in tmp_path.glob("[gdw][oia]*"):
+        path.unlink()
+    return source
+
+
+def assert_same(folder: Path, name: str) -> None:
+    assert (folder / "died").exists()
+    assert (folder / name).read_bytes() == (folder / "plain").read_bytes()
+    assert [line["line"] for line in records(skipped_path(folder / name))] == [41]
+
+
+def when_both_wait(folder: Path, act) -> threading.Thread:
+    """Do something while workers wait in lines 3 and 7, then let them go on."""
+
+    def watch():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not all((folder / f"waiting{n}").exists() for n in (3, 7)):
+            time.sleep(0.02)
+        act()
+        (folder / "go").touch()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_node_of_a_ray_cluster_goes(undisturbed: Path, tmp_path: Path, monkeypatch):
+    """Two nodes on this machine; one is killed while its worker is at a line."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nemo_speechlm[ray]'")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    small = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    try:
+        second = cluster.add_node(**small)
+        engine = RayEngine(address=cluster.address)
+        assert engine.default_workers() == 2
+        killer = when_both_wait(tmp_path, lambda: cluster.remove_node(second, allow_graceful=False))
+        job(undisturbed, "ray", workers=None, engine=engine, skip_bad=True)
+        killer.join()
+        assert_same(tmp_path, "ray")
+        with pytest.raises(SpeechLMError, match=r"no node of the Ray cluster has engine\.num_cpus=64"):
+            job(undisturbed, "wide", engine=RayEngine(address=cluster.address, num_cpus=64))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_a_slurm_job_is_killed(undisturbed: Path, tmp_path: Path, monkeypatch):
+    """Run by submitit on this machine; what the job left is submitted again."""
+    submitit = pytest.importorskip("submitit", reason="submitit is not installed: pip install 'nemo_speechlm[slurm]'")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(slurm, "_SECONDS", 0.05)
+    arrays = []
+
+    def submitted(self, function, ranges):
+        arrays.append(map_array(self, function, ranges))
+        return arrays[-1]
+
+    map_array = submitit.AutoExecutor.map_array
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", submitted)
+    engine = SlurmEngine(cluster="local", jobs=2)
+    (tmp_path / "go").touch()
+    job(undisturbed, "slurm", workers=None, engine=engine, skip_bad=True)
+    assert [len(jobs) for jobs in arrays] == [2, 2], "line 22 ends the first job"
+    assert_same(tmp_path, "slurm")
+    with pytest.raises(InputError, match="source:41: KeyError: 'raise'"):
+        job(undisturbed, "stopped", workers=1, engine=engine)
+
+
+def test_ranges_of_an_array_cover_all_lines_at_the_ends_of_batches():
+    chunks = [Chunk(0, 40), Chunk(44, 47), Chunk(60, 81)]
+    for count in range(1, 12):
+        parts = divide(chunks, count, BatchedLines(4))
+        assert len(parts) <= count
+        flat = [chunk for part in parts for chunk in part]
+        assert [n for chunk in flat for n in range(*chunk)] == [n for chunk in chunks for n in range(*chunk)]
+        assert all(chunk.last % 4 == 0 or chunk.last in (47, 81) for chunk in flat)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"jobs": 0}, "engine.jobs is 0"), ({"cluster": "moon"}, "engine.cluster is 'moon', expected slurm or local")],
+)
+def test_options_of_slurm_are_checked(options, message):
+    with pytest.raises(SpeechLMError, match=message):
+        SlurmEngine(**options)

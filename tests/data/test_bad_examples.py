@@ -257,10 +257,10 @@ def test_processes_write_one_list(tmp_path):
 def test_a_worker_that_hangs_is_an_error(tmp_path, monkeypatch, build):
     corpus = tiny_corpus(tmp_path, n_speech=6, n_text=2)
 
-    def read(path, *arguments):
+    def read(path, *arguments, **options):
         if str(path).endswith("0003.wav"):
             time.sleep(600)
-        return read_audio(path, *arguments)
+        return read_audio(path, *arguments, **options)
 
     monkeypatch.setattr(utterance_audio, "read_audio", read)
     begun = time.monotonic()
@@ -272,9 +272,9 @@ def test_a_worker_that_hangs_is_an_error(tmp_path, monkeypatch, build):
 def test_a_worker_that_is_slow_does_not_hang(tmp_path, monkeypatch):
     corpus = tiny_corpus(tmp_path, n_speech=6, n_text=2)
 
-    def read(*arguments):
+    def read(*arguments, **options):
         time.sleep(0.4)
-        return read_audio(*arguments)
+        return read_audio(*arguments, **options)
 
     monkeypatch.setattr(utterance_audio, "read_audio", read)
     loader = pretraining(corpus, num_workers=1, timeout=1)  # a batch takes longer than that

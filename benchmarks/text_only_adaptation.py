@@ -1,0 +1,99 @@
+r"""Text-only adaptation: word errors of a recognizer in its old domain and in a new one, before and after.
+
+    python benchmarks/text_only_adaptation.py --work runs/adaptation --model ctc.nemo --pretrained pretrained.nemo \
+        --units units.json --train train.json --valid valid.json --test test.json \
+        --domain-text domain.txt.gz --domain-test domain_test.json
+
+``--domain-text`` must not hold the sentences of ``--domain-test``; the program counts those that it does, and leaves
+them out. Each recognizer decodes without a language model, and with one of the new domain's text (extra ``lm``), whose
+weights are tuned on ``--valid``. Steps that are done are not done again; the run of the adaptation goes on where it
+stopped. Figures go to text_only_adaptation.csv.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks.common import report  # noqa: E402
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest  # noqa: E402
+
+
+def run(output: Path, command: str, *options: object) -> None:
+    """Run a command unless its output is there."""
+    if not output.exists():
+        subprocess.run([sys.executable, ROOT / "examples" / f"{command}.py", *map(str, options)], check=True)
+
+
+def prepare_text(options: argparse.Namespace) -> tuple[Path, int]:
+    """Units of the new domain's text without the test's sentences; how many of these were in it."""
+    everything, text = options.work / "everything.json", options.work / "domain.json"
+    run(everything, "prepare_text", f"source={options.domain_text}", f"output={everything}", "max_characters=250")
+    tested = {" ".join(record["text"].split()) for _, record in read_manifest(options.domain_test, ["text"])}
+    records = [record for _, record in read_manifest(everything, ["text"])]
+    kept = [record for record in records if record["text"] not in tested]
+    if not text.exists():
+        write_manifest(text, kept)
+    units = options.work / "domain.units.json"
+    run(units, "tokenize_text", f"manifest={text}", f"output={units}", f"units={options.units}")
+    return units, len(records) - len(kept)
+
+
+def rates(options: argparse.Namespace, model: Path, name: str) -> list[dict[str, Any]]:
+    """Error rates of a recognizer on both tests, without and with a language model."""
+    rows = []
+    lm = options.work / "words.arpa.gz"
+    run(lm, "train_ngram", f"source={options.work / 'domain.json'}", f"output={lm}", "vocabulary_size=50000")
+    for domain, manifest in (("old", options.test), ("new", options.domain_test)):
+        for decoding in ("greedy", "lexicon"):
+            output = options.work / f"{name}_{domain}_{decoding}"
+            more = [f"lm={lm}", f"tune_on={options.valid}"] if decoding == "lexicon" else []
+            run(
+                output / "summary.json", "speechlm_evaluate",
+                f"model={model}", f"manifest={manifest}", f"output={output}", f"decoding={decoding}", *more,
+            )  # fmt: skip
+            found = json.loads((output / "summary.json").read_text())
+            low, high = found["wer_interval"] or (float("nan"), float("nan"))
+            rows.append(
+                {
+                    "recognizer": name, "domain": domain, "decoding": decoding, "wer": found["wer"], "wer_low": low,
+                    "wer_high": high, "cer": found["cer"],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Adapt, decode, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is made")
+    parser.add_argument("--model", type=Path, required=True, help="the recognizer, fine-tuned with CTC")
+    parser.add_argument("--pretrained", type=Path, required=True, help="the file that its units' embedding is in")
+    parser.add_argument("--units", type=Path, required=True, help="units.json of pretraining")
+    for name in ("train", "valid", "test"):
+        parser.add_argument(f"--{name}", type=Path, required=True, help="manifest of the old domain")
+    parser.add_argument("--domain-text", type=Path, required=True, help="sentences of the new domain, a line each")
+    parser.add_argument("--domain-test", type=Path, required=True, help="manifest of its speech")
+    parser.add_argument("overrides", nargs="*", help="of the recipe adapt_small, such as trainer.max_steps=600")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    units, overlapping = prepare_text(options)
+    print(f"{overlapping} sentences of the text are in the test and left out", flush=True)
+    adapted = options.work / "adapted.nemo"
+    run(
+        adapted, "speechlm_finetune_ctc", "--config-name", "adapt_small", f"output={adapted}",
+        f"exp_manager.exp_dir={options.work / 'runs'}", f"model.init_from_pretrained={options.model}",
+        f"model.text_branch.init_from={options.pretrained}", f"model.train_ds.manifest_filepath={options.train}",
+        f"model.validation_ds.manifest_filepath={options.valid}", f"model.train_ds.text.manifest_filepath={units}",
+        *options.overrides,
+    )  # fmt: skip
+    rows = [*rates(options, options.model, "before"), *rates(options, adapted, "after")]
+    report("text_only_adaptation", rows, ("torch", "nemo_toolkit"))
+
+
+if __name__ == "__main__":
+    main()

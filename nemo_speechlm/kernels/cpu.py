@@ -8,11 +8,18 @@ Gradients of weights go to MKL or to oneDNN, whichever is ahead on the processor
 Axis legend: N rows, I inputs, O outputs.
 """
 
+import logging
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+_PRIVATE = {
+    "mkldnn::_linear_pointwise": ("X", "W", "B", "attr", "scalars", "algorithm"),
+    "mkldnn::_reorder_linear_weight": ("self", "batch_size"),
+}
+"""Operators that PyTorch promises nobody, with their arguments."""
 
 FEW_ROWS = 64
 """Below so many, reordering the weights for oneDNN costs more than it saves."""
@@ -22,9 +29,35 @@ def is_fast(*tensors: Tensor | None) -> bool:
     """Whether all these are plain fp32 tensors on a CPU that oneDNN serves, computed now and not traced."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.backends.mkldnn.is_available():
         return False
-    if torch.is_autocast_enabled("cpu") or torch._C._functorch.peek_interpreter_stack() is not None:
+    if not _has_private_operators() or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     return all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32) for t in tensors)
+
+
+@cache
+def _has_private_operators() -> bool:
+    """Whether this PyTorch has what the CPU's own way calls, as it was; says once if it has not."""
+    lacking = [name for name, arguments in _PRIVATE.items() if _arguments(name) != arguments]
+    if not hasattr(torch._C._functorch, "peek_interpreter_stack"):
+        lacking.append("torch._C._functorch.peek_interpreter_stack")
+    if lacking:
+        logging.getLogger(__name__).warning(
+            f"PyTorch {torch.__version__} lacks {', '.join(lacking)}, or it takes other arguments: CPUs compute with "
+            "PyTorch's own functions, which are slower"
+        )
+    return not lacking
+
+
+def _arguments(operator: str) -> tuple[str, ...] | None:
+    """What an operator is called with; None where there is none of this name."""
+    namespace, _, name = operator.partition("::")
+    try:
+        schema = getattr(getattr(torch.ops, namespace), name).default._schema
+    except AttributeError:
+        return None
+    return tuple(argument.name for argument in schema.arguments)
 
 
 def product(x_NI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:

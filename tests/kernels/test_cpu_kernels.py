@@ -10,6 +10,7 @@ from nemo_speechlm.kernels.attention import Positions, relative_attention
 from nemo_speechlm.kernels.cpu import FEW_ROWS, is_fast, product_weight_gradient
 from nemo_speechlm.kernels.dropout import dropout, keep_mask, keep_scale
 from nemo_speechlm.kernels.linear import feed_forward, linear
+from nemo_speechlm.kernels.packed import packed_product
 from nemo_speechlm.modules import ConvFrontEnd
 
 
@@ -155,3 +156,22 @@ def test_other_kinds_of_tensors_take_the_plain_way():
     assert torch.allclose(rows, x @ weight.t(), atol=1e-5)
     traced = torch.jit.trace(lambda x: linear(x, weight), x)
     assert torch.allclose(traced(torch.ones(3, 8)), torch.ones(3, 8) @ weight.t(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "operators", [{"mkldnn::_linear_pointwise": ("X", "W")}, {"mkldnn::_no_such_thing": ("X",)}, {"no::thing": ()}]
+)
+def test_another_pytorch_computes_with_functions_of_its_own(monkeypatch, caplog, operators):
+    x, weight, bias = torch.randn(100, 16), torch.randn(8, 16), torch.randn(8)
+    assert cpu.is_fast(x, weight)
+    expected = packed_product(weight, bias, 100)(x)
+    monkeypatch.setattr(cpu, "_PRIVATE", operators)
+    cpu._has_private_operators.cache_clear()
+    try:
+        with caplog.at_level("WARNING"):
+            assert not cpu.is_fast(x, weight)
+            torch.testing.assert_close(packed_product(weight, bias, 100)(x), expected)
+        assert len(caplog.records) == 1
+        assert f"PyTorch {torch.__version__} lacks {next(iter(operators))}" in caplog.text
+    finally:
+        cpu._has_private_operators.cache_clear()

@@ -16,11 +16,13 @@ Recipes: probe (SUPERB's), probe_small (two CPU cores): --config-name probe_smal
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, whole_numbers
 
 
 @command("probe")
 def main(cfg: DictConfig) -> None:
+    whole_numbers(cfg, "seed", "num_workers", "draws")
+    whole_numbers(cfg, "batch_size", least=1)
     from nemo_speechlm.evaluation.probing.run import run_probe
     from nemo_speechlm.training.run import train
 

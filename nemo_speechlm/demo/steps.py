@@ -106,7 +106,7 @@ def _data_steps(cfg: DictConfig, folder: Path) -> list[Step]:
     return [*make, *speech, *text]
 
 
-def _length(steps: int) -> list[str]:
+def training_length(steps: int) -> list[str]:
     """So many updates, with enough points for a curve."""
     return [
         f"trainer.max_steps={steps}",
@@ -144,8 +144,8 @@ def _pretraining_steps(cfg: DictConfig, folder: Path, seed: int) -> list[Step]:
         _step(
             f"pretrain_{system}_seed{seed}", "speechlm_pretrain.py", here / f"pretrained_{system}.nemo",
             "--config-name", "demo_pretrain", f"name=pretrain_{system}", f"output={here}/pretrained_{system}.nemo",
-            *_length(cfg.pretrain_steps), f"seed={seed}", f"exp_manager.exp_dir={here}/runs", *speech, *arguments,
-            needs=needs,
+            *training_length(cfg.pretrain_steps), f"seed={seed}", f"exp_manager.exp_dir={here}/runs",
+            *speech, *arguments, needs=needs,
         )
         for system, arguments, needs in (
             ("speechlm_p", text, (*speech_units, "units_valid_text", "units_text")),
@@ -171,7 +171,7 @@ def _fine_tuning_steps(cfg: DictConfig, folder: Path, seed: int, system: str) ->
             "--config-name", "demo_ctc", f"name=finetune_{system}", f"output={here}/ctc_{system}.nemo",
             f"model.train_ds.manifest_filepath={corpus}/train.json",
             f"model.validation_ds.manifest_filepath={corpus}/valid.json",
-            *_length(_updates(cfg, system)[1]), f"seed={seed}", f"exp_manager.exp_dir={here}/runs", *start,
+            *training_length(_updates(cfg, system)[1]), f"seed={seed}", f"exp_manager.exp_dir={here}/runs", *start,
             needs=("corpus",) if system == "none" else (f"pretrain_{system}_seed{seed}",),
         ),
         _evaluation_step(folder, seed, system, f"ctc_{system}", f"finetune_{system}"),

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,11 @@ class Step:
 class _Running:
     """A step's process with its log and its bar."""
 
-    def __init__(self, step: Step, log: Path, position: int, threads: int):
-        self.step, self.log, self.started = step, log, time.monotonic()
+    def __init__(self, step: Step, log: Path, position: int, threads: int, device: str | None = None):
+        self.step, self.log, self.device, self.started = step, log, device, time.monotonic()
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
         with open(log, "w", encoding="utf-8") as file:
             print(_command_line(step), file=file, flush=True)
             self.process = subprocess.Popen(
@@ -95,15 +97,26 @@ def _refuse_other_settings(step: Step, log: Path) -> None:
         )
 
 
-def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
+def run_steps(
+    steps: Sequence[Step], logs: Path, jobs: int, devices: Sequence[str] = (), keep_going: bool = False
+) -> None:
     """Run the steps whose outputs are not there yet, at most ``jobs`` at once, each when its needs are done.
 
     Each process computes with as many threads as there are cores for each job, or as OMP_NUM_THREADS says.
+
+    Args:
+        steps: what is to be done.
+        logs: folder for their output.
+        jobs: processes at once.
+        devices: each process gets one of these alone as CUDA_VISIBLE_DEVICES, ``"0"`` or ``"0,1"``; no more run at
+            once than there are devices. Empty: all see all.
+        keep_going: where a step fails, go on with those that do not need it, and raise in the end.
 
     Raises:
         SpeechLMError: when a step fails, with the end of its log; the other running steps are ended. Also if a step
             needs one that is not among them, or was done before with other settings.
     """
+    jobs = min(jobs, len(devices)) if devices else jobs
     logs.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
     unknown = {need for step in steps for need in step.needs} - {step.name for step in steps}
@@ -116,19 +129,38 @@ def run_steps(steps: Sequence[Step], logs: Path, jobs: int) -> None:
             _refuse_other_settings(step, logs / f"{step.name}.log")
             print(f"{step.name}: done before ({step.output})")
     running: list[_Running] = []
+    failed: dict[str, SpeechLMError] = {}
     try:
         while waiting or running:
+            waiting = [step for step in waiting if not _lost(step, steps, failed)]
             ready = [step for step in waiting if done.issuperset(step.needs)]
             while ready and len(running) < jobs:
                 step = ready.pop(0)
                 waiting.remove(step)
                 position = min(set(range(jobs)) - {-r.bar.pos for r in running} or {0})
-                running.append(_Running(step, logs / f"{step.name}.log", position, max(1, cores // jobs)))
+                device = next((d for d in devices if d not in {r.device for r in running}), None)
+                running.append(_Running(step, logs / f"{step.name}.log", position, max(1, cores // jobs), device))
             time.sleep(0.5)
             for process in [r for r in running if r.update()]:
                 running.remove(process)
-                process.close()
-                done.add(process.step.name)
+                try:
+                    process.close()
+                    done.add(process.step.name)
+                except SpeechLMError as error:
+                    if not keep_going:
+                        raise
+                    failed[process.step.name] = error
+                    tqdm.write(str(error), file=sys.stderr)
     finally:
         for process in running:
             process.close()
+    if failed:
+        lost = [step.name for step in steps if step.name not in failed and _lost(step, steps, failed)]
+        behind = f"; for want of them: {', '.join(lost)}" if lost else ""
+        raise SpeechLMError(f"failed: {', '.join(failed)}{behind}. Their logs are in {logs}")
+
+
+def _lost(step: Step, steps: Sequence[Step], failed: Mapping[str, object]) -> bool:
+    """Whether a step needs one that has failed, or one that is lost itself."""
+    needed = [other for other in steps if other.name in step.needs]
+    return any(other.name in failed or _lost(other, steps, failed) for other in needed)

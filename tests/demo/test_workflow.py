@@ -55,3 +55,21 @@ def test_a_failure_says_what_the_log_says(tmp_path):
 def test_needs_that_nobody_makes(tmp_path):
     with pytest.raises(SpeechLMError, match="nowhere"):
         run_steps([writes("a", tmp_path / "a", ("nowhere",))], tmp_path / "logs", jobs=1)
+
+
+def test_each_process_has_a_device_of_its_own(tmp_path):
+    code = "import os, time; open({!r}, 'w').write(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(1)"
+    steps = [Step(name, ("-c", code.format(str(tmp_path / name))), tmp_path / name) for name in "ab"]
+    run_steps(steps, tmp_path / "logs", jobs=5, devices=["2", "4,5"])
+    assert sorted((tmp_path / name).read_text() for name in "ab") == ["2", "4,5"]
+
+
+def test_what_does_not_need_a_failed_step_goes_on(tmp_path):
+    bad = Step("bad", ("-c", "raise SystemExit('the reason')"), tmp_path / "never")
+    after = writes("after", tmp_path / "after", ("bad",))
+    last = writes("last", tmp_path / "last", ("after",))
+    other = writes("other", tmp_path / "other")
+    with pytest.raises(SpeechLMError, match=r"failed: bad; for want of them: after, last\. Their logs"):
+        run_steps([bad, after, last, other], tmp_path / "logs", jobs=1, keep_going=True)
+    assert (tmp_path / "other").exists()
+    assert not (tmp_path / "after").exists()

@@ -52,6 +52,9 @@ MORE = {
     "speechlm_finetune_rnnt": [*TRAINING, "model.train_ds.batch_duration=12"],
     "speechlm_finetune_encdec": [*TRAINING, "model.train_ds.batch_duration=12"],
     "speechlm_evaluate": ["draws=20"],
+    "probe": ["trainer.max_steps=2", "trainer.val_check_interval=2", "draws=20"],
+    "shared_space": ["limit=4", "draws=20"],
+    "ablations": ["dry_run=true"],
 }
 """Options that make a command short, if it has them."""
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_speechlm.cli import whole_numbers
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.probing.model import ProbeModel
@@ -35,8 +34,6 @@ def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
         InputError: if the result is there already, unless ``cfg.overwrite``; or naming what is wrong in the data.
         SpeechLMError: naming the key of ``cfg`` that is wrong.
     """
-    whole_numbers(cfg, "seed", "num_workers", "draws")
-    whole_numbers(cfg, "batch_size", least=1)
     _check_model(cfg)
     output = Path(cfg.output)
     refuse_overwrite(output / RESULT, cfg.overwrite)

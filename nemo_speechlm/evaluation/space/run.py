@@ -7,7 +7,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_choice
-from nemo_speechlm.cli import whole_numbers
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.evaluation.space.alignment import Alignment, align, read_spoken, restore_with_units, share
 from nemo_speechlm.evaluation.space.pictures import PROJECTIONS, plot_alignment_scores, plot_space
@@ -37,8 +36,6 @@ def run_shared_space(cfg: DictConfig) -> list[Alignment]:
         InputError: naming the file or line that does not fit, or an output that is there already.
         SpeechLMError: naming the key that is wrong.
     """
-    whole_numbers(cfg, "limit", "phones", "points", least=1)
-    whole_numbers(cfg, "draws", "seed")
     check_choice("projection", cfg.projection, PROJECTIONS)
     output = Path(cfg.output)
     refuse_overwrite(output / TABLE, cfg.overwrite)

@@ -1,0 +1,187 @@
+"""What came out: error rates of the rows over all seeds with intervals, tests, a CSV, a table and a curve."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.demo.ablations.rows import Row
+from nemo_speechlm.demo.ablations.steps import result_folder, seeds_of, updates
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.evaluation.error_rates import ErrorCounts
+from nemo_speechlm.evaluation.plots import STYLE, save_figure
+from nemo_speechlm.evaluation.report import NAMES
+from nemo_speechlm.evaluation.significance import ConfidenceInterval, compare, confidence_interval
+from nemo_speechlm.files import atomic_write
+
+MEASURES = ("wer", "cer")
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """A row with the errors of its seeds.
+
+    Attributes:
+        row: the row.
+        counts: by measure, the errors in each utterance, those of all seeds added.
+        rates: by measure, the rate of each seed.
+        groups: what is resampled as a whole, of each utterance; None: utterances.
+        keys: of the utterances, in order.
+        sentences: of text in pretraining.
+    """
+
+    row: Row
+    counts: Mapping[str, list[ErrorCounts]]
+    rates: Mapping[str, list[float]]
+    groups: list[str] | None
+    keys: list[tuple[str, float]]
+    sentences: int
+
+    def rate(self, measure: str) -> float:
+        """The mean over the seeds."""
+        return reduce(add, self.counts[measure]).rate or 0.0
+
+    def interval(self, measure: str, level: float, draws: int) -> ConfidenceInterval | None:
+        """By bootstrap over the test set; seeds are not drawn."""
+        return confidence_interval(self.counts[measure], self.groups, level, draws) if draws else None
+
+
+def read_results(cfg: DictConfig, folder: Path, rows: Sequence[Row]) -> list[RowResult]:
+    """The rows whose evaluations are there, with every seed or with some."""
+    found = []
+    for row in rows:
+        folders = [result_folder(folder, row, seed) for seed in seeds_of(cfg)]
+        done = [path for path in folders if (path / "summary.json").exists()]
+        if done:
+            found.append(_row_result(folder, row, done, cfg.draw_by))
+    return found
+
+
+def _row_result(folder: Path, row: Row, done: Sequence[Path], draw_by: str | None) -> RowResult:
+    seeds = [[record for _, record in read_manifest(path / "utterances.jsonl")] for path in done]
+    counts = {
+        measure: [
+            reduce(add, (ErrorCounts(**record[NAMES[measure]]) for record in records))
+            for records in zip(*seeds, strict=True)
+        ]
+        for measure in MEASURES
+    }
+    summaries = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in done]
+    rates = {measure: [summary[measure] for summary in summaries] for measure in MEASURES}
+    first = seeds[0]
+    groups = None if draw_by is None else [str(record.get(draw_by, "")) for record in first]
+    keys = [(record["audio_filepath"], record.get("offset") or 0.0) for record in first]
+    return RowResult(row, counts, rates, groups, keys, _sentences(folder, row))
+
+
+def _sentences(folder: Path, row: Row) -> int:
+    if not row.reads_text:
+        return 0
+    name = "text" if row.text is None else f"text_{row.text}"
+    with open(folder / f"{name}.json", encoding="utf-8") as file:
+        return sum(1 for _ in file)
+
+
+def p_values(results: Sequence[RowResult], against: str, draws: int) -> dict[str, float]:
+    """How surely each row's WER differs from that of one of them: a paired bootstrap test.
+
+    Raises:
+        SpeechLMError: if that row is not among them.
+    """
+    other = next((result for result in results if result.row.name == against), None)
+    if other is None:
+        raise SpeechLMError(
+            f"against is {against!r}, which has no result; there are: {', '.join(r.row.name for r in results)}"
+        )
+    found = {}
+    for result in results:
+        same = len(result.rates["wer"]) == len(other.rates["wer"]) and result.keys == other.keys
+        if result is not other and same:
+            test = compare(other.counts["wer"], result.counts["wer"], result.groups, draws=max(draws, 1000))
+            found[result.row.name] = test.p_value
+    return found
+
+
+def write_csv(path: Path, cfg: DictConfig, results: Sequence[RowResult], tests: Mapping[str, float]) -> None:
+    """Write a line for each row."""
+    columns = ["row", "title", "system", "sentences", "pretrain_updates", "finetune_updates", "seeds"]
+    for measure in MEASURES:
+        columns += [measure, f"{measure}_low", f"{measure}_high", f"{measure}_of_seeds"]
+    with atomic_write(path) as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, f"p_wer_against_{cfg.against}"])
+        for result in results:
+            row = result.row
+            cells: list[object] = [
+                row.name, row.title, row.system or "", result.sentences, *updates(cfg, row), len(result.rates["wer"]),
+            ]  # fmt: skip
+            for measure in MEASURES:
+                interval = result.interval(measure, cfg.confidence, cfg.draws)
+                bounds = ("", "") if interval is None else (f"{interval.low:.4f}", f"{interval.high:.4f}")
+                seeds = ";".join(f"{rate:.4f}" for rate in result.rates[measure])
+                cells += [f"{result.rate(measure):.4f}", *bounds, seeds]
+            p_value = tests.get(row.name)
+            writer.writerow([*cells, "" if p_value is None else f"{p_value:.4f}"])
+
+
+def table(cfg: DictConfig, results: Sequence[RowResult], tests: Mapping[str, float], missing: Sequence[Row]) -> str:
+    """The rows for a terminal; rates in percent."""
+    seeds = (
+        f"{cfg.seeds} seeds, their mean" if cfg.seeds > 1 else "one seed; another can move a rate by several points"
+    )
+    lines = [
+        f"{cfg.pretrain_steps + cfg.finetune_steps} updates in all for each row; {seeds}; {cfg.confidence:.0%} "
+        f"intervals over {cfg.draw_by or 'utterance'}s of the test set.",
+        "",
+        f"{'row':<34}{'sentences':>10}{'WER %':>7}{'interval':>15}{'CER %':>7}{'interval':>15}{'p':>8}",
+    ]
+    for result in results:
+        cells = ""
+        for measure in MEASURES:
+            interval = result.interval(measure, cfg.confidence, cfg.draws)
+            span = "" if interval is None else f"{100 * interval.low:.1f} - {100 * interval.high:.1f}"
+            cells += f"{100 * result.rate(measure):>7.1f}{span:>15}"
+        p_value = tests.get(result.row.name)
+        test = "" if p_value is None else f"{p_value:.3f}"
+        some = "" if len(result.rates["wer"]) == cfg.seeds else f"  ({len(result.rates['wer'])} of {cfg.seeds} seeds)"
+        lines.append(f"{result.row.title:<34}{result.sentences:>10}{cells}{test:>8}{some}".rstrip())
+    lines += [f"{row.title:<34}  not done" for row in missing]
+    return "\n".join([*lines, "", f"p: of a difference in WER from {cfg.against!r}, paired bootstrap"])
+
+
+def plot_text_curve(cfg: DictConfig, results: Sequence[RowResult], output: Path) -> bool:
+    """Draw WER against sentences of text; returns whether there are two points at least."""
+    points = sorted((r for r in results if r.row.curve), key=lambda result: result.sentences)
+    if len(points) < 2:
+        return False
+    values = [100 * point.rate("wer") for point in points]
+    intervals = [point.interval("wer", cfg.confidence, cfg.draws) for point in points]
+    places = range(len(points))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+        panel = figure.subplots()
+        bars = None
+        if all(interval is not None for interval in intervals):
+            pairs = [(v - 100 * i.low, 100 * i.high - v) for v, i in zip(values, intervals, strict=True) if i]
+            bars = list(zip(*((max(0.0, low), max(0.0, high)) for low, high in pairs), strict=True))
+        panel.errorbar(places, values, yerr=bars, marker="o", capsize=3)
+        for place, point in zip(places, points, strict=True):
+            if len(point.rates["wer"]) > 1:
+                panel.plot([place] * len(point.rates["wer"]), [100 * r for r in point.rates["wer"]], ".", color="C6")
+        none = next((result for result in results if result.row.system is None), None)
+        if none is not None:
+            panel.axhline(100 * none.rate("wer"), color="C6", linestyle="--", linewidth=0.8, label=none.row.title)
+            panel.legend()
+        panel.set_xticks(places, [f"{point.sentences:,}" for point in points])
+        panel.set_xlabel("sentences of text in pretraining")
+        panel.set_ylabel("WER %")
+        save_figure(figure, output)
+    return True

@@ -1,0 +1,140 @@
+"""The rows of an ablation, as a config lists them."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_speechlm.checks import check_choice, check_whole
+from nemo_speechlm.data.manifests.sentences import read_sentences
+from nemo_speechlm.errors import InputError, SpeechLMError
+
+SYSTEMS = ("speechlm_p", "speechlm_h", "mixed", "w2v_bert", "slam", "maestro")
+"""What may be pretrained: phoneme units, hidden units, hidden units for speech and phonemes for text, and others."""
+
+WITH_CTC_HEAD = ("speechlm_p", "speechlm_h", "mixed")
+"""Systems that learn a CTC head from text, which fine-tuning begins with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: in names of files.
+        title: in the table.
+        system: one of ``SYSTEMS``; None: there is no pretraining.
+        text: sentences of text; 0: none; None: all.
+        set: options of pretraining beyond the system's.
+        finetune_set: options of fine-tuning beyond the recipe's.
+        curve: belongs to the curve of WER against text.
+    """
+
+    name: str
+    title: str
+    system: str | None = None
+    text: int | None = None
+    set: tuple[str, ...] = ()
+    finetune_set: tuple[str, ...] = ()
+    curve: bool = False
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text is among its data."""
+        return self.system not in (None, "w2v_bert") and self.text != 0
+
+
+def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) -> list[Row]:
+    """The rows of a config, in its order.
+
+    Args:
+        config: by name, the fields of :class:`Row`.
+        only: names of those that are wanted; None: all.
+
+    Raises:
+        SpeechLMError: naming the key that is wrong.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    known = {field.name for field in fields(Row)} - {"name"}
+    if only is not None and (unknown := [name for name in only if name not in plain]):
+        raise SpeechLMError(f"only has {unknown[0]!r}, which is no row; there are: {', '.join(plain)}")
+    rows = []
+    for name, values in plain.items():
+        if only is not None and name not in only:
+            continue
+        if strange := sorted(set(values) - known):
+            raise SpeechLMError(f"rows.{name}.{strange[0]} is no key of a row; there are: {', '.join(sorted(known))}")
+        row = Row(
+            name, **{"title": name, **values, **{key: tuple(values.get(key, ())) for key in ("set", "finetune_set")}}
+        )
+        if row.system is not None:
+            check_choice(f"rows.{name}.system", row.system, SYSTEMS)
+        if row.text is not None:
+            check_whole(f"rows.{name}.text", row.text)
+        if row.text == 0 and row.system not in ("speechlm_p", "speechlm_h"):
+            raise SpeechLMError(
+                f"rows.{name}.text is 0, which only speechlm_p and speechlm_h can do; others: by options in set"
+            )
+        rows.append(row)
+    if not rows:
+        raise SpeechLMError("only is empty; expected names of rows, or null for all")
+    return rows
+
+
+def rows_with_enough_text(
+    rows: Collection[Row], text: str | Path | None, sentences: int
+) -> tuple[list[Row], list[Row]]:
+    """Rows whose amount of text there is, and those that would be the same as one with all.
+
+    Args:
+        rows: any.
+        text: the file of text; None: it is yet to be made.
+        sentences: in it, if it is yet to be made.
+    """
+    most = max((row.text or 0 for row in rows), default=0)
+    there = sentences if text is None else sum(1 for _ in islice(read_sentences(text), most + 1))
+    enough = [row for row in rows if not row.text or row.text < there]
+    return enough, [row for row in rows if row not in enough]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The files that all rows share.
+
+    Attributes:
+        train: transcribed speech.
+        unlabeled: speech without transcripts; None if there is none.
+        valid: transcribed speech by which the best checkpoint is chosen.
+        test: transcribed speech that is measured.
+        text: sentences.
+    """
+
+    train: Path
+    unlabeled: Path | None
+    valid: Path
+    test: Path
+    text: Path
+
+    @classmethod
+    def in_folder(cls, folder: str | Path) -> "Data":
+        """``train.json``, ``unlabeled.json`` (not needed), ``valid.json``, ``test.json`` and ``text.txt`` or ``.gz``.
+
+        Raises:
+            InputError: naming the file that is not there.
+        """
+        folder = Path(folder)
+        texts = [folder / name for name in ("text.txt", "text.txt.gz", "text.json", "text.json.gz")]
+        text = next((path for path in texts if path.exists()), texts[0])
+        for path in (folder / "train.json", folder / "valid.json", folder / "test.json", text):
+            if not path.exists():
+                raise InputError(
+                    "no such file; data=FOLDER needs train.json, valid.json, test.json and text.txt", path
+                )
+        unlabeled = folder / "unlabeled.json"
+        return cls(
+            folder / "train.json", unlabeled if unlabeled.exists() else None, folder / "valid.json",
+            folder / "test.json", text,
+        )  # fmt: skip

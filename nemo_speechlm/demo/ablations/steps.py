@@ -1,0 +1,126 @@
+"""The steps of each row: pretraining, fine-tuning, evaluation, once for each seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from nemo_speechlm.demo.ablations.data_steps import Prepared, step
+from nemo_speechlm.demo.ablations.rows import WITH_CTC_HEAD, Row
+from nemo_speechlm.demo.steps import training_length
+from nemo_speechlm.demo.workflow import Step
+
+_SCRIPTS = {"slam": "slam_pretrain.py", "w2v_bert": "slam_pretrain.py", "maestro": "maestro_pretrain.py"}
+
+
+def seeds_of(cfg: DictConfig) -> range:
+    """Each row is trained with these."""
+    return range(cfg.seed, cfg.seed + cfg.seeds)
+
+
+def result_folder(folder: Path, row: Row, seed: int) -> Path:
+    """Where the evaluation of a row writes."""
+    return folder / f"seed{seed}" / f"test_{row.name}"
+
+
+def ablation_steps(cfg: DictConfig, folder: Path, rows: Sequence[Row]) -> list[Step]:
+    """All steps; seed by seed, so that a first table is there early."""
+    prepared = Prepared.of(cfg, folder)
+    found = prepared.steps(rows)
+    for seed in seeds_of(cfg):
+        for row in rows:
+            found += _row_steps(prepared, row, seed)
+    return found
+
+
+def updates(cfg: DictConfig, row: Row) -> tuple[int, int]:
+    """A row's updates of pretraining and of fine-tuning; all rows get as many in all."""
+    total = cfg.pretrain_steps + cfg.finetune_steps
+    return (0, total) if row.system is None else (cfg.pretrain_steps, cfg.finetune_steps)
+
+
+def _row_steps(prepared: Prepared, row: Row, seed: int) -> list[Step]:
+    cfg, data = prepared.cfg, prepared.data
+    here = prepared.folder / f"seed{seed}"
+    pretrained, model, test = here / f"pretrained_{row.name}.nemo", here / f"ctc_{row.name}.nemo", data.test
+    found, start, needs = [], [], prepared.corpus
+    common = (f"seed={seed}", f"exp_manager.exp_dir={here}/runs")
+    if row.system is not None:
+        arguments, made_by = _pretraining(prepared, row)
+        found.append(
+            step(
+                f"pretrain_{row.name}_seed{seed}", _SCRIPTS.get(row.system, "speechlm_pretrain.py"), pretrained,
+                "--config-name", cfg.recipes[row.system], f"name=pretrain_{row.name}", f"output={pretrained}",
+                *training_length(cfg.pretrain_steps), *common, *arguments, *cfg.pretrain_set, *row.set, needs=made_by,
+            )
+        )  # fmt: skip
+        start, needs = [f"model.init_from_pretrained={pretrained}"], (f"pretrain_{row.name}_seed{seed}",)
+        if row.system in WITH_CTC_HEAD and row.reads_text:
+            start.append("model.reuse_ctc_head=true")
+    found.append(
+        step(
+            f"finetune_{row.name}_seed{seed}", "speechlm_finetune_ctc.py", model, "--config-name", cfg.recipes.ctc,
+            f"name=finetune_{row.name}", f"output={model}", f"model.train_ds.manifest_filepath={data.train}",
+            f"model.validation_ds.manifest_filepath={data.valid}", *training_length(updates(cfg, row)[1]), *common,
+            *cfg.finetune_set, *start, *row.finetune_set, needs=needs,
+        )
+    )  # fmt: skip
+    output = result_folder(prepared.folder, row, seed)
+    arguments = [f"model={model}", f"manifest={test}", f"output={output}", *cfg.evaluate_set]
+    name, needs = f"evaluate_{row.name}_seed{seed}", (f"finetune_{row.name}_seed{seed}",)
+    return [*found, step(name, "speechlm_evaluate.py", output / "summary.json", *arguments, needs=needs)]
+
+
+def _pretraining(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
+    """Data options of a row's pretraining, and the steps that make them."""
+    if row.system in WITH_CTC_HEAD:
+        return _units(prepared, row)
+    folder, data = prepared.folder, prepared.data
+    text, made_by = prepared.text(row)
+    speech = ",".join(str(path) for path in (data.unlabeled, data.train) if path is not None)
+    arguments = [
+        f"model.train_ds.speech.manifest_filepath=[{speech}]",
+        f"model.validation_ds.speech.manifest_filepath={data.valid}",
+    ]
+    if row.system == "w2v_bert":
+        return arguments, list(prepared.corpus)
+    arguments += [
+        f"model.train_ds.text.manifest_filepath={text}",
+        f"model.validation_ds.text.manifest_filepath={folder}/valid_text.json",
+        f"model.train_ds.pairs.manifest_filepath={data.train}",
+        f"model.validation_ds.pairs.manifest_filepath={data.valid}",
+    ]
+    if row.system == "maestro":
+        return arguments, [made_by]
+    return [f"model.tokenizer.dir={folder}/tokens", *arguments], ["tokens", made_by]
+
+
+def _units(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
+    folder = prepared.folder
+    kind = "units" if row.system == "speechlm_p" else "hidden"
+    inventory = folder / ("units.json" if row.system == "speechlm_p" else "hidden_units.json")
+    speech = ",".join(str(folder / f"{name}.{kind}.json") for name in ("train", "unlabeled") if name in prepared.parts)
+    arguments = [
+        f"model.units={inventory}",
+        f"model.train_ds.speech.manifest_filepath=[{speech}]",
+        f"model.validation_ds.speech.manifest_filepath={folder}/valid.{kind}.json",
+    ]
+    needs = [f"{kind}_{name}" for name in prepared.parts]
+    if not row.reads_text:
+        off = [
+            "model.train_ds.text=null",
+            "model.validation_ds.text=null",
+            "model.loss.uctc=0",
+            "model.swapping.prob=0",
+        ]
+        return [*arguments, *off], needs
+    hidden = row.system == "speechlm_h"
+    text, made_by = prepared.text_units(row, hidden)
+    text_kind = "hidden" if hidden else "units"
+    if row.system == "mixed":
+        arguments.append(f"model.text_units={folder}/units.json")
+    arguments += [
+        f"model.train_ds.text.manifest_filepath={text}",
+        f"model.validation_ds.text.manifest_filepath={folder}/valid_text.{text_kind}.json",
+    ]
+    return arguments, [*needs, made_by, f"{text_kind}_valid_text"]

@@ -1,0 +1,218 @@
+"""Ablations: their steps, what they read and make, and their table. No training is run."""
+
+import csv
+import json
+from copy import deepcopy
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from nemo_speechlm.cli import CONF
+from nemo_speechlm.data.manifests.lines import write_manifest
+from nemo_speechlm.demo.ablations import run as module
+from nemo_speechlm.demo.ablations.rows import read_rows, rows_with_enough_text
+from nemo_speechlm.demo.ablations.run import run_ablation
+from nemo_speechlm.demo.ablations.steps import ablation_steps
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.evaluation.error_rates import ErrorCounts
+from nemo_speechlm.models import MAESTROModel, SLAMModel
+from nemo_speechlm.models.common.multitask.stages import read_stages
+from nemo_speechlm.models.common.multitask.tasks import read_weights
+
+OUTPUTS = ("output=", "valid_output=", "units=", "exp_manager.exp_dir=")
+
+
+def config(*overrides, name="ablation_small"):
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        return compose(name, overrides=list(overrides))
+
+
+def data_folder(folder, sentences=20, unlabeled=True):
+    for name in ("train", "valid", "test", *(["unlabeled"] if unlabeled else [])):
+        write_manifest(folder / f"{name}.json", [{"audio_filepath": "a.wav"}])
+    (folder / "text.txt").write_text("".join(f"sentence {i}\n" for i in range(sentences)))
+    return folder
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_every_input_is_some_steps_output(tmp_path, given):
+    cfg = config("seeds=2", *([f"data={data_folder(tmp_path, unlabeled=False)}"] if given else []))
+    steps = ablation_steps(cfg, Path("out"), read_rows(cfg.rows))
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names)
+    assert len({step.output for step in steps}) == len(steps)
+    made = {str(step.output): step.name for step in steps}
+    made |= {"out/valid_text.json": "text", "out/tokens": "tokens", "out/phones.json": "phones_train"}
+    made |= {"out/units.json": "units_train", "out/hidden_units.json": "hidden_train"}
+    made |= {
+        "out/corpus/" + name: "corpus" for name in ("train.json", "untranscribed.json", "valid.json", "test.json")
+    }
+    needs = {step.name: step.needs for step in steps}
+
+    def comes_before(first, last):
+        return any(need == first or comes_before(first, need) for need in needs[last])
+
+    read = 0
+    for step in steps:
+        assert Path(step.command[0]).exists()
+        assert set(step.needs) <= set(names[: names.index(step.name)]), step.name
+        for argument in step.command[1:]:
+            for path in argument.partition("=")[2].strip("[]").split(","):
+                if path.startswith("out/") and not argument.startswith(OUTPUTS):
+                    assert path in made, (step.name, argument)
+                    assert comes_before(made[path], step.name), (step.name, path)
+                    read += 1
+    assert read > 150
+    assert any("untranscribed" in word for step in steps for word in step.command) is not given
+
+
+@cache
+def recipe_of(name):
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        return compose(name)
+
+
+def with_options(name, options):
+    """A recipe with ``key=value``; a key that it has not is an error, as in the command."""
+    recipe = deepcopy(recipe_of(name))
+    for option in OverridesParser.create().parse_overrides(options):
+        OmegaConf.update(recipe, option.key_or_group, option.value())
+    return recipe
+
+
+def test_every_training_is_a_config_that_its_command_takes():
+    """With the recipes of both sizes; tasks and stages of SLAM and MAESTRO fit each other."""
+    models = {"slam_pretrain": SLAMModel, "maestro_pretrain": MAESTROModel}
+    checked = 0
+    for name in ("ablation_small", "ablation_base"):
+        cfg = config("data=null", name=name)
+        for step in ablation_steps(cfg, Path("out"), read_rows(cfg.rows)):
+            words = list(step.command[1:])
+            if "--config-name" not in words:
+                continue
+            recipe = with_options(words[1], words[2:])
+            if model := models.get(Path(step.command[0]).stem):
+                weighted = read_weights(recipe.model.tasks, model.all_tasks)
+                stages = read_stages(recipe.model.stages, model.all_tasks, weighted)
+                streams = {model.all_tasks[task].stream for stage in stages for task in stage.tasks}
+                assert all(recipe.model.train_ds[stream] for stream in streams), step.name
+            if step.name.startswith("finetune"):
+                updates = cfg.finetune_steps + (cfg.pretrain_steps if "_none_" in step.name else 0)
+                assert recipe.trainer.max_steps == updates
+                has_head = not any(f"_{row}_" in step.name for row in ("none", "speech", "w2v_bert"))
+                has_head &= "slam" not in step.name and "maestro" not in step.name
+                assert recipe.model.reuse_ctc_head is has_head, step.name
+            checked += 1
+    assert checked == 34 + 38
+
+
+def test_rows_differ_in_what_they_say(tmp_path):
+    cfg = config()
+    steps = {step.name: step for step in ablation_steps(cfg, Path("out"), read_rows(cfg.rows))}
+    one, other = (set(steps[f"pretrain_{name}_seed0"].command) for name in ("speechlm_p", "no_swapping"))
+    assert {word.partition("=")[0] for word in one ^ other} == {"name", "output", "model.swapping.prob"}
+    assert (
+        "model.train_ds.text.manifest_filepath=out/text_10000.units.json" in steps["pretrain_text_10k_seed0"].command
+    )
+    assert "model.train_ds.text=null" in steps["pretrain_speech_seed0"].command
+    assert "model.text_units=out/units.json" in steps["pretrain_mixed_seed0"].command
+    assert "model.units=out/hidden_units.json" in steps["pretrain_mixed_seed0"].command
+    few = ablation_steps(cfg, Path("out"), read_rows(cfg.rows, ["none"]))
+    assert [step.name for step in few] == ["corpus", "finetune_none_seed0", "evaluate_none_seed0"]
+
+
+def test_amounts_that_are_not_there(tmp_path):
+    rows = read_rows(config().rows, ["speech", "text_1k", "text_10k", "speechlm_p"])
+    folder = data_folder(tmp_path, sentences=2000)
+    enough, without = rows_with_enough_text(rows, folder / "text.txt", 0)
+    assert [row.name for row in enough] == ["speech", "text_1k", "speechlm_p"]
+    assert [row.name for row in without] == ["text_10k"]
+
+
+def test_wrong_rows():
+    with pytest.raises(SpeechLMError, match="only has 'all', which is no row"):
+        read_rows(config().rows, ["all"])
+    with pytest.raises(SpeechLMError, match=r"rows\.a\.system is 'wavlm'"):
+        read_rows(OmegaConf.create({"a": {"system": "wavlm"}}))
+    with pytest.raises(SpeechLMError, match=r"rows\.a\.lr is no key"):
+        read_rows(OmegaConf.create({"a": {"lr": 1}}))
+    with pytest.raises(SpeechLMError, match=r"rows\.a\.text is 0, which only"):
+        read_rows(OmegaConf.create({"a": {"system": "slam", "text": 0}}))
+
+
+@pytest.fixture
+def evaluations(tmp_path):
+    """Two seeds of four rows: errors of 10 words in each of 30 utterances; one seed of the last is missing."""
+    (tmp_path / "text.json").write_text("{}\n" * 5000)
+    (tmp_path / "text_1000.json").write_text("{}\n" * 1000)
+    wrong = {"none": (8, 9), "speech": (7, 7), "text_1k": (6, 5), "speechlm_p": (4,)}
+    for name, seeds in wrong.items():
+        for seed, errors in enumerate(seeds):
+            folder = tmp_path / f"seed{seed}" / f"test_{name}"
+            lines = [
+                {
+                    "audio_filepath": f"{i}.wav",
+                    "text": "x",
+                    "pred_text": "y",
+                    "words": asdict(ErrorCounts(errors - i % 2, 0, 0, 10)),
+                    "characters": asdict(ErrorCounts(errors, 0, 0, 40)),
+                }
+                for i in range(30)
+            ]
+            write_manifest(folder / "utterances.jsonl", lines)
+            summary = {"wer": (errors - 0.5) / 10, "cer": errors / 40}
+            (folder / "summary.json").write_text(json.dumps(summary))
+    return tmp_path
+
+
+def test_table_csv_and_curve(evaluations, monkeypatch, capsys):
+    asked = {}
+
+    def fake(steps, logs, jobs, devices, keep_going):
+        asked.update(jobs=jobs, devices=devices, keep_going=keep_going)
+        raise SpeechLMError("failed: pretrain_no_swapping_seed0")
+
+    monkeypatch.setattr(module, "run_steps", fake)
+    only = "only=[none,speech,text_1k,speechlm_p,no_swapping]"
+    with pytest.raises(SpeechLMError, match="failed: pretrain_no_swapping_seed0"):
+        run_ablation(config(f"output={evaluations}", "seeds=2", only, "devices=[0,3]", "draws=200"))
+    assert asked == {"jobs": 2, "devices": ["0", "3"], "keep_going": True}
+    with open(evaluations / "ablation.csv") as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["none", "speech", "text_1k", "speechlm_p"]
+    assert rows["none"]["wer"] == "0.8000"
+    assert rows["none"]["wer_of_seeds"] == "0.7500;0.8500"
+    assert rows["none"]["p_wer_against_none"] == ""
+    assert float(rows["speech"]["p_wer_against_none"]) < 0.01
+    assert rows["speechlm_p"]["p_wer_against_none"] == "", "it has another number of seeds"
+    assert [row["sentences"] for row in rows.values()] == ["0", "0", "1000", "5000"]
+    assert (rows["none"]["pretrain_updates"], rows["none"]["finetune_updates"]) == ("0", "1250")
+    for row in rows.values():
+        assert float(row["wer_low"]) < float(row["wer"]) < float(row["wer_high"])
+    table = (evaluations / "table.txt").read_text()
+    assert table in capsys.readouterr().out
+    assert "(1 of 2 seeds)" in next(line for line in table.splitlines() if line.startswith("SpeechLM-P  "))
+    assert next(line for line in table.splitlines() if "without swapping" in line).endswith("not done")
+    assert (evaluations / "text_curve.png").stat().st_size > 5000
+
+
+def test_a_dry_run_only_prints(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "run_steps", None)
+    run_ablation(config(f"output={tmp_path}/o", "only=[none]", "dry_run=true"))
+    printed = capsys.readouterr().out
+    assert "# finetune_none_seed0: to do\npython " in printed
+    assert "speechlm_finetune_ctc.py --config-name ctc_small" in printed
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_is_wrong_is_said_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "run_steps", None)
+    with pytest.raises(InputError, match=r"train\.json: no such file"):
+        run_ablation(config(f"data={tmp_path}"))
+    with pytest.raises(SpeechLMError, match="expected each once"):
+        run_ablation(config("devices=[0,0]"))

@@ -95,6 +95,16 @@ def check_device(value: Any) -> None:
         raise InputError(f"device is {value!r}, expected auto, cpu, cuda, cuda:1, ...")
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether a text is of the form ``user/name``, and no file or folder of this machine."""
+    form = re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) is not None
+    return form and Path(name).suffix not in _FILES and not Path(name).exists()
+
+
+_FILES = (".nemo", ".safetensors", ".pt", ".ckpt")
+"""Endings of models' files, which no name on the hub has."""
+
+
 def check_model_file(path: str | Path) -> None:
     """Check that a ``.nemo`` file is there, before anything is loaded to open it.
 

@@ -16,7 +16,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_speechlm.checks import PRECISIONS, check_choice, check_device, check_files, check_model_file, check_whole
+from nemo_speechlm.checks import (
+    PRECISIONS,
+    check_choice,
+    check_device,
+    check_files,
+    check_model_file,
+    check_whole,
+    is_hub_name,
+)
 from nemo_speechlm.command_help import CONFIG_DIR, CONFIG_NAME, CONFIG_PATH, check_recipe_file, explain, help_text
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.locks import only_writer
@@ -135,7 +143,7 @@ def _check_common(cfg: DictConfig) -> None:
     if str(cfg.get("model")).endswith(".nemo"):
         check_model_file(cfg.model)
     for key in ("model", "manifest", "lm", "tune_on"):
-        if isinstance(cfg.get(key), str):
+        if isinstance(cfg.get(key), str) and not (key == "model" and is_hub_name(cfg.model)):
             check_files(cfg[key])
     if cfg.get("device") is not None:
         check_device(cfg.device)

@@ -17,7 +17,7 @@ LAYERS = [
     {"language_models", "alignment", "data"},
     {"pronouncing", "decoding", "testing"},
     {"models"},
-    {"tokenizers", "inference", "interop"},
+    {"tokenizers", "inference", "interop", "hub"},
     {"evaluation"},
     {"demo", "training", "environment"},
 ]

@@ -90,7 +90,7 @@ def test_train_and_tokenize(run, corpus, tmp_path):
     ("changes", "message"),
     [
         (["model.train_ds.speech.manifest_filepath=nowhere.json"], "nowhere.json"),
-        (["model.units=nowhere.json"], "nowhere.json: cannot read the unit inventory"),
+        (["model.units=nowhere.json"], "nowhere.json: no such file"),
         (["model.classes.parts=4"], "min_duration is 3"),
         (["output=x.ckpt"], "must end in .nemo"),
     ],
@@ -107,7 +107,7 @@ def test_bad_input_to_training(run, corpus, tmp_path, changes, message):
     [
         (None, [], "no such file"),
         (b"not a model", [], "cannot be restored"),
-        (None, ["lm_weight=much"], "lm_weight is 'much'"),
+        (b"not a model", ["lm_weight=much"], "lm_weight is 'much'"),
     ],
 )
 def test_bad_input_to_tokenizing(run, corpus, tmp_path, content, arguments, message):

@@ -62,10 +62,10 @@ def test_trains_goes_on_and_keeps_what_is_there(run, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config-name", "speechlm_p_huge"], "speechlm_p_huge.yaml; there are: "),
+        (["--config-name", "speechlm_p_huge"], "there is no config speechlm_p_huge.yaml in "),
         (["output=x.nemo"], "not given: model.train_ds.speech.manifest_filepath"),
         (["output=x.nemo", "DATA", "model.train_ds.text.manifest_filepath=gone.json"], "gone.json: no such file"),
-        (["output=x.nemo", "DATA", "model.units=nowhere.json"], "nowhere.json: cannot read the unit inventory"),
+        (["output=x.nemo", "DATA", "model.units=nowhere.json"], "nowhere.json: no such file"),
     ],
 )  # fmt: skip
 def test_mistakes(run, corpus, tmp_path, arguments, message):

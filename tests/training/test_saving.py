@@ -208,10 +208,10 @@ def test_events_that_cannot_be_written_end_no_training(recipe, monkeypatch):  # 
 def test_a_damaged_best_checkpoint_is_passed_over(recipe, tmp_path, monkeypatch):  # noqa: F811
     real = training._load_best
 
-    def harm(model, trainer):
+    def harm(model, trainer, most):
         (best,) = [path for path in tmp_path.rglob("*.ckpt") if "-last" not in path.name]
         best.write_bytes(best.read_bytes()[:3000])
-        real(model, trainer)
+        return real(model, trainer, most)
 
     monkeypatch.setattr(training, "_load_best", harm)
     weight, _ = train(recipe, save="best")

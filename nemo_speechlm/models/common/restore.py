@@ -10,6 +10,7 @@ from nemo.core.classes import ModelPT
 from nemo_speechlm.checks import check_model_file
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.features import FeatureExtraction
+from nemo_speechlm.models.common.hub import model_file
 
 Model = TypeVar("Model", bound=ModelPT)
 
@@ -19,13 +20,14 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
 
     Args:
         kind: the class, or a base of it.
-        path: ``.nemo`` file.
+        path: ``.nemo`` file, folder with one, or ``user/name`` on the Hugging Face hub.
         device: ``auto`` for a GPU where there is one, or what PyTorch calls it.
 
     Raises:
         InputError: if the file is not there or cannot be restored.
         SpeechLMError: if there is no such device.
     """
+    path = model_file(path)
     check_model_file(path)
     try:
         return kind.restore_from(str(path), map_location=pick_device(device)).eval()

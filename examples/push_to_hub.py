@@ -1,0 +1,42 @@
+r"""Put a model on the Hugging Face hub, with a card of what its file, its run and its evaluations say.
+
+    python examples/push_to_hub.py model=ctc.nemo name=me/my-recognizer licence=apache-2.0 \
+        run=runs/ctc_small results=[runs/test] data="Three hours of LibriSpeech." folder=to_look_at
+    python examples/push_to_hub.py model=ctc.nemo name=me/my-recognizer licence=apache-2.0   # and now for all to see
+
+With folder=, nothing is uploaded: the card (README.md) and the model are written into it. Log in first: hf auth login.
+Then model=me/my-recognizer does with transcribe.py, speechlm_evaluate.py and the others.
+"""
+
+import re
+
+from omegaconf import DictConfig, ListConfig
+
+from nemo_speechlm.cli import command
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.hub.records import read_results, read_run
+
+
+@command("push_to_hub")
+def main(cfg: DictConfig) -> None:
+    if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(cfg.name)) is None:
+        raise InputError(f"name is {cfg.name!r}, expected user/name")
+    results = read_results(_list(cfg.results))
+    run = None if cfg.run is None else read_run(cfg.run)
+    from nemo_speechlm.hub.card import Card
+    from nemo_speechlm.hub.models import from_pretrained, push_to_hub, write_folder
+
+    model = from_pretrained(cfg.model, "cpu")
+    card = Card.of(model, cfg.licence, language=_list(cfg.languages), data=cfg.data, run=run, results=results)
+    if cfg.folder is not None:
+        print("\n".join(str(path) for path in write_folder(model, cfg.folder, cfg.name, card, cfg.overwrite)))
+    else:
+        print(push_to_hub(model, cfg.name, card, private=cfg.private))
+
+
+def _list(value: object) -> list[str]:
+    return [] if value is None else list(value) if isinstance(value, ListConfig) else [str(value)]
+
+
+if __name__ == "__main__":
+    main()

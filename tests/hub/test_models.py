@@ -1,0 +1,189 @@
+"""Models to the hub and back, through Hugging Face's and NeMo's own clients, against a stand-in of its endpoints."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from nemo.collections.asr.models import ASRModel
+from omegaconf import OmegaConf
+
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.hub.card import Card
+from nemo_speechlm.hub.models import from_pretrained, push_to_hub
+from nemo_speechlm.models import SpeechLMCTCModel
+from nemo_speechlm.testing.configs import tiny_architecture
+from nemo_speechlm.testing.corpora import tiny_labels
+from tests.functional.commands import run_example
+from tests.hub.stand_in import hub
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A hub of its own, which Hugging Face's client takes for the real one; its cache is empty."""
+    with hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+        monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}
+    data = {"manifest_filepath": "/home/someone/secret/train.json", "batch_duration": 6}
+    cfg = {**tiny_architecture(), "labels": tiny_labels(), "decoder": head, "init_from_pretrained": None}
+    model = SpeechLMCTCModel(OmegaConf.create(cfg))
+    model.cfg = OmegaConf.create({**OmegaConf.to_container(model.cfg), "train_ds": data})
+    return model
+
+
+def same_weights(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_there_and_back(server, model):
+    url = push_to_hub(model, "me/tiny", Card.of(model, "apache-2.0", language=["en"]))
+    assert url == "https://huggingface.co/me/tiny/tree/main"
+    assert server.models["me/tiny"].keys() >= {"README.md", "tiny.nemo"}
+    changing = [token for method, path, token in server.requests if method == "POST" and "validate" not in path]
+    assert changing
+    assert set(changing) == {"Bearer hf_of_a_test"}
+    back = from_pretrained("me/tiny", "cpu")
+    assert type(back) is SpeechLMCTCModel
+    assert same_weights(model, back)
+    assert not back.training
+    assert back.cfg.train_ds.manifest_filepath == "train.json"  # not where it was on somebody's machine
+    assert b"/home/someone" not in server.models["me/tiny"]["README.md"]
+
+    # A second time it comes from the cache, and NeMo's own way finds it too.
+    asked = len(server.requests)
+    assert same_weights(model, ASRModel.from_pretrained("me/tiny", map_location="cpu"))
+    assert len(server.requests) == asked
+    from_pretrained("me/tiny", "cpu", refresh=True)
+    assert len(server.requests) > asked
+
+
+def test_a_private_one(server, model):
+    push_to_hub(model, "me/hidden", Card.of(model, "other"), private=True)
+    assert server.private == {"me/hidden"}
+
+
+def test_what_the_hub_refuses_is_a_line(server, model):
+    server.refuse = 403
+    with pytest.raises(InputError, match=r"^me/tiny: cannot be put on the Hugging Face hub: .*403"):
+        push_to_hub(model, "me/tiny", Card.of(model, "apache-2.0"))
+
+
+def test_no_such_model(server):
+    with pytest.raises(InputError, match=r"^me/nothing: no such file, and no such model on the Hugging Face hub$"):
+        from_pretrained("me/nothing")
+
+
+def test_a_hub_that_does_not_answer(server):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(InputError, match=r"^me/tiny: no such file, and the Hugging Face hub cannot be asked for it: "):
+        from_pretrained("me/tiny")
+
+
+def test_the_command_and_transcribing_by_name(server, model, tmp_path, capsys):
+    import numpy as np
+    import soundfile
+
+    model.save_to(str(tmp_path / "ctc.nemo"))
+    (tmp_path / "test").mkdir()
+    summary = {"manifest": "/data/test.json", "utterances": 4, "wer": 0.25, "cer": 0.1, "wer_interval": [0.2, 0.3]}
+    (tmp_path / "test" / "summary.json").write_text(json.dumps(summary))
+    arguments = [f"model={tmp_path / 'ctc.nemo'}", "name=me/by-command", "licence=cc-by-4.0", "languages=[en]"]
+    arguments += [f"results={tmp_path / 'test'}", "data=Tones that a test made."]
+    assert run_example("push_to_hub.py", *arguments, f"folder={tmp_path / 'look'}") == 0
+    card = (tmp_path / "look" / "README.md").read_text()
+    assert not server.models
+    assert same_weights(model, from_pretrained(tmp_path / "look", "cpu"))
+    assert run_example("push_to_hub.py", *arguments, f"folder={tmp_path / 'look'}") == 1
+    assert "README.md: exists already" in capsys.readouterr().err
+    assert run_example("push_to_hub.py", *arguments) == 0
+    assert capsys.readouterr().out == "https://huggingface.co/me/by-command/tree/main\n"
+    assert server.models["me/by-command"]["README.md"].decode() == card
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 16000), 16000)
+    audio = [f"input={tmp_path / 'a.wav'}", "device=cpu"]
+    assert run_example("transcribe.py", "model=me/by-command", *audio) == 0
+    from_hub = capsys.readouterr().out
+    assert run_example("transcribe.py", f"model={tmp_path / 'ctc.nemo'}", *audio) == 0
+    assert capsys.readouterr().out == from_hub
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["name=tiny"], "name is 'tiny', expected user/name"),
+        (["licence=''"], "licence is empty"),
+        (["results=nowhere"], "nowhere: no such file; expected the summary.json of speechlm_evaluate.py"),
+        (["run=."], "files run.json in it, expected one"),
+    ],
+)
+def test_bad_options(model, tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    model.save_to("ctc.nemo")
+    assert run_example("push_to_hub.py", "model=ctc.nemo", "name=me/tiny", "licence=mit", "folder=out", *changes) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_folders_of_models(model, tmp_path):
+    with pytest.raises(InputError, match=r"is a folder with none; expected one \.nemo file in it"):
+        from_pretrained(tmp_path)
+    model.save_to(str(tmp_path / "a.nemo"))
+    assert same_weights(model, from_pretrained(tmp_path, "cpu"))
+    (tmp_path / "b.nemo").touch()
+    with pytest.raises(InputError, match=r"is a folder with a\.nemo, b\.nemo; expected one"):
+        from_pretrained(tmp_path)
+
+
+def test_the_card_says_what_is_known(model):
+    run = {
+        "settings": {"model.optim.name": "adamw", "trainer.max_steps": 900},
+        "files": {
+            "model.train_ds.manifest_filepath": [{"name": "train.json", "sha256": "a" * 64}],
+            "model.init_from_pretrained": [{"name": "pretrained.nemo", "sha256": "b" * 64}],
+        },
+        "accepted": [{"changes": ["seed: 0 before, 1 now"]}],
+    }
+    results = [
+        {"manifest": "/data/test.json", "utterances": 4, "decoding": "greedy", "wer": 0.25, "wer_interval": [0.2, 0.3],
+         "cer": None},
+    ]  # fmt: skip
+    card = Card.of(model, "apache-2.0", language=["en"], data="Tones.", run=run, results=results).text("me/tiny")
+    front, _, text = card.removeprefix("---\n").partition("---\n")
+    values = yaml.safe_load(front)
+    assert (values["license"], values["language"], values["library_name"]) == ("apache-2.0", ["en"], "nemo")
+    assert values["pipeline_tag"] == "automatic-speech-recognition"
+    (indexed,) = values["model-index"][0]["results"]
+    assert indexed["metrics"] == [{"type": "wer", "name": "WER", "value": 25.0}]
+    assert "\n# tiny\n" in text
+    assert "nemo-speechlm transcribe model=me/tiny input=recording.wav" in text
+    assert "Tones." in text
+    assert f"| train_ds | train.json | {'a' * 12} |" in text
+    assert f"It began with the weights of pretrained.nemo (SHA-256 {'b' * 12})." in text
+    assert f"It writes {len(tiny_labels())} characters" in text
+    assert "| test.json | 4 | greedy | 25.00% [20.00%, 30.00%] | undefined |" in text
+    assert "| `trainer.max_steps` | 900 |" in text
+    assert "- seed: 0 before, 1 now" in text
+    assert "_target_: nemo_speechlm.modules.SpeechLMEncoder" in text
+    assert "/home/someone" not in text
+    assert text.endswith("## Licence\n\napache-2.0\n")
+
+
+def test_the_card_of_a_pretrained_model_says_its_units():
+    model = from_pretrained("tests/assets/before/pretrained.nemo", "cpu")
+    card = Card.of(model, "apache-2.0")
+    assert card.task == "feature-extraction"
+    assert card.languages == [model.inventory.language]
+    text = card.text("me/pretrained")
+    units = model.inventory
+    assert f"{len(units.symbols)} {units.kind} units (inventory), language {units.language}" in text
+    assert "nemo-speechlm extract_features model=me/pretrained" in text

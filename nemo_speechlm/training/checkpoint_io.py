@@ -24,7 +24,7 @@ from nemo_speechlm.files import partial_path, sync
 PREVIOUS = ".previous"
 
 _FOLDER = 0x10  # in a zip's table of contents; torch's reader gives such a part no content, Python's heeds it not
-_LAST = re.compile(r"last(-v\d+)?(?P<average>-EMA)?\.ckpt(\.previous)?$")
+_LAST = re.compile(r"last(-v\d+)?\.ckpt(\.previous)?$")
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -66,7 +66,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def is_last(path: str | Path) -> bool:
-    """Whether the name is that of a last checkpoint, in any generation, or of its moving average."""
+    """Whether the name is that of a last checkpoint, in any generation."""
     return _LAST.search(str(path)) is not None
 
 
@@ -156,12 +156,11 @@ class _Noting:
 
 def _keep_one_before(path: Path) -> None:
     """Of the other last checkpoints beside ``path`` the newest is kept, as ``.previous``."""
-    kind = _LAST.search(path.name)["average"]  # type: ignore[index]
-    others = []
-    for other in path.parent.iterdir():
-        found = _LAST.search(other.name)
-        if other != path and found and found["average"] == kind and not other.name.startswith(".") and other.is_file():
-            others.append(other)
+    others = [
+        other
+        for other in path.parent.iterdir()
+        if other != path and is_last(other.name) and not other.name.startswith(".") and other.is_file()
+    ]
     others.sort(key=lambda other: other.stat().st_mtime_ns)
     for other in others[:-1]:
         other.unlink()

@@ -145,8 +145,7 @@ def put_settings_into(
         saved.update(scheduler.state_dict())
     for optimizer, saved in zip(optimizers, checkpoint.get("optimizer_states", []), strict=False):
         settings = {*optimizer.defaults, "lr", "initial_lr"} - ({"lr"} if id(optimizer) in following else set())
-        groups = saved.get("opt", saved).get("param_groups", [])  # NeMo's EMA puts the optimizer's under "opt"
-        for group, old in zip(optimizer.param_groups, groups, strict=False):
+        for group, old in zip(optimizer.param_groups, saved.get("param_groups", []), strict=False):
             old.update({key: value for key, value in group.items() if key in settings})
 
 

@@ -53,8 +53,6 @@ def put_in_order(folder: str | Path) -> None:
     broken: dict[Path, str] = {}
     found = []
     for path in files:
-        if "-EMA.ckpt" in path.name:  # goes with another
-            continue
         try:
             if (one := _look_into(path)) is not None:
                 found.append(one)
@@ -113,9 +111,6 @@ def _make_last(newest: _Found, others: list[_Found], warn: bool) -> None:
     if newest.path == target:
         return
     if newest.last:
-        average = newest.path.name.replace(".ckpt", "-EMA.ckpt")
-        if newest.path.with_name(average).exists():
-            os.replace(newest.path.with_name(average), target.with_name(name.replace(".ckpt", "-EMA.ckpt")))
         os.replace(newest.path, target)
     else:
         _link(newest.path, target)

@@ -24,7 +24,6 @@ BATCHES_PER_UPDATE = "batches per update (devices x nodes x trainer.accumulate_g
 """Compared in place of the three: a run may move to half as many GPUs if it accumulates twice as many batches."""
 
 DECIDING = (
-    "exp_manager.ema.*",  # the average of weights that is kept
     # they choose the best checkpoint, among those of before a change too
     "exp_manager.checkpoint_callback_params.monitor", "exp_manager.checkpoint_callback_params.mode",
 )  # fmt: skip

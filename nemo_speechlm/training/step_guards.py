@@ -106,8 +106,9 @@ class SkipNonFinite(Callback):
     """Skips an update whose loss or gradient is not finite, in all processes, and stops after too many in a row.
 
     A skipped update changes neither weights nor the optimizer's state nor the statistics of batch norms. It counts as
-    an update for the schedule, for ``trainer.max_steps``, so that a run always ends, and for NeMo's moving average of
-    the weights. With gradient accumulation the whole update is skipped: the sum of its gradients is spoiled.
+    an update for the schedule, for ``trainer.max_steps``, so that a run always ends, and for the average of the
+    weights (``ema_decay``). With gradient accumulation the whole update is skipped: the sum of its gradients is
+    spoiled.
 
     The run's folder gets ``skipped_updates_rank<N>.jsonl``: for each skipped update a line with its number, its
     batches with the ids of their examples, and whether the losses of this process were finite (if so, it was the
@@ -188,10 +189,9 @@ class SkipNonFinite(Callback):
         assert self._counted is not None
         self._counted += skip
         pl_module.log("skipped_updates", self._counted.clone())
-        inner = vars(optimizer).get("optimizer", optimizer)  # NeMo's moving average of the weights wraps one
-        fused = getattr(inner, "_step_supports_amp_scaling", False) and not any_sharded(parameters)
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False) and not any_sharded(parameters)
         if scaler is None and fused:
-            inner.found_inf = skip
+            optimizer.found_inf = skip  # type: ignore[attr-defined]
         elif skip.item():
             for parameter in parameters:
                 parameter.grad = None  # optimizers pass over parameters without a gradient

@@ -43,19 +43,10 @@ def test_two_generations_of_the_last_checkpoint_are_kept(tmp_path):
     assert names(tmp_path) == [last, f"{last}.previous"]
 
 
-@pytest.mark.parametrize("name", ["a-last.ckpt", "a-last-v1.ckpt", "a-last-EMA.ckpt", "a-last.ckpt.previous"])
+@pytest.mark.parametrize("name", ["a-last.ckpt", "a-last-v1.ckpt", "a-last.ckpt.previous"])
 def test_names_of_last_checkpoints(name):
     assert is_last(name)
     assert not is_last(name.replace("-last", ""))
-
-
-def test_the_moving_average_has_generations_of_its_own(tmp_path):
-    plugin = SafeCheckpointIO()
-    for step in (1, 2):
-        for name in ("a-last.ckpt", "a-last-EMA.ckpt"):
-            plugin.save_checkpoint(content(step), tmp_path / name)
-    assert len(names(tmp_path)) == 4
-    assert same(tmp_path / "a-last-EMA.ckpt.previous", 1)
 
 
 @contextmanager

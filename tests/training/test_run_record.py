@@ -85,7 +85,7 @@ def test_a_damaged_record_is_an_error(tmp_path, content):
         ("model.optim.betas", [0.9, 0.99], "model.optim.betas: [0.9, 0.98] before, [0.9, 0.99] now"),
         ("model.front_end.layers", [[24, 40, 20]], "model.front_end.layers.1: [24, 4, 4] before, not set now"),
         ("model.swapping", None, "model.swapping: not set before, null now"),
-        ("exp_manager.ema.enable", True, "exp_manager.ema.enable: not set before, true now"),
+        ("ema_decay", 0.99, "ema_decay: not set before, 0.99 now"),
         ("model.tokenizer.dir", None,
          "model.tokenizer.dir: TMP/tokens/tokenizer.model, TMP/tokens/vocab.txt before, null now"),
         ("model.train_ds.manifest_filepath", ["TMP/train.json", "TMP/valid.json"],

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -66,18 +66,20 @@ class ChunkWriter:
     def __init__(self, folder: Path, plan: str, chunk: Chunk, attempt: str):
         self._path, self._part = chunk_path(folder, chunk), part_path(folder, chunk, attempt)
         self._chunk, self._count, self._sum = chunk, 0, hashlib.sha256()
-        self._file = open(self._part, "wb")  # noqa: SIM115  # closed with this
-        self._file.write(_header(plan, chunk))
-        self._file.flush()
+        self._file = open(self._part, "wb", buffering=0)  # noqa: SIM115  # closed with this
+        self._put(_header(plan, chunk))
 
-    def write(self, lines: Iterable[bytes]) -> None:
+    def write(self, lines: Sequence[bytes]) -> None:
         """Add the records of a batch."""
-        lines = list(lines)
         batch = b"".join(lines)
-        self._file.write(batch)
-        self._file.flush()
+        self._put(batch)
         self._sum.update(batch)
         self._count += len(lines)
+
+    def _put(self, data: bytes) -> None:
+        written = self._file.write(data)
+        while written < len(data):  # the disk was full for a moment, or a signal came
+            written += self._file.write(data[written:])
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +89,7 @@ class ChunkWriter:
     ) -> None:
         if kind is None:
             assert self._count == self._chunk.size
-            self._file.write(_footer(self._count, self._sum.hexdigest()))
+            self._put(_footer(self._count, self._sum.hexdigest()))
         self._file.close()
         if kind is None:
             os.replace(self._part, self._path)

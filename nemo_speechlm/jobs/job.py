@@ -6,24 +6,23 @@ reasons for what is missing ``<output>.skipped.jsonl``. A job that was killed go
 Two processes never work on one output: the second is refused.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import Record, atomic_write, dump_line, refuse_input_as_output, refuse_overwrite
-from nemo_speechlm.jobs.chunks import Chunk, gaps, read_chunk
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.jobs.chunks import Chunk, gaps
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
 from nemo_speechlm.jobs.engines.local import LocalEngine
+from nemo_speechlm.jobs.finish import Results, finish
 from nemo_speechlm.jobs.lines import LineIndex, index_lines
 from nemo_speechlm.jobs.plan import Plan
 from nemo_speechlm.jobs.progress import JobFolder, skipped_path
-from nemo_speechlm.jobs.report import CUT_PHONES, JobReport
+from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.shards import Shard, save_shard_plan
 from nemo_speechlm.jobs.types import BatchWork, Place, Work
 from nemo_speechlm.jobs.work import ChunkWork
@@ -111,8 +110,8 @@ def run_job(
         left = sum(chunk.size for chunk in missing)
         with tqdm(total=part.size, initial=part.size - left, desc=description, unit=unit, smoothing=0.1) as bar:
             engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
-        results = _Results(folder, plan, part, index)
-        report = _finish(results, output, source, place, before_rename, may_be_empty=shard is not None)
+        results = Results(folder, plan, part, index)
+        report = finish(results, output, source, place, before_rename, may_be_empty=shard is not None)
         if shard is not None:
             save_shard_plan(output, plan, shard, report, given)
         folder.remove()
@@ -132,75 +131,3 @@ def _index(source: Path, folder: JobFolder, max_lines: int | None) -> LineIndex:
             folder.remove()
         raise
     return index
-
-
-class _Results:
-    """All records of a job, in the order of its lines."""
-
-    def __init__(self, folder: JobFolder, plan: Plan, part: Chunk, index: LineIndex):
-        self._folder, self._plan, self.part, self._index = folder, plan, part, index
-
-    def lines(self) -> Iterator[str]:
-        """Each record as the line it was written as."""
-        chunks = self._folder.chunks(self._plan)
-        if gaps(chunks, self.part):
-            raise SpeechLMError(f"{self._folder.path}: some of its files were damaged; run the command again")
-        for chunk in chunks:
-            for line in read_chunk(self._folder.path, self._plan.digest, chunk):
-                yield line.decode()
-
-    def placed(self, place: Place) -> Iterator[Path | str | None]:
-        """Where ``place`` says that each record goes which was not skipped."""
-        return iter(place(json.loads(line) for line in self.lines() if not _is_skipped(line)))
-
-    def numbers(self) -> Iterator[int]:
-        """The lines' numbers in the source."""
-        return (number for number, _ in self._index.read(self.part.first, self.part.last))
-
-
-def _is_skipped(line: str) -> bool:
-    return line.startswith('{"_skipped": ')
-
-
-def _finish(
-    results: _Results,
-    output: Path,
-    source: Path,
-    place: Place | None,
-    before_rename: Callable[[Path], None] | None,
-    may_be_empty: bool,
-) -> JobReport:
-    """Turn the results into the output and the list of what is missing.
-
-    If this is interrupted, the chunks are still there, and doing it again gives the same files. The output is renamed
-    last.
-    """
-    places = None if place is None else results.placed(place)
-    numbers = repeat(0) if place is None else results.numbers()  # skipped records have their own
-    report = JobReport()
-    with ExitStack() as stack:
-        files: dict[Path, IO[str]] = {}
-        building = stack.enter_context(atomic_write(output, before_rename))
-        files[skipped_path(output)] = stack.enter_context(atomic_write(skipped_path(output)))
-        for line, number in zip(results.lines(), numbers, strict=False):
-            record: Record = json.loads(line) if _is_skipped(line) or CUT_PHONES in line else {}
-            where: Path | str | None = record.get("_skipped")
-            if where is None and places is not None:
-                where = next(places)
-            if isinstance(where, str):
-                report.skip(where)
-                line_number = record.get("_line", number)
-                item = {"file": record["_path"]} if "_path" in record else {"file": str(source), "line": line_number}
-                item["reason"] = where
-                files[skipped_path(output)].write(dump_line(item))
-                continue
-            report.wrote(record)
-            path = where or output
-            if path not in files:
-                files[path] = building if path == output else stack.enter_context(atomic_write(path))
-            files[path].write(line)
-        if not report.written and not may_be_empty:
-            raise InputError(f"nothing in it could be used: {report}", source)
-    if not report.skipped:
-        skipped_path(output).unlink()
-    return report

@@ -19,7 +19,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 GRAIN = 64
 """Lines from one entry of an index to the next."""
 
-_BLOCK = 8 << 20
+_BLOCK = 2 << 20
 _THREADS = 4
 _LINE_FEED, _RETURN = 10, 13
 _MAY_BE_BLANK = np.zeros(256, dtype=bool)
@@ -140,7 +140,7 @@ def _index(path: Path, descriptor: int, max_lines: int | None) -> LineIndex:
         digest.update(block.digest)
         every = slice(-total % GRAIN, None, GRAIN)
         if total < limit:
-            offsets.append(block.starts[every])
+            offsets.append(block.starts[every].copy())  # a view would keep the whole
             numbers.append(block.ordinals[every] + (before + 1))
         total += len(block.starts)
         before += block.lines

@@ -57,7 +57,7 @@ class InThisProcess(Pool):
         """Make the chunk's file."""
         attempt = self._given.popleft()
         try:
-            self._make(*attempt, lambda lines: self.heed(Progress(attempt, lines)))
+            self._make(*attempt, _now_and_then(self.heed, attempt))
         except BadLine as bad:
             return [Stopped(attempt, bad.position, bad.error)]
         return [Done(attempt)]
@@ -150,10 +150,10 @@ def _serve(work: ChunkWork, pipe: Connection, stop: Connection) -> None:
             attempt = pipe.recv()
         except EOFError:
             return
-        pipe.send(attempt_at(make, attempt, _now_and_then(pipe, attempt)))
+        pipe.send(attempt_at(make, attempt, _now_and_then(pipe.send, attempt)))
 
 
-def _now_and_then(pipe: Connection, attempt: Attempt) -> Callable[[int], None]:
+def _now_and_then(tell: Callable[[Event], None], attempt: Attempt) -> Callable[[int], None]:
     """Sum up numbers of lines, and tell the sum when some time has passed."""
     lines, said = 0, time.monotonic()
 
@@ -161,7 +161,7 @@ def _now_and_then(pipe: Connection, attempt: Attempt) -> Callable[[int], None]:
         nonlocal lines, said
         lines += count
         if time.monotonic() - said > _SECONDS:
-            pipe.send(Progress(attempt, lines))
+            tell(Progress(attempt, lines))
             lines, said = 0, time.monotonic()
 
     return done

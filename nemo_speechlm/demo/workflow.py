@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -130,6 +131,8 @@ def run_steps(
             print(f"{step.name}: done before ({step.output})")
     running: list[_Running] = []
     failed: dict[str, SpeechLMError] = {}
+    # Told to end, this process ends those it has started; trainings among them keep a checkpoint then.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while waiting or running:
             waiting = [step for step in waiting if not _lost(step, steps, failed)]
@@ -152,6 +155,7 @@ def run_steps(
                     failed[process.step.name] = error
                     tqdm.write(str(error), file=sys.stderr)
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process in running:
             process.close()
     if failed:

@@ -72,10 +72,13 @@ class ProbeModel(TrainedModel):
         """Features of a batch (B, L, T, D), computed or from the cache, and their lengths (B,)."""
         if batch.inputs.dim() == 4:
             return batch.inputs, batch.lengths
-        if self.upstream.device != self.device:
-            self.upstream.to(self.device)
+        self._move_upstream(self.device)
         layers, lengths = self.upstream.extract_features(batch.inputs, batch.lengths)
         return torch.stack(layers, dim=1), lengths
+
+    def _move_upstream(self, device: torch.device) -> None:
+        if self.upstream.device != device:
+            self.upstream.to(device)
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Features (B, L, T, D) and lengths (B,) -> (B, T, V), or (B, V) of an utterance."""
@@ -164,6 +167,8 @@ class ProbeModel(TrainedModel):
         examples = ProbeExamples.read(config["manifest_filepath"], self.targets, config.get("max_seconds"))
         features = None
         if self._cfg.get("cache"):
+            # Loaders are made before Lightning moves the model.
+            self._move_upstream(self.device if self._trainer is None else self._trainer.strategy.root_device)
             features = cached_features(self.upstream, self.spec, examples.utterances, self._cfg.cache, config)
         return ProbeDataset(examples, int(self.upstream.cfg["sample_rate"]), features)
 

@@ -14,6 +14,7 @@ from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.probing.run import run_probe
+from nemo_speechlm.evaluation.probing.s3prl_upstream import nemo_speechlm_local
 from nemo_speechlm.evaluation.probing.upstream import UpstreamSpec
 from nemo_speechlm.models import SpeechLMModel
 from nemo_speechlm.testing import tiny_corpus, tiny_pretrain_config
@@ -168,6 +169,18 @@ def test_the_layers_are_the_models(pretrained):
     for x, y in zip(states[1:], own, strict=True):
         torch.testing.assert_close(x, y)
     assert not any(parameter.requires_grad for parameter in frozen.model.parameters())
+
+
+def test_the_upstream_of_s3prl(pretrained):
+    upstream = nemo_speechlm_local(str(pretrained), model_config=None, refresh=False).train()
+    wavs = [torch.randn(9600), torch.randn(6400)]
+    found = upstream(wavs)["hidden_states"]
+    assert upstream.get_downsample_rates("hidden_states") == 320
+    assert len(found) == 3
+    assert {x.shape for x in found} == {(2, 29, 32)}
+    alone = upstream(wavs[1:])["last_hidden_state"]
+    torch.testing.assert_close(found[-1][1:, :19], alone, atol=1e-4, rtol=1e-4)
+    assert not any(parameter.requires_grad for parameter in upstream.parameters())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.data.manifests.lines import read_manifest
-from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.probing.model import ProbeModel
 from nemo_speechlm.evaluation.probing.pictures import plot_layer_weights
 from nemo_speechlm.evaluation.probing.results import (
@@ -21,6 +21,7 @@ from nemo_speechlm.evaluation.probing.results import (
 from nemo_speechlm.evaluation.probing.targets import learn_answers
 from nemo_speechlm.evaluation.probing.upstream import FBANK, RANDOM
 from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.restore import restore_file
 
 Train = Callable[[DictConfig, Callable[..., ProbeModel]], Path]
@@ -61,10 +62,8 @@ def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
 
 
 def _check_model(cfg: DictConfig) -> None:
-    if cfg.model not in (FBANK, RANDOM) and Path(cfg.model).suffix != ".nemo":
-        raise SpeechLMError(f"model is {cfg.model!r}, expected a .nemo file, {FBANK} or {RANDOM}")
-    if cfg.model not in (FBANK, RANDOM) and not Path(cfg.model).exists():
-        raise InputError("no such file; expected the .nemo file of a model", cfg.model)
+    if cfg.model not in (FBANK, RANDOM) and not model_file(cfg.model).exists():
+        raise InputError(f"no such file; model is the .nemo file of a model, {FBANK} or {RANDOM}", cfg.model)
 
 
 def _check_same(model: ProbeModel, cfg: DictConfig, path: Path) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.pretrained import read_pretrained
 from nemo_speechlm.models.common.restore import pick_device, restore_extractor
 from nemo_speechlm.models.encoder import SpeechLMEncoderModel
@@ -185,7 +186,7 @@ class UpstreamSpec:
         if self.model == RANDOM:
             found |= {"recipe": self.recipe, "seed": self.seed}
             file = str(self.recipe)
-        path = Path(file)
+        path = Path(file) if self.model in (FBANK, RANDOM) else model_file(file)
         if path.suffix == ".nemo" and path.exists():
             stat = path.stat()
             found |= {"model": str(path.absolute()), "model_bytes": stat.st_size, "model_time": stat.st_mtime_ns}

@@ -186,7 +186,7 @@ def test_the_upstream_of_s3prl(pretrained):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=wav2vec"], "expected a .nemo file, fbank or random"),
+        (["model=wav2vec"], "no such file; model is the .nemo file of a model, fbank or random"),
         (["model=nothing.nemo"], "no such file"),
         (["model=fbank", "label_keys=[weather]"], "weather"),
         (["model=fbank", "label_keys=[]"], "label_keys is empty"),

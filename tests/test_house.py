@@ -141,20 +141,23 @@ def entrypoint(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path})
 
 
-def test_entrypoint_lists_the_examples():
-    done = entrypoint("--help")
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_entrypoint_lists_the_commands(arguments):
+    done = entrypoint(*arguments)
     assert done.returncode == 0
-    assert set(done.stdout.split("commands:")[1].split()) == {path.stem for path in (ROOT / "examples").glob("*.py")}
+    listed = {line.split()[0] for line in done.stdout.split("commands:\n")[1].splitlines()}
+    assert listed == {path.stem for path in (ROOT / "examples").glob("*.py")}
 
 
-def test_entrypoint_runs_an_example():
-    done = entrypoint("speechlm_pretrain", "--help")
+@pytest.mark.parametrize("name", ["speechlm_pretrain", "info.py"])
+def test_entrypoint_runs_a_command(name):
+    done = entrypoint(name, "--help")
     assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
+    assert done.stdout.startswith(f"usage: nemo-speechlm {name.removesuffix('.py')} ")
 
 
 def test_entrypoint_runs_anything_else():
     assert entrypoint("echo", "one two").stdout == "one two\n"
-    done = entrypoint("no-such-command")
-    assert done.returncode == 127
-    assert "no command no-such-command" in done.stderr
+    done = entrypoint("transcrib")
+    assert done.returncode == 2
+    assert "no command 'transcrib'; did you mean transcribe?" in done.stderr

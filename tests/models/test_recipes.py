@@ -75,7 +75,12 @@ def fit(config, steps=2):
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-TRAINED = sorted(path.stem for path in CONF.glob("*.yaml") if re.search(r"_(small|base|large|\d+m)$", path.stem))
+TRAINED = sorted(
+    path.stem
+    for path in CONF.glob("*.yaml")
+    if re.search(r"_(small|base|large|\d+m)$", path.stem) and not path.stem.startswith(("ablation_", "probe_"))
+)
+"""Recipes of a training; ablations and probes have several, or none that NeMo manages."""
 
 
 def metrics_of(model):

@@ -1,5 +1,7 @@
 """Ray and SLURM: the bytes of one process, though workers, a node and jobs were killed."""
 
+import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -93,6 +95,52 @@ def test_a_slurm_job_is_killed(undisturbed: Path, tmp_path: Path, monkeypatch):
     assert_same(tmp_path, "slurm")
     with pytest.raises(InputError, match="source:41: KeyError: 'raise'"):
         job(undisturbed, "stopped", workers=1, engine=engine)
+
+
+SBATCH = """#!/bin/sh
+for file; do :; done
+cp "$file" "$STAND_IN/script"
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$file")
+for task in $(seq 0 "$last"); do
+    (
+        sleep 0.3
+        SLURM_ARRAY_JOB_ID=$$ SLURM_ARRAY_TASK_ID=$task SLURM_JOB_ID=$$$task exec sh "$file"
+    ) >"$STAND_IN/log$task" 2>&1 &
+done
+echo "Submitted batch job $$"
+"""
+SRUN = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do
+    case $1 in --output | --error) shift 2 ;; *) echo "$1" >>"$STAND_IN/srun"; shift ;; esac
+done
+exec "$@"
+"""
+
+
+def test_sbatch_is_told_what_the_options_say(undisturbed: Path, tmp_path: Path, monkeypatch):
+    """With stand-ins for SLURM's programs, which run the array on this machine."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'nemo_speechlm[slurm]'")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {"sbatch": SBATCH, "srun": SRUN, "sacct": "#!/bin/sh\n"}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(slurm, "_SECONDS", 0.05)
+    for name in ("go", "died"):
+        (tmp_path / name).touch()
+    options = {"account": "speech", "constraint": "h100"}
+    engine = SlurmEngine(jobs=2, minutes=90, gpus=1, memory_gb=8, partition="long", options=options)
+    job(undisturbed, "slurm", workers=1, engine=engine, skip_bad=True)
+    assert_same(tmp_path, "slurm")
+    told = set(re.findall(r"^#SBATCH --(\S+)", (tmp_path / "script").read_text(), flags=re.MULTILINE))
+    assert told >= {
+        "array=0-1%2", "time=90", "gpus-per-node=1", "mem=8GB", "partition=long", "account=speech", "constraint=h100",
+        "cpus-per-task=1", "job-name=nemo_speechlm",
+    }  # fmt: skip
+    assert "--cpus-per-task=1" in (tmp_path / "srun").read_text()
 
 
 def test_ranges_of_an_array_cover_all_lines_at_the_ends_of_batches():

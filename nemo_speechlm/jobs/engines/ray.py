@@ -57,8 +57,9 @@ class RayEngine(Executor):
         except ImportError as error:
             raise SpeechLMError("engine=ray needs Ray: pip install 'nemo_speechlm[ray]'") from error
         if not ray.is_initialized():
+            alone: dict[str, Any] = {} if self.address else {"include_dashboard": False}
             try:
-                ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)
+                ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING, **alone)
             except ConnectionError as error:
                 raise SpeechLMError(
                     f"engine.address={self.address}: no Ray cluster there; start one by 'ray start --head', or say "

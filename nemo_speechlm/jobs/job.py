@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite
 from nemo_speechlm.jobs.chunks import Chunk, gaps
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
@@ -109,7 +109,11 @@ def run_job(
         resources = Resources(engine.default_workers(most_workers) if workers is None else workers)
         left = sum(chunk.size for chunk in missing)
         with tqdm(total=part.size, initial=part.size - left, desc=description, unit=unit, smoothing=0.1) as bar:
-            engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
+            try:
+                engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
+            except SpeechLMError:
+                folder.remove_if_bare(plan)
+                raise
         results = Results(folder, plan, part, index)
         report = finish(results, output, source, place, before_rename, may_be_empty=shard is not None)
         if shard is not None:

@@ -53,6 +53,11 @@ class JobFolder:
         index.save(self.path)
         save_json(asdict(plan), self._plan)
 
+    def remove_if_bare(self, plan: Plan) -> None:
+        """Remove it if nothing is in it that somebody may want: results, or logs of SLURM's jobs."""
+        if not self.chunks(plan) and not any(path.is_dir() for path in self.path.iterdir()):
+            self.remove()
+
     def remove(self) -> None:
         """Remove it with all that is in it; the plan first, so that half a folder is no job."""
         self._plan.unlink(missing_ok=True)

@@ -119,6 +119,7 @@ def test_workers_that_cannot_be_started_are_no_lines_fault(tmp_path: Path):
         run_job(
             source, tmp_path / "out", no_start, settings={}, workers=2, skip_bad=True, engine=LocalEngine(retries=0)
         )
+    assert [path.name for path in tmp_path.iterdir()] == ["source"], "a job that did nothing leaves nothing"
 
 
 def test_a_full_disk_is_no_lines_fault(tmp_path: Path, monkeypatch):

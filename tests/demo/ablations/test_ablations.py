@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.manifests.lines import write_manifest
@@ -81,7 +81,12 @@ def with_options(name, options):
     """A recipe with ``key=value``; a key that it has not is an error, as in the command."""
     recipe = deepcopy(recipe_of(name))
     for option in OverridesParser.create().parse_overrides(options):
-        OmegaConf.update(recipe, option.key_or_group, option.value())
+        if option.is_delete():
+            parent, _, key = option.key_or_group.rpartition(".")
+            with open_dict(recipe):
+                del OmegaConf.select(recipe, parent)[key]
+        else:
+            OmegaConf.update(recipe, option.key_or_group, option.value())
     return recipe
 
 
@@ -105,6 +110,8 @@ def test_every_training_is_a_config_that_its_command_takes():
                 updates = cfg.finetune_steps + (cfg.pretrain_steps if "_none_" in step.name else 0)
                 assert recipe.trainer.max_steps == updates
                 has_head = not any(f"_{row}_" in step.name for row in ("none", "speech", "w2v_bert"))
+                if any(name in step.name for name in ("slam", "maestro", "w2v_bert")):  # a Conformer
+                    assert "speech_transformer" not in recipe.model.encoder_overrides
                 has_head &= "slam" not in step.name and "maestro" not in step.name
                 assert recipe.model.reuse_ctc_head is has_head, step.name
             checked += 1

@@ -287,3 +287,16 @@ def test_the_recipe_of_adaptation(corpus, pretrained, tmp_path):
     before = pretrained[0].unit_embedding.weight
     difference = (adapted.text_branch.unit_embedding.weight - before).abs().max()
     assert 0 < difference < 1e-3  # two updates of at most the learning rate
+
+
+def test_bad_lines_of_text_are_left_out_and_counted(corpus, pretrained, tmp_path):
+    records = [record for _, record in read_manifest(corpus.text)]
+    records[4]["text"] += "?"
+    records[7]["units"] = ["ZZ"]
+    write_manifest(tmp_path / "bad.json", records)
+    cfg = config(corpus, pretrained[1], tmp_path / "bad.json")
+    cfg.train_ds.on_bad, cfg.train_ds.max_bad = "skip", 0.9
+    loader = made(cfg)._train_dl
+    seen = {name for batch, _ in zip(loader, range(12), strict=False) for name in batch.text.ids}
+    assert seen == {f"{tmp_path / 'bad.json'}:{number}" for number in range(1, 21) if number not in (5, 8)}
+    assert loader.count.bad > 0

@@ -23,6 +23,9 @@ _AUDIO_CHECKED = 50
 _SPEED = 1
 """Added to a key, the seed of the speed: the offset at which a crop begins has the key itself."""
 
+_VOLUME = 2
+"""The same, the seed of the volume."""
+
 _SPEEDS = 0.5, 2.0
 """What is slower or faster is hardly speech."""
 
@@ -50,10 +53,18 @@ class AudioReader(ManifestReader):
         speeds: factors, one of which is drawn for an utterance in each pass: its audio is played so much faster, and
             so much higher (speed perturbation, Ko et al. 2015). ``min_duration`` and ``max_duration`` are of the audio
             as it is in the file. None: as it is.
+        volumes: the least and the greatest factor on the samples; one between is drawn for an utterance in each pass,
+            evenly in dB. None: as it is. It changes nothing where the input is normalized.
     """
 
     required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration")
-    options: ClassVar[tuple[str, ...]] = ("min_duration", "max_duration", "tarred_audio_filepaths", "speeds")
+    options: ClassVar[tuple[str, ...]] = (
+        "min_duration",
+        "max_duration",
+        "tarred_audio_filepaths",
+        "speeds",
+        "volumes",
+    )
     facts: ClassVar[tuple[str, ...]] = ("sample_rate", "longest")
 
     def __init__(
@@ -66,6 +77,7 @@ class AudioReader(ManifestReader):
         longest: float | None = None,
         tarred_audio_filepaths: str | Sequence[str] | None = None,
         speeds: Sequence[float] | None = None,
+        volumes: Sequence[float] | None = None,
     ):
         manifests = expand_shards(manifests)
         super().__init__(manifests, order, whole_files=tarred_audio_filepaths is not None)
@@ -75,6 +87,14 @@ class AudioReader(ManifestReader):
         self.longest = longest or float("inf")
         self._tars = None if tarred_audio_filepaths is None else _Tars(manifests, tarred_audio_filepaths)
         self.speeds = _checked_speeds(speeds)
+        self.volumes = _checked_volumes(volumes)
+
+    def _read(self, row: int, turn: int | None) -> Any:
+        example = super()._read(row, turn)
+        if self.volumes is not None and turn is not None and isinstance(example, MonoCut):
+            key = (self.order.seed, self.kind, turn, row, _VOLUME)
+            example.custom["volume"] = float(np.exp(np.random.default_rng(key).uniform(*np.log(self.volumes))))
+        return example
 
     def _speed(self, key: Key | None) -> float:
         """How fast the utterance of a key is played."""
@@ -149,6 +169,20 @@ def _checked_speeds(speeds: Sequence[float] | None) -> list[float]:
     for speed in speeds:
         check_number("data config: speeds", speed, *_SPEEDS)
     return [float(speed) for speed in speeds]
+
+
+def _checked_volumes(volumes: Sequence[float] | None) -> tuple[float, float] | None:
+    if volumes is None:
+        return None
+    if not isinstance(volumes, Sequence) or isinstance(volumes, str) or len(volumes) != 2:
+        raise InputError(
+            f"data config: volumes is {volumes!r}, expected the least and the greatest factor, such as [0.5, 2.0]"
+        )
+    for volume in volumes:
+        check_number("data config: volumes", volume, 1e-3, 1e3)
+    if volumes[0] > volumes[1]:
+        raise InputError(f"data config: volumes is {list(volumes)}, expected the smaller factor first")
+    return float(volumes[0]), float(volumes[1])
 
 
 def _check_there(cut: MonoCut, where: tuple[str, int]) -> None:

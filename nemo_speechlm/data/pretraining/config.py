@@ -157,8 +157,9 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
     if not training:
         item["force_finite"] = True
     own = _uses_own_types(part) and not any(part.get(key) for key in stream.nemos)
-    if part.get("speeds") and not own:
-        raise InputError(f"data config: {name}.speeds cannot be used, NeMo reads these data")
+    for key in ("speeds", "volumes"):
+        if part.get(key) and not own:
+            raise InputError(f"data config: {name}.{key} cannot be used, NeMo reads these data")
     if "input_cfg" in part:
         part["input_cfg"] = _fill(part["input_cfg"], item)
     elif own:

@@ -115,8 +115,11 @@ def _augmented(cut: Cut, base: Cut, start: float, sample_rate: int) -> np.ndarra
         file = read_member(*place)
     if isinstance(file, str):
         check_regular(file)
-    speed = (base.custom or {}).get("speed", 1.0)
+    custom = base.custom or {}
+    speed = custom.get("speed", 1.0)
     audio = read_audio(file, sample_rate, start * speed, base.duration * speed, speed=speed)
+    if "volume" in custom:
+        audio = audio * np.float32(custom["volume"])
     transforms = recording.transforms or []
     if transforms and _is_to_rate(transforms[0], sample_rate):
         transforms = transforms[1:]  # done by read_audio

@@ -75,8 +75,11 @@ def build_recognition_dataloader(
     stream = TranscribedStream(encoder, sample_rate, phones)
     endless = bool(config.get("endless", False))
     part = _part(known, stream, settings, endless) if endless or settings.bad.skips else None
-    if part is None and known.pop("speeds", None):
-        raise InputError("data config: speeds needs data that start over at their end (model.train_ds.endless=true)")
+    for key in ("speeds", "volumes"):
+        if part is None and known.pop(key, None):
+            raise InputError(
+                f"data config: {key} needs data that start over at their end (model.train_ds.endless=true)"
+            )
     parts = [] if part is None else [part]
     if has_text({"text": text_config}):
         parts.append(_text_part(text_config, text, settings, endless))

@@ -191,7 +191,7 @@ def _give_data(model: EncDecRNNTModel, data: dict[str, DictConfig], encoder: Enc
     if "train_ds" in data:
         loader = build(data["train_ds"])
         # These keys are ours, and what is left should be a config for NeMo's loaders.
-        ours = ("endless", "on_bad", "max_bad", "timeout", "text", "defer_setup", "speeds")
+        ours = ("endless", "on_bad", "max_bad", "timeout", "text", "defer_setup", "speeds", "volumes")
         kept = {key: value for key, value in data["train_ds"].items() if key not in ours}
         model._update_dataset_config(dataset_name="train", config=OmegaConf.create(kept))
         model._train_dl = loader

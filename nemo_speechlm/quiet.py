@@ -1,7 +1,6 @@
 """What a command shows: results on stdout; on stderr progress and what the user should know, no libraries' logs."""
 
 import logging
-import multiprocessing
 import os
 import sys
 import warnings
@@ -85,5 +84,6 @@ def _show_no_warning(*args: Any, **kwargs: Any) -> None:
     """Stand in for ``warnings.showwarning``."""
 
 
-if multiprocessing.parent_process() is not None and os.environ.get(VARIABLE) == "0":
-    quiet().__enter__()  # a worker of a command, which begins by importing what the command has imported
+_as_parent = quiet()
+if os.environ.get(VARIABLE) == "0":  # a worker of a command: it begins by importing what the command has imported
+    _as_parent.__enter__()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 import warnings
 
@@ -82,6 +83,14 @@ def test_a_line_stays_clear_of_a_progress_bar(capsys):
         logger.removeHandler(handler)
     line = next(line for line in capsys.readouterr().err.replace("\r", "\n").split("\n") if "careful" in line)
     assert line == "warning: careful"
+
+
+@pytest.mark.parametrize(("value", "shown"), [("0", ""), ("1", "noise\n")])
+def test_processes_that_a_command_starts_are_as_quiet(value, shown):
+    program = "import gc, logging, nemo_speechlm.cli; gc.collect(); logging.getLogger('a_library').warning('noise')"
+    environment = {**os.environ, VARIABLE: value}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == ("", shown)
 
 
 @pytest.mark.parametrize(

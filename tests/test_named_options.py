@@ -18,7 +18,8 @@ NOT_OPTIONS = re.compile(r"\w\([^()]*\)|<[a-z][^>]*|--\w+ \w+=\S+")
 """Calls in examples of Python, HTML, and flags of other programs. With ``+`` before it, a key is a new one."""
 
 PLACEHOLDERS = {"verbose", "key", "hydra.run.dir", "hydra.output_subdir", "hydra.job.chdir"}
-OTHERS_FILES = {"model_config.yaml", "config.yaml", "xx.yaml"}
+OTHERS_FILES = {"hubconf.py", "run_downstream.py", "libriphone.yaml"}  # s3prl's
+OTHERS_FILES |= {"model_config.yaml", "config.yaml", "xx.yaml"}
 """NeMo's, fairseq's, and one that a user may write."""
 
 

@@ -132,5 +132,6 @@ def test_a_recipe_that_is_in_neither_folder(monkeypatch, capsys, own_recipes):
         main()
     error = capsys.readouterr().err
     assert "there is no config nothing.yaml in" in error
-    assert f"or {own_recipes}; there are: compare, " in error
+    assert f"or {own_recipes}; there are: " in error
+    assert " compare, " in error
     assert ", mine" in error

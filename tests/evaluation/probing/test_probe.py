@@ -8,16 +8,18 @@ import pytest
 import soundfile
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.probing.run import run_probe
 from nemo_speechlm.evaluation.probing.s3prl_upstream import nemo_speechlm_local
-from nemo_speechlm.evaluation.probing.upstream import UpstreamSpec
+from nemo_speechlm.evaluation.probing.upstream import FrozenEncoder, UpstreamSpec
 from nemo_speechlm.models import SpeechLMModel
+from nemo_speechlm.models.encoder import SpeechLMEncoderModel
 from nemo_speechlm.testing import tiny_corpus, tiny_pretrain_config
+from nemo_speechlm.testing.slam import tiny_slam_architecture
 from nemo_speechlm.training.run import train
 
 QUIET = ["trainer.accelerator=cpu", "device=cpu", "+trainer.enable_progress_bar=false"]
@@ -169,6 +171,19 @@ def test_the_layers_are_the_models(pretrained):
     for x, y in zip(states[1:], own, strict=True):
         torch.testing.assert_close(x, y)
     assert not any(parameter.requires_grad for parameter in frozen.model.parameters())
+
+
+def test_the_layers_of_a_conformer():
+    torch.manual_seed(0)
+    model = SpeechLMEncoderModel(OmegaConf.create(tiny_slam_architecture()))
+    frozen = FrozenEncoder(model)
+    audio, length = torch.randn(2, 9600), torch.tensor([9600, 6400])
+    states, frames = frozen.extract_features(audio, length)
+    own, own_frames = model.extract_features(audio, length)
+    assert frames.tolist() == own_frames.tolist()
+    assert frozen.names == ["input", "speech 1", "shared 1"]
+    for x, y in zip(states[1:], own, strict=True):
+        torch.testing.assert_close(x, y)
 
 
 def test_the_upstream_of_s3prl(pretrained):

@@ -168,7 +168,7 @@ def test_bad_audio(run, tmp_path, corpus):
         (["layers=nine"], "layers is ['nine'], expected whole numbers"),
         (["batch_duration=-1"], "batch_duration is -1, expected seconds"),
         (["device=abacus"], "device is 'abacus', expected auto, cpu, cuda"),
-        (["model=/"], "/: is a folder; expected the .nemo file of a model"),
+        (["model=/"], "/: is a folder with no .nemo file in it; expected the .nemo file of a model"),
         (["layers=[2,-1]"], "each once"),
         (["format=csv"], "format is 'csv', expected npy, safetensors or huggingface"),
         (["precision=int8"], "precision is 'int8'"),

@@ -135,12 +135,12 @@ def test_bad_options(model, tmp_path, capsys, monkeypatch, changes, message):
 
 
 def test_folders_of_models(model, tmp_path):
-    with pytest.raises(InputError, match=r"is a folder with none; expected one \.nemo file in it"):
+    with pytest.raises(InputError, match=r"is a folder with no \.nemo file in it; expected"):
         from_pretrained(tmp_path)
     model.save_to(str(tmp_path / "a.nemo"))
     assert same_weights(model, from_pretrained(tmp_path, "cpu"))
     (tmp_path / "b.nemo").touch()
-    with pytest.raises(InputError, match=r"is a folder with a\.nemo, b\.nemo; expected one"):
+    with pytest.raises(InputError, match=r"is a folder with a\.nemo, b\.nemo in it; expected"):
         from_pretrained(tmp_path)
 
 

@@ -49,6 +49,8 @@ def _of_folder(folder: Path) -> Path:
     named = folder / f"{folder.name}.nemo"
     found = [named] if named.exists() else sorted(folder.glob("*.nemo"))
     if len(found) != 1:
-        what = ", ".join(path.name for path in found) or "none"
-        raise InputError(f"is a folder with {what}; expected one .nemo file in it", folder)
+        what = ", ".join(path.name for path in found) or "no .nemo file"
+        raise InputError(
+            f"is a folder with {what} in it; expected the .nemo file of a model, or a folder with one", folder
+        )
     return found[0]

@@ -160,3 +160,8 @@ if __name__ == "__main__":
     except SpeechLMError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:  # a folder that is a file, a disk that is full
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -23,12 +23,13 @@ from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
 from nemo_speechlm.pronouncing.lexicons import read_any_lexicon
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
-from nemo_speechlm.units.phones import phone_inventory, phoneme_inventory
+from nemo_speechlm.units.phones import check_style, phone_inventory, phoneme_inventory
 
 
 @command("make_lexicon", makes=["output", "units"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "min_words", "min_phones", least=1)
+    check_style(cfg.style)
     language = Language.of(OmegaConf.to_container(cfg.language))  # type: ignore[arg-type]
     phonemizer = _phonemizer(cfg, language)
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})

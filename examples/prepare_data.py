@@ -142,6 +142,9 @@ def _run(cfg: DictConfig, cleaned: CorpusOptions, source: str | Path, make_work:
 
 
 def _cleaned(cfg: DictConfig) -> CorpusOptions:
+    for key in ("transcribed", "clean"):
+        if cfg[key] not in (None, True, False):
+            raise SpeechLMError(f"{key} is {cfg[key]!r}, expected true, false or null")
     for key in ("min_duration", "max_duration"):
         if cfg[key] is not None:
             check_number(key, cfg[key], least=0)

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.cli import CONF, command, whole_numbers
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_input_as_output
@@ -28,6 +29,13 @@ from nemo_speechlm.locks import only_writer
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "draws", "worst", "num_workers")
     whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
+    check_number("confidence", cfg.confidence, above=0, below=1)
+    check_choice("tune_for", cfg.tune_for, ("wer", "cer"))
+    for key in ("lm_weights", "word_scores"):
+        for value in cfg[key]:
+            check_number(f"each of {key}", value)
+    if cfg.tune_on is not None and cfg.lm is None:
+        raise SpeechLMError("tune_on tunes the weights of a language model: say lm=, or leave it out")
     from nemo_speechlm.evaluation.report import ReportFiles
 
     files = ReportFiles.at(cfg.output, cfg.overwrite)

@@ -27,8 +27,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
+from nemo_speechlm.data.audio.files import check_channel
 from nemo_speechlm.data.manifests.lines import read_manifest
-from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.shards import parse_join
@@ -42,8 +42,7 @@ from nemo_speechlm.units.inventory import UnitInventory
 @command("tokenize_speech")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "workers", least=1)
-    if cfg.channel != "mix" and (not isinstance(cfg.channel, int) or cfg.channel < 0):
-        raise InputError(f"channel is {cfg.channel!r}, expected 0, 1, ... or mix")
+    check_channel(cfg.channel)
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     tokenizing = chosen(cfg, SpeechTokenizing)
     engine = chosen(cfg.engine, Executor)

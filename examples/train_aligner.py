@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.audio.files import check_channel
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import refuse_overwrite
 from nemo_speechlm.jobs.engines.executor import default_workers
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 @command("train_aligner", makes=["output"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "states", "silence_states", "max_variants", "threads", least=1)
+    whole_numbers(cfg, "seed")
+    check_channel(cfg.channel)
     refuse_overwrite(cfg.output, cfg.overwrite)
     if cfg.max_hours is not None:
         check_number("max_hours", cfg.max_hours, above=0)
@@ -53,9 +56,7 @@ def main(cfg: DictConfig) -> None:
     threads = cfg.threads or default_workers()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
     training = AlignerTraining(
-        CorpusSource(
-            Path(cfg.manifest), cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), int(cfg.seed)
-        ),
+        CorpusSource(Path(cfg.manifest), cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), cfg.seed),
         Pronouncing.read(
             cfg.lexicon,
             language=cfg.language.code,
@@ -98,6 +99,8 @@ def main(cfg: DictConfig) -> None:
 def _plan(cfg: DictConfig) -> "TrainingPlan":
     from nemo_speechlm.alignment.training import TrainingPlan
 
+    if cfg.plan is None:
+        raise SpeechLMError("plan is null, expected a mapping, such as plan.passes=16")
     values = OmegaConf.to_container(cfg.plan, resolve=True)
     try:
         return TrainingPlan(**values)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
     training = KMeansTraining(manifests, **{name: cfg[name] for name in own})
     teacher = make_teacher(cfg.model, cfg.layer, cfg.normalize, cfg.batch_seconds, cfg.device, cfg.precision)
-    kmeans, errors = training.run(teacher, cfg.output, cfg.language)
+    kmeans, errors = training.run(teacher, cfg.output, cfg.language.code)
     if phones is not None:
         quality = quality_of_kmeans(kmeans, teacher, cfg.phones, phones, cfg.phones_utterances, cfg.merge_phones)
         kmeans = replace(kmeans, statistics={**kmeans.statistics, "phones": quality.to_dict()})

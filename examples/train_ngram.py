@@ -35,6 +35,8 @@ def main(cfg: DictConfig) -> None:
     if is_nemo and cfg.tokens_of is None:
         raise SpeechLMError("a .nemo language model is one of tokens: say tokens_of=, or an output ending in .arpa")
     refuse_overwrite(output, cfg.overwrite)
+    if cfg.perplexity_of is not None:
+        next(read_sentences(cfg.perplexity_of, max_lines=1), None)  # before the model is made: it may not be there
     options = NGramOptions(
         cfg.order or (3 if cfg.tokens_of is None else 6),
         tuple(cfg.cutoffs),

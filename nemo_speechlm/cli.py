@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,10 +24,19 @@ from nemo_speechlm.checks import (
     check_device,
     check_files,
     check_model_file,
+    check_number,
     check_whole,
     is_hub_name,
 )
-from nemo_speechlm.command_help import CONFIG_DIR, CONFIG_NAME, CONFIG_PATH, check_recipe_file, explain, help_text
+from nemo_speechlm.command_help import (
+    CONFIG_DIR,
+    CONFIG_NAME,
+    CONFIG_PATH,
+    check_kinds,
+    check_recipe_file,
+    explain,
+    help_text,
+)
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import CONF
@@ -72,6 +83,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
 
     def decorate(task: Task) -> Callable[[], None]:
         # While Hydra composes the config, it raises its errors instead of printing them with its own advice.
+        began: list[bool] = []  # once the config is there
         composing = mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"})
 
         @functools.wraps(task)
@@ -86,11 +98,13 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                 with quiet(verbose):
                     composing.start()
                     hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
-            except HydraException as error:
+            except (HydraException, ValueError) as error:
+                if began:  # of the task, where the user wants all of a traceback
+                    raise
                 print(f"error: {explain(error, config_name)}", file=sys.stderr)
                 sys.exit(1)
             except SpeechLMError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {_in_a_line(error)}", file=sys.stderr)
                 sys.exit(1)
             finally:
                 composing.stop()
@@ -98,14 +112,16 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> None:
             composing.stop()
+            began.append(True)
             try:
                 missing = sorted(OmegaConf.missing_keys(cfg))
                 if missing:
                     raise SpeechLMError(
                         f"not given: {', '.join(missing)}; add {missing[0]}=... (--help lists all options)"
                     )
-                _check_common(cfg)
+                check_kinds(cfg, config_name, HydraConfig.get().overrides.task)
                 _refuse_own_input(cfg)
+                _check_common(cfg)
                 with ExitStack() as held:
                     for key in makes:
                         if isinstance(cfg[key], str):
@@ -115,7 +131,9 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                 print(pause, file=sys.stderr)
                 sys.exit(pause.status)
             except (SpeechLMError, OmegaConfBaseException) as error:
-                print(f"error: {error}", file=sys.stderr)
+                if verbose_by_environment():
+                    traceback.print_exc()
+                print(f"error: {_in_a_line(error)}", file=sys.stderr)
                 sys.exit(1)
             except OSError as error:  # a folder that is a file, a disk that is full, ...: Python says which and why
                 if error.filename is None or os.environ.get("HYDRA_FULL_ERROR"):
@@ -129,6 +147,11 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
         return run
 
     return decorate
+
+
+def _in_a_line(error: Exception) -> str:
+    """An error's message; reasons that it lists line by line follow each other."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _print_help(doc: str, config_name: str) -> None:
@@ -149,6 +172,10 @@ def _check_common(cfg: DictConfig) -> None:
         check_device(cfg.device)
     if cfg.get("precision") is not None:
         check_choice("precision", cfg.precision, PRECISIONS)
+    for key in ("batch_duration", "batch_seconds"):
+        if cfg.get(key) is not None:
+            check_number(key, cfg[key], least=0)  # 0: utterances one by one
+    whole_numbers(cfg, "num_workers")
 
 
 def _refuse_own_input(cfg: DictConfig) -> None:
@@ -221,6 +248,8 @@ def _arguments(given: list[str]) -> list[str]:
     arguments = iter(given)
     for argument in arguments:
         if not argument.startswith("-"):
+            if argument.startswith("="):
+                raise SpeechLMError(f"{argument!r} is not of the form key=value: no key before the =")
             overrides.append(argument)
             continue
         flags.append(argument)

@@ -3,12 +3,12 @@
 import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.program import CONF, as_typed, shown
@@ -82,7 +82,64 @@ def explain(error: Exception, config_name: str) -> str:
     return message
 
 
+def check_kinds(cfg: DictConfig, config_name: str, overrides: Sequence[str]) -> None:
+    """Check that values given on the command line are of the kind that the config has: ``overwrite=maybe`` is not.
+
+    Args:
+        cfg: with the values.
+        config_name: of the command's own config.
+        overrides: as they were given.
+
+    Raises:
+        SpeechLMError: at the first that is not, with what was found and expected.
+    """
+    given = [found[1] for found in map(re.compile(r"([\w.]+)=").match, overrides) if found is not None]
+    if not given:
+        return
+    defaults: dict[str, Any] = {}
+    for key, default in _known_options(config_name):
+        if defaults.get(key) is None:
+            defaults[key] = default
+    for key in given:
+        value = OmegaConf.select(cfg, key)
+        expected = _expected(key, defaults.get(key), value)
+        if expected is not None:
+            shown = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            raise SpeechLMError(f"{key} is {shown!r}, expected {expected}")
+
+
+_NUMBERS_TOO = ("channel", "layers", "device", "precision")
+"""Options whose default is a word, and which may be a number."""
+
+
+def _expected(key: str, default: Any, value: Any) -> str | None:
+    """What an option must be whose default is this; None if the value is so, or may be anything."""
+    own = "." not in key  # the others are handed on: to models, to Lightning
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) or OmegaConf.is_config(value) else "true or false"
+    if isinstance(default, int | float):
+        wrong = isinstance(value, bool) or OmegaConf.is_dict(value)
+        wrong = wrong or (isinstance(value, str) and not key.startswith("trainer."))
+        return ("a whole number" if isinstance(default, int) else "a number") if wrong else None
+    if isinstance(default, dict):
+        return None if value is None or OmegaConf.is_dict(value) else f"a mapping, with keys such as {key}.x"
+    if isinstance(default, list):
+        return None if value is None or OmegaConf.is_list(value) else f"a list: {key}=[...]"
+    if own and default == "???":
+        paths = list(value) if OmegaConf.is_list(value) else [value]
+        good = paths and all(isinstance(path, str) and path for path in paths)
+        return None if good else f"a path (one that looks like a number in two pairs of quotes: {key}='\"5\"')"
+    if own and isinstance(default, str) and key not in _NUMBERS_TOO:
+        return "a text" if isinstance(value, int | float) else None
+    return None
+
+
 def _known_keys(config_name: str) -> Iterator[str]:
+    return (key for key, _ in _known_options(config_name))
+
+
+def _known_options(config_name: str) -> Iterator[tuple[str, Any]]:
+    """(key, default) of a command's config and of those that it inherits from, nearest first."""
     path = _config_file(config_name)
     for file in (path, *_inherited(path)) if path is not None else ():
         package = re.search(r"^# @package (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
@@ -90,10 +147,10 @@ def _known_keys(config_name: str) -> Iterator[str]:
         yield from _keys(OmegaConf.to_container(OmegaConf.load(file)), group)
 
 
-def _keys(config: Any, above: str) -> Iterator[str]:
+def _keys(config: Any, above: str) -> Iterator[tuple[str, Any]]:
     for name, value in config.items() if isinstance(config, dict) else ():
         if name != "defaults":
-            yield f"{above}{name}"
+            yield f"{above}{name}", value
             yield from _keys(value, f"{above}{name}.")
 
 
@@ -132,7 +189,8 @@ def _inherited(path: Path) -> list[Path]:
         else:  # a choice, {group: name}: the one that was made, or else all
             key, chosen = next(iter(entry.items()))
             group, _, package = str(key).removeprefix("override ").partition("@")
-            given = (a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(f"{group.lstrip('/')}="))
+            option = f"{group.lstrip('/')}{'@' * bool(package)}{package}="
+            given = (a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(option))
             bases = _named(path, f"{group}/{next(given, chosen if package else '*')}")
         for base in bases:
             if base not in found:

@@ -130,7 +130,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def refuse_overwrite(path: str | Path, overwrite: bool, option: str = "overwrite=true") -> None:
-    """Raise unless ``path`` is free or the user asked to overwrite it, by the option that the message names."""
+    """Raise unless the file ``path`` is free, or the user asked to overwrite it by ``option``."""
+    if Path(path).is_dir():
+        raise InputError("is a folder, expected a file to write; give another output", path)
     if Path(path).exists() and not overwrite:
         raise InputError(f"exists already; give another output, or {option} to replace it", path)
 
@@ -216,10 +218,25 @@ def parse_line(line: str, path: str | Path, number: int, required: Iterable[str]
     missing = [key for key in required if key not in record]
     if missing:
         raise InputError(f"no key {', '.join(map(repr, missing))}; it has {', '.join(record)}", path, number)
+    if "\\ud" in line.lower():
+        _check_unicode(record, path, number)
+    if (audio := record.get("audio_filepath")) is not None and not (isinstance(audio, str) and audio):
+        raise InputError(f"audio_filepath is {audio!r}, expected a path", path, number)
     for key in _SECONDS:
         if isinstance(record.get(key), str):
             record[key] = _number(record[key])
     return record
+
+
+def _check_unicode(record: Record, path: str | Path, number: int) -> None:
+    """Raise if a string has one half of a surrogate pair, which no file can hold: ``\\ud800`` alone."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise InputError(
+            f"half a character, \\u{ord(half):x}: one of two surrogates is missing", path, number
+        ) from error
 
 
 def _number(text: str) -> float | str:

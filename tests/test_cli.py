@@ -19,7 +19,7 @@ def test_how_a_command_ends_says_its_status(monkeypatch, capsys, raised, status,
     def main(cfg):
         raise raised
 
-    monkeypatch.setattr(sys, "argv", ["compare", "a=1", "b=2"])
+    monkeypatch.setattr(sys, "argv", ["compare", "a=x", "b=y"])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == status
@@ -61,7 +61,7 @@ def test_a_traceback_is_hydras_short_one_unless_asked_for(monkeypatch, capsys):
     def main(cfg):
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr(sys, "argv", ["compare", "a=1", "b=2"])
+    monkeypatch.setattr(sys, "argv", ["compare", "a=x", "b=y"])
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with pytest.raises(SystemExit):
         main()

@@ -21,7 +21,9 @@ INPUTS = {
     "make_lexicon": "lexicon",
     "prepare_data": "transcripts",
     "prepare_text": "source",
+    "probe": "train",
     "pseudo_label": "lm",
+    "shared_space": "manifest",
     "slam_pretrain": "model.train_ds.pairs.manifest_filepath",
     "speechlm_evaluate": "tune_on",
     "speechlm_finetune_ctc": "model.init_from_pretrained",
@@ -38,7 +40,7 @@ INPUTS = {
     "transcribe": "model",
     "translate": "input",
 }
-"""An option that names a file, of each command with an output; of train_tokenizer and the demo it is a folder."""
+"""An option that names a file, of each command with an output; train_tokenizer's and the demo's is a folder."""
 
 
 def configs():
@@ -52,7 +54,7 @@ CONFIGS = dict(configs())
 
 
 def test_every_command_is_here():
-    assert set(CONFIGS) == {*INPUTS, "demo", "train_tokenizer"}
+    assert set(CONFIGS) == {*INPUTS, "demo", "train_tokenizer", "info"}
 
 
 @pytest.mark.parametrize(("command", "key"), INPUTS.items(), ids=list(INPUTS))
@@ -60,7 +62,7 @@ def test_an_input_is_not_overwritten(command, key, tmp_path, capsys):
     source, output = tmp_path / "source.json", tmp_path / "link.json"
     source.write_text('{"text": "a"}\n')
     output.symlink_to(source)
-    overrides = ["language=en"] if command == "make_lexicon" else []
+    overrides = {"make_lexicon": ["language=en"], "probe": ["output=x"]}.get(command, [])
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
         config = compose(config_name=CONFIGS[command], overrides=overrides)
     missing = [f"{name}=x" for name in OmegaConf.missing_keys(config) if name not in ("output", key)]
@@ -94,15 +96,17 @@ def test_two_outputs_are_two_files(tmp_path):
 
 @pytest.mark.parametrize("command", ["tokenize_speech", "tokenize_text"])
 def test_units_are_not_the_output(command, tmp_path, capsys):
-    new = tmp_path / "new.json"
-    assert run_example(f"{command}.py", "manifest=x", f"output={new}", f"units={new}") == 1
+    new, manifest = tmp_path / "new.json", tmp_path / "manifest.json"
+    manifest.write_text('{"text": "a"}\n')
+    assert run_example(f"{command}.py", f"manifest={manifest}", f"output={new}", f"units={new}") == 1
     assert "output and units are this one file" in capsys.readouterr().err
 
 
 def test_reports_do_not_replace_what_they_are_of(tmp_path, capsys):
     manifest = tmp_path / "utterances.jsonl"
     manifest.write_text("{}\n")
-    arguments = [f"manifest={manifest}", "model=x", f"output={tmp_path}", "overwrite=true"]
+    (tmp_path / "model").touch()
+    arguments = [f"manifest={manifest}", f"model={tmp_path / 'model'}", f"output={tmp_path}", "overwrite=true"]
     assert run_example("speechlm_evaluate.py", *arguments) == 1
     assert "is also what manifest names" in capsys.readouterr().err
     arguments = [f"source={tmp_path / 'vocab.txt'}", f"output={tmp_path}", "overwrite=true"]

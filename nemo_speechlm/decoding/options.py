@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from omegaconf import DictConfig
 
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import SpeechLMError
 
 KINDS = ("greedy", "beam", "ngram", "lexicon")
@@ -74,6 +75,12 @@ class DecodingOptions:
         """
         if self.kind not in KINDS:
             raise SpeechLMError(f"decoding is {self.kind!r}, expected one of {', '.join(KINDS)}")
+        for key in ("beam_size", "beam_size_token"):
+            if (value := getattr(self, key)) is not None:
+                check_whole(key, value, 1)
+        check_number("beam_threshold", self.beam_threshold, above=0)
+        check_number("lm_weight", self.lm_weight)
+        check_number("word_score", self.word_score)
         if (self.lm is not None) != (self.kind in ("ngram", "lexicon")):
             needs = "needs a language model: lm=" if self.lm is None else "takes no language model, but lm is given"
             raise SpeechLMError(f"decoding={self.kind} {needs}")

@@ -148,6 +148,8 @@ class RecognitionReport:
 
     def _part(self, rows: Sequence[int], draw_by: str | None = None) -> dict[str, Any]:
         part: dict[str, Any] = {"utterances": len(rows)}
+        if draw_by is not None and not any(draw_by in self.records[i] for i in rows):
+            raise InputError(f"draw_by: no line of the manifest has {draw_by!r}")
         groups = None if draw_by is None else [str(self.records[i].get(draw_by, "")) for i in rows]
         for rate, counts in self.counts.items():
             own = [counts[i] for i in rows]

@@ -33,6 +33,10 @@ def read_utterances(
             if not skip_bad:
                 raise
             skipped.append(InputError(error.reason, manifest, number))
+    if utterances and not any(utterance.text for utterance in utterances):
+        raise InputError(
+            f"all {len(utterances)} texts ({text_field}) are empty: there is nothing to compare with", manifest
+        )
     if not utterances:
         raise InputError(f"none of its {len(skipped)} lines can be used; the first: {skipped[0].reason}", manifest)
     return utterances, skipped

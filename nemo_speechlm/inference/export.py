@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from nemo.core.classes import ModelPT
 from torch import Tensor
+from torch.onnx import OnnxExporterError
 
+from nemo_speechlm.checks import check_whole
 from nemo_speechlm.decoding.tokens import is_ctc, labels_of
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import refuse_overwrite
@@ -54,10 +56,15 @@ def export(
     chosen = encoder if part == "encoder" else model
     if not hasattr(chosen, "export"):
         raise SpeechLMError(f"a {type(model).__name__} cannot be exported as a whole; say part=encoder")
+    if opset is not None:
+        check_whole("opset", opset, 9)
     refuse_overwrite(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".partial.") as folder:
-        made, _ = chosen.export(str(Path(folder) / output.name), onnx_opset_version=opset)
+        try:
+            made, _ = chosen.export(str(Path(folder) / output.name), onnx_opset_version=opset)
+        except (OnnxExporterError, ValueError) as error:
+            raise SpeechLMError(f"PyTorch cannot export it (opset is {opset}): {error}") from error
         targets = [output.parent / Path(path).name for path in made]
         for target in targets:
             refuse_overwrite(target, overwrite)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
+from nemo_speechlm.checks import check_number
+from nemo_speechlm.data.audio.files import check_channel
 from nemo_speechlm.data.corpora.folder import find_audio
 from nemo_speechlm.errors import InputError, SpeechLMError
 
@@ -44,4 +46,7 @@ def inputs_of(cfg: DictConfig) -> list[tuple[Path, Path]]:
         raise SpeechLMError("several formats need output=FOLDER")
     if not 0 < cfg.min_segment < cfg.max_segment:
         raise SpeechLMError(f"min_segment is {cfg.min_segment}, expected seconds between 0 and max_segment")
+    if cfg.silence is not None:
+        check_number("silence", cfg.silence, below=0)
+    check_channel(cfg.channel)
     return find_recordings(list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input])

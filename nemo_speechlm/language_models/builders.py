@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import atomic_write, open_text
 from nemo_speechlm.language_models.kneser_ney import train_ngram_model
@@ -31,6 +32,10 @@ class NGramOptions:
     cutoffs: tuple[int, ...] = ()
     vocabulary_size: int | None = None
     builder: str = "auto"
+
+    def __post_init__(self) -> None:
+        for cutoff in self.cutoffs:
+            check_whole("each of cutoffs", cutoff, 1)
 
 
 def find_builder(name: str) -> str:

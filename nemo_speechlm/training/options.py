@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_speechlm.checks import check_choice, check_files
+from nemo_speechlm.checks import check_choice, check_files, check_number, check_whole
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import refuse_overwrite
 
@@ -29,8 +29,17 @@ def check_recipe(cfg: DictConfig) -> None:
         raise InputError("the output must end in .nemo", output)
     check_choice("save", cfg.save, ("best", "average", "last"))
     refuse_overwrite(output, cfg.overwrite)
+    check_whole("seed", cfg.seed)
+    if not isinstance(cfg.trainer, DictConfig) or not isinstance(cfg.model, DictConfig):
+        raise SpeechLMError("trainer and model must be mappings, such as trainer.max_steps=100")
     _check_length(cfg)
     _check_average(cfg)
+    _check_trainer(cfg.trainer)
+    for part in ("train_ds", "validation_ds"):
+        if isinstance(cfg.model.get(part), DictConfig):
+            _check_data(OmegaConf.to_container(cfg.model[part], resolve=True), f"model.{part}")
+        elif part == "train_ds":
+            raise SpeechLMError(f"model.train_ds is {cfg.model.get(part)!r}, expected a mapping: data and batches")
     for name in _files(OmegaConf.to_container(cfg.model, resolve=True)):
         check_files(name)
 
@@ -41,6 +50,45 @@ def _files(values: Any) -> Iterator[str]:
             yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
         else:
             yield from _files(value)
+
+
+def _check_trainer(trainer: DictConfig) -> None:
+    """Check the numbers that Lightning takes as they are, and divides by later."""
+    for key, least in {"accumulate_grad_batches": 1, "log_every_n_steps": 1, "num_nodes": 1}.items():
+        if trainer.get(key) is not None:
+            check_whole(f"trainer.{key}", trainer[key], least)
+    for key, least in {"max_epochs": -1, "num_sanity_val_steps": -1}.items():
+        if trainer.get(key) is not None:
+            check_whole(f"trainer.{key}", trainer[key], least)
+    for key in ("limit_train_batches", "limit_val_batches", "gradient_clip_val"):
+        if trainer.get(key) is not None:
+            check_number(f"trainer.{key}", trainer[key], least=0)
+    if isinstance(interval := trainer.get("val_check_interval"), int | float):
+        check_number("trainer.val_check_interval", interval, above=0)
+
+
+_DATA = {
+    "batch_duration": {"above": 0},
+    "batch_tokens": {"above": 0},
+    "batch_frames": {"above": 0},
+    "min_duration": {"least": 0},
+    "max_duration": {"above": 0},
+    "truncate_duration": {"above": 0},
+}
+_DATA_WHOLE = {"num_workers": 0, "max_tokens": 1, "min_frames": 0, "max_frames": 1, "batch_size": 1}
+
+
+def _check_data(values: Any, name: str) -> None:
+    """Check what a part of the data says of lengths and batches, and the streams in it."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _check_data(value, f"{name}.{key}")
+        elif value is not None and key in _DATA:
+            check_number(f"{name}.{key}", value, **_DATA[key])
+        elif value is not None and key in _DATA_WHOLE:
+            check_whole(f"{name}.{key}", value, _DATA_WHOLE[key])
+    if values.get("use_bucketing") and values.get("num_buckets") is not None:
+        check_whole(f"{name}.num_buckets", values["num_buckets"], 2)
 
 
 def _check_length(cfg: DictConfig) -> None:
@@ -57,6 +105,10 @@ def _check_length(cfg: DictConfig) -> None:
             "last with exp_manager.max_time_per_run=DD:HH:MM:SS"
         )
     manager = cfg.get("exp_manager") or {}
+    if not isinstance(folder := manager.get("exp_dir"), str | None):
+        raise SpeechLMError(f"exp_manager.exp_dir is {folder!r}, expected a folder")
+    if "checkpoint_callback_params" in manager and manager["checkpoint_callback_params"] is None:
+        raise SpeechLMError("exp_manager.checkpoint_callback_params is null, expected a mapping with monitor and mode")
     if manager.get("max_time_per_run") is not None:
         keeps = manager.get("create_checkpoint_callback", True)
         if not keeps or not (manager.get("checkpoint_callback_params") or {}).get("save_last", True):

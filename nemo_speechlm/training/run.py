@@ -20,6 +20,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 from nemo_speechlm.files import sync, whole_file
 from nemo_speechlm.models.common.sharding import gathered, take_full_weights
 from nemo_speechlm.training.averaging import ExponentialAverage, average_of, mean_of_checkpoints
+from nemo_speechlm.training.building import blaming, check_optimizer
 from nemo_speechlm.training.checkpoint_io import damage
 from nemo_speechlm.training.continuation import Continuation
 from nemo_speechlm.training.curves import one_curve
@@ -64,6 +65,8 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
 
 def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT], held: ExitStack) -> Path:
     check_recipe(cfg)
+    if "optim" in cfg.model:
+        check_optimizer(cfg.model.optim, cfg.trainer.get("max_steps", -1))
     output = Path(cfg.output)
     seed_everything(cfg.seed, workers=True, verbose=False)
     continuation = Continuation(cfg)
@@ -87,7 +90,8 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     one_curve(trainer, step_of(trainer.ckpt_path) if trainer.ckpt_path and trainer.is_global_zero else None)
     saver.attach(trainer)
     with one_message(trainer):
-        model = build_model(cfg.model, trainer)
+        with blaming("model"):
+            model = build_model(cfg.model, trainer)
         expect_unused(trainer, model)
         try:
             trainer.fit(model)

@@ -47,11 +47,17 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
             options["strategy"] = ShardedStrategy()
         elif name.startswith("fsdp"):
             raise SpeechLMError(_refusal(name))
-    precision = resolve_trainer_cfg(OmegaConf.create({"precision": options.get("precision")}))
+    try:
+        precision = resolve_trainer_cfg(OmegaConf.create({"precision": options.get("precision")}))
+    except ValueError as error:
+        raise SpeechLMError(f"trainer.precision: {error}") from error
     if "plugins" in precision:
         options |= {"precision": None, "plugins": [*_listed(options.get("plugins")), *precision["plugins"]]}
     options["callbacks"] = [*callbacks, *_listed(options.get("callbacks"))]
-    trainer = Trainer(**options)
+    try:
+        trainer = Trainer(**options)
+    except (TypeError, ValueError) as error:  # of Lightning, about options that it does not know or cannot use
+        raise SpeechLMError(f"trainer: {error}") from error
     if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(trainer.strategy, ShardedStrategy):
         raise SpeechLMError(
             f"trainer.strategy: {type(trainer.strategy).__name__} writes checkpoints that are folders, and runs "

@@ -166,7 +166,7 @@ def test_bad_audio(run, tmp_path, corpus):
         (["layers=[0]"], "expected whole numbers from 1 on"),
         (["layers=[]"], "layers is empty"),
         (["layers=nine"], "layers is ['nine'], expected whole numbers"),
-        (["batch_duration=-1"], "batch_duration is -1, expected seconds"),
+        (["batch_duration=-1"], "batch_duration is -1, expected a number of at least 0"),
         (["device=abacus"], "device is 'abacus', expected auto, cpu, cuda"),
         (["model=/"], "/: is a folder with no .nemo file in it; expected the .nemo file of a model"),
         (["layers=[2,-1]"], "each once"),

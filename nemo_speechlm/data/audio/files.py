@@ -17,6 +17,12 @@ Channel = int | str
 """A channel counted from 0, or ``"mix"`` for the mean of all."""
 
 
+def check_channel(channel: object) -> None:
+    """Raise InputError unless it is a :data:`Channel`."""
+    if channel != "mix" and (not isinstance(channel, int) or isinstance(channel, bool) or channel < 0):
+        raise InputError(f"channel is {channel!r}, expected 0, 1, ... or mix")
+
+
 _MP3_WHOLE = 120
 """Seconds; an MP3 up to this long is decoded whole and then cut. After a jump, even to where it is, its decoder lacks
 the bits that earlier frames lent to later ones, complains on stderr, and may get the next milliseconds wrong."""

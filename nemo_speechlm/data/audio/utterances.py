@@ -109,10 +109,9 @@ def part_of_file(
     Raises:
         InputError: if the file does not have that part.
     """
-    offset = seconds_of(record, "offset", manifest, number)
+    offset, wanted = (seconds_of(record, key, manifest, number) for key in ("offset", "duration"))
     if offset is None:
         return 0.0, available
-    wanted = seconds_of(record, "duration", manifest, number)
     duration = available - offset if wanted is None else wanted
     if duration <= 0 or offset + duration > available + 0.1:
         raise InputError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
 from nemo_speechlm.data.audio.utterances import check_duration, part_of_file, seconds_of
 from nemo_speechlm.data.corpora.folder_transcripts import Transcripts
-from nemo_speechlm.data.manifests.lines import audio_path
+from nemo_speechlm.data.manifests.lines import audio_path, text_of
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SkipItem
@@ -184,6 +184,8 @@ def make_manifest_work(manifest: str | Path, output: str | Path, options: Corpus
             if not isinstance(record.get(options.text_field), str):
                 raise InputError(f"no {options.text_field!r} (text_field) with a string", manifest, number)
             record["text"] = record.pop(options.text_field)
+        if record.get("text") is not None:
+            text_of(record, "text", manifest, number)
         if cleaner is not None and record.get("text"):
             try:
                 record["text"] = cleaner.clean(record["text"])

@@ -122,6 +122,8 @@ def fetch(url: str, path: str | Path, digest: str | None = None, tries: int = 3)
                 break
             except urllib.error.HTTPError as error:
                 raise SpeechLMError(f"cannot download {url}: the server says {error.code} {error.reason}") from error
+            except ValueError as error:  # of urllib, to an address without http:// or the like
+                raise SpeechLMError(f"cannot download {url}: {error}") from error
             except (OSError, http.client.HTTPException, _BrokenOff) as error:
                 if not left:
                     reason = getattr(error, "reason", error)

@@ -87,6 +87,8 @@ def ready_source(corpus: str, options: Options, say: Callable[[str], object]) ->
         SpeechLMError: if it cannot be downloaded.
     """
     given = options["source"]
+    if not given or not all(isinstance(path, str) for path in (given if isinstance(given, list | tuple) else [given])):
+        raise SpeechLMError(f"source is {given!r}, expected a path, or a list of archives")
     sources = [Path(path) for path in (given if isinstance(given, list | tuple) else [given])]
     if options["download"]:
         if len(sources) != 1:

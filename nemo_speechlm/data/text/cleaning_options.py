@@ -45,6 +45,8 @@ class TextCleaning:
         for name, kind in (("case", Case), ("other_characters", OtherCharacters), ("normalizer", Normalizer)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(get_args(kind))}")
+        if not isinstance(self.characters, str):
+            raise InputError(f"characters is {self.characters!r}, expected a text of all of them")
         if not any(c.isalpha() for c in self.characters):
             raise InputError(f"characters is {self.characters!r}: no letters in it, so nothing would be left")
         if cased(self.characters, self.case) != self.characters:

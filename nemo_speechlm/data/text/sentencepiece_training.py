@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.locks import only_writer
 
@@ -41,6 +42,7 @@ def train_tokenizer(
     """
     if kind not in KINDS:
         raise InputError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    check_number("character_coverage", character_coverage, least=0.98, most=1)  # the range that SentencePiece allows
     folder = Path(folder)
     with only_writer(folder / FILES[0]):
         return _train(sentences, folder, vocab_size, kind, character_coverage, sample_size, overwrite)

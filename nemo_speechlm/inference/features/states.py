@@ -52,14 +52,16 @@ def extract_states(
     check_choice("of", of, ("speech", "text", "pairs"))
     check_choice("dtype", dtype, ("float32", "float16"))
     folder = Path(output)
-    if (folder / "features").exists() and overwrite:
+    own = {"features", "features.jsonl"} if overwrite else set()
+    if folder.exists() and any(path.name not in own for path in folder.iterdir()):
+        raise InputError("holds files already; give another output, or overwrite=true", folder)
+    next(read_manifest(manifest))  # what is there is removed when model and manifest are known to be
+    restored = restore_file(SLAMModel, model, device)
+    if getattr(restored, "text_encoder", None) is None or not hasattr(restored, "text_embedding"):
+        raise InputError("has no text side; expected a SLAM model that was pretrained on text or pairs", model)
+    if overwrite and (folder / "features").exists():
         shutil.rmtree(folder / "features")
         (folder / "features.jsonl").unlink(missing_ok=True)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError("holds files already; give another output, or overwrite=true", folder)
-    restored = restore_file(SLAMModel, model, device)
-    if restored.text_encoder is None or not hasattr(restored, "text_embedding"):
-        raise InputError("has no text side; expected a SLAM model that was pretrained on text or pairs", model)
     (folder / "features").mkdir(parents=True)
     required = ["text"] if of == "text" else ["text", "audio_filepath"]
     made: list[Record] = []

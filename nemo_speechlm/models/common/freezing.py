@@ -3,6 +3,7 @@
 from lightning.pytorch.strategies import DDPStrategy
 from nemo.utils import logging
 
+from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 
@@ -26,6 +27,7 @@ class EncoderFreezingMixin:
                     f"freeze_front_end: {type(self.encoder).__name__} has no front_end; set it to false"
                 )
             front_end.requires_grad_(False)
+        check_whole("freeze_encoder_steps", freeze_encoder_steps)
         self.freeze_encoder_steps = freeze_encoder_steps
         self._trainable = [p for p in self.encoder.parameters() if p.requires_grad]
         self._encoder_frozen = False

@@ -1,6 +1,5 @@
 """Taking over the encoder of another model's ``.nemo`` file: its architecture, its weights, its characters."""
 
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +80,8 @@ def read_nemo(path: str | Path) -> PretrainedFile:
     Raises:
         InputError: if it is not there, or not a ``.nemo`` file.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"{path!r} is no path; expected a .nemo file written by pretraining")
     path = Path(path).expanduser()
     if not path.exists():
         raise InputError("no such file; expected a .nemo file written by pretraining", path)
@@ -90,9 +91,11 @@ def read_nemo(path: str | Path) -> PretrainedFile:
             connector._unpack_nemo_file(path2file=str(path), out_folder=folder)
             cfg = OmegaConf.load(Path(folder) / connector.model_config_yaml)
             weights = torch.load(Path(folder) / connector.model_weights_ckpt, map_location="cpu", weights_only=True)
-        except (tarfile.TarError, OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"is not a .nemo file that can be read: {error}", path) from error
-    assert isinstance(cfg, DictConfig)
+        except Exception as error:  # of an archive, its YAML, its pickle
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"is not a .nemo file that can be read: {reason}", path) from error
+    if not isinstance(cfg, DictConfig):
+        raise InputError("is not a .nemo file that can be read: its config is no mapping", path)
     return PretrainedFile(path, cfg, weights)
 
 

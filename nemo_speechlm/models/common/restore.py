@@ -1,6 +1,5 @@
 """Restoring a ``.nemo`` file that a user names."""
 
-import tarfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +30,11 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
     check_model_file(path)
     try:
         return kind.restore_from(str(path), map_location=pick_device(device)).eval()
-    except (tarfile.TarError, FileNotFoundError, KeyError) as error:
-        raise InputError(f"cannot be restored: {error}", path) from error
+    except SpeechLMError:
+        raise
+    except Exception as error:  # of an archive, its YAML, its pickle, a class that NeMo will not make, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot be restored: {reason}", path) from error
 
 
 def restore_extractor(path: str | Path, device: str = "auto") -> Any:

@@ -14,6 +14,7 @@ from nemo.collections.asr.metrics.wer import word_error_rate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Generator, Tensor, nn
 
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.data.pretraining.streams import SpeechStream, Stream, UnitTextStream
 from nemo_speechlm.errors import SpeechLMError
@@ -91,6 +92,11 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
                 "no embedding to swap in; set model.swapping.prob=0"
             )
         # Without text or swapping (UMLM alone) neither would ever see a gradient.
+        for term, weight in self._cfg.loss.items():
+            check_number(f"loss.{term}", weight, least=0)
+        classifier = self._cfg.unit_classifier
+        check_whole("unit_classifier.final_dim", classifier.get("final_dim", 256), 1)
+        check_number("unit_classifier.temperature", classifier.get("temperature", 0.1), above=0)
         self.uses_units_as_input = self._cfg.loss.uctc > 0 or self.swapping.prob > 0
         if self.uses_units_as_input:
             self.unit_embedding = nn.Embedding(len(self.text_inventory), width)

@@ -15,7 +15,7 @@ from nemo_speechlm.alignment.graph import Graph, Topology, build_graph
 from nemo_speechlm.alignment.mfcc import SAMPLE_RATE, Mfcc, SpeakerStatistics
 from nemo_speechlm.alignment.training import Corpus
 from nemo_speechlm.data.audio.files import Channel
-from nemo_speechlm.data.audio.utterances import read_utterance
+from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record
@@ -174,8 +174,8 @@ def _drawn(chosen: list[tuple[int, Record, list[str]]], source: CorpusSource) ->
     left = (source.max_hours or 0) * 3600
     kept: list[int] = []
     for position in np.random.default_rng(source.seed).permutation(len(chosen)):
-        duration = chosen[position][1].get("duration")
-        if not isinstance(duration, int | float):
+        duration = seconds_of(chosen[position][1], "duration", source.manifest, chosen[position][0])
+        if duration is None:
             raise InputError("max_hours needs a duration in every line", source.manifest, chosen[position][0])
         left -= duration
         if left < 0 and kept:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nemo_speechlm.alignment.mfcc import FRAME_RATE, SAMPLE_RATE, Mfcc, SpeakerStatistics
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.collation import collate_audio
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError
@@ -139,7 +140,12 @@ def make_teacher(
     device: str = "auto",
     precision: str = "float32",
 ) -> Teacher:
-    """A :class:`ModelTeacher` of a file, or where ``model`` is None an :class:`MfccTeacher`."""
+    """A :class:`ModelTeacher` of a file, or where ``model`` is None an :class:`MfccTeacher`.
+
+    Raises:
+        InputError: if the model cannot be used, or an option has no sensible value.
+    """
+    check_number("batch_seconds", batch_seconds, above=0)
     if model is None:
         return MfccTeacher(normalize)
     if layer is None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nemo_speechlm.checks import check_number, check_whole
-from nemo_speechlm.data.audio.files import Channel
+from nemo_speechlm.data.audio.files import Channel, check_channel
 from nemo_speechlm.data.audio.shuffled import Handful, ShuffledAudio
 from nemo_speechlm.files import file_digest
 from nemo_speechlm.tensor_file import TrainingProgress
@@ -65,6 +65,11 @@ class KMeansTraining:
         for name in ("clusters", "restarts", "first_frames", "block_frames", "passes", "score_utterances"):
             check_whole(name, getattr(self, name), 1)
         check_number("share", self.share, above=0, most=1)
+        check_whole("seed", self.seed)
+        check_number("save_seconds", self.save_seconds)
+        check_channel(self.channel)
+        if self.max_hours is not None:
+            check_number("max_hours", self.max_hours, above=0)
 
     def run(self, teacher: Teacher, output: str | Path, language: str = "en") -> tuple[KMeans, list[str]]:
         """Train.

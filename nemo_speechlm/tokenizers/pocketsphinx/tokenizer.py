@@ -66,6 +66,9 @@ class SphinxTokenizing(SpeechTokenizing):
         for key in ("lm_order", "vocabulary_size", "max_states"):
             if (value := getattr(self, key)) is not None:
                 check_whole(key, value, 1)
+        for key in ("lm", "lm_text", "dictionary"):
+            if (path := getattr(self, key)) is not None and not Path(path).is_file():
+                raise InputError(f"no such file ({key})", path)
         if self.lm is not None and self.lm_text is not None:
             raise SpeechLMError("lm and lm_text are both given; leave out one of the two")
 

@@ -71,7 +71,7 @@ def test_train_and_tokenize(run, corpus, tmp_path):
         assert min(record["unit_durations"]) >= 3
     assert (tmp_path / "units.json").exists()  # made, with durations
 
-    # what was decoded before an interruption is kept, and the output is the same
+    # a bad line leaves nothing behind, and how utterances are batched changes nothing
     whole = (tmp_path / "a.json").read_bytes()
     manifest, output = untranscribed.read_text(), tmp_path / "b.json"
     untranscribed.write_text(manifest + json.dumps({"audio_filepath": "gone.wav", "duration": 1.0}) + "\n")
@@ -79,7 +79,7 @@ def test_train_and_tokenize(run, corpus, tmp_path):
     assert status == 1
     assert f"{untranscribed}:9" in printed
     assert not output.exists()
-    assert progress_path(output).exists()
+    assert not progress_path(output).exists()  # all lines were in one batch, so there is nothing to keep
     untranscribed.write_text(manifest)
     status, printed = tokenize(output, "batch_duration=30")
     assert status == 0, printed

@@ -38,7 +38,8 @@ CONVOLUTIONS = [[32, kernel, stride] for _, kernel, stride in WAV2VEC2_LAYERS]
 """Those of the paper, but narrow."""
 NARROW = [
     "model.encoder.d_model=48",
-    *(f"model.encoder.{half}_transformer.{key}" for half in ("speech", "shared") for key in ("n_layers=1", "d_ff=64")),
+    *(f"model.encoder.{half}_transformer.n_layers=1" for half in ("speech", "shared")),
+    "model.encoder.shared_transformer.d_ff=64",
     "model.train_ds.speech.batch_duration=6",
     "model.train_ds.text.batch_tokens=400",
     "model.train_ds.num_workers=0",
@@ -59,7 +60,7 @@ def config_of(recipe, corpora, *overrides):
     if kind == "mixed":
         given.append(f"model.text_units={corpora[text].units}")
     if not recipe.endswith("small"):  # whose front end is NeMo's subsampling
-        given.append(f"+model.encoder.front_end.layers={CONVOLUTIONS}")
+        given += [f"+model.encoder.front_end.layers={CONVOLUTIONS}", "model.encoder.speech_transformer.d_ff=64"]
     for part in ("train_ds", "validation_ds"):
         given.append(f"model.{part}.speech.manifest_filepath={corpora[speech].speech}")
         given.append(f"model.{part}.text.manifest_filepath={corpora[text].text}")

@@ -1,6 +1,10 @@
 """SpecAugment (arXiv 1904.08779) on what a preprocessor makes, in training."""
 
+from pathlib import Path
+
 from nemo.core.classes import ModelPT
+from nemo.utils import logging
+from omegaconf import DictConfig
 from torch import nn
 
 from nemo_speechlm.errors import SpeechLMError
@@ -15,6 +19,22 @@ def spec_augmentation_of(model: ModelPT) -> nn.Module | None:
     config = model.cfg.get("spec_augment")
     if config is None:
         return None
-    if model.cfg.preprocessor.get("features") is None:
+    if not _makes_mel_features(model.cfg):
         raise SpeechLMError("model.spec_augment masks mel features, and this model reads waveforms; set it to null")
     return model.from_config_dict(config)
+
+
+def leave_out_spec_augment(cfg: DictConfig, source: str | Path) -> None:
+    """Set a recipe's ``spec_augment`` to None, and say so, where the file that the model starts from reads waveforms.
+
+    Args:
+        cfg: of the model, with the file's preprocessor; it is changed.
+        source: the file.
+    """
+    if cfg.get("spec_augment") is not None and not _makes_mel_features(cfg):
+        logging.warning(f"{source} reads waveforms: model.spec_augment, which masks mel features, is left out")
+        cfg.spec_augment = None
+
+
+def _makes_mel_features(cfg: DictConfig) -> bool:
+    return cfg.preprocessor.get("features") is not None

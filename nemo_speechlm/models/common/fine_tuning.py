@@ -3,6 +3,7 @@
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.augmentation import leave_out_spec_augment
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, read_pretrained
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
@@ -27,6 +28,7 @@ def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
             source = read_pretrained(cfg.init_from_pretrained)
             cfg.preprocessor, cfg.encoder = source.cfg.preprocessor, source.cfg.encoder
             cfg.sample_rate = source.cfg.get("sample_rate", 16000)
+            leave_out_spec_augment(cfg, source.path)
         for key in ("preprocessor", "encoder"):
             if cfg.get(key) is None:
                 raise SpeechLMError(f"neither model.{key} nor model.init_from_pretrained is given to take it from")

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from nemo_speechlm.data.pretraining.batch import SpeechBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import SpeechLMModel
+from nemo_speechlm.models.common.fine_tuning import take_architecture
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.slam import tiny_slam_architecture
@@ -50,3 +52,16 @@ def test_mel_features_are_masked_in_training_alone(corpus):
 def test_waveforms_have_no_channels_to_mask(corpus):
     with pytest.raises(SpeechLMError, match=r"model\.spec_augment masks mel features"):
         SpeechLMModel(tiny_pretrain_config(corpus, spec_augment=SPEC_AUGMENT))
+
+
+def test_fine_tuning_from_a_model_of_waveforms_leaves_it_out(corpus, tmp_path):
+    path = tmp_path / "waveforms.nemo"
+    SpeechLMModel(tiny_pretrain_config(corpus)).save_to(str(path))
+    cfg = OmegaConf.create({"init_from_pretrained": str(path), "spec_augment": SPEC_AUGMENT})
+    take_architecture(cfg)
+    assert cfg.spec_augment is None
+    mels = tmp_path / "mels.nemo"
+    SpeechLMModel(tiny_pretrain_config(corpus, **tiny_slam_architecture())).save_to(str(mels))
+    cfg = OmegaConf.create({"init_from_pretrained": str(mels), "spec_augment": SPEC_AUGMENT})
+    take_architecture(cfg)
+    assert cfg.spec_augment == SPEC_AUGMENT

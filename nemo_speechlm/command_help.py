@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.program import CONF, as_typed, shown
@@ -122,9 +122,12 @@ def _expected(key: str, default: Any, value: Any) -> str | None:
         wrong = wrong or (isinstance(value, str) and not key.startswith("trainer."))
         return ("a whole number" if isinstance(default, int) else "a number") if wrong else None
     if isinstance(default, dict):
-        return None if value is None or OmegaConf.is_dict(value) else f"a mapping, with keys such as {key}.x"
+        return (
+            None if value is None or isinstance(value, dict | DictConfig) else f"a mapping, with keys such as {key}.x"
+        )
     if isinstance(default, list):
-        return None if value is None or OmegaConf.is_list(value) else f"a list: {key}=[...]"
+        listed = isinstance(value, list | tuple | ListConfig)  # a resolver's value is a plain list
+        return None if value is None or listed else f"a list: {key}=[...]"
     if own and default == "???":
         paths = list(value) if OmegaConf.is_list(value) else [value]
         good = paths and all(isinstance(path, str) and path for path in paths)

@@ -111,7 +111,7 @@ def test_verbose_is_an_option_of_the_command_and_not_of_its_config(monkeypatch, 
     def main(cfg):
         found.update(variable=os.environ[VARIABLE], keys=set(cfg), arguments=sys.argv[1:])
 
-    monkeypatch.setattr(sys, "argv", ["compare", "a=1", *arguments, "b=2"])
+    monkeypatch.setattr(sys, "argv", ["compare", "a=one", *arguments, "b=two"])
     if environment is None:
         monkeypatch.delenv(VARIABLE, raising=False)
     else:

@@ -122,7 +122,7 @@ def test_the_command_and_transcribing_by_name(server, model, tmp_path, capsys):
     ("changes", "message"),
     [
         (["name=tiny"], "name is 'tiny', expected user/name"),
-        (["licence=''"], "licence is empty"),
+        (["licence=''"], "licence is ''"),
         (["results=nowhere"], "nowhere: no such file; expected the summary.json of speechlm_evaluate.py"),
         (["run=."], "files run.json in it, expected one"),
     ],

@@ -32,6 +32,7 @@ def model_config(recipe, tarred):
         for key, value in tiny_architecture().items():
             cfg[key] = value
         cfg.pop("encoder_overrides")
+        cfg.spec_augment = None  # the tiny front end reads waveforms
         cfg.labels = tiny_labels()
         data = {**tarred, "batch_duration": None, "batch_size": 2, "num_workers": 0}
         for part in ("train_ds", "validation_ds"):

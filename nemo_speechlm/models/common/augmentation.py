@@ -16,12 +16,19 @@ def spec_augmentation_of(model: ModelPT) -> nn.Module | None:
     Raises:
         SpeechLMError: where the preprocessor makes no mel features.
     """
+    check_spec_augment(model.cfg)
     config = model.cfg.get("spec_augment")
-    if config is None:
-        return None
-    if not _makes_mel_features(model.cfg):
+    return None if config is None else model.from_config_dict(config)
+
+
+def check_spec_augment(cfg: DictConfig) -> None:
+    """Refuse SpecAugment where there are no mel features.
+
+    Raises:
+        SpeechLMError: if it is there.
+    """
+    if cfg.get("spec_augment") is not None and not _makes_mel_features(cfg):
         raise SpeechLMError("model.spec_augment masks mel features, and this model reads waveforms; set it to null")
-    return model.from_config_dict(config)
 
 
 def leave_out_spec_augment(cfg: DictConfig, source: str | Path) -> None:

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.common.augmentation import leave_out_spec_augment
+from nemo_speechlm.models.common.augmentation import check_spec_augment, leave_out_spec_augment
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, read_pretrained
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
@@ -19,7 +19,7 @@ def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
         the pretraining file, None where the config names none.
 
     Raises:
-        SpeechLMError: if neither the config nor a file says what the encoder is.
+        SpeechLMError: if neither the config nor a file says what the encoder is, or SpecAugment has no mel features.
         InputError: if the file cannot be read.
     """
     source = None
@@ -32,6 +32,7 @@ def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
         for key in ("preprocessor", "encoder"):
             if cfg.get(key) is None:
                 raise SpeechLMError(f"neither model.{key} nor model.init_from_pretrained is given to take it from")
+        check_spec_augment(cfg)
         cfg.setdefault("sample_rate", 16000)
         cfg.encoder = OmegaConf.merge(cfg.encoder, cfg.get("encoder_overrides") or {})
     return source

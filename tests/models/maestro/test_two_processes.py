@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from nemo_speechlm import training
 from nemo_speechlm.models.common.pretrained import read_pretrained
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.testing.configs import tiny_recipe
 from nemo_speechlm.testing.maestro import tiny_maestro_config
 from nemo_speechlm.testing.processes import run_in_processes
+from nemo_speechlm.training import run as training
 
 
 def _train(rank, corpus, folder):

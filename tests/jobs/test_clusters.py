@@ -15,6 +15,7 @@ from nemo_speechlm.jobs.engines import slurm
 from nemo_speechlm.jobs.engines.slurm import divide
 from nemo_speechlm.jobs.progress import skipped_path
 from tests.jobs.test_engines import job, records, source_with
+from tests.long_forms import LONG
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,6 +76,7 @@ def test_a_node_of_a_ray_cluster_goes(undisturbed: Path, tmp_path: Path, monkeyp
         cluster.shutdown()
 
 
+@pytest.mark.skipif(not LONG, reason="waits 20 s for submitit to look: with LONG_TESTS=1")
 def test_a_slurm_job_is_killed(undisturbed: Path, tmp_path: Path, monkeypatch):
     """Run by submitit on this machine; what the job left is submitted again."""
     submitit = pytest.importorskip("submitit", reason="submitit is not installed: pip install 'nemo_speechlm[slurm]'")

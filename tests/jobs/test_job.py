@@ -19,6 +19,7 @@ from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.progress import progress_path, skipped_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.shards import Shard
+from tests.long_forms import LONG
 
 
 def upper(number: int, line: str) -> Record:
@@ -194,7 +195,9 @@ def done_numbers(folder: Path) -> set[int]:
     return {json.loads(line)["number"] for line in lines if line.startswith(b'{"number') and line.endswith(b"\n")}
 
 
-@pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("workers", "how"), [(2, signal.SIGKILL), (2, signal.SIGINT), *([(1, signal.SIGKILL)] if LONG else [])]
+)
 def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, workers: int, how: signal.Signals):
     """Also: no worker outlives its parent, and a half-written last line does no harm."""
     (tmp_path / "job.py").write_text(KILLED)

@@ -9,6 +9,7 @@ from nemo_speechlm.testing.configs import tiny_recipe
 from nemo_speechlm.testing.maestro import tiny_maestro_config
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.training import run as training
+from tests.long_forms import LONG
 
 
 def _train(rank, corpus, folder):
@@ -18,6 +19,9 @@ def _train(rank, corpus, folder):
         training.train(recipe, lambda cfg, trainer: MAESTROModel(cfg=cfg, trainer=trainer))
 
 
+@pytest.mark.skipif(
+    not LONG, reason="trains twice in two processes: with LONG_TESTS=1; tests/training has a short one"
+)
 @pytest.mark.timeout(400)
 def test_a_divided_model_learns_what_a_whole_one_does(corpus, tmp_path):
     """The averages of the weights, which are divided too, are those of a whole model."""

@@ -13,7 +13,7 @@ from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
 from nemo_speechlm.evaluation.report import NAMES, percent
-from nemo_speechlm.evaluation.significance import Comparison, compare
+from nemo_speechlm.evaluation.significance import Comparison, compare, groups_drawn
 from nemo_speechlm.files import Record, atomic_write
 
 MEASURES = {**NAMES, "error": "labels"}
@@ -66,11 +66,7 @@ class Pairing:
         Raises:
             InputError: if there are no references, or no utterance has the field ``draw_by``.
         """
-        groups = None
-        if draw_by is not None:
-            if not any(draw_by in one for one, _ in self.records):
-                raise InputError(f"draw_by: no utterance has {draw_by!r}", self.paths[0])
-            groups = [str(one.get(draw_by, "")) for one, _ in self.records]
+        groups = groups_drawn([one for one, _ in self.records], draw_by, "utterance", self.paths[0])
         a, b = zip(*self.counts, strict=True)
         try:
             return compare(a, b, groups, level, draws)

@@ -11,7 +11,7 @@ from typing import Any
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts, align_words, character_errors, count_errors, word_errors
-from nemo_speechlm.evaluation.significance import confidence_interval
+from nemo_speechlm.evaluation.significance import confidence_interval, groups_drawn
 from nemo_speechlm.files import Record, atomic_write, refuse_overwrite
 
 NAMES = {"wer": "words", "cer": "characters", "per": "phones"}
@@ -148,9 +148,7 @@ class RecognitionReport:
 
     def _part(self, rows: Sequence[int], draw_by: str | None = None) -> dict[str, Any]:
         part: dict[str, Any] = {"utterances": len(rows)}
-        if draw_by is not None and not any(draw_by in self.records[i] for i in rows):
-            raise InputError(f"draw_by: no line of the manifest has {draw_by!r}")
-        groups = None if draw_by is None else [str(self.records[i].get(draw_by, "")) for i in rows]
+        groups = groups_drawn([self.records[i] for i in rows], draw_by)
         for rate, counts in self.counts.items():
             own = [counts[i] for i in rows]
             total = reduce(add, own, ErrorCounts())

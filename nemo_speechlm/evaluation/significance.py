@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
+from nemo_speechlm.files import Record
 
 _CHUNK = 256
 """Resamplings drawn at once, to bound memory."""
@@ -34,6 +37,30 @@ class Comparison:
     interval: ConfidenceInterval
     p_value: float
     better: float
+
+
+def groups_drawn(
+    records: Sequence[Record], draw_by: str | None, what: str = "line of the manifest", path: str | Path | None = None
+) -> list[str] | None:
+    """What the bootstrap draws as a whole, for each utterance.
+
+    Args:
+        records: of the utterances.
+        draw_by: the key of it in them, such as the speaker; None draws utterances.
+        what: a record is, for the message.
+        path: of the records, for the message.
+
+    Returns:
+        the ``groups`` of :func:`confidence_interval` and :func:`compare`.
+
+    Raises:
+        InputError: if no record has the key.
+    """
+    if draw_by is None:
+        return None
+    if not any(draw_by in record for record in records):
+        raise InputError(f"draw_by: no {what} has {draw_by!r}", path)
+    return [str(record.get(draw_by, "")) for record in records]
 
 
 def confidence_interval(

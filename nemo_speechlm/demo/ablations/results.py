@@ -19,7 +19,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
 from nemo_speechlm.evaluation.plots import STYLE, save_figure
 from nemo_speechlm.evaluation.report import NAMES
-from nemo_speechlm.evaluation.significance import ConfidenceInterval, compare, confidence_interval
+from nemo_speechlm.evaluation.significance import ConfidenceInterval, compare, confidence_interval, groups_drawn
 from nemo_speechlm.files import atomic_write
 
 MEASURES = ("wer", "cer")
@@ -77,7 +77,7 @@ def _row_result(folder: Path, row: Row, done: Sequence[Path], draw_by: str | Non
     summaries = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in done]
     rates = {measure: [summary[measure] for summary in summaries] for measure in MEASURES}
     first = seeds[0]
-    groups = None if draw_by is None else [str(record.get(draw_by, "")) for record in first]
+    groups = groups_drawn(first, draw_by, "utterance", done[0] / "utterances.jsonl")
     keys = [(record["audio_filepath"], record.get("offset") or 0.0) for record in first]
     return RowResult(row, counts, rates, groups, keys, _sentences(folder, row))
 

@@ -19,7 +19,7 @@ from nemo_speechlm.evaluation.error_rates import ErrorCounts
 from nemo_speechlm.evaluation.probing.data import ProbeBatch, in_order
 from nemo_speechlm.evaluation.probing.model import ProbeModel
 from nemo_speechlm.evaluation.report import percent
-from nemo_speechlm.evaluation.significance import confidence_interval
+from nemo_speechlm.evaluation.significance import confidence_interval, groups_drawn
 from nemo_speechlm.files import Record, atomic_write, dump_line
 
 RESULT, UTTERANCES, WEIGHTS = "result.json", "utterances.jsonl", "layer_weights.png"
@@ -49,11 +49,7 @@ class Judged:
         Raises:
             InputError: if no utterance has the key ``draw_by``.
         """
-        groups = None
-        if draw_by is not None:
-            if not any(draw_by in record for record in self.records):
-                raise InputError(f"draw_by: no line of the test manifest has {draw_by!r}")
-            groups = [str(record.get(draw_by, "")) for record in self.records]
+        groups = groups_drawn(self.records, draw_by, "line of the test manifest")
         found: dict[str, Any] = {}
         for measure, counts in self.counts.items():
             found[measure] = reduce(add, counts).rate

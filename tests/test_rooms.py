@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "nemo_speechlm"
 
 LAYERS = [
     {"errors", "kernels", "losses", "checks", "files", "locks", "tensor_file", "nemo_targets"}
-    | {"program", "__main__", "cli", "command_help", "quiet"},
+    | {"public_names", "program", "__main__", "cli", "command_help", "quiet"},
     {"modules", "units"},
     {"jobs"},
     {"language_models", "alignment", "data"},
@@ -31,6 +31,7 @@ CELLAR = {
     "files": {"errors", "locks"},
     "tensor_file": {"errors", "files"},
     "nemo_targets": set(),
+    "public_names": set(),
     "locks": {"errors"},
     "program": set(),
     "__main__": {"program"},

@@ -3,10 +3,8 @@
 The public names are imported when they are asked for, so a program that restores one model does not load them all.
 """
 
-from importlib import import_module
-from typing import Any
-
 from nemo_speechlm.nemo_targets import alias_former_modules, allow_targets
+from nemo_speechlm.public_names import imported_when_asked
 
 _HOMES = {
     "FrameClassifierModel": "models.frame_classifier.model",
@@ -27,14 +25,4 @@ _HOMES = {
 allow_targets()
 alias_former_modules(__name__, ("ctc", "encdec", "pretrain"))
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"nemo_speechlm.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__, __getattr__, __dir__ = imported_when_asked(__name__, _HOMES)

@@ -3,8 +3,7 @@
 The public names are imported when they are asked for, so a tool that needs one tokenizer does not load them all.
 """
 
-from importlib import import_module
-from typing import Any
+from nemo_speechlm.public_names import imported_when_asked
 
 _HOMES = {
     "DurationModel": "units.inventory",
@@ -39,14 +38,4 @@ _HOMES = {
 }
 """Public names and the modules that define them. A name is imported when it is first asked for."""
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"nemo_speechlm.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__, __getattr__, __dir__ = imported_when_asked(__name__, _HOMES)

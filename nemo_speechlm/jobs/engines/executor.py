@@ -64,9 +64,6 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def pool(self, work: ChunkWork, resources: Resources) -> Pool:
-        """The workers."""
-
     def run(
         self,
         work: ChunkWork,
@@ -94,6 +91,26 @@ class Executor(ABC):
             InputError: at the first bad line, unless the work skips them.
             SpeechLMError: if the workers die before they begin.
         """
+
+
+@dataclass(frozen=True)
+class PoolExecutor(Executor):
+    """Gives chunks to the workers of a pool, one after the other. Subclasses make the pool."""
+
+    @abstractmethod
+    def pool(self, work: ChunkWork, resources: Resources) -> Pool:
+        """The workers."""
+
+    def run(
+        self,
+        work: ChunkWork,
+        chunks: Iterable[Chunk],
+        resources: Resources,
+        timeout: float | None = None,
+        retries: int = 2,
+        advance: Callable[[int], None] = lambda lines: None,
+    ) -> None:
+        """Make the files of all chunks, see :meth:`Executor.run`. Chunks become smaller towards the end."""
         work = replace(work, timeout=timeout)
         queue = _Queue(chunks, work.batches, resources.workers)
         run = _Run(work, queue, retries, advance)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from nemo_speechlm.jobs.engines.executor import Executor, Resources, default_workers
+from nemo_speechlm.jobs.engines.executor import PoolExecutor, Resources, default_workers
 from nemo_speechlm.jobs.engines.pool import Attempt, Died, Done, Event, Pool, Progress, Stopped, attempt_at, picklable
 from nemo_speechlm.jobs.work import BadLine, ChunkWork
 
@@ -21,7 +21,7 @@ _SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class LocalEngine(Executor):
+class LocalEngine(PoolExecutor):
     """Processes of this machine.
 
     With one worker and no timeout the work is done in this process: a crash there ends the job.

@@ -5,20 +5,17 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.jobs.engines.executor import Executor, Resources
+from nemo_speechlm.jobs.engines.executor import PoolExecutor, Resources
 from nemo_speechlm.jobs.engines.pool import Attempt, Died, Event, Pool, attempt_at, picklable
 from nemo_speechlm.jobs.work import BrokenProcess, ChunkMaker, ChunkWork
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
-class RayEngine(Executor):
+class RayEngine(PoolExecutor):
     """Actors on a Ray cluster. All nodes see the files of the job by the same paths.
 
     Attributes:

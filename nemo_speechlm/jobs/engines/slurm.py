@@ -18,7 +18,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, count_done, gaps, scan
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
 from nemo_speechlm.jobs.engines.local import LocalEngine
-from nemo_speechlm.jobs.engines.pool import Pool, picklable
+from nemo_speechlm.jobs.engines.pool import picklable
 from nemo_speechlm.jobs.work import ChunkWork
 
 _LISTED = "slurm.json"
@@ -58,10 +58,6 @@ class SlurmEngine(Executor):
     def default_workers(self, most: int | None = None) -> int:
         """One process in each job."""
         return 1
-
-    def pool(self, work: ChunkWork, resources: Resources) -> Pool:
-        """Jobs are given ranges of lines, not chunks."""
-        raise NotImplementedError
 
     def run(
         self,

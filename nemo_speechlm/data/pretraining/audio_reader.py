@@ -26,6 +26,9 @@ _SPEED = 1
 _VOLUME = 2
 """The same, the seed of the volume."""
 
+PERTURBATIONS = ("speeds", "volumes")
+"""Options that only these readers have, of training data."""
+
 _SPEEDS = 0.5, 2.0
 """What is slower or faster is hardly speech."""
 
@@ -58,13 +61,7 @@ class AudioReader(ManifestReader):
     """
 
     required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration")
-    options: ClassVar[tuple[str, ...]] = (
-        "min_duration",
-        "max_duration",
-        "tarred_audio_filepaths",
-        "speeds",
-        "volumes",
-    )
+    options: ClassVar[tuple[str, ...]] = ("min_duration", "max_duration", "tarred_audio_filepaths", *PERTURBATIONS)
     facts: ClassVar[tuple[str, ...]] = ("sample_rate", "longest")
 
     def __init__(
@@ -89,18 +86,17 @@ class AudioReader(ManifestReader):
         self.speeds = _checked_speeds(speeds)
         self.volumes = _checked_volumes(volumes)
 
-    def _read(self, row: int, turn: int | None) -> Any:
-        example = super()._read(row, turn)
-        if self.volumes is not None and turn is not None and isinstance(example, MonoCut):
-            key = (self.order.seed, self.kind, turn, row, _VOLUME)
-            example.custom["volume"] = float(np.exp(np.random.default_rng(key).uniform(*np.log(self.volumes))))
-        return example
-
     def _speed(self, key: Key | None) -> float:
         """How fast the utterance of a key is played."""
         if key is None or self.speeds == [1.0]:
             return 1.0
         return self.speeds[int(np.random.default_rng((*key, _SPEED)).integers(len(self.speeds)))]
+
+    def _volume(self, key: Key | None) -> dict[str, float]:
+        """How loud the utterance of a key is played, for the cut's ``custom``."""
+        if key is None or self.volumes is None:
+            return {}
+        return {"volume": float(np.exp(np.random.default_rng((*key, _VOLUME)).uniform(*np.log(self.volumes))))}
 
     def _left_out(self, duration: float) -> str | None:
         if duration < self.min_duration:
@@ -116,7 +112,8 @@ class AudioReader(ManifestReader):
         number: int,
         span: tuple[float, float],
         custom: dict[str, Any],
-        speed: float = 1.0,
+        key: Key | None,
+        speed: float,
     ) -> MonoCut:
         """The cut of ``span`` (start and duration in seconds within the utterance, played at ``speed``)."""
         origin = seconds(record, "offset", file, number) if record.get("offset") else 0.0
@@ -143,7 +140,7 @@ class AudioReader(ManifestReader):
                 num_samples=num_samples,
                 duration=num_samples / self.sample_rate,
             ),
-            custom={**custom, "origin": origin, "manifest": str(file.path), "line": number},
+            custom={**custom, **self._volume(key), "origin": origin, "manifest": str(file.path), "line": number},
         )
 
     def _check_audio(self) -> None:

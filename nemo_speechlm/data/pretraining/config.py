@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.bad_examples import BadRule
+from nemo_speechlm.data.pretraining.audio_reader import PERTURBATIONS
 from nemo_speechlm.data.pretraining.streams import READERS, Stream
 from nemo_speechlm.errors import InputError
 
@@ -157,7 +158,7 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
     if not training:
         item["force_finite"] = True
     own = _uses_own_types(part) and not any(part.get(key) for key in stream.nemos)
-    for key in ("speeds", "volumes"):
+    for key in PERTURBATIONS:
         if part.get(key) and not own:
             raise InputError(f"data config: {name}.{key} cannot be used, NeMo reads these data")
     if "input_cfg" in part:

@@ -87,4 +87,4 @@ class PairsReader(AudioReader):
         speed = self._speed(key)
         if recorded / speed > self.longest or (phones is not None and len(phones) > room / speed):
             speed = 1.0
-        return self._cut(record, file, number, (0.0, recorded / speed), custom, speed)
+        return self._cut(record, file, number, (0.0, recorded / speed), custom, key, speed)

@@ -85,7 +85,7 @@ class SpeechReader(AudioReader):
             duration = min(self.crop / self.crop_rate, duration - start)
         if duration > self.longest:
             return f"longer than the encoder has positions for ({self.longest:g} s; see truncate_duration)"
-        return self._cut(record, file, number, (start, duration), custom, speed)
+        return self._cut(record, file, number, (start, duration), custom, key, speed)
 
     def _crop_start(self, last: int, key: Key | None) -> int:
         if self.truncate_offset_type == "random" and key is not None:

@@ -46,4 +46,4 @@ class TranscriptsReader(AudioReader):
         if reason := self._left_out(duration):
             return reason
         speed = self._speed(key)
-        return self._cut(record, file, number, (0.0, duration / speed), {"text": record[self.text_field]}, speed)
+        return self._cut(record, file, number, (0.0, duration / speed), {"text": record[self.text_field]}, key, speed)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.bad_examples import BadCount
 from nemo_speechlm.data.manifests.shards import expand_shards
+from nemo_speechlm.data.pretraining.audio_reader import PERTURBATIONS
 from nemo_speechlm.data.pretraining.config import SETTINGS, Part, Settings, read_part
 from nemo_speechlm.data.pretraining.guarded import PassLoader, preparation_of
 from nemo_speechlm.data.pretraining.loader import endless_loader, finite_loader
@@ -75,7 +76,7 @@ def build_recognition_dataloader(
     stream = TranscribedStream(encoder, sample_rate, phones)
     endless = bool(config.get("endless", False))
     part = _part(known, stream, settings, endless) if endless or settings.bad.skips else None
-    for key in ("speeds", "volumes"):
+    for key in PERTURBATIONS:
         if part is None and known.pop(key, None):
             raise InputError(
                 f"data config: {key} needs data that start over at their end (model.train_ds.endless=true)"

@@ -180,9 +180,7 @@ class SpeechLMEncoder(NeuralModule, Exportable):
         states, padding = frames.states, padding_mask(frames.lengths, frames.states.shape[1])
         if self.training:
             states = self._mask(states, frames.lengths)
-        speech, speech_layers = self.encode_speech(states, padding)
-        shared, shared_layers = self.encode_shared(speech, padding)
-        return [*speech_layers, *shared_layers[:-1], shared], frames.lengths
+        return self.encode_layers(states, padding), frames.lengths
 
     def embed_speech(self, audio_signal: Tensor, length: Tensor, max_frames: int | None = None) -> Frames:
         """Front end, layer norm, projection and dropout; see :class:`Frames`.
@@ -203,6 +201,12 @@ class SpeechLMEncoder(NeuralModule, Exportable):
     def apply_mask(self, states: Tensor, mask: Tensor, padding: Tensor | None = None) -> Tensor:
         """Put the mask vector where ``mask`` (B, T) is True in ``states`` (B, T, D), zeros where ``padding`` is."""
         return mix_states(states, mask, self.mask_emb, padding_BT=padding, backend=self.kernels)
+
+    def encode_layers(self, states: Tensor, padding: Tensor) -> list[Tensor]:
+        """Both transformers: (B, T, D) and padding (B, T) -> every layer's output, speech transformer first."""
+        speech, speech_layers = self.encode_speech(states, padding)
+        shared, shared_layers = self.encode_shared(speech, padding)
+        return [*speech_layers, *shared_layers[:-1], shared]
 
     def encode_speech(self, states: Tensor, padding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The speech transformer: (B, T, D) and padding (B, T) -> its output and those of its layers."""

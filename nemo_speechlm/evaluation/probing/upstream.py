@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.inference.features.extraction import model_origin
 from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.pretrained import read_pretrained
 from nemo_speechlm.models.common.restore import pick_device, restore_extractor
@@ -103,9 +104,7 @@ class FrozenEncoder:
         signal, signal_length = self.model.preprocessor(input_signal=waveform, length=length)
         frames = encoder.embed_speech(signal, signal_length)
         padding = padding_mask(frames.lengths, frames.states.shape[1])
-        speech, speech_layers = encoder.encode_speech(frames.states, padding)
-        shared, shared_layers = encoder.encode_shared(speech, padding)
-        states = [frames.states, *speech_layers, *shared_layers[:-1], shared]
+        states = [frames.states, *encoder.encode_layers(frames.states, padding)]
         return (states if layers is None else [states[layer] for layer in layers]), frames.lengths
 
 
@@ -188,8 +187,7 @@ class UpstreamSpec:
             file = str(self.recipe)
         path = Path(file) if self.model in (FBANK, RANDOM) else model_file(file)
         if path.suffix == ".nemo" and path.exists():
-            stat = path.stat()
-            found |= {"model": str(path.absolute()), "model_bytes": stat.st_size, "model_time": stat.st_mtime_ns}
+            found |= model_origin(path)
             if self.model == RANDOM:
                 found["model"] = RANDOM
         return found

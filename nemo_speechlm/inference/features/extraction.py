@@ -66,11 +66,11 @@ def extract(
     if folder.is_file():
         raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
-        origin = model_path if isinstance(model_path, Mapping) else _origin(Path(model_path))
+        origin = model_path if isinstance(model_path, Mapping) else model_origin(Path(model_path))
         return _extract(model, utterances, skipped, folder, options, origin, overwrite)
 
 
-def _origin(path: Path) -> dict[str, Any]:
+def model_origin(path: Path) -> dict[str, Any]:
     """Which model a file holds."""
     stat = path.stat()
     return {"model": str(path.absolute()), "model_bytes": stat.st_size, "model_time": stat.st_mtime_ns}

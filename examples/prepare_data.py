@@ -133,6 +133,7 @@ def _run(cfg: DictConfig, cleaned: CorpusOptions, source: str | Path, make_work:
         cfg.output,
         make_work,
         settings=asdict(cleaned),
+        libraries=("python", "soundfile"),
         workers=cfg.workers,
         engine=chosen(cfg.engine, Executor),
         skip_bad=cfg.skip_bad,

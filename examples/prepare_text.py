@@ -57,6 +57,7 @@ def main(cfg: DictConfig) -> None:
         cfg.output,
         functools.partial(make_cleaning_work, cleaning, cfg.source),
         settings={"cleaning": repr(cleaning)},
+        libraries=("python", *(["nemo_text_processing"] if cleaning.normalizer == "nemo" else [])),
         workers=cfg.workers,
         engine=chosen(cfg.engine, Executor),
         skip_bad=cfg.skip_bad,

@@ -6,7 +6,7 @@ reasons for what is missing ``<output>.skipped.jsonl``. A job that was killed go
 Two processes never work on one output: the second is refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from nemo_speechlm.jobs.progress import JobFolder, skipped_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.shards import Shard, save_shard_plan
 from nemo_speechlm.jobs.types import BatchWork, Place, Work
+from nemo_speechlm.jobs.versions import versions
 from nemo_speechlm.jobs.work import ChunkWork
 from nemo_speechlm.locks import only_writer
 
@@ -47,6 +48,7 @@ def run_job(
     engine: Executor | None = None,
     most_workers: int | None = None,
     given: Mapping[str, Any] | None = None,
+    libraries: Iterable[str] = (),
     description: str = "",
     unit: str = "line",
 ) -> JobReport:
@@ -59,7 +61,7 @@ def run_job(
         source: text or JSON-lines file, gzipped or not.
         output: JSON-lines file to make.
         make_work: called once in each worker process; must be picklable, as must what it raises.
-        settings: everything that decides the result. A partial result of other settings is not resumed.
+        settings: everything that decides the result. A job that was begun with others is not resumed.
         workers: processes; 0 or 1 works in this one, unless the engine says otherwise. None is as many as the engine
             has room for.
         batch_size: None if ``make_work`` makes a :data:`Work`; else it makes a :data:`BatchWork`, and this many lines
@@ -67,7 +69,7 @@ def run_job(
         shard: do this part of the lines only; ``output`` is the shard's.
         skip_bad: list bad input in ``<output>.skipped.jsonl`` and go on, instead of raising at the first. Lines at
             which the work fails in another way, or its process dies, are bad input too.
-        overwrite: replace an existing output.
+        overwrite: replace an existing output, and what a job of other settings has done so far.
         max_lines: non-blank lines of the source to read; None reads all.
         place: where each record goes, if that depends on all of them (duplicates, held-out lines).
         others: the files besides ``output`` that ``place`` names.
@@ -75,12 +77,14 @@ def run_job(
         engine: where the workers run; None is this machine.
         most_workers: processes that the work is good for on one machine, if ``workers`` is None.
         given: options as the user gave them, to be compared when shards are joined.
+        libraries: whose versions decide the result, too; this package's always does.
         description: shown before the progress bar.
         unit: what the bar counts.
 
     Raises:
-        InputError: on bad input (unless ``skip_bad``), an empty source, or an output that exists, is the source, or is
-            being made by another process. If nothing at all could be used, the output is not written either.
+        InputError: on bad input (unless ``skip_bad``), an empty source, or an output that exists, is the source, is
+            being made by another process, or was begun with other settings. If nothing at all could be used, the
+            output is not written either.
         SpeechLMError: if ``make_work`` does, or if workers cannot be started.
     """
     source, output = Path(source), Path(output)
@@ -98,7 +102,9 @@ def run_job(
         if not folder.exists():  # else it may have been killed between naming its files
             refuse_all()
         index = _index(source, folder, max_lines)
-        plan = Plan.of(index.digest, index.total, batch_size or 1, settings)
+        plan = Plan.of(index.digest, index.total, batch_size or 1, {**settings, "version": versions(libraries)})
+        if not overwrite:
+            folder.refuse_other(plan)
         part = Chunk(0, index.total) if shard is None else Chunk(*shard.part(index.total, plan.batch_size))
         done = folder.chunks(plan)
         missing = gaps(done, part)

@@ -44,11 +44,11 @@ class Plan:
     def difference(self, other: "Plan") -> str | None:
         """In what another plan differs, for the user; None if it does not."""
         if (self.source, self.lines) != (other.source, other.lines):
-            return f"another manifest ({self.lines} lines, not {other.lines})"
-        for name in sorted({*self.settings, *other.settings}):
-            mine, its = self.settings.get(name), other.settings.get(name)
-            if mine != its:
-                return f"another {name} ({_short(mine)}, not {_short(its)})"
+            same = self.lines == other.lines
+            return f"another manifest ({self.lines} lines{' as well' if same else f', not {other.lines}'})"
+        differences = _differences(self.settings, other.settings)
+        if differences:
+            return "; ".join(differences)
         return None if self == other else "another version of nemo_speechlm"
 
 
@@ -69,6 +69,20 @@ def load_plan(values: Any, path: Path) -> Plan:
         raise InputError(f"is not the plan of a job: {error}", path) from error
 
 
+def _differences(mine: Mapping[str, Any], its: Mapping[str, Any], of: str = "") -> list[str]:
+    """What differs; of a mapping within a mapping each key is named: another version of torch."""
+    found = []
+    for name in sorted({*mine, *its}):
+        one, two = mine.get(name), its.get(name)
+        if isinstance(one, Mapping) and isinstance(two, Mapping):
+            found += _differences(one, two, f"{name} of ")
+        elif one != two:
+            found.append(f"another {of}{name} ({_short(one)}, not {_short(two)})")
+    return found
+
+
 def _short(value: Any) -> str:
+    if value is None:
+        return "none"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:200] + "..."

@@ -5,9 +5,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from nemo_speechlm.errors import InputError
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, scan
 from nemo_speechlm.jobs.lines import LineIndex
-from nemo_speechlm.jobs.plan import Plan, save_json
+from nemo_speechlm.jobs.plan import Plan, load_plan, save_json
 
 
 def skipped_path(output: str | Path) -> Path:
@@ -26,7 +27,7 @@ class JobFolder:
     """A job's folder: its plan, the index of its lines, the files of its chunks."""
 
     def __init__(self, output: Path):
-        self.path = progress_path(output)
+        self.output, self.path = output, progress_path(output)
         self._plan = self.path / "plan.json"
 
     def exists(self) -> bool:
@@ -41,6 +42,23 @@ class JobFolder:
         except (FileNotFoundError, ValueError):
             return []
         return scan(self.path, plan.digest, BatchedLines(plan.batch_size))
+
+    def refuse_other(self, plan: Plan) -> None:
+        """Raise if another plan's job has done something here already, which beginning this one would remove.
+
+        Raises:
+            InputError: saying in what the other plan differs.
+        """
+        try:
+            other = load_plan(json.loads(self._plan.read_text(encoding="utf-8")), self._plan)
+        except (OSError, ValueError, InputError):
+            return
+        if other != plan and scan(self.path, other.digest, BatchedLines(other.batch_size)):
+            raise InputError(
+                f"its job was begun with {other.difference(plan)}; give that again to go on, "
+                "overwrite=true to begin anew, or another output",
+                self.output,
+            )
 
     def begin(self, plan: Plan, index: LineIndex, done: list[Chunk]) -> None:
         """Make the folder this plan's; what another plan's job had done goes."""

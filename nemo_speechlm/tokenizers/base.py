@@ -24,6 +24,11 @@ class Tokenizing:
         return self
 
     @property
+    def libraries(self) -> Sequence[str]:
+        """Libraries whose version decides the result."""
+        return ()
+
+    @property
     def batch_size(self) -> int:
         """How many lines a tokenizer is given at once; 1 if more would not be faster."""
         return 1

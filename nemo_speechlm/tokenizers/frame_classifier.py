@@ -62,6 +62,11 @@ class FrameClassifierTokenizing(SpeechTokenizing):
         """The tokenizer."""
         return FrameClassifierTokenizer(self)
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """What the model is computed by."""
+        return (*super().libraries, "torch", "nemo_toolkit")
+
     def files(self) -> Sequence[str]:
         """The model."""
         return [self.model]

@@ -98,6 +98,11 @@ class SpeechTokenizing(Tokenizing):
     def inventory(self) -> UnitInventory:
         """All units that it makes, without duration statistics."""
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """What reads and resamples audio."""
+        return ("soundfile", "soxr")
+
     @abstractmethod
     def make(self) -> SpeechTokenizer:
         """The tokenizer; called once in each worker process."""

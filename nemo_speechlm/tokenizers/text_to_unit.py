@@ -69,6 +69,11 @@ class TextToUnitTokenizing(TextTokenizing):
         """The tokenizer."""
         return TextToUnitTokenizer(self, self._phone_tokenizing.make(self._phones), self._phones)
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """What the model is computed by, and what the phone tokenizer needs."""
+        return ("torch", "nemo_toolkit", *self._phone_tokenizing.libraries)
+
     def files(self) -> Sequence[str | Path]:
         """The model, and what the phone tokenizer reads."""
         return (self.model, *self._phone_tokenizing.files())

@@ -247,7 +247,7 @@ def test_two_processes_do_not_work_on_one_output(source: Path, tmp_path: Path):
     assert run_job(source, shard.path(output), make_upper, settings={}, shard=shard).written == 100
     process.kill()
     process.wait(timeout=30)
-    assert run_job(source, output, make_upper, settings={}).written == 300
+    assert run_job(source, output, make_upper, settings={}, overwrite=True).written == 300
     assert [record["number"] for record in records(output)] == list(range(1, 301))
 
 
@@ -263,7 +263,7 @@ def test_the_source_is_not_overwritten(source: Path, tmp_path: Path):
     assert source.read_text() == old.read_text() == content
 
 
-def test_a_partial_result_of_other_settings_or_another_source_is_not_resumed(source: Path, tmp_path: Path):
+def test_a_job_of_other_settings_another_source_or_version_is_refused(source: Path, tmp_path: Path, monkeypatch):
     output = tmp_path / "out.json"
 
     def stop(_):
@@ -273,18 +273,28 @@ def test_a_partial_result_of_other_settings_or_another_source_is_not_resumed(sou
         with pytest.raises(KeyboardInterrupt):
             run_job(source, output, make_upper, settings=settings, before_rename=stop)
 
+    def refused(message, **options):
+        with pytest.raises(InputError, match=rf"out\.json: its job was begun with another {message}; give that again"):
+            run_job(source, output, make_numbers, **{"settings": {"a": 1}, **options})
+
     interrupted({"a": 1})
-    run_job(source, output, make_numbers, settings={"a": 2})
-    assert records(output)[7] == {"number": 8}
+    refused(r"a \(1, not 2\)", settings={"a": 2})
+    refused(r"b \(none, not \[3\]\)", settings={"a": 1, "b": [3]})
+    refused(r"version of numpy \(none, not \"[\d.]+\"\)", libraries=["numpy", "no-such-library"])
+    refused(r"manifest \(300 lines, not 7\)", max_lines=7)
+    content = source.read_text()
+    source.write_text(content.replace("line 7", "line x"))
+    refused(r"manifest \(300 lines as well\)")
+    source.write_text(content)
+    with monkeypatch.context() as patched:
+        patched.setattr("nemo_speechlm.__version__", "99.0")
+        refused(r"version of nemo_speechlm \(\"[\d.]+\", not \"99\.0\"\)")
+    run_job(source, output, make_numbers, settings={"a": 1})
+    assert records(output)[7] == {"number": 8, "text": "LINE 7"}, "of the same job, everything is kept"
     output.unlink()
-    interrupted({"a": 2})
-    source.write_text(source.read_text().replace("line 7", "line x"))
-    run_job(source, output, make_numbers, settings={"a": 2})
+    interrupted({"a": 1})
+    run_job(source, output, make_numbers, settings={"a": 2}, overwrite=True)
     assert records(output)[7] == {"number": 8}
-    output.unlink()
-    interrupted({"a": 2})
-    run_job(source, output, make_numbers, settings={"a": 2})
-    assert records(output)[7] == {"number": 8, "text": "LINE X"}, "of the same job, everything is kept"
 
 
 def test_report_names_ten_reasons():

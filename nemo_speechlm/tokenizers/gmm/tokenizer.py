@@ -73,6 +73,11 @@ class GmmTokenizing(SpeechTokenizing):
         """The tokenizer."""
         return GmmTokenizer(self)
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """What the aligner is computed by."""
+        return (*super().libraries, "torch")
+
     def files(self) -> Sequence[str]:
         """The model, and the lexicon where there is one."""
         return [path for path in (self.model, self.lexicon) if path is not None]

@@ -79,7 +79,7 @@ def tokenize_manifest(
             settings={
                 # what was prepared beside a shard's output must not make it a shard of another job
                 "tokenizing": repr(tokenizing).replace(str(path), str(Path(output))),
-                "files": [file_digest(p) for p in tokenizing.files()],
+                "content": {str(p).replace(str(path), str(Path(output))): file_digest(p) for p in tokenizing.files()},
                 **settings,
             },
             workers=workers,
@@ -89,6 +89,7 @@ def tokenize_manifest(
             overwrite=overwrite,
             before_rename=before_rename if part is None else None,
             given=given,
+            libraries=tokenizing.libraries,
             **options,
         )
     return f"{path}: {report}"

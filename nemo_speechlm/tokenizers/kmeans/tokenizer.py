@@ -56,6 +56,11 @@ class KMeansTokenizing(SpeechTokenizing):
         if (model := self._model(kmeans)) is not None and file_digest(model) != kmeans.source.digest:
             raise InputError(f"is not the file that {self.kmeans} was made with ({kmeans.source.model})", model)
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """What the teacher is computed by."""
+        return (*super().libraries, "torch", "nemo_toolkit")
+
     def files(self) -> Sequence[str]:
         """The centroids; their file names the teacher."""
         return [self.kmeans]

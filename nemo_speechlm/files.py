@@ -248,6 +248,10 @@ def _number(text: str) -> float | str:
     return number if math.isfinite(number) else text
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""``json.dumps`` would make one for each line."""
+
+
 def dump_line(record: Record) -> str:
     """One manifest line, newline included."""
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return _ENCODER.encode(record) + "\n"

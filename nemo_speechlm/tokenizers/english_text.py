@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from nemo_speechlm.checks import check_choice, check_number
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.pronouncing.lexicons import read_lexicon
 from nemo_speechlm.tokenizers.text import TextTokenizer, TextTokenizing, TokenizedText, line_rng, with_silences
@@ -54,6 +54,11 @@ class EnglishTokenizing(TextTokenizing):
         """The lexicon."""
         return () if self.lexicon is None else (self.lexicon,)
 
+    @property
+    def batch_size(self) -> int:
+        """Sentences whose words are looked up at once."""
+        return 512
+
 
 class PhonemeTextTokenizer(TextTokenizer):
     """Turns English text into phoneme units: silences at both ends and now and then between words (paper, 3.2).
@@ -90,6 +95,15 @@ class PhonemeTextTokenizer(TextTokenizer):
     def tokenize(self, text: str, rng: np.random.Generator) -> TokenizedText:
         """The units of a sentence, without durations."""
         return TokenizedText(self.unit_string(text, rng))
+
+    def tokenize_batch(
+        self, texts: Sequence[str], rngs: Sequence[np.random.Generator]
+    ) -> list[TokenizedText | InputError | SkipItem]:
+        """As :meth:`tokenize`; words that are new are looked up together."""
+        if self.unknown == "g2p":
+            new = {word for text in texts for word in text.split() if word not in self._words}
+            self._phonemizer.prepare(sorted(word for word in new if _SPOKEN.search(word)))
+        return super().tokenize_batch(texts, rngs)
 
     def line_rng(self, number: int) -> np.random.Generator:
         """The random generator of a line; it depends on the line alone, so results do not depend on the workers."""

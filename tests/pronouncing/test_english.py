@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.pronouncing import letter_to_sound
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.pronouncing.lexicons import read_lexicon
 from nemo_speechlm.units.phones import CONSONANTS, VOWELS, base_phone, phoneme_inventory, word_units
@@ -67,6 +68,45 @@ def test_predicted_words(phonemizer: EnglishPhonemizer, original_predictor, word
     assert phonemizer.known(word) is None
     assert phonemizer.pronunciations(word) == [tuple(original_predictor.predict(word))]
     assert phonemizer.pronunciations(word) is phonemizer.pronunciations(word)
+
+
+@pytest.fixture(scope="module")
+def unknown_words(phonemizer: EnglishPhonemizer) -> list[str]:
+    """Words of 1 to 30 letters that look like English: halves of words, swapped."""
+    words = sorted(word for word in phonemizer._lexicon if word.isalpha())[::601]
+    made = [a[: len(a) // 2 + 1] + b[len(b) // 2 :] for a, b in zip(words, reversed(words), strict=True)]
+    return ["q", "zz", "abc" * 10, *made]
+
+
+@pytest.mark.parametrize("margin", [0.0, 1e-2, 1.0])
+def test_words_are_predicted_together_as_one_by_one(monkeypatch, unknown_words: list[str], margin: float):
+    """Whatever counts as close: a wide margin leaves many words to be predicted by themselves."""
+    monkeypatch.setattr(letter_to_sound, "_MARGIN", margin)
+    predictor = letter_to_sound.LetterToSound()
+    expected = [predictor(word) for word in unknown_words]
+    assert len(set(expected)) > 150
+    alone: list[str] = []
+    monkeypatch.setattr(letter_to_sound.LetterToSound, "__call__", lambda self, word: alone.append(word) or ("?",))
+    found = predictor.words(unknown_words)
+    doubtful = set(alone)
+    assert found == [("?",) if w in doubtful else e for w, e in zip(unknown_words, expected, strict=True)]
+    assert (len(doubtful) > 30) == (margin == 1.0)
+    assert predictor.words([]) == []
+
+
+def test_preparing_words_changes_no_pronunciation(unknown_words: list[str]):
+    words = ["hello", "snagsby's", "o'snagsby", "jarndyce-lydgate", "na\u00efvet\u00e9", "dancin'", "x1", "\u4e00"]
+    words += unknown_words
+    words += [f"{word}'s" for word in unknown_words[::7]]
+    prepared, plain = EnglishPhonemizer(), EnglishPhonemizer()
+    prepared.prepare(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(letter_to_sound.LetterToSound, "__call__", None)  # nothing is left to be predicted
+        found = [prepared.pronunciations(word) for word in words if word not in ("x1", "\u4e00")]
+    assert found == [plain.pronunciations(word) for word in words if word not in ("x1", "\u4e00")]
+    for word in ("x1", "\u4e00"):
+        with pytest.raises(InputError):
+            prepared.pronunciations(word)
 
 
 def test_predictor_imports_nothing_heavy():

@@ -1,5 +1,7 @@
 """Sentences to units: silences as the paper has them, and nothing unknown passes silently."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,18 @@ def test_lines_share_a_generator_and_have_numbers_of_their_own():
     first = generators[0]
     first.integers(2, dtype=np.int8)  # what is left of a 64-bit number does not pass to the next line
     assert generators[1].random(50).tolist() == drawn[1]
+
+
+@pytest.mark.parametrize("unknown", ["g2p", "spn", "error"])
+def test_a_batch_is_its_sentences(unknown: str):
+    """Words are looked up together; what is said of a bad sentence is said of that one."""
+    texts = ["the snagsby's cat", "12", "jarndyce and jarndyce", "-- !", "a cat", "zzyx o'snagsby", "\u043f\u0440"]
+    together = PhonemeTextTokenizer(unknown=unknown).tokenize_batch(texts, LineGenerators(5, range(1, 8)))
+    assert sum(isinstance(found, InputError) for found in together) >= 3
+    for number, (text, found) in enumerate(zip(texts, together, strict=True), start=1):
+        alone = PhonemeTextTokenizer(unknown=unknown)
+        if isinstance(found, InputError):
+            with pytest.raises(InputError, match=re.escape(found.reason)):
+                alone.tokenize(text, line_rng(5, number))
+        else:
+            assert found == alone.tokenize(text, line_rng(5, number))

@@ -21,22 +21,12 @@ def main(cfg: DictConfig) -> None:
 
     options = DecodingOptions.of(cfg)
     inputs_of(cfg)
-    from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
-    from nemo_speechlm.inference.recognition import choose_strategy, longest_audio, restore
-    from nemo_speechlm.inference.recognizers import CTCRecognizer, PlainRecognizer, Recognizer
-    from nemo_speechlm.inference.search import has_attention_decoder, set_search
+    from nemo_speechlm.inference.recognition import longest_audio, restore
+    from nemo_speechlm.inference.recognizers import make_recognizer
     from nemo_speechlm.inference.transcript_files import run_transcription
 
     model = restore(cfg.model, cfg.device)
-    recognize: Recognizer
-    if is_ctc(model) or options.lm is not None:
-        recognize = CTCRecognizer(require_ctc(model), options, cfg.precision)
-    else:
-        if has_attention_decoder(model):
-            set_search(model, beam_size=1 if cfg.decoding == "greedy" else cfg.beam_size)
-        elif cfg.decoding is not None:
-            choose_strategy(model, options.kind, options.beam_size)
-        recognize = PlainRecognizer(model, cfg.precision)
+    recognize = make_recognizer(model, cfg, options)
     run_transcription(cfg, recognize, int(model.cfg.get("sample_rate", 16000)), longest_audio(model))
 
 

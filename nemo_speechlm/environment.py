@@ -170,6 +170,8 @@ def _missing(gpu: bool) -> Iterator[Missing]:
         ("phonemizer", "other languages than English, and the demo's voices", "languages", True),
         ("espeakng_loader", "other languages than English, and the demo's voices", "languages", True),
         ("flashlight", "decoding=lexicon", "lm", True),
+        ("starlette", "the page of serve.py", "serve", True),
+        ("uvicorn", "the page of serve.py", "serve", True),
         ("onnx", "checks of exported ONNX files", "export", True),
         ("onnxruntime", "checks of exported ONNX files", "export", True),
         ("nemo_text_processing", "normalizer=nemo", "normalize", True),

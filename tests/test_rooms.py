@@ -19,7 +19,7 @@ LAYERS = [
     {"models"},
     {"tokenizers", "inference", "interop", "hub"},
     {"evaluation"},
-    {"demo", "training", "environment"},
+    {"demo", "training", "serving", "environment"},
 ]
 """From the ground floor up: a room imports from its own layer's ground (the first), itself, and the layers below."""
 

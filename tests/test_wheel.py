@@ -28,6 +28,7 @@ def test_it_has_recipes_and_commands_and_nothing_of_the_clone_besides(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {Path(name) for name in archive.namelist() if not name.endswith("/")}
     package = {path.relative_to(ROOT) for path in (ROOT / "nemo_speechlm").rglob("*.py")}
+    package |= {path.relative_to(ROOT) for path in (ROOT / "nemo_speechlm/serving/page").iterdir()}
     recipes = {Path("nemo_speechlm", path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     commands = {Path("nemo_speechlm/commands", path.name) for path in (ROOT / "examples").glob("*.py")}
     about = Path(f"nemo_speechlm-{__version__}.dist-info")

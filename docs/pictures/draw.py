@@ -177,7 +177,7 @@ def maestro() -> None:
 
 def house() -> None:
     floors = [
-        "demo · training",
+        "demo · training · serving",
         "evaluation",
         "tokenizers · inference · interop",
         "models",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.parts.mixins import TranscribeConfig
+from nemo.core.classes import ModelPT
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -34,7 +35,20 @@ def restore(path: str | Path, device: str = "auto") -> ASRModel:
         InputError: if the file is not there, or not one of a recognition model.
         SpeechLMError: if a pretrained model has learned nothing to recognize with.
     """
-    model = restore_file(ASRModel, path, device)
+    return as_recognizer(restore_file(ASRModel, path, device), path)
+
+
+def as_recognizer(model: ModelPT, path: str | Path) -> ASRModel:
+    """A restored model as one that recognizes: itself, or what a pretrained one has learned to recognize with.
+
+    Args:
+        model: of any kind.
+        path: its file, for errors.
+
+    Raises:
+        InputError: if it is no recognition model.
+        SpeechLMError: if a pretrained model has learned nothing to recognize with.
+    """
     if isinstance(model, Untuned):
         model = model.recognizer()
     if not isinstance(model, ASRModel) or not hasattr(model, "transcribe_generator"):

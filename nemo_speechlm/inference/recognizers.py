@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from nemo.collections.asr.parts.mixins import TranscribeConfig
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,8 +15,10 @@ from nemo_speechlm.data.audio.collation import SHORTEST, collate_audio
 from nemo_speechlm.data.audio.stream import Segment
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.decoding.times import TimedWord, timed_words
+from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
 from nemo_speechlm.inference.ctc_text import CTCText
-from nemo_speechlm.inference.recognition import hypothesis_text
+from nemo_speechlm.inference.recognition import choose_strategy, hypothesis_text
+from nemo_speechlm.inference.search import has_attention_decoder, set_search
 from nemo_speechlm.models.common.precision import autocast
 
 
@@ -116,3 +119,23 @@ class _One(Dataset):
 
     def __getitem__(self, index: int) -> tuple:
         return self._batch
+
+
+def make_recognizer(model: ASRModel, cfg: DictConfig, options: DecodingOptions) -> Recognizer:
+    """The recognizer of a model, decoding as a config says.
+
+    Args:
+        model: any recognition or translation model that needs no prompt.
+        cfg: ``decoding``, ``beam_size`` and ``precision``; null leaves the former two to the model.
+        options: what CTC is decoded with.
+
+    Raises:
+        SpeechLMError: naming what the model cannot do.
+    """
+    if is_ctc(model) or options.lm is not None:
+        return CTCRecognizer(require_ctc(model), options, cfg.precision)
+    if has_attention_decoder(model):
+        set_search(model, beam_size=1 if cfg.decoding == "greedy" else cfg.beam_size)
+    elif cfg.decoding is not None:
+        choose_strategy(model, options.kind, options.beam_size)
+    return PlainRecognizer(model, cfg.precision)

@@ -1,11 +1,13 @@
 """Recordings of any length to text: cut at silences, recognized in batches, put together file by file."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.stream import Segment, cut_at_silences, stream_audio
@@ -77,6 +79,23 @@ class CuttingOptions:
     silence: float | None = -60.0
     batch_duration: float = 120.0
     channel: Channel = "mix"
+
+    @classmethod
+    def of(cls, cfg: DictConfig, longest: float | None) -> "CuttingOptions":
+        """Read them from a config whose keys have the same names.
+
+        Args:
+            cfg: the config; ``batch_duration`` may be missing.
+            longest: seconds that the model takes at once. A ``max_segment`` above it is lowered, and this is said.
+        """
+        max_segment, min_segment = cfg.max_segment, cfg.min_segment
+        if longest is not None and max_segment > longest:
+            print(
+                f"max_segment={max_segment:g} is more than the model takes; cutting at {longest:g} s", file=sys.stderr
+            )
+            max_segment, min_segment = longest, min(min_segment, longest / 2)
+        batch_duration = cfg.get("batch_duration", cls.batch_duration)
+        return cls(max_segment, min_segment, cfg.silence, batch_duration, cfg.channel)
 
 
 def transcribe_files(

@@ -76,11 +76,7 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
     todo = list(dict.fromkeys(path for path, _ in recordings if path not in done))
     if done:
         print(f"{len(done)} of {len(recordings)} files have their transcripts already", file=sys.stderr)
-    max_segment, min_segment = cfg.max_segment, cfg.min_segment
-    if longest is not None and max_segment > longest:
-        print(f"max_segment={max_segment:g} is more than the model takes; cutting at {longest:g} s", file=sys.stderr)
-        max_segment, min_segment = longest, min(min_segment, longest / 2)
-    options = CuttingOptions(max_segment, min_segment, cfg.silence, cfg.batch_duration, cfg.channel)
+    options = CuttingOptions.of(cfg, longest)
     failures: list[Transcript] = []
     with tqdm(total=_seconds(todo), desc="Transcribing", unit="s", unit_scale=True, smoothing=0.1) as bar:
 

@@ -48,6 +48,7 @@ BASE = {
     "extract_features": ["model=pretrained.nemo", "input=speech.json", "output=new"],
     "pseudo_label": ["model=pretrained.nemo", "manifest=speech.json", "output=new.json"],
     "transcribe": ["model=pretrained.nemo", "input=audio/0000.wav", "output=new"],
+    "serve": ["model=pretrained.nemo", "port=0", "device=cpu"],
     "translate": ["model=pretrained.nemo", "input=audio/0000.wav", "output=new"],
     "convert_checkpoint": [],
     "speechlm_pretrain": [*data("speech", "text"), "model.units=units.json", LABELS],

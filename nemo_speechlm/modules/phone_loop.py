@@ -4,8 +4,10 @@ Axes: B utterances, T frames, C outputs of a classifier, U units that may be dec
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,15 +74,27 @@ class PhoneLoop(nn.Module):
             lengths: (B,) frames of each, at least 1. One shorter than ``min_duration`` is a single unit.
         """
         units = self._reachable()
+        decoded = self._search(scores, lengths, units, apart=scores.device.type == "cpu")
+        lost = [b for b, found in enumerate(decoded) if found.score < IMPOSSIBLE / 2]
+        if lost:  # they are too short to begin and end as the bigram demands: the least impossible path counts
+            again = self._search(scores[lost], lengths.to(scores.device)[lost], units, apart=False)
+            for b, found in zip(lost, again, strict=True):
+                decoded[b] = found
+        return decoded
+
+    def _search(self, scores: Tensor, lengths: Tensor, units: Tensor, apart: bool) -> list[DecodedUnits]:
+        """The best paths; with ``apart``, pairs of units that the bigram forbids are left out of the sums."""
         within, start, end = self._transitions(units, scores)
         parts = torch.arange(self.min_duration, device=scores.device) * self.outputs.shape[1] // self.min_duration
         outputs = self.outputs[units][:, parts]  # (U, N)
         lengths = lengths.to(scores.device)
         B, T = scores.shape[0], int(lengths.max())
         U, N = outputs.shape
+        entering = _Entering(within, B, apart)
         moved = torch.zeros(T, B, U, N, dtype=torch.bool, device=scores.device)
-        before = torch.zeros(T, B, U, dtype=torch.int16, device=scores.device)
+        leaving = torch.zeros(T, B, U, device=scores.device)  # scores of the last states, from which the next begin
         path = torch.full((B, U, N), IMPOSSIBLE, device=scores.device)
+        arriving = torch.empty_like(path)
         for t in range(T):
             frame = scores[:, t, outputs]  # (B, U, N)
             if t == 0:
@@ -88,14 +102,14 @@ class PhoneLoop(nn.Module):
                 best[:, :, 0] = start
                 moved[0, :, :, 0] = True
             else:
-                entry, source = (path[:, None, :, -1] + within).max(-1)  # within (U, U): source in the last dimension
-                arriving = torch.cat((entry.unsqueeze(2), path[:, :, :-1]), 2)
+                leaving[t - 1] = path[:, :, -1]
+                arriving[:, :, 0] = entering(leaving[t - 1])
+                arriving[:, :, 1:] = path[:, :, :-1]
                 torch.gt(arriving, path, out=moved[t])
-                before[t] = source
                 best = torch.maximum(arriving, path)
             # scores of a finished utterance stay as they are
             path = torch.where((t < lengths)[:, None, None], best + frame, path)
-        return self._trace(path, end, moved, before, lengths, units)
+        return self._trace(path, end, moved, leaving, lengths, units, within)
 
     def _reachable(self) -> Tensor:
         """(U,) ids of the units that can be reached."""
@@ -111,12 +125,20 @@ class PhoneLoop(nn.Module):
         return within, weighted[-1, units] + self.penalty, weighted[units, -1]
 
     def _trace(
-        self, path: Tensor, end: Tensor, moved: Tensor, before: Tensor, lengths: Tensor, units: Tensor
+        self,
+        path: Tensor,
+        end: Tensor,
+        moved: Tensor,
+        leaving: Tensor,
+        lengths: Tensor,
+        units: Tensor,
+        within: Tensor,
     ) -> list[DecodedUnits]:
         N = path.shape[2]
         last = (lengths.clamp(max=N) - 1)[:, None].expand(-1, path.shape[1]).unsqueeze(2)
         scores, best = (path.gather(2, last).squeeze(2) + end).max(1)
-        moves, sources, ids = moved.cpu().numpy(), before.cpu().numpy(), units.tolist()
+        moves, sources, ids = moved.cpu().numpy(), leaving.cpu().numpy(), units.tolist()
+        into = within.cpu().numpy()
         decoded = []
         for b, (length, unit) in enumerate(zip(lengths.tolist(), best.tolist(), strict=True)):
             state, stop = min(length, N) - 1, length
@@ -128,9 +150,48 @@ class PhoneLoop(nn.Module):
                     state -= 1
                     continue
                 found.append((ids[unit], stop - t))
-                unit, state, stop = int(sources[t, b, unit]), N - 1, t
+                if t:  # where it came from is looked for on this path alone
+                    unit = int(np.argmax(sources[t - 1, b] + into[unit]))
+                state, stop = N - 1, t
             if stop:  # no path at all: so short an utterance cannot begin and end as the bigram demands
                 found.append((ids[unit], stop))
             found.reverse()
             decoded.append(DecodedUnits([u for u, _ in found], [d for _, d in found], float(scores[b])))
         return decoded
+
+
+class _Entering:
+    """The best score with which a unit is entered: the largest sum of a last state's score and a transition's.
+
+    Units that may follow the same ones are looked at together, after these alone: in phones with positions in the
+    word, a sixth of all pairs is left. Sums are those of all pairs; no others could be the largest.
+
+    Args:
+        within: (U, U) scores of transitions (to, from).
+        batch: B utterances.
+        apart: do so; else all pairs are summed up.
+    """
+
+    def __init__(self, within: Tensor, batch: int, apart: bool):
+        self._entry = torch.full((batch, len(within)), IMPOSSIBLE, device=within.device)
+        self._groups = list(_groups(within)) if apart else []
+        self._all = within
+        self._sums = [within.new_empty(batch, *table.shape) for _, _, table in self._groups]
+
+    def __call__(self, leaving: Tensor) -> Tensor:
+        """Scores of the last states (B, U) -> of entering (B, U)."""
+        if not self._groups:
+            return (leaving.unsqueeze(1) + self._all).amax(2)
+        for (to, source, table), sums in zip(self._groups, self._sums, strict=True):
+            torch.add(leaving[:, source].unsqueeze(1), table, out=sums)
+            self._entry[:, to] = sums.amax(2)
+        return self._entry
+
+
+def _groups(within: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Units that may follow the same ones: their numbers, of those that they may follow, and the scores (to, from)."""
+    masks, group = torch.unique(torch.gt(within, IMPOSSIBLE / 2), dim=0, return_inverse=True)
+    for number, mask in enumerate(masks):
+        to, source = torch.nonzero(group == number).flatten(), torch.nonzero(mask).flatten()
+        if len(source):
+            yield to, source, within[to][:, source].contiguous()

@@ -105,7 +105,7 @@ class FrameClassifierTokenizer(SpeechBatchTokenizer):
         long = [i for i, u in enumerate(utterances) if len(u.samples) >= SHORTEST * self.sample_rate]
         lengths = [len(utterances[i].samples) for i in long]
         at_once = max(self._batch_duration, _DECODED_AT_ONCE)
-        with _one_thread(self._model.device):
+        with _one_thread(self._model.device), torch.inference_mode():
             for group in batches_by_length(lengths, int(at_once * self.sample_rate)):
                 members = [long[i] for i in group]
                 scores, frames = self._scores([torch.from_numpy(utterances[i].samples) for i in members])

@@ -3,10 +3,11 @@
 import math
 from itertools import combinations, pairwise, product
 
+import numpy as np
 import pytest
 import torch
 
-from nemo_speechlm.modules.phone_loop import PhoneLoop
+from nemo_speechlm.modules.phone_loop import IMPOSSIBLE, PhoneLoop, _Entering
 
 OUTPUTS = torch.tensor([[0, 1], [2, 3], [0, 3]])
 """Three units of two parts; the third shares a class with each of the others."""
@@ -74,6 +75,71 @@ def test_an_utterance_does_not_depend_on_its_batch():
         assert sum(together[row].durations) == length
     assert len(together[0].units) > 3
     assert len(together[3].units) == len(together[4].units) == 1  # shorter than a unit
+
+
+def words_loop(units=9, seed=0):
+    """Units that begin (0-2), go on in (3-5) or end (6-8) a word; others never follow each other."""
+    generator = torch.Generator().manual_seed(seed)
+    loop = PhoneLoop(torch.arange(2 * units).view(units, 2), 3, 0.9, -0.1)
+    kind = torch.tensor([*(i * 3 // units for i in range(units)), 3])
+    legal = torch.zeros(4, 4, dtype=torch.bool)
+    for before, after in [(3, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 0), (2, 3)]:
+        legal[before, after] = True
+    loop.set_bigram(torch.randn(units + 1, units + 1, generator=generator).where(legal[kind][:, kind], -math.inf))
+    return loop
+
+
+def plain_viterbi(loop, scores):
+    """The best path of an utterance: units and durations. All pairs are looked at, and where each maximum came from
+    is remembered."""
+    table = np.where(np.isneginf(loop.bigram), np.float32(-1e9), loop.bigram * np.float32(loop.lm_weight))
+    within, N = table[:-1, :-1].T + np.float32(loop.penalty), loop.min_duration
+    outputs = loop.outputs[:, torch.arange(N) * loop.outputs.shape[1] // N]
+    frames = scores[:, outputs].numpy()
+    path = np.full(outputs.shape, np.float32(-1e9))
+    path[:, 0] = table[-1, :-1] + np.float32(loop.penalty)
+    path += frames[0]
+    moves, sources = [np.zeros(path.shape, bool)], [None]
+    for frame in frames[1:]:
+        sums = path[:, -1] + within
+        arriving = np.concatenate((sums.max(1, keepdims=True), path[:, :-1]), 1)
+        moves.append(arriving > path)
+        sources.append(sums.argmax(1))
+        path = np.maximum(arriving, path) + frame
+    unit, state, stop, found = int((path[:, -1] + table[:-1, -1]).argmax()), N - 1, len(frames), []
+    for t in range(len(frames) - 1, 0, -1):
+        if moves[t][unit, state]:
+            state -= 1
+            if state < 0:
+                found.append((unit, stop - t))
+                unit, state, stop = int(sources[t][unit]), N - 1, t
+    found.append((unit, stop))
+    return [u for u, _ in reversed(found)], [d for _, d in reversed(found)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_leaving_out_what_is_forbidden_changes_nothing(seed):
+    loop = words_loop(seed=seed)
+    scores = 2 * torch.randn(3, 90, 18, generator=torch.Generator().manual_seed(seed + 50))
+    lengths = torch.tensor([90, 71, 64])
+    found = loop(scores, lengths)
+    units = loop._reachable()
+    assert found == loop._search(scores, lengths, units, apart=False) == loop._search(scores, lengths, units, True)
+    for row, length, each in zip(scores, lengths.tolist(), found, strict=True):
+        assert (each.units, each.durations) == plain_viterbi(loop, row[:length])
+    entering = _Entering(loop._transitions(units, scores)[0], 3, True)
+    assert sorted(table.numel() for _, _, table in entering._groups) == [9, 36]  # of 81 pairs
+
+
+def test_too_short_for_any_path():
+    """A word needs two units of 3 frames: 5 frames are the least impossible path, as if nothing were left out."""
+    loop = words_loop()
+    scores = torch.randn(2, 40, 18, generator=torch.Generator().manual_seed(3))
+    lengths = torch.tensor([5, 40])
+    short, long = loop(scores, lengths)
+    assert short.score < IMPOSSIBLE / 2 < -1e6 < long.score
+    assert [short, long] == loop._search(scores, lengths, loop._reachable(), apart=False)
+    assert sum(short.durations) == 5
 
 
 def test_weights_do_what_they_say():

@@ -40,7 +40,7 @@ INPUTS = {
     "transcribe": "model",
     "translate": "input",
 }
-"""An option that names a file, of each command with an output; train_tokenizer, demo and ablations write folders."""
+"""An option that names a file, of each command with an output; make_tarred, train_tokenizer, demo and ablations write folders."""
 
 
 def configs():
@@ -54,7 +54,7 @@ CONFIGS = dict(configs())
 
 
 def test_every_command_is_here():
-    assert set(CONFIGS) == {*INPUTS, "ablations", "demo", "train_tokenizer", "info", "push_to_hub"}
+    assert set(CONFIGS) == {*INPUTS, "ablations", "demo", "make_tarred", "train_tokenizer", "info", "push_to_hub"}
 
 
 @pytest.mark.parametrize(("command", "key"), INPUTS.items(), ids=list(INPUTS))

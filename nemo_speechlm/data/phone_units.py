@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.utterances import seconds_of
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.units import FRAME_TOLERANCE, unit_sequence
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT
 from nemo_speechlm.errors import InputError
@@ -225,7 +226,9 @@ def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:
 
 
 def _key(record: Record, path: str | Path, number: int) -> tuple[str, float]:
-    return str(audio_path(record, path).resolve()), round(seconds_of(record, "offset", path, number) or 0.0, 3)
+    return str(audio_source(record, path, number).resolve()), round(
+        seconds_of(record, "offset", path, number) or 0.0, 3
+    )
 
 
 def _own_phones(record: Record, phones: UnitInventory, path: str | Path, number: int) -> UnitSequence:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.audio.sources import audio_source
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.evaluation.aligner import AlignmentAccuracy, TimedPhone, alignment_accuracy
@@ -160,7 +161,7 @@ def alignment_report(
     for number, (line, record) in enumerate(read_manifest(manifest, ["audio_filepath", "text", "units"])):
         if number == limit:
             break
-        place = audio_path(record, Path(manifest))
+        place = audio_source(record, manifest, line)
         example = Example(place, record["text"], record.get("offset") or 0.0, record.get("duration"))
         phones = write(record["text"], manifest, line)
         ids, lengths = padded([phones], model.device)

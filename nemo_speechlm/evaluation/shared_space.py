@@ -16,7 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.audio.sources import audio_source
+from nemo_speechlm.data.audio.tar_members import TarAudio
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.pretraining.batch import SpeechBatch
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.slam.joined import encode_joined
@@ -57,7 +59,7 @@ class Example:
         duration: seconds; None for all.
     """
 
-    path: Path
+    path: Path | TarAudio
     text: str
     offset: float = 0.0
     duration: float | None = None
@@ -131,9 +133,9 @@ class SLAMSpace:
 def read_examples(manifest: str | Path, limit: int | None = None) -> list[Example]:
     """The first utterances of a manifest, one for each text that it has."""
     examples: dict[str, Example] = {}
-    for _, record in read_manifest(manifest, ["audio_filepath", "text"]):
+    for number, record in read_manifest(manifest, ["audio_filepath", "text"]):
         if record["text"].strip() and record["text"] not in examples:
-            place = audio_path(record, Path(manifest))
+            place = audio_source(record, manifest, number)
             examples[record["text"]] = Example(
                 place, record["text"], record.get("offset") or 0.0, record.get("duration")
             )

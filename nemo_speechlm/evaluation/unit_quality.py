@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
-from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
@@ -182,7 +183,7 @@ def _first(items: Iterable, count: int | None) -> Iterable:
 
 def _name(record: Record, manifest: str | Path, number: int) -> tuple[str, float]:
     offset = seconds_of(record, "offset", manifest, number) or 0.0
-    return str(audio_path(record, manifest).resolve()), round(offset, 3)
+    return str(audio_source(record, manifest, number).resolve()), round(offset, 3)
 
 
 def table(rows: Sequence[tuple[str, UnitQuality]]) -> str:

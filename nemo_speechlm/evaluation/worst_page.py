@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nemo_speechlm.data.manifests.lines import audio_path
+from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.evaluation.report import NAMES, percent
 from nemo_speechlm.files import Record, atomic_write
 
@@ -112,9 +112,9 @@ def _split(name: str, values: Mapping[str, Any], summary: Mapping[str, Any]) -> 
 def _utterance(record: Record, manifest: str | Path) -> str:
     pairs = "".join(_pair(reference, hypothesis) for reference, hypothesis in record["alignment"])
     rates = " · ".join(f"{rate.upper()} {percent(record[rate])}" for rate in NAMES if rate in record)
-    path = audio_path(record, manifest)
+    path = audio_source(record, manifest, 0)
     player = ""
-    if path.is_file():
+    if isinstance(path, Path) and path.is_file():
         start = record.get("offset")
         part = "" if start is None else f"#t={start},{start + record.get('duration', 0)}"
         player = f'<audio controls preload=none src="{escape(path.resolve().as_uri() + part)}"></audio>'

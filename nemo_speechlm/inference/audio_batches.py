@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nemo_speechlm.data.audio.collation import collate_audio
 from nemo_speechlm.data.audio.files import read_audio
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.files import Record
 
@@ -20,14 +21,14 @@ class Utterance:
 
     Attributes:
         record: its line of a manifest, or one made for a file.
-        path: the audio file.
+        path: the audio file, or where it is in a tar.
         offset: seconds into the file.
         duration: seconds.
         text: the reference, white space tidied; empty where none is asked for.
     """
 
     record: Record
-    path: Path
+    path: Path | TarAudio
     offset: float
     duration: float
     text: str = ""

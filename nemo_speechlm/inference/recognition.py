@@ -68,7 +68,7 @@ def check_lengths(model: ASRModel, utterances: Sequence[Utterance]) -> None:
             raise InputError(
                 f"an utterance of {utterance.duration:.1f} s; the model takes {longest:g} s at most. Leave it out, or "
                 "cut it up; transcribe.py cuts recordings of any length",
-                utterance.path,
+                str(utterance.path),
             )
 
 

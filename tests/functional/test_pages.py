@@ -42,6 +42,7 @@ MORE = {
     "prepare_text": ["workers=1"],
     "tokenize_speech": ["workers=1"],
     "tokenize_text": ["workers=1"],
+    "make_tarred": ["workers=1"],
     "train_aligner": ["plan.passes=4", "plan.settle=1", "plan.components=300", "threads=1"],
     "train_frame_classifier": ["trainer.max_steps=2", "trainer.val_check_interval=2", "exp_manager.exp_dir=$OUT/runs"],
     "train_text_to_unit": TRAINING,

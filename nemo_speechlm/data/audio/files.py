@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.errors import InputError
 
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64"))
@@ -47,7 +48,7 @@ class AudioInfo(NamedTuple):
         return self.frames / self.sample_rate
 
 
-def audio_info(path: str | Path, decode: bool = False) -> AudioInfo:
+def audio_info(path: str | Path | TarAudio, decode: bool = False) -> AudioInfo:
     """Read an audio file's length from its header, or with ``decode`` by reading all of it.
 
     A file whose header has no length is decoded.
@@ -63,14 +64,14 @@ def audio_info(path: str | Path, decode: bool = False) -> AudioInfo:
                 for block in file.blocks(blocksize=1 << 18, dtype="float32", always_2d=True):
                     frames += len(block)
             except (soundfile.SoundFileError, RuntimeError) as error:
-                raise InputError(f"audio cannot be read to its end: {reason_of(error)}", path) from error
+                raise InputError(f"audio cannot be read to its end: {reason_of(error)}", _where(path)) from error
         if not frames:
-            raise InputError("audio with no samples", path)
+            raise InputError("audio with no samples", _where(path))
         return AudioInfo(file.samplerate, file.channels, frames)
 
 
 def read_audio(
-    path: str | Path | BytesIO,
+    path: str | Path | TarAudio | BytesIO,
     sample_rate: int = 16000,
     offset: float = 0.0,
     duration: float | None = None,
@@ -80,7 +81,8 @@ def read_audio(
     """Read one channel of an audio file, resampled.
 
     Args:
-        path: WAV, FLAC, MP3, Opus, Ogg Vorbis or whatever else libsndfile reads; or the content of such a file.
+        path: WAV, FLAC, MP3, Opus, Ogg Vorbis or whatever else libsndfile reads; a file, one in a tar, or the
+            content of one.
         sample_rate: that of the result, in Hz.
         offset: where to begin, in seconds.
         duration: seconds to read; None reads to the end.
@@ -93,7 +95,7 @@ def read_audio(
     Raises:
         InputError: if the file is missing or unreadable, has no samples in the span, or no such channel.
     """
-    where = None if isinstance(path, BytesIO) else path
+    where = _where(path)
     with open_audio(path) as file:
         rate, channels = file.samplerate, file.channels
         if channel != "mix" and not (isinstance(channel, int) and 0 <= channel < channels):
@@ -149,18 +151,25 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def open_audio(path: str | Path | BytesIO) -> soundfile.SoundFile:
-    """Open an audio file, or the content of one.
+def _where(path: str | Path | TarAudio | BytesIO) -> str | Path | None:
+    """The file that messages name."""
+    return None if isinstance(path, BytesIO) else str(path) if isinstance(path, TarAudio) else path
+
+
+def open_audio(path: str | Path | TarAudio | BytesIO) -> soundfile.SoundFile:
+    """Open an audio file, one in a tar, or the content of one.
 
     Raises:
         InputError: if it is missing, empty, or not audio that libsndfile reads.
     """
     try:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(path.content() if isinstance(path, TarAudio) else path)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         reason = f"not audio that can be read: {reason_of(error)}"
         if isinstance(path, BytesIO):
             raise InputError(reason) from error
+        if isinstance(path, TarAudio):
+            raise InputError(reason, _where(path)) from error
         if not Path(path).is_file():
             reason = "no such audio file"
         elif not Path(path).stat().st_size:
@@ -170,4 +179,5 @@ def open_audio(path: str | Path | BytesIO) -> soundfile.SoundFile:
 
 def reason_of(error: Exception) -> str:
     """The reason in a decoder's error."""
-    return str(getattr(error, "error_string", error)).rstrip(".")
+    said = str(getattr(error, "error_string", error)).rstrip(".")
+    return said or f"libsndfile's error {getattr(error, 'code', '')}"  # it has no words for damaged FLAC

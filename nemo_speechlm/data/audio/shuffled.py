@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from nemo_speechlm.data.audio.files import Channel, audio_info
+from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
 from nemo_speechlm.data.manifests.line_index import LineIndexes
-from nemo_speechlm.data.manifests.lines import audio_path
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import parse_line
 
@@ -88,7 +88,7 @@ class ShuffledAudio(Dataset):
             try:
                 record = parse_line(line, file.path, number, ["audio_filepath"])
                 duration = seconds_of(record, "duration", file.path, number)
-                total += audio_info(audio_path(record, file.path)).duration if duration is None else duration
+                total += audio_info(audio_source(record, file.path, number)).duration if duration is None else duration
             except InputError:
                 if not self.skip_bad:
                     raise

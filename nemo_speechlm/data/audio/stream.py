@@ -12,6 +12,7 @@ import soundfile
 import soxr
 
 from nemo_speechlm.data.audio.files import Channel, open_audio, reason_of
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.errors import InputError
 
 _BLOCK = 1 << 16
@@ -33,7 +34,9 @@ class Segment(NamedTuple):
     samples: np.ndarray
 
 
-def stream_audio(path: str | Path, sample_rate: int = 16000, channel: Channel = "mix") -> Iterator[np.ndarray]:
+def stream_audio(
+    path: str | Path | TarAudio, sample_rate: int = 16000, channel: Channel = "mix"
+) -> Iterator[np.ndarray]:
     """Yield one channel of an audio file, resampled, in blocks (T,) float32 of some seconds.
 
     Args:
@@ -46,7 +49,7 @@ def stream_audio(path: str | Path, sample_rate: int = 16000, channel: Channel = 
     """
     with open_audio(path) as file:
         if channel != "mix" and not (isinstance(channel, int) and 0 <= channel < file.channels):
-            raise InputError(f"no channel {channel!r}; it has {file.channels}, counted from 0, or 'mix'", path)
+            raise InputError(f"no channel {channel!r}; it has {file.channels}, counted from 0, or 'mix'", str(path))
         resampler = None
         if file.samplerate != sample_rate:
             resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32")
@@ -56,18 +59,18 @@ def stream_audio(path: str | Path, sample_rate: int = 16000, channel: Channel = 
             try:
                 block = next(blocks, None)
             except (soundfile.SoundFileError, RuntimeError) as error:
-                raise InputError(f"audio cannot be read to its end: {reason_of(error)}", path) from error
+                raise InputError(f"audio cannot be read to its end: {reason_of(error)}", str(path)) from error
             if block is None:
                 break
             mono = block.mean(axis=1) if channel == "mix" else np.ascontiguousarray(block[:, int(channel)])
             if not np.isfinite(mono).all():
-                raise InputError("audio has samples that are not numbers", path)
+                raise InputError("audio has samples that are not numbers", str(path))
             found = found or len(mono) > 0
             out = mono if resampler is None else resampler.resample_chunk(mono)
             if len(out):
                 yield out
         if not found:
-            raise InputError("audio with no samples", path)
+            raise InputError("audio with no samples", str(path))
         if resampler is not None and len(rest := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
             yield rest
 

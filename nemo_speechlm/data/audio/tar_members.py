@@ -1,6 +1,7 @@
 """Random access to the audio files inside tar files."""
 
 import tarfile
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,92 @@ from nemo_speechlm.errors import InputError
 
 _TARS = 256
 """Tar files whose members are remembered, some 150 bytes for each."""
+
+
+@dataclass(frozen=True)
+class TarAudio:
+    """An audio file in a tar.
+
+    Attributes:
+        path: of the tar.
+        name: of the file in it.
+        span: the first byte of its header and the end of its content, where they are known.
+    """
+
+    path: str
+    name: str
+    span: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.name}"
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending."""
+        return Path(self.name).stem
+
+    def absolute(self) -> "TarAudio":
+        """The same, from wherever one looks."""
+        return replace(self, path=str(Path(self.path).absolute()))
+
+    def resolve(self) -> "TarAudio":
+        """The same by the one name that it has for all."""
+        return replace(self, path=str(Path(self.path).resolve()))
+
+    def content(self) -> BytesIO:
+        """What is in the file.
+
+        Raises:
+            InputError: if the tar cannot be read, or has another file there.
+        """
+        if self.span is None:
+            return read_member(self.path, self.name)
+        begin, end = self.span
+        data = _read(self.path, begin, end - begin)
+        self._check(data, end - begin)
+        return BytesIO(memoryview(data)[tarfile.BLOCKSIZE :])
+
+    def check(self) -> None:
+        """Look whether the file is there.
+
+        Raises:
+            InputError: if it is not.
+        """
+        if self.span is not None:
+            self._check(_read(self.path, self.span[0], tarfile.BLOCKSIZE), tarfile.BLOCKSIZE)
+        elif self.name not in tar_members(self.path):
+            raise InputError(f"no file {self.name!r} in it", self.path)
+
+    def _check(self, data: bytes, size: int) -> None:
+        """Raise unless these bytes begin with the header of the file."""
+        assert self.span is not None
+        begin, end = self.span
+        if len(data) < size:
+            raise InputError(f"ends at byte {begin + len(data)}, within {self.name!r}", self.path)
+        try:
+            found = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+            there = f"{found.name!r} of {found.size} bytes"
+            right = (found.name, found.size) == (self.name, end - begin - tarfile.BLOCKSIZE)
+        except tarfile.TarError:
+            there, right = "no file", False
+        if not right:
+            raise InputError(
+                f"has {there} at byte {begin}, expected {self.name!r} of {end - begin - tarfile.BLOCKSIZE} bytes; "
+                "does the manifest belong to this tar?",
+                self.path,
+            )
+
+
+def _read(path: str, begin: int, size: int) -> bytes:
+    """Some bytes of a file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(begin)
+            return file.read(size)
+    except FileNotFoundError as error:
+        raise InputError("no such tar file", path) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path) from error
 
 
 def read_member(path: str | Path, name: str) -> BytesIO:
@@ -23,9 +110,7 @@ def read_member(path: str | Path, name: str) -> BytesIO:
     if place is None:
         raise InputError(f"no file {name!r} in it", path)
     offset, size = place
-    with open(path, "rb") as file:
-        file.seek(offset)
-        content = file.read(size)
+    content = _read(str(path), offset, size)
     if len(content) < size:
         raise InputError(f"ends within {name!r}", path)
     return BytesIO(content)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nemo_speechlm.data.audio.files import Channel, audio_info, read_audio
-from nemo_speechlm.data.manifests.lines import audio_path, text_of
+from nemo_speechlm.data.audio.sources import audio_source
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 
@@ -34,7 +35,7 @@ def read_utterance(
         InputError: naming the manifest and line, if the audio cannot be read, or is shorter than ``duration``, or,
             where there is no ``offset``, longer (each by more than ``DURATION_TOLERANCE``).
     """
-    path = audio_path(record, manifest)
+    path = audio_source(record, manifest, number)
     offset, duration = seconds_of(record, "offset", manifest, number), seconds_of(record, "duration", manifest, number)
     try:
         samples = read_audio(path, sample_rate, offset or 0.0, None if offset is None else duration, channel)
@@ -48,12 +49,12 @@ class AudioPart(NamedTuple):
     """The audio of an utterance.
 
     Attributes:
-        path: the file.
+        path: the file, or where it is in a tar.
         offset: seconds into it.
         duration: seconds.
     """
 
-    path: Path
+    path: Path | TarAudio
     offset: float
     duration: float
 
@@ -70,8 +71,7 @@ def audio_part(record: Record, manifest: str | Path, number: int, decode: bool =
     Raises:
         InputError: naming the manifest and line, if the record names no file, it cannot be read, or is shorter.
     """
-    text_of(record, "audio_filepath", manifest, number)
-    path = audio_path(record, manifest)
+    path = audio_source(record, manifest, number)
     try:
         available = audio_info(path, decode=decode).duration
     except InputError as error:
@@ -79,7 +79,9 @@ def audio_part(record: Record, manifest: str | Path, number: int, decode: bool =
     return AudioPart(path, *part_of_file(record, path, available, manifest, number))
 
 
-def check_duration(duration: float | None, found: float, path: Path, manifest: str | Path, number: int) -> None:
+def check_duration(
+    duration: float | None, found: float, path: Path | TarAudio, manifest: str | Path, number: int
+) -> None:
     """Raise unless a record's ``duration``, if it has one, is that of its audio (both in seconds)."""
     if duration is not None and abs(duration - found) > DURATION_TOLERANCE:
         raise InputError(
@@ -91,7 +93,7 @@ def check_duration(duration: float | None, found: float, path: Path, manifest: s
 
 
 def part_of_file(
-    record: Record, path: Path, available: float, manifest: str | Path, number: int
+    record: Record, path: Path | TarAudio, available: float, manifest: str | Path, number: int
 ) -> tuple[float, float]:
     """Which part of its audio file a record means.
 

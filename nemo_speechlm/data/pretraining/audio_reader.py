@@ -9,15 +9,15 @@ import numpy as np
 from lhotse import AudioSource, MonoCut, Recording
 
 from nemo_speechlm.checks import check_number
-from nemo_speechlm.data.audio.tar_members import tar_members
+from nemo_speechlm.data.audio.sources import audio_source, in_tar, tar_of
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.line_index import LineIndex
-from nemo_speechlm.data.manifests.lines import audio_path
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key, ManifestReader
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import Record
+from nemo_speechlm.files import Record, parse_line
 
 _AUDIO_CHECKED = 50
 _SPEED = 1
@@ -32,15 +32,12 @@ PERTURBATIONS = ("speeds", "volumes")
 _SPEEDS = 0.5, 2.0
 """What is slower or faster is hardly speech."""
 
-_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
-"""What NeMo puts into the names of utterances that are parts of one file in a tar."""
-
 
 class AudioReader(ManifestReader):
     """Cuts of a manifest with audio.
 
     Their ``custom`` holds ``origin`` (seconds at which the utterance starts in its file), ``manifest`` and ``line``
-    for messages, and ``tar`` (its path and the name in it) where the audio is in one. The recording states the sample
+    for messages, and ``tar`` (a :class:`TarAudio`) where the audio is in one. The recording states the sample
     rate that the dataset resamples to: no audio file is opened before its batch is made. Where the audio is read at
     another speed, ``custom`` has ``speed``, and all times of the cut are those of the audio at that speed.
 
@@ -52,7 +49,7 @@ class AudioReader(ManifestReader):
         max_duration: seconds; longer utterances are left out.
         longest: seconds that the model can encode; longer utterances are left out.
         tarred_audio_filepaths: tar files with the audio, named alike; as many as manifests, or each line has its
-            ``shard_id``.
+            ``shard_id``. None: lines say it, see :func:`audio_source`.
         speeds: factors, one of which is drawn for an utterance in each pass: its audio is played so much faster, and
             so much higher (speed perturbation, Ko et al. 2015). ``min_duration`` and ``max_duration`` are of the audio
             as it is in the file. None: as it is.
@@ -83,8 +80,23 @@ class AudioReader(ManifestReader):
         self.max_duration = max_duration or float("inf")
         self.longest = longest or float("inf")
         self._tars = None if tarred_audio_filepaths is None else _Tars(manifests, tarred_audio_filepaths)
+        self.tarred = self._tars is not None or self._says_tars()
+        if self.tarred and self._tars is None:
+            self._arrange(whole_files=True)
         self.speeds = _checked_speeds(speeds)
         self.volumes = _checked_volumes(volumes)
+
+    def _says_tars(self) -> bool:
+        """Whether the first line of a manifest says that its audio is in a tar."""
+        for file in self._lines.files:
+            number, line = file[0]
+            try:
+                record = parse_line(line, file.path, number)
+            except InputError:  # it is told of when it is its turn
+                continue
+            if tar_of(record, file.path) is not None:
+                return True
+        return False
 
     def _speed(self, key: Key | None) -> float:
         """How fast the utterance of a key is played."""
@@ -120,10 +132,12 @@ class AudioReader(ManifestReader):
         if not isinstance(record["audio_filepath"], str):
             raise InputError(f"audio_filepath is {record['audio_filepath']!r}, expected a path", file.path, number)
         if self._tars is None:
-            path = str(audio_path(record, file.path))
+            source = audio_source(record, file.path, number)
         else:
-            path = self._tars.of(record, file, number)
-            custom["tar"] = (path, _SUB.sub("", record["audio_filepath"]))
+            source = in_tar(record, self._tars.of(record, file, number), file.path, number)
+        path = str(source)
+        if isinstance(source, TarAudio):
+            custom["tar"], path = source, source.path
         num_samples = round((origin + float(record["duration"])) / speed * self.sample_rate)
         origin /= speed
         if speed != 1.0:
@@ -188,13 +202,10 @@ def _check_there(cut: MonoCut, where: tuple[str, int]) -> None:
             what = "audio file is not a regular file" if Path(cut.recording.id).exists() else "no such audio file"
             raise InputError(f"{what}: {cut.recording.id}", *where)
         return
-    path, name = cut.custom["tar"]
     try:
-        members = tar_members(path)
+        cut.custom["tar"].check()
     except InputError as error:
         raise InputError(str(error), *where) from error
-    if name not in members:
-        raise InputError(f"no file {name!r} in {path}", *where)
 
 
 class _Tars:

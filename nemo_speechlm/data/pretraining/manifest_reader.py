@@ -11,6 +11,7 @@ from nemo.utils import logging
 
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.line_index import LineIndex, LineIndexes
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.chapters import Chapters, Order
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
@@ -46,9 +47,13 @@ class ManifestReader(ABC):
         self.chapter = 0
         self.surveyed = 0
         self._bad: list[BadExample] = []
-        self._lines = LineIndexes(manifests)
+        self._lines = LineIndexes(expand_shards(manifests))
+        self._arrange(whole_files)
+
+    def _arrange(self, whole_files: bool) -> None:
+        """Put the lines in order; a chapter has all lines of some files if ``whole_files``."""
         lines = [len(file) for file in self._lines.files]
-        self._chapters = Chapters(lines, (order.seed, self.kind), order.shuffle, whole_files)
+        self._chapters = Chapters(lines, (self.order.seed, self.kind), self.order.shuffle, whole_files)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -38,7 +38,7 @@ class TranscriptsReader(AudioReader):
         super().__init__(manifests, order, **audio)
         self.text_field = text_field
         self.required = (*AudioReader.required, text_field)  # type: ignore[misc]
-        if self._tars is not None:
+        if self.tarred:
             self._check_audio()
 
     def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> MonoCut | str:

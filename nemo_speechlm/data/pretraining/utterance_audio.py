@@ -11,7 +11,6 @@ from lhotse.cut import Cut, MixedCut, MonoCut
 from lhotse.utils import fastcopy
 
 from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.data.audio.tar_members import read_member
 from nemo_speechlm.data.manifests.units import FRAME_TOLERANCE, unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.units.inventory import UnitInventory
@@ -112,7 +111,7 @@ def _augmented(cut: Cut, base: Cut, start: float, sample_rate: int) -> np.ndarra
         raise InputError(f"{recording.id} is of the type {source.type!r}, expected a file or a member of a tar")
     file: Any = io.BytesIO(source.source) if source.type == "memory" else source.source
     if (place := (base.custom or {}).get("tar")) is not None:
-        file = read_member(*place)
+        file = place.content()
     if isinstance(file, str):
         check_regular(file)
     custom = base.custom or {}

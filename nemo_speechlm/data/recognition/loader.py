@@ -16,6 +16,7 @@ from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
+from nemo_speechlm.data.audio.sources import first_tars
 from nemo_speechlm.data.bad_examples import BadCount
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.audio_reader import PERTURBATIONS
@@ -75,7 +76,8 @@ def build_recognition_dataloader(
     states = torch.get_rng_state()
     stream = TranscribedStream(encoder, sample_rate, phones)
     endless = bool(config.get("endless", False))
-    part = _part(known, stream, settings, endless) if endless or settings.bad.skips else None
+    own = endless or settings.bad.skips or (not config.get("shuffle") and _in_tars(config))
+    part = _part(known, stream, settings, endless) if own else None
     for key in PERTURBATIONS:
         if part is None and known.pop(key, None):
             raise InputError(
@@ -95,6 +97,8 @@ def build_recognition_dataloader(
         known |= {"sample_rate": sample_rate, "shard_seed": seed}
         # In a thread an error would be lost, and the order would depend on how fast it is.
         known = {key: value for key, value in known.items() if key not in ("on_bad", "max_bad", "timeout")}
+        if _in_tars(config):
+            known["tarred_audio_filepaths"] = first_tars(expand_shards(config["manifest_filepath"]))
         known.setdefault("concurrent_bucketing", False)
         known |= {"force_finite": True, "force_map_dataset": True}  # NeMo repeats tar files without end
         structured = make_structured_with_schema_warnings(OmegaConf.create(known))
@@ -114,6 +118,13 @@ def build_recognition_dataloader(
     torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
     loader.statistics = statistics  # type: ignore[attr-defined]
     return loader
+
+
+def _in_tars(config: DictConfig) -> bool:
+    """Whether the manifests themselves say that their audio is in tars, and the config says nothing of it."""
+    if config.get("manifest_filepath") is None or config.get("tarred_audio_filepaths") is not None:
+        return False
+    return bool(first_tars(expand_shards(config["manifest_filepath"])))
 
 
 class _Both:

@@ -17,8 +17,10 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from nemo_speechlm.data.audio.files import check_samples
+from nemo_speechlm.data.audio.sources import audio_source
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
-from nemo_speechlm.data.manifests.lines import audio_path, text_of
+from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, check_regular
 from nemo_speechlm.data.recognition.batch import REPEATED
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
@@ -127,7 +129,7 @@ def _check_record(record: Record, text_field: str, need_audio: bool, manifest: s
     if not isinstance(record["audio_filepath"], str):
         raise InputError(f"audio_filepath is {record['audio_filepath']!r}, expected a path", manifest, number)
     if need_audio:
-        _check_file(audio_path(record, manifest), manifest, number)
+        _check_file(audio_source(record, manifest, number), manifest, number)
     return float(duration)
 
 
@@ -153,7 +155,8 @@ def _refuse(left_out: int, bad: Sequence[BadExample], lasts: str, manifest: str 
     raise InputError(f"none of its utterances {lasts}", manifest)
 
 
-def _check_file(path: Path, manifest: str | Path, number: int) -> None:
+def _check_file(source: Path | TarAudio, manifest: str | Path, number: int) -> None:
+    path = source if isinstance(source, Path) else Path(source.path)
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -213,7 +216,7 @@ def source_of(cut: Cut) -> str:
     """The file of a cut's audio, or its id where there is none."""
     if _is_ours(cut):
         base = base_of(cut)
-        return "/".join(base.custom["tar"]) if "tar" in base.custom else str(base.recording.id)
+        return str(base.custom.get("tar", base.recording.id))
     return next(_files(cut), str(cut.id))
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nemo_speechlm.data.audio.collation import collate_audio
 from nemo_speechlm.data.audio.files import read_audio
+from nemo_speechlm.data.audio.sources import naming
 from nemo_speechlm.data.audio.utterances import audio_part
 from nemo_speechlm.data.length_batches import LengthBatches
 from nemo_speechlm.data.manifests.lines import read_manifest
@@ -65,7 +66,7 @@ class ProbeExamples:
             part = audio_part(record, manifest, number)
             if max_seconds is not None and part.duration > max_seconds:
                 continue
-            named = {"audio_filepath": str(part.path.absolute()), "duration": round(part.duration, 4)}
+            named = {**naming(part.path), "duration": round(part.duration, 4)}
             utterances.append(Utterance(record | named, *part))
             answers.append(targets.encode(record, manifest, number))
         if not utterances:

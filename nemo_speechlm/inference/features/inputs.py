@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
+from nemo_speechlm.data.audio.sources import naming
 from nemo_speechlm.data.audio.utterances import AudioPart, audio_part
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError
@@ -50,5 +51,5 @@ def _utterance(record: Record, source: Path, number: int | None, decode: bool) -
         part = AudioPart(source, 0.0, audio_info(source, decode=decode).duration)
     else:
         part = audio_part(record, source, number, decode)
-    named = {"audio_filepath": str(part.path.absolute()), "duration": round(part.duration, 4)}
+    named = {**naming(part.path), "duration": round(part.duration, 4)}
     return Utterance(record | named, *part)

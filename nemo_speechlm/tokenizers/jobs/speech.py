@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import Channel
+from nemo_speechlm.data.audio.sources import audio_source, naming
 from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
@@ -36,7 +37,8 @@ def make_speech_units_work(
         record["units"], record["unit_durations"] = " ".join(found.units), list(found.durations)
         path = Path(record["audio_filepath"]).expanduser()
         if moved and not path.is_absolute():  # relative paths are relative to their manifest
-            record["audio_filepath"] = str((manifest.parent / path).resolve())
+            source = audio_source(record, manifest, 0)
+            record |= naming(source.resolve())
         return record
 
     def work(lines: Sequence[tuple[int, str]]) -> list[Record | InputError | SkipItem]:

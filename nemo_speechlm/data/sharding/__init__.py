@@ -1,0 +1,1 @@
+"""Manifests in shards: tar files of audio with a manifest for each, as NeMo has them, and shards of text."""

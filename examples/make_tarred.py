@@ -4,10 +4,9 @@ r"""Divide a manifest into shards: tar files of audio with a manifest for each, 
 
 The manifest may be any: transcribed or not, with units or without, gzipped, or several (a list, or train_{0..9}.json).
 Lines whose audio is a part of a file (offset, duration) get a file of their own. A manifest without audio becomes
-shards of text. The command prints the two names that training takes:
+shards of text. The command prints the names of all manifests and of all tars; the first stands wherever a manifest may:
 
-    python examples/speechlm_finetune_ctc.py model.train_ds.manifest_filepath=tarred/manifest__OP_0..31_CL_.json \
-        model.train_ds.tarred_audio_filepaths=tarred/audio__OP_0..31_CL_.tar
+    python examples/speechlm_finetune_ctc.py model.train_ds.manifest_filepath=tarred/manifest__OP_0..31_CL_.json
 
 Equal input and options make equal files on every engine. To continue an interrupted run, give the same command again.
 """

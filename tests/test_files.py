@@ -40,7 +40,7 @@ INPUTS = {
     "transcribe": "model",
     "translate": "input",
 }
-"""An option that names a file, of each command with an output; make_tarred, train_tokenizer, demo and ablations write folders."""
+"""An option that names a file, of each command with an output; others write folders."""
 
 
 def configs():

@@ -10,21 +10,26 @@ features_filepath (relative to it) and num_frames in each line.
     python examples/extract_features.py model=slam.nemo input=text.json output=text_features of=text
 """
 
+import functools
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.files import refuse_input_as_output
+from nemo_speechlm.jobs.engines import Executor
 
 
 @command("extract_features")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "num_workers")
+    whole_numbers(cfg, "workers", least=1)
+    engine = chosen(cfg.engine, Executor)
     if cfg.of != "speech":
         from nemo_speechlm.inference.features.states import extract_states
 
-        count = extract_states(cfg.model, cfg.input, cfg.output, cfg.of, cfg.dtype, cfg.overwrite, cfg.device)
+        job = {"skip_bad": cfg.skip_bad, "engine": engine, "workers": cfg.workers}
+        count = extract_states(cfg.model, cfg.input, cfg.output, cfg.of, cfg.dtype, cfg.overwrite, cfg.device, **job)
         print(f"{count} lines: {cfg.output}/features.jsonl")
         return
     from nemo_speechlm.inference.features.extraction import extract
@@ -33,8 +38,8 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.models.common.restore import restore_extractor
 
     inputs = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
-    made = [Path(cfg.output) / name for name in ("features.jsonl", "skipped.jsonl", "settings.json")]
-    refuse_input_as_output(made, {"input": inputs})
+    outputs = [Path(cfg.output) / name for name in ("features.jsonl", "skipped.jsonl", "settings.json")]
+    refuse_input_as_output(outputs, {"input": inputs})
     utterances, skipped = read_inputs(inputs, skip_bad=cfg.skip_bad)
     layers = cfg.layers
     if layers is not None:
@@ -47,9 +52,22 @@ def main(cfg: DictConfig) -> None:
         num_workers=cfg.num_workers,
         precision=cfg.precision,
     )
-    model = restore_extractor(cfg.model, cfg.device)
-    count = extract(model, utterances, skipped, cfg.output, options, model_path=cfg.model, overwrite=cfg.overwrite)
-    print(f"{len(utterances)} utterances, {count} of them now, {len(skipped)} left out: {cfg.output}/features.jsonl")
+    made = extract(
+        restore_extractor(cfg.model, cfg.device if engine.in_this_process(cfg.workers) else "cpu"),
+        utterances,
+        skipped,
+        cfg.output,
+        options,
+        model_path=cfg.model,
+        overwrite=cfg.overwrite,
+        skip_bad=cfg.skip_bad,
+        engine=engine,
+        workers=cfg.workers,
+        remake=functools.partial(restore_extractor, cfg.model, cfg.device),
+    )
+    print(
+        f"{made.utterances} utterances, {made.now} of them now, {made.skipped} left out: {cfg.output}/features.jsonl"
+    )
 
 
 if __name__ == "__main__":

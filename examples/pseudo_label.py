@@ -13,30 +13,41 @@ utterances.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.jobs.engines import Executor
+from nemo_speechlm.jobs.progress import progress_path
 
 
 @command("pseudo_label", makes=["output"])
 def main(cfg: DictConfig) -> None:
-    whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
-    refuse_overwrite(cfg.output, cfg.overwrite)
+    whole_numbers(cfg, "beam_size", "beam_size_token", "workers", least=1)
+    whole_numbers(cfg, "num_workers")
+    if not progress_path(cfg.output).exists():
+        refuse_overwrite(cfg.output, cfg.overwrite)
+    engine = chosen(cfg.engine, Executor)
     from nemo_speechlm.decoding.options import DecodingOptions
 
     options = DecodingOptions.of(cfg)
-    from nemo_speechlm.data.manifests.lines import write_manifest
-    from nemo_speechlm.decoding.tokens import require_ctc
     from nemo_speechlm.evaluation.pseudo_labels import summary
-    from nemo_speechlm.inference.pseudo_labels import chosen, pseudo_labels, read_speech
-    from nemo_speechlm.inference.recognition import restore
+    from nemo_speechlm.inference.pseudo_labels import label_manifest
 
-    chosen([], cfg.min_score, cfg.keep)  # its errors before the work
-    utterances = read_speech(cfg.manifest)
-    loading = {"batch_duration": cfg.batch_duration, "num_workers": cfg.num_workers, "precision": cfg.precision}
-    labels = list(pseudo_labels(require_ctc(restore(cfg.model, cfg.device)), utterances, options, **loading))
-    kept = chosen(labels, cfg.min_score, cfg.keep)
-    write_manifest(cfg.output, (label.line() for label, good in zip(labels, kept, strict=True) if good))
-    print(f"{summary(labels, kept)}\n{cfg.output}")
+    said = label_manifest(
+        cfg.model,
+        cfg.manifest,
+        cfg.output,
+        options,
+        min_score=cfg.min_score,
+        keep=cfg.keep,
+        device=cfg.device,
+        loading={"batch_duration": cfg.batch_duration, "num_workers": cfg.num_workers, "precision": cfg.precision},
+        engine=engine,
+        workers=cfg.workers,
+        summary=summary,
+        skip_bad=cfg.skip_bad,
+        overwrite=cfg.overwrite,
+    )
+    print(f"{said}\n{cfg.output}")
 
 
 if __name__ == "__main__":

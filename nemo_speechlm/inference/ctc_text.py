@@ -26,6 +26,7 @@ def log_probabilities(
     batch_duration: float = 120.0,
     num_workers: int = 0,
     precision: str = "float32",
+    quiet: bool = False,
 ) -> list[np.ndarray]:
     """The model's log probabilities of utterances, (T, V + 1) float32 each, in their order.
 
@@ -35,6 +36,7 @@ def log_probabilities(
         batch_duration: seconds of audio in a batch, padding included.
         num_workers: processes that load audio.
         precision: ``bfloat16`` and ``float16`` run the model under autocast.
+        quiet: show no progress.
 
     Raises:
         InputError: if an utterance is longer than the model takes.
@@ -45,7 +47,9 @@ def log_probabilities(
     with (
         torch.inference_mode(),
         autocast(model.device.type, precision),
-        tqdm(total=len(utterances), desc="Computing probabilities", unit="utterance", smoothing=0.1) as bar,
+        tqdm(
+            total=len(utterances), desc="Computing probabilities", unit="utterance", smoothing=0.1, disable=quiet
+        ) as bar,
     ):
         for batch, (audio, lengths, _, _) in zip(batches, loader, strict=True):
             log_probs, frames, _ = model.forward(

@@ -1,24 +1,33 @@
 """Pseudo labels: what a CTC model recognizes in speech, with how sure it is, as training data (self-training)."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from nemo.collections.asr.models import EncDecCTCModel
 
 from nemo_speechlm.checks import check_number
+from nemo_speechlm.data.audio.sources import moved_record
 from nemo_speechlm.data.audio.utterances import audio_part
-from nemo_speechlm.data.manifests.lines import read_manifest, text_of
+from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.decoding.times import timed_words
+from nemo_speechlm.decoding.tokens import require_ctc
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import Record
+from nemo_speechlm.files import Record, file_digest, parse_line
 from nemo_speechlm.inference.audio_batches import Utterance
 from nemo_speechlm.inference.ctc_text import CTCText, log_probabilities
+from nemo_speechlm.inference.recognition import check_lengths, restore
+from nemo_speechlm.jobs.engines.executor import Executor
+from nemo_speechlm.jobs.engines.local import LocalEngine
+from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.jobs.types import BatchWork, Result
+from nemo_speechlm.models.common.hub import model_file
 
-TOGETHER = 2000
+TOGETHER = 256
 """Utterances whose probabilities are in memory at once."""
 
 
@@ -48,41 +57,163 @@ class PseudoLabel(NamedTuple):
         return self.record.get("reference") or self.record.get("text")
 
 
-def pseudo_labels(
-    model: EncDecCTCModel, utterances: Sequence[Utterance], options: DecodingOptions, **loading: object
-) -> Iterator[PseudoLabel]:
-    """Recognize utterances.
+@dataclass
+class LabelWork:
+    """Makes the work of a job that recognizes the lines of a manifest. It is picklable; a model is left behind.
 
-    Args:
-        model: NeMo's or ours.
-        utterances: their references are not looked at.
+    Attributes:
+        remake: makes the CTC model, NeMo's or ours, in another process.
+        manifest: the source.
+        output: where its lines go.
         options: how to decode, with a language model or without.
         loading: ``batch_duration``, ``num_workers`` and ``precision`` of :func:`log_probabilities`.
+        model: if there is one in this process.
     """
-    text = CTCText.of(model, options)
-    rest = iter(utterances)
-    while part := list(islice(rest, TOGETHER)):
-        log_probs = log_probabilities(model, part, **loading)  # type: ignore[arg-type]
-        decoded = text.decode(log_probs, options)
-        for utterance, x_TV, found in zip(part, log_probs, decoded, strict=True):
+
+    remake: Callable[[], EncDecCTCModel]
+    manifest: Path
+    output: Path
+    options: DecodingOptions
+    loading: Mapping[str, Any]
+    model: EncDecCTCModel | None = field(default=None, repr=False)
+    _text: CTCText | None = field(default=None, init=False, repr=False)
+
+    def __call__(self) -> BatchWork:
+        """The work on a batch of lines."""
+        self.model = self.model or self.remake()
+        self._text = CTCText.of(self.model, self.options)
+        return self._work
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None, "_text": None}
+
+    def _work(self, lines: Sequence[tuple[int, str]]) -> Sequence[Result]:
+        found: list[Any] = [self._read(number, line) for number, line in lines]
+        good = [index for index, utterance in enumerate(found) if isinstance(utterance, Utterance)]
+        try:
+            labels = self._labels([found[index] for index in good])
+        except InputError as error:  # of a file that breaks off
+            if len(lines) > 1:
+                raise  # to be asked for halves
+            return [InputError(str(error), self.manifest, lines[0][0])]
+        for index, label in zip(good, labels, strict=True):
+            found[index] = {**label._asdict(), "record": moved_record(label.record, self.manifest, self.output)}
+        return found
+
+    def _read(self, number: int, line: str) -> Utterance | InputError:
+        assert self.model is not None
+        try:
+            record = parse_line(line, self.manifest, number, ["audio_filepath"])
+            utterance = Utterance(record, *audio_part(record, self.manifest, number))
+            check_lengths(self.model, [utterance])
+        except InputError as error:
+            return error
+        return utterance
+
+    def _labels(self, utterances: Sequence[Utterance]) -> list[PseudoLabel]:
+        assert self.model is not None
+        assert self._text is not None
+        text, loading = self._text, dict(self.loading)
+        if len(utterances) <= 1:
+            loading["num_workers"] = 0  # whose errors have no traceback in them
+        log_probs = log_probabilities(self.model, utterances, quiet=True, **loading) if utterances else []
+        decoded = text.decode(log_probs, self.options, quiet=True) if utterances else []
+        labels = []
+        for utterance, x_TV, found in zip(utterances, log_probs, decoded, strict=True):
             words = timed_words(x_TV, found.tokens, text.labels, len(x_TV) / utterance.duration)
             score = float(np.mean([word.confidence for word in words])) if words else 0.0
-            yield PseudoLabel(utterance.record, utterance.duration, text.text(found), score)
+            labels.append(PseudoLabel(utterance.record, utterance.duration, text.text(found), score))
+        return labels
 
 
-def read_speech(manifest: str | Path) -> list[Utterance]:
-    """The utterances of a manifest, with transcripts or without.
+def label_manifest(
+    model: str | Path,
+    manifest: str | Path,
+    output: str | Path,
+    options: DecodingOptions,
+    *,
+    min_score: float | None = None,
+    keep: float | None = None,
+    device: str = "auto",
+    loading: Mapping[str, Any] | None = None,
+    engine: Executor | None = None,
+    workers: int | None = None,
+    summary: Callable[[Sequence[PseudoLabel], Sequence[bool]], str],
+    **job: Any,
+) -> str:
+    """Write the lines of a manifest with what is recognized in them; a job, see :func:`run_job`.
+
+    Which lines are chosen does not belong to the job: one that ended because none was chosen goes on with other
+    thresholds, without recognizing anything again.
+
+    Args:
+        model: ``.nemo`` file of a CTC model.
+        manifest: speech.
+        output: the same lines with ``text`` and ``score``.
+        options: how to decode.
+        min_score: see :func:`chosen`.
+        keep: see :func:`chosen`.
+        device: of the model.
+        loading: see :class:`LabelWork`.
+        engine: where workers run; None is this machine.
+        workers: of the engine; None is one, or as many as it has room for.
+        summary: says what became of the labels; it may raise.
+        job: ``skip_bad`` and ``overwrite``.
+
+    Returns:
+        the summary.
 
     Raises:
-        InputError: at a line that cannot be used, or if there is none.
+        InputError: at a line that cannot be used, unless ``skip_bad``.
     """
-    utterances = []
-    for number, record in read_manifest(manifest):
-        text_of(record, "audio_filepath", manifest, number)
-        utterances.append(Utterance(record, *audio_part(record, manifest, number)))
-    if not utterances:
-        raise InputError("has no lines", manifest)
-    return utterances
+    chosen([], min_score, keep)  # its errors before the work
+    next(read_manifest(manifest, ["audio_filepath"]))
+    engine = engine or LocalEngine()
+    remake = functools.partial(_restore_ctc, model, device)
+    loading = dict(loading or {})
+    work = LabelWork(remake, Path(manifest), Path(output), options, loading)
+    if engine.in_this_process(workers):
+        work.model = remake()
+    said = []
+
+    def place(records: Iterator[Record]) -> list[str | None]:
+        labels = [PseudoLabel(**record) for record in records]
+        kept = chosen(labels, min_score, keep)
+        if labels:
+            said.append(summary(labels, kept))
+        below = f"less sure than min_score={min_score}" if min_score is not None else f"not among keep={keep}"
+        return [
+            None if good else below if label.text else "no word was found in it"
+            for label, good in zip(labels, kept, strict=True)
+        ]
+
+    decisive = {key: value for key, value in loading.items() if key != "num_workers"}
+    run_job(
+        manifest,
+        output,
+        work,
+        settings={
+            "decoding": repr(options),
+            "content": {str(path): file_digest(path) for path in (model_file(model), options.lm) if path is not None},
+            "moved": Path(manifest).parent.resolve() != Path(output).parent.resolve(),
+            **decisive,
+        },
+        libraries=("torch", "nemo_toolkit", "soundfile", "soxr"),
+        batch_size=TOGETHER,
+        most_workers=1,
+        workers=workers,
+        engine=engine,
+        place=place,
+        written=lambda record: PseudoLabel(**record).line(),
+        description="pseudo labels",
+        unit="utterance",
+        **job,
+    )
+    return said[-1]
+
+
+def _restore_ctc(model: str | Path, device: str) -> EncDecCTCModel:
+    return require_ctc(restore(model, device))
 
 
 def chosen(labels: Sequence[PseudoLabel], min_score: float | None = None, keep: float | None = None) -> list[bool]:
@@ -103,7 +234,7 @@ def chosen(labels: Sequence[PseudoLabel], min_score: float | None = None, keep: 
     if keep is None:
         return [bool(label.text) and label.score >= (min_score or 0.0) for label in labels]
     check_number("keep", keep, above=0, most=1)
-    room = keep * sum(label.duration for label in labels)
+    room = (keep + 1e-10) * sum(label.duration for label in labels)  # keep=1 keeps all, though sums are rounded
     kept = [False] * len(labels)
     for number in sorted(range(len(labels)), key=lambda number: -labels[number].score):
         if labels[number].text and labels[number].duration <= room:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import numpy as np
+
 from nemo_speechlm.errors import SpeechLMError
 
 _NAME = re.compile(r"(\d+)-(\d+)(?:\.(\w+))?\.(jsonl|part)")
@@ -37,9 +39,13 @@ class BatchedLines:
     def __init__(self, size: int):
         self.size = size
 
+    def begin(self, position: int) -> int:
+        """Where the batch that has the line ``position`` begins; behind the last line, there."""
+        return position // self.size * self.size
+
     def end(self, position: int, last: int) -> int:
         """Where the batch that has the line ``position`` ends, in a chunk that ends at ``last``."""
-        return min(last, position // self.size * self.size + self.size)
+        return min(last, self.begin(position) + self.size)
 
     def of(self, chunk: Chunk) -> Iterator[Chunk]:
         """The batches of a chunk."""
@@ -48,6 +54,31 @@ class BatchedLines:
             end = self.end(position, chunk.last)
             yield Chunk(position, end)
             position = end
+
+
+class ListedBatches(BatchedLines):
+    """Batches of different sizes.
+
+    Args:
+        ends: (N,) line behind the last one of each, rising; the last is the number of lines.
+    """
+
+    def __init__(self, ends: Sequence[int] | np.ndarray):
+        self._ends = np.asarray(ends, dtype=np.int64)
+
+    def begin(self, position: int) -> int:
+        """See :class:`BatchedLines`."""
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        return int(self._ends[number - 1]) if number else 0
+
+    def end(self, position: int, last: int) -> int:
+        """See :class:`BatchedLines`."""
+        return min(last, int(self._ends[np.searchsorted(self._ends, position, side="right")]))
+
+    @property
+    def digest(self) -> str:
+        """Of where they end."""
+        return hashlib.sha256(self._ends.tobytes()).hexdigest()
 
 
 def chunk_path(folder: Path, chunk: Chunk) -> Path:
@@ -165,6 +196,14 @@ def gaps(done: Iterable[Chunk], chunk: Chunk) -> list[Chunk]:
     if position < chunk.last:
         missing.append(Chunk(position, chunk.last))
     return [each for each in missing if each.size > 0]
+
+
+def has_results(folder: Path) -> bool:
+    """Whether there is a line of anybody's in chunk files; nothing is touched."""
+    if not folder.is_dir():
+        return False
+    header = len(_header("0" * 64, Chunk(0, 0)))
+    return any(not attempt or path.stat().st_size > 2 * header for path, _, attempt in _files(folder))
 
 
 def count_done(folder: Path, within: Chunk) -> int:

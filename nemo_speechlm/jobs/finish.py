@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import Record, atomic_write, dump_line
-from nemo_speechlm.jobs.chunks import Chunk, gaps, read_chunk
+from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, gaps, read_chunk
 from nemo_speechlm.jobs.lines import LineIndex
 from nemo_speechlm.jobs.plan import Plan
 from nemo_speechlm.jobs.progress import JobFolder, skipped_path
@@ -19,11 +19,25 @@ _SKIPPED = '{"_skipped": '
 """How the record of a skipped line begins."""
 
 
+class Skipped(NamedTuple):
+    """A line without a result.
+
+    Attributes:
+        reason: why.
+        line: its number in the source.
+        path: the file at fault, if that is not the source.
+    """
+
+    reason: str
+    line: int
+    path: str | None
+
+
 class Results:
     """All records of a job, or of a part of it, in the order of the lines."""
 
-    def __init__(self, folder: JobFolder, plan: Plan, part: Chunk, index: LineIndex):
-        self._folder, self._plan, self._part, self._index = folder, plan, part, index
+    def __init__(self, folder: JobFolder, plan: Plan, batches: BatchedLines, part: Chunk, index: LineIndex):
+        self._folder, self._plan, self._batches, self._part, self._index = folder, plan, batches, part, index
 
     def chunks(self) -> Iterator[list[bytes]]:
         """The records of each chunk, as the lines they were written as.
@@ -31,11 +45,19 @@ class Results:
         Raises:
             SpeechLMError: if a file is not as it was written.
         """
-        chunks = self._folder.chunks(self._plan)
+        chunks = self._folder.chunks(self._plan, self._batches)
         if gaps(chunks, self._part):
             raise SpeechLMError(f"{self._folder.path}: some of its files were damaged; run the command again")
         for chunk in chunks:
             yield read_chunk(self._folder.path, self._plan.digest, chunk)
+
+    def records(self) -> Iterator[Record | Skipped]:
+        """The result of each line, or why it has none."""
+        for chunk in self.chunks():
+            for line in chunk:
+                record = json.loads(line)
+                skipped = "_skipped" in record
+                yield Skipped(record["_skipped"], record["_line"], record.get("_path")) if skipped else record
 
     def placed(self, place: Place) -> Iterator[Path | str | None]:
         """Where ``place`` says that each record goes which was not skipped."""
@@ -52,6 +74,7 @@ def finish(
     output: Path,
     source: Path,
     place: Place | None,
+    written: Callable[[Record], Record] | None,
     before_rename: Callable[[Path], None] | None,
     may_be_empty: bool,
 ) -> JobReport:
@@ -64,7 +87,7 @@ def finish(
         InputError: if nothing could be used.
     """
     with ExitStack() as stack:
-        files = _Files(stack, output, source, before_rename)
+        files = _Files(stack, output, source, written, before_rename)
         if place is None:
             for chunk in results.chunks():
                 files.put_chunk(chunk)
@@ -85,9 +108,14 @@ class _Files:
     """The files that a job makes, and what is in them."""
 
     def __init__(
-        self, stack: ExitStack, output: Path, source: Path, before_rename: Callable[[Path], None] | None = None
+        self,
+        stack: ExitStack,
+        output: Path,
+        source: Path,
+        written: Callable[[Record], Record] | None,
+        before_rename: Callable[[Path], None] | None,
     ):
-        self._stack, self._output, self._source = stack, output, source
+        self._stack, self._output, self._source, self._written = stack, output, source, written
         self.report = JobReport()
         self._building = stack.enter_context(atomic_write(output, before_rename))
         self._skipped = stack.enter_context(atomic_write(skipped_path(output)))
@@ -96,7 +124,7 @@ class _Files:
     def put_chunk(self, chunk: list[bytes]) -> None:
         """Write the records of a chunk; at once if they are all for the output and say nothing that is counted."""
         body = b"".join(chunk)
-        if _SKIPPED.encode() in body or CUT_PHONES.encode() in body:
+        if _SKIPPED.encode() in body or CUT_PHONES.encode() in body or self._written is not None:
             for line in chunk:
                 self.put(line.decode())
         else:
@@ -120,6 +148,8 @@ class _Files:
             self._skipped.write(dump_line({**item, "reason": where}))
             return
         self.report.wrote(record)
+        if self._written is not None:
+            line = dump_line(self._written(json.loads(line)))
         if where is None or where == self._output:
             self._building.write(line)
             return

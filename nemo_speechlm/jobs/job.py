@@ -14,8 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite
-from nemo_speechlm.jobs.chunks import Chunk, gaps
+from nemo_speechlm.files import Record, refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, ListedBatches, gaps
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
 from nemo_speechlm.jobs.engines.local import LocalEngine
 from nemo_speechlm.jobs.finish import Results, finish
@@ -38,12 +38,15 @@ def run_job(
     settings: dict[str, Any],
     workers: int | None = 1,
     batch_size: int | None = None,
+    batch_ends: Sequence[int] | None = None,
     shard: Shard | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
     max_lines: int | None = None,
     place: Place | None = None,
+    written: Callable[[Record], Record] | None = None,
     others: Sequence[Path] = (),
+    ending: Callable[[Results], JobReport] | None = None,
     before_rename: Callable[[Path], None] | None = None,
     engine: Executor | None = None,
     most_workers: int | None = None,
@@ -66,12 +69,15 @@ def run_job(
             has room for.
         batch_size: None if ``make_work`` makes a :data:`Work`; else it makes a :data:`BatchWork`, and this many lines
             are given to it at once.
+        batch_ends: instead, the line behind the last one of each batch, counted from 0 and without blank ones.
         shard: do this part of the lines only; ``output`` is the shard's.
         skip_bad: list bad input in ``<output>.skipped.jsonl`` and go on, instead of raising at the first. Lines at
             which the work fails in another way, or its process dies, are bad input too.
         overwrite: replace an existing output, and what a job of other settings has done so far.
         max_lines: non-blank lines of the source to read; None reads all.
         place: where each record goes, if that depends on all of them (duplicates, held-out lines).
+        written: makes a record of a result what stands in the output; None is the result itself.
+        ending: makes the output of all results in another way than to write them line by line.
         others: the files besides ``output`` that ``place`` names.
         before_rename: called with the finished output before it takes its name; so what it makes exists first.
         engine: where the workers run; None is this machine.
@@ -102,26 +108,34 @@ def run_job(
         if not folder.exists():  # else it may have been killed between naming its files
             refuse_all()
         index = _index(source, folder, max_lines)
-        plan = Plan.of(index.digest, index.total, batch_size or 1, {**settings, "version": versions(libraries)})
+        batches = BatchedLines(batch_size or 1) if batch_ends is None else ListedBatches(batch_ends)
+        made = {**settings, "version": versions(libraries)}
+        if isinstance(batches, ListedBatches):
+            made["batches"] = batches.digest
+        plan = Plan.of(index.digest, index.total, batch_size or 1, made)
         if not overwrite:
             folder.refuse_other(plan)
         part = Chunk(0, index.total) if shard is None else Chunk(*shard.part(index.total, plan.batch_size))
-        done = folder.chunks(plan)
+        done = folder.chunks(plan, batches)
         missing = gaps(done, part)
         if missing or not folder.exists():
             refuse_all()
         folder.begin(plan, index, done)
-        work = ChunkWork(folder.path.resolve(), plan.digest, source, make_work, batch_size, skip_bad)
+        single = batch_size is None and batch_ends is None
+        work = ChunkWork(folder.path.resolve(), plan.digest, source, make_work, batches, single, skip_bad)
         resources = Resources(engine.default_workers(most_workers) if workers is None else workers)
         left = sum(chunk.size for chunk in missing)
         with tqdm(total=part.size, initial=part.size - left, desc=description, unit=unit, smoothing=0.1) as bar:
             try:
                 engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
             except SpeechLMError:
-                folder.remove_if_bare(plan)
+                folder.remove_if_bare()
                 raise
-        results = Results(folder, plan, part, index)
-        report = finish(results, output, source, place, before_rename, may_be_empty=shard is not None)
+        results = Results(folder, plan, batches, part, index)
+        if ending is not None:
+            report = ending(results)
+        else:
+            report = finish(results, output, source, place, written, before_rename, may_be_empty=shard is not None)
         if shard is not None:
             save_shard_plan(output, plan, shard, report, given)
         folder.remove()

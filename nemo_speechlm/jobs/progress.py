@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, scan
+from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, has_results, scan
 from nemo_speechlm.jobs.lines import LineIndex
 from nemo_speechlm.jobs.plan import Plan, load_plan, save_json
 
@@ -34,14 +34,14 @@ class JobFolder:
         """Whether there is a job. A folder without a plan is what was left when a finished one was removed."""
         return self._plan.exists()
 
-    def chunks(self, plan: Plan) -> list[Chunk]:
+    def chunks(self, plan: Plan, batches: BatchedLines) -> list[Chunk]:
         """What is done of this plan already; nothing if the folder is another plan's."""
         try:
             if json.loads(self._plan.read_text(encoding="utf-8")) != asdict(plan):
                 return []
         except (FileNotFoundError, ValueError):
             return []
-        return scan(self.path, plan.digest, BatchedLines(plan.batch_size))
+        return scan(self.path, plan.digest, batches)
 
     def refuse_other(self, plan: Plan) -> None:
         """Raise if another plan's job has done something here already, which beginning this one would remove.
@@ -53,7 +53,7 @@ class JobFolder:
             other = load_plan(json.loads(self._plan.read_text(encoding="utf-8")), self._plan)
         except (OSError, ValueError, InputError):
             return
-        if other != plan and scan(self.path, other.digest, BatchedLines(other.batch_size)):
+        if other != plan and has_results(self.path):
             raise InputError(
                 f"its job was begun with {other.difference(plan)}; give that again to go on, "
                 "overwrite=true to begin anew, or another output",
@@ -71,9 +71,9 @@ class JobFolder:
         index.save(self.path)
         save_json(asdict(plan), self._plan)
 
-    def remove_if_bare(self, plan: Plan) -> None:
+    def remove_if_bare(self) -> None:
         """Remove it if nothing is in it that somebody may want: results, or logs of SLURM's jobs."""
-        if not self.chunks(plan) and not any(path.is_dir() for path in self.path.iterdir()):
+        if not has_results(self.path) and not any(path.is_dir() for path in self.path.iterdir()):
             self.remove()
 
     def remove(self) -> None:

@@ -40,7 +40,7 @@ class ManifestStage:
 
     def setup(self, *_: Any) -> None:
         """Make the function over lines; a worker calls this before its first batch, or the first batch does."""
-        self._work = on_batches(self.make_work(), 1 if self.batches else None)
+        self._work = on_batches(self.make_work(), not self.batches)
 
     def process(self, entries: Sequence[Record]) -> list[Record]:
         """Work on entries of a manifest; returns as many, in their order.

@@ -56,7 +56,8 @@ class ChunkWork:
         plan: its digest.
         source: what messages name.
         make_work: makes the function over lines, once in each worker.
-        batch_size: lines given to that function at once; None for a function over one line.
+        batches: of lines, which are given to that function at once.
+        single: whether it is a function over one line.
         skip_bad: write down why a line is bad and go on.
         timeout: seconds that a batch may take; the process ends then. None waits for ever.
     """
@@ -65,14 +66,10 @@ class ChunkWork:
     plan: str
     source: Path
     make_work: Callable[[], Work] | Callable[[], BatchWork]
-    batch_size: int | None
+    batches: BatchedLines
+    single: bool
     skip_bad: bool
     timeout: float | None = None
-
-    @property
-    def batches(self) -> BatchedLines:
-        """How lines are divided into batches."""
-        return BatchedLines(self.batch_size or 1)
 
     def start(self) -> "ChunkMaker":
         """Make the function over lines; this may take long, and raise."""
@@ -103,7 +100,7 @@ class ChunkMaker:
 
     def __init__(self, work: ChunkWork):
         self._job, self._index = work, LineIndex.load(work.folder)
-        self._work = on_batches(work.make_work(), work.batch_size)
+        self._work = on_batches(work.make_work(), work.single)
 
     def __call__(self, chunk: Chunk, attempt: str, done: Callable[[int], None]) -> None:
         """Make a chunk's file.
@@ -177,9 +174,9 @@ def solve(work: BatchWork, lines: Numbered) -> list[Any]:
         return solve(work, lines[:middle]) + solve(work, lines[middle:])
 
 
-def on_batches(made: Any, batch_size: int | None) -> BatchWork:
-    """What ``make_work`` made, as work on batches; ``batch_size`` is None if it is work on single lines."""
-    return made if batch_size is not None else functools.partial(_each, made)
+def on_batches(made: Any, single: bool) -> BatchWork:
+    """What ``make_work`` made, as work on batches; ``single`` if it is work on single lines."""
+    return functools.partial(_each, made) if single else made
 
 
 def _each(work: Work, lines: Numbered) -> list[Result]:

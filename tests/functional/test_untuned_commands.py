@@ -50,7 +50,8 @@ def test_pseudo_labels(tmp_path, corpus, pretrained, capfd):
     told = capfd.readouterr().out
     assert "kept: 4 of 4 utterances" in told
     assert "of the 4 with a transcript" in told
-    before = {record["audio_filepath"]: record for _, record in read_manifest(corpus.speech)}
+    audio = corpus.speech.parent
+    before = {str(audio / record["audio_filepath"]): record for _, record in read_manifest(corpus.speech)}
     for _, record in read_manifest(tmp_path / "own.json", ["text", "score", "reference"]):
         assert record["reference"] == before[record["audio_filepath"]]["text"]
         assert 0 < record["score"] <= 1

@@ -1,12 +1,23 @@
 """Which utterances become training data."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
+import soundfile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from nemo_speechlm.data.manifests.lines import write_manifest
+from nemo_speechlm.decoding.decoders import greedy
+from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.pseudo_labels import summary
-from nemo_speechlm.inference.pseudo_labels import PseudoLabel, chosen, read_speech
+from nemo_speechlm.inference import pseudo_labels
+from nemo_speechlm.inference.pseudo_labels import PseudoLabel, chosen, label_manifest
 
 LABELS = [
     PseudoLabel({"text": "a b"}, 10.0, "a b", 0.9),
@@ -69,7 +80,98 @@ def test_a_second_round_keeps_the_true_transcript():
     assert "WER 0.0%" in summary([second], [True])
 
 
-def test_an_empty_manifest(tmp_path):
-    (tmp_path / "none.json").write_text("")
-    with pytest.raises(InputError, match=r"none\.json"):
-        read_speech(tmp_path / "none.json")
+class Speaks(torch.nn.Module):
+    """Stands in for a CTC model of a and b, and for its text: an utterance's sign is its label."""
+
+    device = torch.device("cpu")
+    cfg = OmegaConf.create({"sample_rate": 16000})
+    labels = ("a", "b")
+
+    def forward(self, input_signal, input_signal_length):
+        frames = input_signal_length // 1600
+        probabilities = torch.full((len(frames), int(frames.max()), 3), 0.1)
+        probabilities[..., 2] = 0.8
+        for row, audio, samples in zip(probabilities, input_signal, input_signal_length, strict=True):
+            row[0] = 0.1
+            row[0, int(audio[0] > 0)] = 1 - samples / 1e5
+        return probabilities.log(), frames, None
+
+    @classmethod
+    def of(cls, model, options):
+        return model
+
+    def decode(self, log_probs, options, quiet):
+        return [greedy(x) for x in log_probs]
+
+    def text(self, found):
+        return "".join(self.labels[token] for token in found.tokens)
+
+
+@pytest.fixture
+def label(tmp_path, monkeypatch):
+    """Labels a manifest of six files; the fourth breaks off behind its header, the last line is a list."""
+    monkeypatch.setattr(pseudo_labels, "_restore_ctc", lambda model, device: Speaks())
+    monkeypatch.setattr(pseudo_labels, "CTCText", Speaks)
+    monkeypatch.setattr(pseudo_labels, "TOGETHER", 3)
+    (tmp_path / "model.nemo").write_bytes(b"weights")
+    (tmp_path / "in").mkdir()
+    for index in range(6):
+        noise = np.random.default_rng(0).uniform(0.1, 0.9, 3200 + 800 * index)
+        signal = noise if index % 2 else -noise
+        soundfile.write(tmp_path / "in" / f"{index}.flac", signal, 16000)
+    manifest = tmp_path / "in/speech.json"
+    write_manifest(manifest, [{"audio_filepath": f"{index}.flac", "text": "b"} for index in range(6)])
+
+    def run(output="out.json", **options):
+        how = {"summary": lambda labels, kept: f"{sum(kept)} of {len(labels)}"} | options
+        return label_manifest(tmp_path / "model.nemo", manifest, tmp_path / output, DecodingOptions(), **how)
+
+    return run
+
+
+def test_labels_are_those_of_the_lines(label, tmp_path):
+    """Paths hold where the output is; what is not kept is listed."""
+    assert label(min_score=0.95) == "3 of 6"
+    kept = [json.loads(line) for line in (tmp_path / "out.json").read_text().splitlines()]
+    assert [line["text"] for line in kept] == ["a", "b", "a"]
+    assert [line["score"] for line in kept] == [0.968, 0.96, 0.952]
+    assert [line["reference"] for line in kept] == ["b"] * 3
+    assert [Path(line["audio_filepath"]) for line in kept] == [tmp_path / "in" / f"{i}.flac" for i in range(3)]
+    left = [json.loads(line) for line in (tmp_path / "out.json.skipped.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["reason"]) for line in left] == [
+        (n, "less sure than min_score=0.95") for n in (4, 5, 6)
+    ]
+
+
+def test_bad_lines_are_left_out(label, tmp_path):
+    audio = tmp_path / "in/3.flac"
+    audio.write_bytes(audio.read_bytes()[:3000])
+    with open(tmp_path / "in/speech.json", "a") as file:
+        file.write("[]\n")
+    with pytest.raises(InputError, match=r"speech\.json:4: .*3\.flac"):
+        label()
+    assert label(skip_bad=True) == "5 of 5", "it goes on with the lines from the fourth on"
+    left = [json.loads(line) for line in (tmp_path / "out.json.skipped.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in left] == [4, 7]
+
+
+def test_thresholds_may_change_while_a_job_is_under_way(label, tmp_path, monkeypatch):
+    """None was kept; nothing is recognized again. Another model is another job."""
+
+    def none(labels, kept):
+        raise InputError("none of them is kept")
+
+    with pytest.raises(InputError, match="none of them is kept"):
+        label(min_score=1, summary=none)
+    monkeypatch.setattr(Speaks, "forward", None)
+    (tmp_path / "model.nemo").write_bytes(b"others")
+    with pytest.raises(InputError, match=r'out\.json: its job was begun with another content of .*model\.nemo \("'):
+        label(keep=1)
+    (tmp_path / "model.nemo").write_bytes(b"weights")
+    assert label(keep=1) == "6 of 6"
+
+
+def test_an_empty_manifest(label, tmp_path):
+    (tmp_path / "in/speech.json").write_text("")
+    with pytest.raises(InputError, match=r"speech\.json: the manifest is empty"):
+        label()

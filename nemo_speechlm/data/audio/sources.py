@@ -47,6 +47,14 @@ def naming(source: Path | TarAudio) -> Record:
     return {"audio_filepath": source.name, TAR: source.absolute().path}
 
 
+def moved_record(record: Record, manifest: str | Path, output: str | Path) -> Record:
+    """A record of a manifest as it stands in another: relative paths are relative to their manifest."""
+    path = Path(record["audio_filepath"]).expanduser()
+    if path.is_absolute() or Path(manifest).parent.resolve() == Path(output).parent.resolve():
+        return record
+    return record | naming(audio_source(record, manifest, 0).resolve())
+
+
 def in_tar(record: Record, tar: str, manifest: str | Path, number: int) -> TarAudio:
     """The audio of a record, in a tar that is known.
 

@@ -1,36 +1,57 @@
-"""Features of utterances from any of our models, a file for each or shards, in batches of similar length.
-
-Axis legend: B utterances, S samples, T frames, D width, L layers.
-"""
+"""Features of utterances from any of our models, a file for each or shards, in batches of similar length."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
+from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.data.manifests.lines import write_manifest
-from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, partial_path, plain
-from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.files import Record, atomic_write, file_digest, partial_path, plain
+from nemo_speechlm.inference.audio_batches import Utterance
 from nemo_speechlm.inference.features.options import FeatureOptions
-from nemo_speechlm.inference.features.shards import frames_of_shard, shard_files, write_card, write_shard
+from nemo_speechlm.inference.features.shards import join_pieces, shard_files, write_card
+from nemo_speechlm.inference.features.work import FeatureItem, FeatureWork
+from nemo_speechlm.jobs.engines.executor import Executor
+from nemo_speechlm.jobs.finish import Results, Skipped
+from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.jobs.progress import progress_path
+from nemo_speechlm.jobs.report import JobReport
+from nemo_speechlm.jobs.versions import versions
 from nemo_speechlm.locks import lock_path, only_writer
-from nemo_speechlm.models.common.precision import autocast
+from nemo_speechlm.models.common.hub import model_file
 
 BATCH_DURATION = 120.0
 """Seconds of audio in a batch unless said otherwise."""
 
+_TOGETHER = 8
+"""Batches that a worker is given at once: what it reads ahead."""
+
 _MANIFEST = "features.jsonl"
 """The last file written in the folder: if it exists, all features do."""
+
+_LIBRARIES = ("torch", "nemo_toolkit", "soundfile", "soxr")
+
+
+class Extracted(NamedTuple):
+    """What was done.
+
+    Attributes:
+        utterances: that have features.
+        now: how many of them were made now.
+        skipped: utterances that were left out.
+    """
+
+    utterances: int
+    now: int
+    skipped: int
 
 
 def extract(
@@ -42,8 +63,12 @@ def extract(
     *,
     model_path: str | Path | Mapping[str, Any],
     overwrite: bool = False,
-) -> int:
-    """Write a file for each utterance that has none yet, then the manifest.
+    skip_bad: bool = False,
+    engine: Executor | None = None,
+    workers: int | None = 1,
+    remake: Callable[[], Any] | None = None,
+) -> Extracted:
+    """Write features for each utterance that has none yet, then the manifest. This is a job, see :func:`run_job`.
 
     Args:
         model: as :func:`~nemo_speechlm.models.common.restore.restore_extractor` returns it.
@@ -54,92 +79,154 @@ def extract(
         model_path: the model's file, or what says as much of a model that has none; features of another model are
             not continued.
         overwrite: start anew.
-
-    Returns:
-        how many files were written now.
+        skip_bad: list utterances that cannot be used, and go on.
+        engine: where workers run; None is this machine.
+        workers: of the engine.
+        remake: makes the model in other processes; None if there are to be none.
 
     Raises:
-        InputError: if the folder holds features of other settings, unless ``overwrite``.
+        InputError: if the folder holds features of other settings, unless ``overwrite``; or at an utterance that
+            cannot be used, unless ``skip_bad``.
     """
     folder = Path(output)
-    options.layer_numbers(model.encoder.num_layers)  # errors come before the folder is made
+    numbers = options.layer_numbers(model.encoder.num_layers)  # errors come before the folder is made
     if folder.is_file():
         raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
-        origin = model_path if isinstance(model_path, Mapping) else model_origin(Path(model_path))
-        return _extract(model, utterances, skipped, folder, options, origin, overwrite)
+        origin = model_path if isinstance(model_path, Mapping) else model_origin(model_file(model_path))
+        _open(folder, options, numbers, utterances, origin, overwrite)
+        if options.format == "huggingface":
+            write_card(folder, numbers)
+        items = _items(folder, model, utterances, options, len(numbers))
+        new = sum(not (folder / item.file).exists() for item in items)
+        listing = partial_path(folder / "inputs.jsonl")
+        order = list(range(len(items)))
+        if options.format != "huggingface":
+            order.sort(key=lambda number: items[number].place)
+        with atomic_write(listing) as file:
+            file.writelines(items[number].line() for number in order)
+        work = FeatureWork(remake or _no_other_process, folder, options, numbers, model)
+        try:
+            report = run_job(
+                listing,
+                folder / _MANIFEST,
+                work,
+                settings={"model": origin.get("model_sha256", plain(origin)), "options": _decisive(options, numbers)},
+                libraries=_LIBRARIES,
+                engine=engine,
+                workers=workers,
+                most_workers=1,
+                batch_ends=_ends([items[number] for number in order], options),
+                skip_bad=skip_bad,
+                overwrite=True,  # other settings were refused before
+                ending=lambda results: _end(results, folder, items, order, skipped),
+                description="extract features",
+                unit="utterance",
+            )
+        except InputError as error:
+            if error.path == str(listing) and error.line is not None:
+                raise InputError(error.reason, str(items[order[error.line - 1]].utterance.path)) from error
+            raise
+        finally:
+            listing.unlink(missing_ok=True)
+        left_out = report.skipped.total()
+        return Extracted(report.written, max(0, new - left_out), len(skipped) + left_out)
 
 
 def model_origin(path: Path) -> dict[str, Any]:
     """Which model a file holds."""
-    stat = path.stat()
-    return {"model": str(path.absolute()), "model_bytes": stat.st_size, "model_time": stat.st_mtime_ns}
+    return {"model": str(path.absolute()), "model_sha256": file_digest(path)}
 
 
-def _extract(
-    model: Any,
-    utterances: Sequence[Utterance],
-    skipped: Sequence[InputError],
-    folder: Path,
-    options: FeatureOptions,
-    origin: Mapping[str, Any],
-    overwrite: bool,
-) -> int:
-    """:func:`extract`, once this process alone writes the folder."""
-    numbers = options.layer_numbers(model.encoder.num_layers)
-    _open(folder, options, numbers, utterances, origin, overwrite)
-    names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
-    sharded = options.format == "huggingface"
-    if sharded:
-        files = _shard_files(folder, model, utterances, options, len(numbers))
-        write_card(folder, numbers)
-    else:
-        files = [folder / "features" / f"{name}.{options.format}" for name in names]
-    todo = [index for index, file in enumerate(files) if not file.exists()]
-    passes = [list(own) for _, own in groupby(todo, key=files.__getitem__)] if sharded else [todo]
-    with (
-        torch.inference_mode(),
-        autocast(model.device.type, options.precision),
-        tqdm(total=len(files), initial=len(files) - len(todo), unit="utterance") as bar,
-    ):
-        for own in passes:
-            kept: dict[int, Tensor] = {}
-            for index, states in _states(model, utterances, own, numbers, options):
-                if sharded:
-                    kept[index] = states.clone()
-                else:
-                    _write(files[index], states, numbers)
-                bar.update()
-            if kept:
-                records = [utterances[index].record for index in own]
-                write_shard(files[own[0]], [names[i] for i in own], records, [kept[i] for i in own], numbers)
-    frames = _rows(files) if sharded else [{"num_frames": _num_frames(file)} for file in files]
-    lines = [
-        utterance.record | {"features_filepath": str(file.relative_to(folder)), **more}
-        for utterance, file, more in zip(utterances, files, frames, strict=True)
-    ]
-    write_manifest(folder / _MANIFEST, lines)
-    if skipped:
-        write_manifest(folder / "skipped.jsonl", [{"reason": str(error)} for error in skipped])
-    return len(todo)
+def _no_other_process() -> Any:
+    raise SpeechLMError("this model has no file, so no other process can make it")
 
 
-def _states(
-    model: Any, utterances: Sequence[Utterance], own: Sequence[int], numbers: Sequence[int], options: FeatureOptions
-) -> Iterator[tuple[int, Tensor]]:
-    """(index, features (L, T, D)) of some of the utterances, in the order of their length."""
+def _items(
+    folder: Path, model: Any, utterances: Sequence[Utterance], options: FeatureOptions, layers: int
+) -> list[FeatureItem]:
+    """The lines of the job, in the order of the utterances."""
     batch_duration = options.batch_duration
     if batch_duration is None:
         batch_duration = 0.0 if getattr(model.encoder.front_end, "released_padding", False) else BATCH_DURATION
-    sample_rate = int(model.cfg.get("sample_rate", 16000))
-    batches, loader = audio_loader([utterances[i] for i in own], sample_rate, batch_duration, options.num_workers)
-    for batch, (audio, samples, *_) in zip(batches, loader, strict=True):
-        layers, frames = model.extract_features(
-            audio.to(model.device), samples.to(model.device), [number - 1 for number in numbers]
+    names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
+    if options.format == "huggingface":
+        files = [str(path.relative_to(folder)) for path in _shard_files(folder, model, utterances, options, layers)]
+        groups = [list(own) for _, own in groupby(range(len(files)), key=files.__getitem__)]
+    else:
+        files = [f"features/{name}.{options.format}" for name in names]
+        groups = [list(range(len(files)))]
+    batch_of, together = np.zeros(len(files), dtype=np.int64), np.ones(len(files), dtype=np.int64)
+    count = 0
+    for group in groups:
+        if options.format == "huggingface":
+            together[group] = len(group)
+        for own in batches_by_length([utterances[i].duration for i in group], batch_duration, longest_first=True):
+            batch_of[np.asarray(group)[own]] = count
+            count += 1
+    return [
+        FeatureItem(utterance, name, file, batch, size)
+        for utterance, name, file, batch, size in zip(
+            utterances, names, files, batch_of.tolist(), together.tolist(), strict=True
         )
-        stacked = torch.stack(layers, dim=1).to("cpu", getattr(torch, options.dtype))
-        for i, states, length in zip(batch, stacked, frames.tolist(), strict=True):
-            yield own[i], states[:, :length]
+    ]
+
+
+def _ends(items: Sequence[FeatureItem], options: FeatureOptions) -> list[int]:
+    """Where the batches of the job end: at those of shards, or after some batches of the model."""
+    sharded = options.format == "huggingface"
+    groups = [item.file if sharded else item.batch // _TOGETHER for item in items]
+    changes = [number for number in range(1, len(items)) if groups[number] != groups[number - 1]]
+    return [*changes, len(items)]
+
+
+def _end(
+    results: Results, folder: Path, items: Sequence[FeatureItem], order: Sequence[int], skipped: Sequence[InputError]
+) -> JobReport:
+    """Put together shards of which pieces were made, and write the manifest."""
+    report = JobReport()
+    found: list[Record | None] = [None] * len(items)
+    reasons = [str(error) for error in skipped]
+    for number, result in zip(order, results.records(), strict=True):
+        if isinstance(result, Skipped):
+            report.skip(result.reason)
+            reasons.append(f"{result.path or items[number].utterance.path}: {result.reason}")
+        else:
+            report.wrote(result)
+            found[number] = result
+    if not report.written:
+        raise InputError(f"nothing in its input could be used: {report}", folder)
+    pieces = _join(folder, items, found)
+    write_manifest(folder / _MANIFEST, _lines(items, found))
+    if reasons:
+        write_manifest(folder / "skipped.jsonl", [{"reason": reason} for reason in reasons])
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
+    return report
+
+
+def _join(folder: Path, items: Sequence[FeatureItem], found: Sequence[Record | None]) -> list[Path]:
+    """Make shards of their pieces; returns the pieces."""
+    pieces: dict[Path, dict[Path, None]] = {}
+    for item, record in zip(items, found, strict=True):
+        if record is not None and "piece" in record:
+            path = folder / item.file
+            pieces.setdefault(path, {})[path.with_name(record["piece"])] = None
+    for path, own in pieces.items():
+        join_pieces(path, list(own))
+    return [piece for own in pieces.values() for piece in own]
+
+
+def _lines(items: Sequence[FeatureItem], found: Sequence[Record | None]) -> Iterator[Record]:
+    """Lines of the manifest."""
+    rows: dict[str, int] = {}
+    for item, record in zip(items, found, strict=True):
+        if record is None:
+            continue
+        made: Record = {"features_filepath": item.file}
+        if "row" in record:
+            made["features_row"] = rows[item.file] = rows.get(item.file, -1) + 1
+        yield item.utterance.record | made | {"num_frames": record["num_frames"]}
 
 
 def _shard_files(
@@ -149,13 +236,11 @@ def _shard_files(
     return shard_files(folder, [u.duration for u in utterances], values * getattr(torch, options.dtype).itemsize)
 
 
-def _rows(files: Sequence[Path]) -> list[dict[str, int]]:
-    """Where each utterance is in its shard, and how long."""
-    return [
-        {"features_row": row, "num_frames": frames}
-        for file in dict.fromkeys(files)
-        for row, frames in enumerate(frames_of_shard(file))
-    ]
+def _decisive(options: FeatureOptions, numbers: Sequence[int]) -> dict[str, Any]:
+    """The options that decide the features."""
+    what = asdict(options) | {"layers": list(numbers)}
+    del what["num_workers"]
+    return what
 
 
 def _open(
@@ -167,50 +252,31 @@ def _open(
     overwrite: bool,
 ) -> None:
     """Write the settings into the folder, or check that they are the same."""
-    what = asdict(options) | {"layers": numbers} | dict(origin)
+    what = _decisive(options, numbers) | dict(origin)
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
-    del what["num_workers"]
-    what = plain(what)
+    what = plain(what) | {"version": versions(_LIBRARIES)}
     path = folder / "settings.json"
+    own = {lock_path(folder / _MANIFEST), progress_path(folder / _MANIFEST), partial_path(folder / "inputs.jsonl")}
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             before = {}
-        if before == what:
+        differ = [key for key in what if key != "model" and before.get(key) != what[key]]
+        if "model_sha256" not in what and before.get("model") != what["model"]:
+            differ.append("model")
+        if not differ:
             return
         if not overwrite:
-            differ = [key for key in what if before.get(key) != what[key]]
+            named = ["model" if key == "model_sha256" else key for key in differ]
             raise InputError(
-                f"was made with another {', '.join(differ)}; give another output, or overwrite=true", folder
+                f"was made with another {', '.join(named)}; give another output, or overwrite=true", folder
             )
-        for own in ("features", "data"):
-            shutil.rmtree(folder / own, ignore_errors=True)
-    elif set(folder.iterdir()) - {lock_path(folder / _MANIFEST)}:
+        for made in ("features", "data"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+        shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
+    elif set(folder.iterdir()) - own:
         raise InputError("holds other files; give a folder that is empty or not there yet", folder)
     (folder / ("data" if options.format == "huggingface" else "features")).mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         json.dump(what, file)
-
-
-def _write(path: Path, states_LTD: Tensor, numbers: Sequence[int]) -> None:
-    partial = partial_path(path)
-    try:
-        if path.suffix == ".npy":
-            np.save(partial, states_LTD.numpy())
-        else:
-            from safetensors.torch import save_file
-
-            save_file({f"layer_{n}": s.contiguous() for n, s in zip(numbers, states_LTD, strict=True)}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _num_frames(path: Path) -> int:
-    if path.suffix == ".npy":
-        return int(np.load(path, mmap_mode="r").shape[1])
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return int(file.get_slice(next(iter(file.keys()))).get_shape()[0])

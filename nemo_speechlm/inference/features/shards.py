@@ -5,6 +5,7 @@ Axis legend: T frames, D width, L layers.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -67,6 +68,31 @@ def write_shard(
         columns[f"layer_{number}"] = pa.ListArray.from_arrays(ends, rows)
     with whole_file(path) as partial:
         parquet.write_table(pa.table(columns), partial)
+
+
+def piece_path(path: Path, first: str) -> Path:
+    """Where a part of a shard's utterances is, that begins with this id, until all parts are there."""
+    return path.with_name(f".{path.stem}.{first}.parquet")
+
+
+def join_pieces(path: Path, pieces: Sequence[Path]) -> None:
+    """Make a shard of its pieces: the bytes of one that was written at once."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with whole_file(path) as partial:
+        table = pa.concat_tables([parquet.read_table(piece) for piece in pieces]).combine_chunks()
+        schema = pa.schema([(column.name, _as_written(column.type)) for column in table.schema])
+        parquet.write_table(table.cast(schema), partial)
+
+
+def _as_written(kind: Any) -> Any:
+    """The type of a column that was read: lists call their items otherwise then."""
+    import pyarrow as pa
+
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_type, kind.list_size)
+    return pa.list_(_as_written(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def frames_of_shard(path: Path) -> list[int]:

@@ -63,6 +63,14 @@ class Executor(ABC):
             most: that the work is good for on one machine; None is any number.
         """
 
+    def in_this_process(self, workers: int | None) -> bool:
+        """Whether so many workers are this process itself.
+
+        Args:
+            workers: None is what suits work that is good for one process on a machine, such as a model's.
+        """
+        return False
+
     @abstractmethod
     def run(
         self,
@@ -143,8 +151,7 @@ class _Queue:
         wanted = min(LARGEST, self.lines // (8 * self._workers if self._workers > 1 else 1))
         end = self._batches.end(chunk.first, chunk.last)
         if wanted > end - chunk.first:
-            whole = (chunk.first + wanted) // self._batches.size * self._batches.size
-            end = min(max(end, whole), chunk.last)
+            end = min(max(end, self._batches.begin(chunk.first + wanted)), chunk.last)
         self._chunks[:0] = [Chunk(end, chunk.last)] if end < chunk.last else []
         self.lines -= end - chunk.first
         return Chunk(chunk.first, end)

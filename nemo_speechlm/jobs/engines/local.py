@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -30,6 +30,10 @@ class LocalEngine(PoolExecutor):
     def default_workers(self, most: int | None = None) -> int:
         """One for each core that this process may use."""
         return min(default_workers(), most or default_workers())
+
+    def in_this_process(self, workers: int | None) -> bool:
+        """See :class:`Executor`."""
+        return (workers or 1) <= 1 and self.timeout is None
 
     def pool(self, work: ChunkWork, resources: Resources) -> Pool:
         """The processes, or this one."""
@@ -91,7 +95,8 @@ class Processes(Pool):
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self._work, theirs, self._stop), daemon=True)
-        process.start()
+        with _threads(max(1, default_workers() // self._workers)):
+            process.start()
         theirs.close()
         self._processes[ours] = process
         return ours
@@ -128,6 +133,20 @@ class Processes(Pool):
             end.close()
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Processes that are started meanwhile compute in so many threads, unless the user has said how many."""
+    name = "OMP_NUM_THREADS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(count)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 def _how(status: int) -> str:
     """How a process ended, for the user."""
     if status >= 0:
@@ -139,6 +158,7 @@ def _how(status: int) -> str:
 def _serve(work: ChunkWork, pipe: Connection, stop: Connection) -> None:
     """What a process does until it is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
+    multiprocessing.current_process().daemon = False  # it may start processes, which read ahead
     threading.Thread(target=_exit_at_end_of, args=(stop,), daemon=True).start()
     try:
         make = work.start()

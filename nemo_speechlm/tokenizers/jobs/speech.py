@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import Channel
-from nemo_speechlm.data.audio.sources import audio_source, naming
+from nemo_speechlm.data.audio.sources import moved_record
 from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
@@ -22,7 +22,6 @@ def make_speech_units_work(
     """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that adds units to the lines of a speech manifest."""
     manifest = Path(manifest)
     tokenizer = tokenizing.make()
-    moved = manifest.parent.resolve() != Path(output).parent.resolve()
 
     def read(number: int, line: str) -> SpeechInput:
         record = parse_line(line, manifest, number, ["audio_filepath"])
@@ -35,11 +34,7 @@ def make_speech_units_work(
     def written(record: Record, found: SpeechUnits) -> Record:
         record |= found.extra
         record["units"], record["unit_durations"] = " ".join(found.units), list(found.durations)
-        path = Path(record["audio_filepath"]).expanduser()
-        if moved and not path.is_absolute():  # relative paths are relative to their manifest
-            source = audio_source(record, manifest, 0)
-            record |= naming(source.resolve())
-        return record
+        return moved_record(record, manifest, output)
 
     def work(lines: Sequence[tuple[int, str]]) -> list[Record | InputError | SkipItem]:
         results: list[Record | InputError | SkipItem | None] = []

@@ -69,7 +69,7 @@ def test_states_of_text_and_of_pairs(pretrained, build, corpus, tmp_path, of):
 
 def test_states_that_were_interrupted_go_on(pretrained, tmp_path, monkeypatch):
     """Only what is missing is computed; a bad line is left out; files of before go when a shorter one takes over."""
-    (tmp_path / "text.json").write_text('{"text": "a cat"}\n{"text": "a cab"}\n{"text": ""}\n')
+    (tmp_path / "text.json").write_text('{"text": "tab"}\n{"text": "tab tab"}\n{"text": ""}\n')
     once, asked = states._states, []
 
     def stopping(*given):
@@ -85,7 +85,7 @@ def test_states_that_were_interrupted_go_on(pretrained, tmp_path, monkeypatch):
     assert asked == [1, 2, 2, 3]
     skipped = (tmp_path / "out/features.jsonl.skipped.jsonl").read_text()
     assert '"line": 3, "reason": "\'text\' is \'\', expected a sentence"' in skipped
-    (tmp_path / "text.json").write_text('{"text": "a cat"}\n')
+    (tmp_path / "text.json").write_text('{"text": "tab"}\n')
     assert extract_states(pretrained, tmp_path / "text.json", tmp_path / "out", overwrite=True) == 1
     assert [path.name for path in (tmp_path / "out/features").iterdir()] == ["0000000.safetensors"]
 

@@ -1,7 +1,8 @@
-"""Attention with relative positions: ``softmax((q k^T + q r^T) / sqrt(K)) v``, r being a row per distance.
+"""Attention with relative positions: ``softmax((q k^T + p r^T) / sqrt(K)) v``, r being a row per distance.
 
-``q r^T`` is one product with the few distances that are told apart; its columns are then laid where they belong.
-Nothing of the size (T, T, K) is ever made.
+``p r^T`` is one product with the few distances that are told apart; its columns are then laid where they belong.
+Nothing of the size (T, T, K) is ever made. In SpeechLM p is q, and all heads share the rows; in Transformer-XL, and so
+in the Conformer, q and p differ by learned biases, and each head has rows of its own.
 
 Axis legend: B batch, T frames, H heads, K width of a head, R distances.
 """
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from nemo_speechlm.kernels.cpu import is_fast
+from nemo_speechlm.kernels.cpu import full_precision, is_fast, is_fast_mixed
 from nemo_speechlm.kernels.dropout import keep_mask, keep_scale
 
 
@@ -21,7 +22,7 @@ class Positions(NamedTuple):
     """Rows of the distances j - i of key j from query i, from ``-before`` to ``after``; farther ones take the ends.
 
     Attributes:
-        rows_RK: (before + 1 + after, K).
+        rows_RK: (before + 1 + after, K), or (H, before + 1 + after, K) where each head has its own.
         before: the farthest distance that is told apart, backwards.
         after: the same, forwards.
     """
@@ -38,6 +39,7 @@ def relative_attention(
     positions: Positions | None = None,
     padding_BT: Tensor | None = None,
     dropout: float = 0.0,
+    p_BHTK: Tensor | None = None,
 ) -> Tensor:
     """Attend within each row.
 
@@ -48,16 +50,25 @@ def relative_attention(
         positions: None for none.
         padding_BT: True where a key is not to be seen; each row must have a key that is.
         dropout: on the attention's weights.
+        p_BHTK: what the rows of the distances are multiplied with; None: the queries.
 
     Returns:
         (B, T, H, K).
     """
-    if positions is not None and is_fast(q_BHTK, k_BHTK, v_BHTK, positions.rows_RK):
-        rows, before, after = positions
-        return _RelativeAttention.apply(q_BHTK, k_BHTK, v_BHTK, rows, before, after, padding_BT, dropout)
+    if positions is not None and is_fast_mixed(q_BHTK, k_BHTK, v_BHTK, positions.rows_RK, p_BHTK):
+        with full_precision():
+            q, k, v = (x.float() for x in (q_BHTK, k_BHTK, v_BHTK))
+            p = None if p_BHTK is None else p_BHTK.float()
+            return relative_attention(
+                q, k, v, positions._replace(rows_RK=positions.rows_RK.float()), padding_BT, dropout, p
+            )
+    if positions is not None and is_fast(q_BHTK, k_BHTK, v_BHTK, positions.rows_RK, p_BHTK):
+        rows, before, _ = positions
+        return _RelativeAttention.apply(q_BHTK, k_BHTK, v_BHTK, p_BHTK, rows, before, padding_BT, dropout)
     bias = None
     if positions is not None:
-        scores = torch.matmul(q_BHTK * q_BHTK.shape[-1] ** -0.5, positions.rows_RK.t().type_as(q_BHTK))
+        p = q_BHTK if p_BHTK is None else p_BHTK
+        scores = torch.matmul(p * q_BHTK.shape[-1] ** -0.5, positions.rows_RK.transpose(-1, -2).type_as(p))
         bias = _by_key(_widen(scores, positions))
     if padding_BT is not None:
         hidden = torch.zeros_like(padding_BT, dtype=q_BHTK.dtype).masked_fill_(padding_BT, -torch.inf)[:, None, None]
@@ -96,21 +107,22 @@ class _RelativeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows_RK: Tensor, before: int, after: int, padding: Tensor | None,
-        dropout: float,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, p: Tensor | None, rows: Tensor, before: int,
+        padding: Tensor | None, dropout: float,
     ) -> Tensor:  # fmt: skip
         B, H, T, K = q.shape
-        R, scale, left = len(rows_RK), K**-0.5, T - 1 - before
+        R, scale, left = rows.shape[-2], K**-0.5, T - 1 - before
         needs_gradient = any(ctx.needs_input_grad)
-        rows_KR = rows_RK.t() * scale
+        scaled = rows.transpose(-1, -2) * scale
         out = q.new_empty(B, T, H, K)
         wide, scores = q.new_empty(H, T, 2 * T - 1), q.new_empty(H, T, T)
         kept = q.new_empty(B if needs_gradient else 1, H, T, T)
         for b in range(B):
-            near = torch.matmul(q[b], rows_KR)
-            wide[..., left : left + R] = near
-            wide[..., :left] = near[..., :1]
-            wide[..., left + R :] = near[..., -1:]
+            near = torch.matmul(q[b] if p is None else p[b], scaled, out=wide if R == 2 * T - 1 else None)
+            if near is not wide:
+                wide[..., left : left + R] = near
+                wide[..., :left] = near[..., :1]
+                wide[..., left + R :] = near[..., -1:]
             torch.baddbmm(_by_key(wide), q[b], k[b].transpose(1, 2), alpha=scale, out=scores)
             if padding is not None:
                 scores.masked_fill_(padding[b], -torch.inf)
@@ -122,24 +134,25 @@ class _RelativeAttention(torch.autograd.Function):
             else:
                 out[b] = torch.bmm(weights, v[b]).transpose(0, 1)
         if needs_gradient:
-            ctx.save_for_backward(q, k, v, rows_RK, out, kept)
+            ctx.save_for_backward(q, k, v, p, rows, out, kept)
             ctx.before, ctx.dropout = before, dropout
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, rows_RK, out, kept = ctx.saved_tensors
+        q, k, v, p, rows, out, kept = ctx.saved_tensors
         B, H, T, K = q.shape
-        R = len(rows_RK)
+        R = rows.shape[-2]
         scale = K**-0.5
         left = T - 1 - ctx.before
         of_q, of_k, of_v = (torch.empty(B, T, H, K).transpose(1, 2) for _ in range(3))
-        of_rows = torch.zeros_like(rows_RK)
+        of_p = None if p is None else torch.empty(B, T, H, K).transpose(1, 2)
+        of_rows = torch.zeros_like(rows)
         wide = q.new_zeros(H, T, 2 * T - 1)  # what lies between its rows stays zero
         by_key = _by_key(wide)
         drift = (gradient * out).sum(-1).transpose(1, 2).unsqueeze(3)
-        scaled_rows = rows_RK * scale
+        scaled_rows = rows * scale
         # What is kept stays as it is: with retain_graph, it is read again.
         scratch = q.new_empty(H, T, T) if ctx.dropout else None
         for b, signed in enumerate(kept):
@@ -153,10 +166,22 @@ class _RelativeAttention(torch.autograd.Function):
             # A product reads the layout by keys in place: its rows are one apart from those by distance.
             of_query = torch.bmm(by_key, k[b]).mul_(scale)
             of_k[b] = torch.bmm(by_key.transpose(1, 2), q[b]).mul_(scale)
-            of_distances = wide[..., left : left + R].clone()
-            of_distances[..., 0] += wide[..., :left].sum(-1)
-            of_distances[..., -1] += wide[..., left + R :].sum(-1)
-            flat = of_distances.view(H * T, R)
-            of_q[b] = of_query.view(H * T, K).addmm_(flat, scaled_rows).view(H, T, K)
-            of_rows.addmm_(flat.t(), q[b].reshape(H * T, K), alpha=scale)
-        return of_q, of_k, of_v, of_rows, None, None, None, None
+            of_distances = wide
+            if R < 2 * T - 1:
+                of_distances = wide[..., left : left + R].clone()
+                of_distances[..., 0] += wide[..., :left].sum(-1)
+                of_distances[..., -1] += wide[..., left + R :].sum(-1)
+            by_rows = q[b] if p is None else p[b]
+            if rows.dim() == 3:
+                of_p_or_q = torch.bmm(of_distances, scaled_rows)
+                of_rows.baddbmm_(of_distances.transpose(1, 2), by_rows, alpha=scale)
+            else:
+                flat = of_distances.view(H * T, R)
+                of_p_or_q = torch.mm(flat, scaled_rows).view(H, T, K)
+                of_rows.addmm_(flat.t(), by_rows.reshape(H * T, K), alpha=scale)
+            if of_p is None:
+                of_query += of_p_or_q
+            else:
+                of_p[b] = of_p_or_q
+            of_q[b] = of_query
+        return of_q, of_k, of_v, of_p, of_rows, None, None, None

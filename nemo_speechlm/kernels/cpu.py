@@ -36,6 +36,28 @@ def is_fast(*tensors: Tensor | None) -> bool:
     return all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32) for t in tensors)
 
 
+def is_fast_mixed(*tensors: Tensor | None) -> bool:
+    """Whether these are tensors of a training on a CPU under autocast to bfloat16, computed now and not traced.
+
+    Products are PyTorch's there. What is not a product keeps the CPU's own way: for attention, bfloat16 is slower.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_autocast_enabled("cpu"):
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return torch.get_autocast_dtype("cpu") == torch.bfloat16 and all(
+        t is None or (t.device.type == "cpu" and t.dtype in (torch.float32, torch.bfloat16)) for t in tensors
+    )
+
+
+def full_precision() -> torch.autocast:
+    """A context in which a CPU computes in fp32 in spite of autocast.
+
+    For convolutions and attention, whose gradients are slow in bfloat16.
+    """
+    return torch.autocast("cpu", enabled=False)
+
+
 @cache
 def _has_private_operators() -> bool:
     """Whether this PyTorch has what the CPU's own way calls, as it was; says once if it has not."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from nemo_speechlm.kernels.cpu import is_fast
+from nemo_speechlm.kernels.cpu import is_fast, is_fast_mixed
 
 _LEVELS = 1 << 16
 
@@ -40,20 +40,30 @@ def dropout(x: Tensor, prob: float, training: bool, residual: Tensor | None = No
     """Dropout of x, added to ``residual`` (of the same shape) where there is one."""
     if not training or prob == 0.0:
         return x if residual is None else residual + x
-    if prob < 1.0 and is_fast(x, residual) and x.is_contiguous():
+    if prob < 1.0 and (is_fast(x, residual) or is_fast_mixed(x, residual)) and x.is_contiguous():
         return _Dropout.apply(x, residual, prob)
     dropped = F.dropout(x, prob)
     return dropped if residual is None else residual + dropped
+
+
+class Dropout(torch.nn.Dropout):
+    """``torch.nn.Dropout`` by :func:`dropout`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape."""
+        return F.dropout(input, self.p, self.training, True) if self.inplace else dropout(input, self.p, self.training)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor | None, prob: float) -> Tensor:
         mask = keep_mask(x.shape, prob)
-        ctx.scale = keep_scale(prob)
+        ctx.scale, ctx.dtype = keep_scale(prob), x.dtype
         ctx.save_for_backward(mask.to(torch.uint8))
         if residual is None:
-            return mask.mul_(x).mul_(ctx.scale)
+            return mask.mul_(x).mul_(ctx.scale).to(x.dtype)
+        if torch.bfloat16 in (x.dtype, residual.dtype):
+            return torch.add(residual, mask.mul_(x), alpha=ctx.scale).to(residual.dtype)
         return torch.addcmul(residual, x, mask, value=ctx.scale)
 
     @staticmethod
@@ -62,5 +72,5 @@ class _Dropout(torch.autograd.Function):
         (mask,) = ctx.saved_tensors
         inner = None
         if ctx.needs_input_grad[0]:
-            inner = mask.to(gradient.dtype).mul_(gradient).mul_(ctx.scale)
+            inner = mask.to(gradient.dtype).mul_(gradient).mul_(ctx.scale).to(ctx.dtype)
         return inner, gradient if ctx.needs_input_grad[1] else None, None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.kernels.cpu import full_precision
 from nemo_speechlm.kernels.linear import Linear
 from nemo_speechlm.kernels.mixing import Backend, mix_states
 from nemo_speechlm.kernels.norm import layer_norm
@@ -190,7 +191,8 @@ class SpeechLMEncoder(NeuralModule, Exportable):
             length: (B,).
             max_frames: frames behind these are left out.
         """
-        features, lengths = self.front_end(audio_signal, length)
+        with full_precision():
+            features, lengths = self.front_end(audio_signal, length)
         if max_frames is not None and max_frames < features.shape[1]:
             features, lengths = features[:, :max_frames], lengths.clamp(max=max_frames)
             if getattr(self.front_end, "released_padding", False):

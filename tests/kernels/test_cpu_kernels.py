@@ -118,6 +118,50 @@ def test_relative_attention(frames, prob, monkeypatch):
     compare(ours, plain, (q, k, v, rows))
 
 
+@pytest.mark.parametrize("frames", [1, 7, 40])
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_rows_of_each_head_and_queries_of_their_own(frames, by_kernel, monkeypatch):
+    """As the Conformer attends: all distances are told apart, and the rows meet other queries than the keys do."""
+    B, H, K = 2, 3, 8
+    q, k, v, p = (randn(B, H, frames, K) for _ in range(4))
+    rows = randn(H, 2 * frames - 1, K)
+    padding = torch.arange(frames) >= torch.tensor([[frames], [max(1, frames - 3)]])
+    monkeypatch.setattr(attention_module, "is_fast", lambda *tensors: by_kernel)
+    ours = relative_attention(q, k, v, Positions(rows, frames - 1, frames - 1), padding, 0.0, p)
+    apart = torch.arange(frames)[None] - torch.arange(frames)[:, None] + frames - 1
+    scores = torch.einsum("bhik,bhjk->bhij", q, k) + torch.einsum("bhik,hijk->bhij", p, rows[:, apart])
+    weights = (scores * K**-0.5).masked_fill(padding[:, None, None], -torch.inf).softmax(-1)
+    plain = torch.einsum("bhij,bhjk->bihk", weights, v)
+    compare(ours, plain, (q, k, v, p, rows))
+
+
+def test_attention_under_autocast_computes_in_fp32():
+    q, k, v = (randn(2, 2, 9, 8).bfloat16() for _ in range(3))
+    rows = randn(17, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = relative_attention(q, k, v, Positions(rows, 8, 8))
+    expected = relative_attention(q.float(), k.float(), v.float(), Positions(rows, 8, 8))
+    assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("of_residual", [torch.float32, torch.bfloat16, None])
+def test_dropout_of_bfloat16(of_residual):
+    x = randn(30, 20, grad=False).bfloat16().requires_grad_()
+    residual = None if of_residual is None else randn(30, 20, grad=False).to(of_residual).requires_grad_()
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = dropout(x, 0.25, True, residual)
+    torch.manual_seed(3)
+    mask = keep_mask((30, 20), 0.25)
+    plain = x.float() * mask * keep_scale(0.25) + (0.0 if residual is None else residual.float())
+    assert y.dtype == (of_residual or torch.bfloat16)
+    torch.testing.assert_close(y.float(), plain, atol=0.02, rtol=0.01)
+    y.float().sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad.float(), mask * keep_scale(0.25), atol=0.01, rtol=0.01)
+    assert residual is None or residual.grad.dtype == of_residual
+
+
 @pytest.mark.parametrize("released_padding", [True, False])
 @pytest.mark.parametrize("samples", [430, 1203, 5000])
 def test_convolutions(samples, released_padding, monkeypatch):

@@ -22,9 +22,10 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	@touch $@
 
 # In as many processes as there are cores, at most eight. worksteal keeps most tests of a file in one process: they share
-# what is costly to make. PYTEST_ADDOPTS gives pytest more options; LONG_TESTS=1 tries more random examples.
+# what is costly to make. PYTEST_ADDOPTS gives pytest more options; LONG_TESTS=1 tries more random examples. Bytecode is
+# kept even where the environment says not to, as in many containers: each process would compile all of the package.
 test: venv
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 demo: venv
 	$(BIN)/python examples/demo.py

@@ -6,15 +6,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import fields
 from itertools import islice
 from typing import Any, TypeVar
 from unittest import mock
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -95,7 +97,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                 check_recipe_file(config_name)
                 verbose = _take_verbose()
                 sys.argv[1:] = _arguments(sys.argv[1:])
-                with quiet(verbose):
+                with quiet(verbose), _composed_once(sys.argv[1:]):
                     composing.start()
                     hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
             except (HydraException, ValueError) as error:
@@ -147,6 +149,13 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
         return run
 
     return decorate
+
+
+def _composed_once(arguments: Sequence[str]) -> AbstractContextManager:
+    """Keep Hydra from composing the config twice, which it does to find out whether it says ``hydra.mode=MULTIRUN``."""
+    if any(argument.startswith(("hydra.mode=", "+hydra.mode=", "++hydra.mode=")) for argument in arguments):
+        return nullcontext()
+    return mock.patch.object(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
 
 
 def _in_a_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """What a command says of its options: the text of ``--help``, and what is wrong with options that it does not know."""
 
 import difflib
+import functools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -147,7 +148,13 @@ def _known_options(config_name: str) -> Iterator[tuple[str, Any]]:
     for file in (path, *_inherited(path)) if path is not None else ():
         package = re.search(r"^# @package (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
         group = "" if file.parent in _folders() or (package and package[1] == "_global_") else f"{file.parent.name}."
-        yield from _keys(OmegaConf.to_container(OmegaConf.load(file)), group)
+        yield from _keys(_parsed(file, file.stat().st_mtime_ns), group)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(path: Path, changed: int) -> Any:
+    """What a YAML file holds, unresolved: a choice to be made is ???. ``changed``: its time, so that it is read once."""
+    return OmegaConf.to_container(OmegaConf.load(path))
 
 
 def _keys(config: Any, above: str) -> Iterator[tuple[str, Any]]:
@@ -183,8 +190,7 @@ def _no_config(config_name: str) -> str:
 def _inherited(path: Path) -> list[Path]:
     """The configs that a config names in its ``defaults`` list, and those that these name."""
     found: list[Path] = []
-    # Not resolved: a choice that must still be made is ???.
-    for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):  # type: ignore[union-attr]
+    for entry in _parsed(path, path.stat().st_mtime_ns).get("defaults", []):
         if entry == "_self_":
             continue
         if isinstance(entry, str):

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from nemo_speechlm.cli import command
 from nemo_speechlm.errors import SpeechLMError, Unfinished
@@ -135,3 +136,21 @@ def test_a_recipe_that_is_in_neither_folder(monkeypatch, capsys, own_recipes):
     assert f"or {own_recipes}; there are: " in error
     assert " compare, " in error
     assert ", mine" in error
+
+
+@pytest.mark.parametrize("multirun", [[], ["--multirun"], ["hydra.mode=MULTIRUN"]])
+def test_a_config_is_composed_once_for_each_run(monkeypatch, tmp_path, multirun):
+    composed, runs = [], []
+    load = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *a, **k: composed.append(1) or load(*a, **k))
+
+    @command("compare")
+    def main(cfg):
+        runs.append(cfg.show)
+
+    monkeypatch.chdir(tmp_path)
+    amount = "show=1,2" if multirun else "show=1"
+    monkeypatch.setattr(sys, "argv", ["compare", "a=x", "b=y", amount, *multirun])
+    main()
+    assert runs == ([1, 2] if multirun else [1])
+    assert multirun or len(composed) == 1

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 
 from tests.functional.commands import EXAMPLES, run_example
 from tests.fuzz.workspace import make_models, make_workspace
@@ -125,8 +123,6 @@ def test_wrong_input_ends_in_a_line(case, workspace, monkeypatch, capfd):
     if case.long and not LONG:
         pytest.skip("LONG_TESTS=1")
     monkeypatch.chdir(workspace)
-    # It composes each config once more, only to find out whether it is to be run several times.
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
     before = state(workspace)
     status = run_example(f"{case.command}.py", *full(case))
     printed = capfd.readouterr()

@@ -152,10 +152,10 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
 
 
 def _composed_once(arguments: Sequence[str]) -> AbstractContextManager:
-    """Keep Hydra from composing the config twice, which it does to find out whether it says ``hydra.mode=MULTIRUN``."""
+    """Keep Hydra from composing the config once more, only to find out whether it is to be run several times."""
     if any(argument.startswith(("hydra.mode=", "+hydra.mode=", "++hydra.mode=")) for argument in arguments):
         return nullcontext()
-    return mock.patch.object(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
+    return mock.patch.object(Hydra, "get_mode", return_value=RunMode.RUN)
 
 
 def _in_a_line(error: Exception) -> str:

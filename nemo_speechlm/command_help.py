@@ -153,7 +153,7 @@ def _known_options(config_name: str) -> Iterator[tuple[str, Any]]:
 
 @functools.lru_cache(maxsize=256)
 def _parsed(path: Path, changed: int) -> Any:
-    """What a YAML file holds, unresolved: a choice to be made is ???. ``changed``: its time, so that it is read once."""
+    """What a YAML file holds that was ``changed`` then; read once. Not resolved: a choice to be made is ???."""
     return OmegaConf.to_container(OmegaConf.load(path))
 
 

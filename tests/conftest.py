@@ -4,10 +4,6 @@ import gc
 import logging
 import os
 
-# Collecting the tests imports everything: a million objects that stay. To look for garbage among them takes a quarter
-# of that time.
-gc.disable()
-
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,6 +14,10 @@ from hypothesis import HealthCheck, settings
 # Triton reads it when it is first imported, which other libraries do too.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Collecting the tests imports everything: a million objects that stay. To look for garbage among them takes a quarter
+# of that time.
+gc.disable()
 
 # NeMo's log handlers keep the stream that was captured for the first test that logged, which is closed after it.
 logging.raiseExceptions = False

@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parent.parent
@@ -33,23 +31,18 @@ def keys(config: dict, above: str = ""):
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    """Keys that some command has."""
-    choices = [(path.stem, []) for path in CONF.glob("*.yaml")]
-    for command, group in (
-        ("tokenize_speech", "speech_tokenizer"),
-        ("tokenize_text", "text_tokenizer"),
-        ("probe", "task"),
-        ("prepare_text", "engine"),
-    ):
-        choices += [(command, [f"{group}={name}"]) for name in GROUPS[group]]
+    """Keys that some command has: those of all files, where the defaults of some config bring them."""
+    texts = {path: path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml")}
+    places = {group: set() for group in GROUPS}
+    for text in texts.values():
+        for group, place in re.findall(r"(\w+)(?:/\w+)?@([\w.]+)", f"\n{text}".partition("\ndefaults:")[2]):
+            places.get(group, set()).add(f"{place}.")
     found = set()
-    with initialize_config_dir(config_dir=str(CONF), version_base=None):
-        for name, overrides in choices:
-            try:
-                config = compose(config_name=name, overrides=overrides)
-            except ConfigCompositionException:  # where the language must be chosen
-                config = compose(config_name=name, overrides=[*overrides, "language=en"])
-            found |= set(keys(OmegaConf.to_container(config)))
+    for path, text in texts.items():
+        own = "" if "\n# @package _global_" in f"\n{text}" else f"{path.parent.name}."
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        for above in places[path.parent.name] | {own} if path.parent != CONF else [""]:
+            found |= set(keys(config, above))
     return found
 
 

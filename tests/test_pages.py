@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import cache
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -33,6 +34,12 @@ def groups(path):
             yield group
             for member in (ROOT / "conf" / group).glob("*.yaml"):
                 yield from groups(member)
+
+
+@cache
+def composed(config_name, *choices):
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base=None):
+        return compose(config_name=config_name, overrides=list(choices))
 
 
 def test_pages_have_commands():
@@ -85,8 +92,7 @@ def test_options_are_there(place, example, arguments):
     known = set(groups(ROOT / "conf" / f"{config_name}.yaml"))
     options = [word for word in words if OPTION.match(word) or "@" in word]
     choices = [word for word in options if word.split("=")[0].split("@")[0] in known]
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base=None):
-        config = compose(config_name=config_name, overrides=choices)
+    config = composed(config_name, *choices)
     for word in options:
         if word in choices:
             continue

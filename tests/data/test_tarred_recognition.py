@@ -12,6 +12,8 @@ from nemo_speechlm.testing.configs import tiny_tarred
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 
 UTTERANCES = 24
+NEMO = {"pad_min_duration": 0.1, "shuffle_buffer_size": 2 * UTTERANCES}
+"""Options with which NeMo reads the data, not we; its buffer would be filled with 10,000 utterances."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_buckets(tarred, texts):
 @pytest.mark.parametrize(("workers", "source"), [(0, "tarred"), (2, "tarred"), (2, "plain"), (0, "nemo"), (2, "nemo")])
 def test_a_resumed_run_goes_on_with_the_next_batch(corpus, tarred, workers, source):
     data = {"manifest_filepath": str(corpus.speech)} if source == "plain" else tarred
-    options = {"num_workers": workers, **({"pad_min_duration": 0.1} if source == "nemo" else {})}
+    options = {"num_workers": workers, **(NEMO if source == "nemo" else {})}
     expected = batches_of(build(data, **options), 20)
     loader = build(data, **options)
     fetched = list(itertools.islice(loader, 7))

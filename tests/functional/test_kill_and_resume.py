@@ -8,6 +8,7 @@ import pytest
 
 from nemo_speechlm.data.corpora.demo.grammar import sentences
 from nemo_speechlm.data.manifests.lines import write_manifest
+from tests.long_forms import LONG
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
 
@@ -20,7 +21,7 @@ def program():
     return module
 
 
-@pytest.mark.parametrize("name", ["prepare_text", "tokenize_text english"])
+@pytest.mark.parametrize("name", ["prepare_text", *(["tokenize_text english"] if LONG else [])])
 def test_killed_twice(program, tmp_path: Path, name: str):
     lines = [line for line, _ in zip(sentences(1), range(4000), strict=False)]
     (tmp_path / "text.txt").write_text("\n".join(lines + lines[:300]) + "\n")

@@ -119,7 +119,7 @@ def tamper(content, marker, rng):
         where[key] = rng.choice(JUNK)
 
 
-@settings(max_examples=examples(120, 500), deadline=None)
+@settings(max_examples=examples(40, 500), deadline=None)
 @given(st.sampled_from([*KINDS, *FOLDERS]), st.booleans(), st.randoms(use_true_random=False))
 def test_damaged_and_hostile_checkpoints(originals, tmp_path_factory, kind, bytes_only, rng: random.Random):
     folder = tmp_path_factory.mktemp("fuzz")

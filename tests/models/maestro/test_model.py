@@ -84,13 +84,20 @@ def test_stages_change_the_tasks(corpus):
     assert has == [set(SPEECH)] * 3 + [{*SPEECH, *PAIRS}] * 3 + [set(TERMS)] * 2
 
 
-@pytest.mark.parametrize("stop", [2, 3, 7])
-def test_goes_on_within_and_between_stages(corpus, tmp_path, stop):
+@pytest.fixture(scope="module")
+def staged(corpus, tmp_path_factory):
+    """A run through all stages: its model, its history and the folder of its checkpoints, one for each step."""
+    folder = tmp_path_factory.mktemp("staged")
+    saved = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1)
     config = tiny_maestro_config(corpus, stages=STAGES, validation_ds=None)
-    model, whole = fit(MAESTROModel, config, 9)
-    saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
-    fit(MAESTROModel, config, stop, callbacks=[saved])
-    resumed, rest = fit(MAESTROModel, config, 9, checkpoint=tmp_path / "last.ckpt")
+    return *fit(MAESTROModel, config, 9, callbacks=[saved]), folder
+
+
+@pytest.mark.parametrize("stop", [2, 3, 7])
+def test_goes_on_within_and_between_stages(corpus, staged, stop):
+    model, whole, folder = staged
+    config = tiny_maestro_config(corpus, stages=STAGES, validation_ds=None)
+    resumed, rest = fit(MAESTROModel, config, 9, checkpoint=folder / f"step={stop}.ckpt")
     for ours, theirs in zip(rest.steps, whole.steps[stop:], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
     for name, weight in model.state_dict().items():

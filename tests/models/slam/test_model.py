@@ -74,13 +74,20 @@ def test_stages_change_the_tasks(corpus):
     assert [step["stage"] for step in history.steps] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5])
-def test_goes_on_within_and_between_stages(corpus, tmp_path, stop):
+@pytest.fixture(scope="module")
+def staged(corpus, tmp_path_factory):
+    """A run through all stages: its model, its history and the folder of its checkpoints, one for each step."""
+    folder = tmp_path_factory.mktemp("staged")
+    saved = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1)
     config = tiny_slam_config(corpus, stages=STAGES, validation_ds=None)
-    model, whole = fit(SLAMModel, config, 8)
-    saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
-    fit(SLAMModel, config, stop, callbacks=[saved])
-    resumed, rest = fit(SLAMModel, config, 8, checkpoint=tmp_path / "last.ckpt")
+    return *fit(SLAMModel, config, 8, callbacks=[saved]), folder
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_goes_on_within_and_between_stages(corpus, staged, stop):
+    model, whole, folder = staged
+    config = tiny_slam_config(corpus, stages=STAGES, validation_ds=None)
+    resumed, rest = fit(SLAMModel, config, 8, checkpoint=folder / f"step={stop}.ckpt")
     for ours, theirs in zip(rest.steps, whole.steps[stop:], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
     for name, weight in model.state_dict().items():

@@ -4,7 +4,7 @@ r"""Divide a manifest into shards: tar files of audio with a manifest for each, 
 
 The manifest may be any: transcribed or not, with units or without, gzipped, or several (a list, or train_{0..9}.json).
 Lines whose audio is a part of a file (offset, duration) get a file of their own. A manifest without audio becomes
-shards of text. The command prints the names of all manifests and of all tars; the first stands wherever a manifest may:
+shards of text. The command prints the names of all manifests and all tars; the first stands wherever a manifest may:
 
     python examples/speechlm_finetune_ctc.py model.train_ds.manifest_filepath=tarred/manifest__OP_0..31_CL_.json
 

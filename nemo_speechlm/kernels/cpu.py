@@ -114,13 +114,24 @@ def _onednn_makes_weight_gradients() -> bool:
     There oneDNN takes half of MKL's time; before, MKL is ahead. To time both would be noise where the machine is busy,
     and runs would differ in their last digits.
     """
+    about = _processor()
+    family = about.get("cpu family", "")
+    return about.get("vendor_id") == "AuthenticAMD" and family.isdigit() and int(family) >= 26
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16; without, they are slower than fp32."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_processor().get("flags", "").split())
+
+
+@cache
+def _processor() -> dict[str, str]:
+    """What Linux says of the last processor; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return False
-    about = {key.strip(): value.strip() for key, found, value in (line.partition(":") for line in lines) if found}
-    family = about.get("cpu family", "")
-    return about.get("vendor_id") == "AuthenticAMD" and family.isdigit() and int(family) >= 26
+        return {}
+    return {key.strip(): value.strip() for key, found, value in (line.partition(":") for line in lines) if found}
 
 
 def _image(x_NI: Tensor) -> Tensor:

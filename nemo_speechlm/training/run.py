@@ -30,7 +30,7 @@ from nemo_speechlm.training.peers import one_message
 from nemo_speechlm.training.recovery import step_of
 from nemo_speechlm.training.saving import INTERRUPTED, Saver
 from nemo_speechlm.training.step_guards import step_guards
-from nemo_speechlm.training.trainer import FSDP2, build_trainer, expect_unused, explain_unused
+from nemo_speechlm.training.trainer import FSDP2, build_trainer, choose_precision, expect_unused, explain_unused
 
 
 def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]) -> Path:
@@ -69,6 +69,7 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         check_optimizer(cfg.model.optim, cfg.trainer.get("max_steps", -1))
     output = Path(cfg.output)
     seed_everything(cfg.seed, workers=True, verbose=False)
+    choose_precision(cfg.trainer)
     continuation = Continuation(cfg)
     saver = _saver(cfg)
     held.enter_context(saver.listening())

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.kernels.cpu import multiplies_bfloat16
 from nemo_speechlm.models.common.sharding import layers_left_out
 
 FSDP2 = "fsdp2"
@@ -66,6 +68,20 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
     if not isinstance(trainer.strategy, _RIGHT):
         raise SpeechLMError(_refusal(type(trainer.strategy).__name__))
     return trainer
+
+
+def choose_precision(trainer: DictConfig) -> None:
+    """Turn ``precision: auto`` into what the device is fastest with, so that the run's record holds a precision.
+
+    That is ``bf16-mixed`` on GPUs and processors with instructions for bfloat16, and ``32-true`` on others.
+    """
+    if trainer.get("precision") != "auto":
+        return
+    on_cpu = trainer.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    fast = multiplies_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    trainer.precision = "bf16-mixed" if fast else "32-true"
+    device = "the processor" if on_cpu else "the GPU"
+    logging.info(f"trainer.precision: {trainer.precision}, which {device} is fastest with")
 
 
 def _refusal(strategy: str) -> str:

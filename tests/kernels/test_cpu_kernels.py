@@ -219,3 +219,12 @@ def test_another_pytorch_computes_with_functions_of_its_own(monkeypatch, caplog,
         assert f"PyTorch {torch.__version__} lacks {next(iter(operators))}" in caplog.text
     finally:
         cpu._has_private_operators.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True), ("fpu avx512f bf16x", False), (None, False)],
+)
+def test_processors_that_multiply_bfloat16(flags, expected, monkeypatch):
+    monkeypatch.setattr(cpu, "_processor", lambda: {} if flags is None else {"flags": flags})
+    assert cpu.multiplies_bfloat16() is expected

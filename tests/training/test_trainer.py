@@ -18,7 +18,8 @@ from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.training import run as training
-from nemo_speechlm.training.trainer import build_trainer, expect_unused
+from nemo_speechlm.training import trainer as trainer_module
+from nemo_speechlm.training.trainer import build_trainer, choose_precision, expect_unused
 from tests.long_forms import LONG
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -29,6 +30,29 @@ def build(**trainer):
     made = build_trainer(OmegaConf.create({**QUIET, "devices": 1, **trainer}), [own])
     assert made.callbacks[0] is own
     return made
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "processor", "expected"),
+    [
+        ("auto", None, True, "bf16-mixed"),
+        ("auto", None, False, "32-true"),
+        ("auto", True, False, "bf16-mixed"),
+        ("auto", False, True, "32-true"),
+        ("cpu", True, False, "32-true"),
+    ],
+)
+def test_auto_precision_is_what_the_device_is_fastest_with(accelerator, gpu, processor, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr(trainer_module, "multiplies_bfloat16", lambda: processor)
+    for asked, got in (("auto", expected), ("16-mixed", "16-mixed")):
+        cfg = OmegaConf.create({"accelerator": accelerator, "precision": asked})
+        choose_precision(cfg)
+        assert cfg.precision == got
 
 
 # --- what Hydra builds -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 from nemo_speechlm.data.corpora.archives import is_archive, unpack
 from nemo_speechlm.data.corpora.common_voice import list_common_voice
 from nemo_speechlm.data.corpora.covost2 import list_covost2
+from nemo_speechlm.data.corpora.festvox import list_festvox
 from nemo_speechlm.data.corpora.folder import list_folder
 from nemo_speechlm.data.corpora.huggingface import list_huggingface
 from nemo_speechlm.data.corpora.kaldi import list_kaldi
@@ -54,6 +55,7 @@ LISTERS: dict[str, Lister] = {
     "common_voice": lambda source, listing, options: list_common_voice(source, listing, options["parts"]),
     "kaldi": lambda source, listing, options: list_kaldi(source, listing),
     "lhotse": lambda source, listing, options: list_lhotse(source, listing),
+    "festvox": lambda source, listing, options: list_festvox(source, listing),
     "recipe": _recipe,
     "huggingface": _huggingface,
 }

@@ -45,7 +45,7 @@ def test_recordings_without_a_sentence_are_counted(voice, tmp_path):
 def test_what_is_no_voice(voice, tmp_path):
     other = voice.parent / "other" / "etc" / "txt.done.data"
     lines(other, '( a "b" )', "( a b )")
-    with pytest.raises(InputError, match="expected one voice in it.*msu_ru.*other"):
+    with pytest.raises(InputError, match=r"expected one voice in it.*msu_ru.*other"):
         list_festvox(tmp_path / "voices", tmp_path / "listing")
     with pytest.raises(InputError, match=r'txt.done.data.*2.*expected \( name "sentence" \), found .*a b'):
         list_festvox(voice.parent / "other", tmp_path / "listing")

@@ -15,6 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_one_file_twice, refuse_overwrite
@@ -36,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     for path in (cfg.output, cfg.units):
         if path is not None:
             refuse_overwrite(path, cfg.overwrite)
-    sources = [cfg.source] if isinstance(cfg.source, str) else list(cfg.source)
+    sources = expand_shards(cfg.source)
     counts = count_words(sources, language)
     lexicon = make_lexicon(counts, phonemizer, language, min_words=cfg.min_words, min_phones=cfg.min_phones)
     if cfg.units is not None:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.cli import CONF, command, whole_numbers
+from nemo_speechlm.data.manifests.shards import label
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_input_as_output
 from nemo_speechlm.locks import only_writer
@@ -59,7 +60,8 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     utterances, skipped = read_utterances(cfg.manifest, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
     model = restore(cfg.model, cfg.device)
-    check_languages(model, [u.record for u in utterances], cfg.manifest)
+    check_languages(model, [u.record for u in utterances], label(cfg.manifest))
+    manifest = label(cfg.manifest)
     start = time.perf_counter()
     texts, facts = _recognize(cfg, model, utterances, files)
     seconds = time.perf_counter() - start
@@ -70,10 +72,10 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
         scores = translation_scores(texts, references, model.cfg.get("target_lang"))
     report = RecognitionReport.of([u.record for u in utterances], references, texts, options, scores)
     facts |= {"audio_hours": round(audio / 3600, 4), "seconds": round(seconds, 2)}
-    summary = report.write(files, skipped, model=cfg.model, manifest=cfg.manifest, **facts)
+    summary = report.write(files, skipped, model=cfg.model, manifest=manifest, **facts)
     if cfg.worst:
-        write_page(files.page, report.records, summary, cfg.manifest, cfg.worst)
-    print(f"\n{cfg.manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")
+        write_page(files.page, report.records, summary, manifest, cfg.worst)
+    print(f"\n{manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")
     print(report.table() + split_tables(summary))
     for name, value in scores.items():
         print(f"{name}: {'undefined' if value is None else value}")
@@ -124,9 +126,9 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
             write_trials(files.tuning, trials)
             best = best_trial(trials, cfg.tune_for)
             options = with_weights(options, best.lm_weight, best.word_score)
-            facts["tuned_on"] = cfg.tune_on
+            facts["tuned_on"] = label(cfg.tune_on)
             print(
-                f"{cfg.tune_on}: lm_weight={best.lm_weight:g} word_score={best.word_score:g} "
+                f"{label(cfg.tune_on)}: lm_weight={best.lm_weight:g} word_score={best.word_score:g} "
                 f"({cfg.tune_for.upper()} {best.rate(cfg.tune_for):.2%}; all {len(trials)} pairs: {files.tuning})"
             )
         facts |= {"lm_weight": options.lm_weight, "word_score": options.word_score}

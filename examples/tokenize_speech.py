@@ -28,12 +28,13 @@ from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.audio.files import check_channel
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.shards import parse_join
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
+from nemo_speechlm.tokenizers.jobs.several import for_each
 from nemo_speechlm.tokenizers.jobs.speech import make_speech_units_work, with_estimated_durations
 from nemo_speechlm.tokenizers.speech import SpeechTokenizing
 from nemo_speechlm.units.inventory import UnitInventory
@@ -46,35 +47,39 @@ def main(cfg: DictConfig) -> None:
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     tokenizing = chosen(cfg, SpeechTokenizing)
     engine = chosen(cfg.engine, Executor)
-    next(read_manifest(cfg.manifest, ["audio_filepath"]))  # a wrong file is found out before anything is made
-    with ExitStack() as held:
-        makes_units = not Path(cfg.units).exists()
-        if makes_units and (cfg.shard is None or parse_join(cfg.shard)):  # a shard leaves it to the joining
-            held.enter_context(only_writer(cfg.units))
-        inventory = tokenizing.inventory() if makes_units else UnitInventory.load(cfg.units)
-        tokenizing.check(inventory, cfg.units)
+    next(read_manifests(cfg.manifest, ["audio_filepath"]))  # a wrong file is found out before anything is made
 
-        def save_units(output: Path) -> None:
-            with_estimated_durations(inventory, output).save(cfg.units)
+    def tokenize(manifest: str, output: str) -> str:
+        with ExitStack() as held:
+            makes_units = not Path(cfg.units).exists()
+            if makes_units and (cfg.shard is None or parse_join(cfg.shard)):  # a shard leaves it to the joining
+                held.enter_context(only_writer(cfg.units))
+            inventory = tokenizing.inventory() if makes_units else UnitInventory.load(cfg.units)
+            tokenizing.check(inventory, cfg.units)
 
-        report = tokenize_manifest(
-            cfg.manifest,
-            cfg.output,
-            tokenizing,
-            lambda prepared, output: functools.partial(
-                make_speech_units_work, cfg.manifest, output, prepared, cfg.channel
-            ),
-            settings={"channel": cfg.channel},
-            shard=cfg.shard,
-            workers=cfg.workers,
-            engine=engine,
-            skip_bad=cfg.skip_bad,
-            overwrite=cfg.overwrite,
-            before_rename=save_units if makes_units else None,
-            description="tokenize speech",
-            unit="utterance",
-        )
-    print(report)
+            def save_units(made: Path) -> None:
+                with_estimated_durations(inventory, made).save(cfg.units)
+
+            return tokenize_manifest(
+                manifest,
+                output,
+                tokenizing,
+                lambda prepared, made: functools.partial(
+                    make_speech_units_work, manifest, made, prepared, cfg.channel
+                ),
+                settings={"channel": cfg.channel},
+                shard=cfg.shard,
+                workers=cfg.workers,
+                engine=engine,
+                skip_bad=cfg.skip_bad,
+                overwrite=cfg.overwrite,
+                before_rename=save_units if makes_units else None,
+                description="tokenize speech",
+                unit="utterance",
+            )
+
+    made_with = {"channel": cfg.channel, "tokenizing": repr(tokenizing), "shard": cfg.shard}
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize))
 
 
 if __name__ == "__main__":

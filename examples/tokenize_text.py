@@ -22,10 +22,11 @@ import functools
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
+from nemo_speechlm.tokenizers.jobs.several import for_each
 from nemo_speechlm.tokenizers.jobs.text import make_text_units_work, prepare_inventory
 from nemo_speechlm.tokenizers.text import TextTokenizing
 
@@ -37,24 +38,28 @@ def main(cfg: DictConfig) -> None:
     tokenizing = chosen(cfg, TextTokenizing)
     engine = chosen(cfg.engine, Executor)
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
-    next(read_manifest(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
+    next(read_manifests(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
     prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
     options = {"seed": cfg.seed, "max_units": cfg.max_units}
-    report = tokenize_manifest(
-        cfg.manifest,
-        cfg.output,
-        tokenizing,
-        lambda prepared, _: functools.partial(make_text_units_work, cfg.manifest, cfg.units, prepared, **options),
-        settings=options,
-        shard=cfg.shard,
-        workers=cfg.workers,
-        engine=engine,
-        skip_bad=cfg.skip_bad,
-        overwrite=cfg.overwrite,
-        max_lines=cfg.max_lines,
-        description="tokenize text",
-    )
-    print(report)
+
+    def tokenize(manifest: str, output: str) -> str:
+        return tokenize_manifest(
+            manifest,
+            output,
+            tokenizing,
+            lambda prepared, _: functools.partial(make_text_units_work, manifest, cfg.units, prepared, **options),
+            settings=options,
+            shard=cfg.shard,
+            workers=cfg.workers,
+            engine=engine,
+            skip_bad=cfg.skip_bad,
+            overwrite=cfg.overwrite,
+            max_lines=cfg.max_lines,
+            description="tokenize text",
+        )
+
+    made_with = {**options, "tokenizing": repr(tokenizing), "max_lines": cfg.max_lines, "shard": cfg.shard}
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ The file then makes units of speech:
 import os
 from dataclasses import fields, replace
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, dump_line, refuse_overwrite
 from nemo_speechlm.jobs.engines.executor import default_workers
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.tokenizers.kmeans.training import KMeansTraining
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or default_workers()))
-    manifests = tuple(cfg.manifest) if isinstance(cfg.manifest, ListConfig) else (cfg.manifest,)
+    manifests = tuple(expand_shards(cfg.manifest))
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
     training = KMeansTraining(manifests, **{name: cfg[name] for name in own})
     teacher = make_teacher(cfg.model, cfg.layer, cfg.normalize, cfg.batch_seconds, cfg.device, cfg.precision)

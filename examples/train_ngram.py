@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.manifests.sentences import read_sentences
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_overwrite, whole_file
 from nemo_speechlm.language_models.arpa import ArpaModel
@@ -43,7 +44,7 @@ def main(cfg: DictConfig) -> None:
         cfg.vocabulary_size,
         find_builder(cfg.builder),
     )
-    sources = list(cfg.source) if isinstance(cfg.source, ListConfig) else [cfg.source]
+    sources = expand_shards(cfg.source)
     split = _Splitter(cfg.tokens_of)
     sentences = chain.from_iterable(read_sentences(path, cfg.text_field, cfg.max_lines) for path in sources)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,10 +9,11 @@ what model.tokenizer.dir of the fine-tuning commands takes.
 from itertools import chain
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.manifests.sentences import read_sentences
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.text.sentencepiece_training import FILES, train_tokenizer
 from nemo_speechlm.files import refuse_input_as_output
 
@@ -21,7 +22,7 @@ from nemo_speechlm.files import refuse_input_as_output
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "vocab_size", "max_lines", least=1)
     whole_numbers(cfg, "sample_size")
-    sources = list(cfg.source) if isinstance(cfg.source, ListConfig) else [cfg.source]
+    sources = expand_shards(cfg.source)
     refuse_input_as_output([Path(cfg.output) / name for name in FILES], {"source": sources})
     size = train_tokenizer(
         chain.from_iterable(read_sentences(source, cfg.text_field, cfg.max_lines) for source in sources),

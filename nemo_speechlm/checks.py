@@ -124,5 +124,5 @@ def check_files(names: str) -> None:
     Raises:
         InputError: if it is not.
     """
-    if not re.search(r"[\[{(<,]|_OP_", names) and not Path(names).exists():
+    if not re.search(r"[\[{(<,]|_OP_|://", names) and not Path(names).exists():
         raise InputError("no such file", names)

@@ -13,10 +13,14 @@ from typing import IO, Any
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.locks import only_writer
+from nemo_speechlm.storage import is_url, open_url
 
 
 def open_text(path: str | Path, mode: str = "r") -> IO[str]:
-    """Open a UTF-8 text file, through gzip where its name ends in ``.gz``."""
+    """Open a UTF-8 text file, through gzip where its name ends in ``.gz``; one at an address can be read."""
+    if is_url(path):
+        file: Any = open_url(str(path), mode + "b")
+        return io.TextIOWrapper(gzip.GzipFile(fileobj=file) if str(path).endswith(".gz") else file, encoding="utf-8")
     if str(path).endswith(".gz"):
         if mode == "w":  # without name and time in it, so that equal texts make equal files
             return io.TextIOWrapper(_Gzip(path), encoding="utf-8")  # type: ignore[type-var, return-value]

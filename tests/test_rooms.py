@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nemo_speechlm"
 
 LAYERS = [
-    {"errors", "kernels", "losses", "checks", "files", "locks", "tensor_file", "nemo_targets"}
+    {"errors", "kernels", "losses", "checks", "files", "storage", "locks", "tensor_file", "nemo_targets"}
     | {"public_names", "program", "__main__", "cli", "command_help", "quiet"},
     {"modules", "units"},
     {"jobs"},
@@ -28,7 +28,8 @@ CELLAR = {
     "losses": {"kernels"},
     "errors": set(),
     "checks": {"errors"},
-    "files": {"errors", "locks"},
+    "files": {"errors", "locks", "storage"},
+    "storage": {"errors"},
     "tensor_file": {"errors", "files"},
     "nemo_targets": set(),
     "public_names": set(),

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.utterances import seconds_of
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, read_manifests
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.manifests.units import FRAME_TOLERANCE, unit_sequence
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT
 from nemo_speechlm.errors import InputError
@@ -105,7 +106,7 @@ class PairedUnits(Dataset):
         self._speakers = {name: number for number, name in enumerate(speakers)}
         aligned = None if phone_manifests is None else _read_phones(phone_manifests, phones)
         self._items: list[PairedUtterance] = []
-        for manifest in manifests:
+        for manifest in expand_shards(list(manifests)):
             required = ["units", "unit_durations", *([PHONES, PHONE_DURATIONS] if aligned is None else [])]
             name = str(manifest)
             for number, record in read_manifest(manifest, required):
@@ -215,7 +216,7 @@ def speakers_of(manifests: Sequence[str | Path]) -> list[str]:
     Raises:
         InputError: at a line without one.
     """
-    return sorted({str(record["speaker"]) for path in manifests for _, record in read_manifest(path, ["speaker"])})
+    return sorted({str(record["speaker"]) for _, _, record in read_manifests(list(manifests), ["speaker"])})
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:

@@ -1,21 +1,26 @@
 """Manifests with references, read for evaluation."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from nemo_speechlm.data.audio.sources import naming
 from nemo_speechlm.data.audio.utterances import audio_part
-from nemo_speechlm.data.manifests.lines import read_manifest, text_of
+from nemo_speechlm.data.manifests.lines import read_manifests, text_of
+from nemo_speechlm.data.manifests.shards import expand_shards, label
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 from nemo_speechlm.inference.audio_batches import Utterance
 
 
 def read_utterances(
-    manifest: str | Path, *, text_field: str = "text", skip_bad: bool = False
+    manifest: str | Path | Sequence, *, text_field: str = "text", skip_bad: bool = False
 ) -> tuple[list[Utterance], list[InputError]]:
     """Read and check a manifest with transcripts; an empty transcript is one in which nothing is said.
 
     Args:
         manifest: JSON lines with ``audio_filepath`` and the text; ``offset`` and ``duration`` pick a part of the file.
+            Several as a list, or as ``a_{0..9}.json``; their records then name audio by absolute paths.
         text_field: the text's key.
         skip_bad: return the errors instead of raising the first; to find them all, each file is decoded here.
 
@@ -26,13 +31,19 @@ def read_utterances(
         InputError: at the first line that cannot be used, or if none can.
     """
     utterances, skipped = [], []
-    for number, record in read_manifest(manifest):
+    several = len(expand_shards(manifest)) > 1
+    for path, number, record in read_manifests(manifest):
         try:
-            utterances.append(_utterance(record, manifest, number, text_field, decode=skip_bad))
+            found = _utterance(record, path, number, text_field, decode=skip_bad)
         except InputError as error:
             if not skip_bad:
                 raise
-            skipped.append(InputError(error.reason, manifest, number))
+            skipped.append(InputError(error.reason, path, number))
+            continue
+        if several:  # relative names of one are not those of another
+            found = replace(found, record=found.record | naming(found.path))
+        utterances.append(found)
+    manifest = label(manifest) if not isinstance(manifest, Path) else manifest
     if utterances and not any(utterance.text for utterance in utterances):
         raise InputError(
             f"all {len(utterances)} texts ({text_field}) are empty: there is nothing to compare with", manifest

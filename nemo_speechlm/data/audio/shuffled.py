@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from nemo_speechlm.data.audio.files import Channel, audio_info
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
-from nemo_speechlm.data.manifests.line_index import LineIndexes
+from nemo_speechlm.data.manifests.indexed import IndexedManifests
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import parse_line
 
@@ -55,7 +56,7 @@ class ShuffledAudio(Dataset):
     _order: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._lines = LineIndexes(self.manifests)
+        self._lines = IndexedManifests(expand_shards(self.manifests))
         self._order = np.random.default_rng(self.seed).permutation(len(self._lines))
         if self.max_hours is not None:
             self._order = self._order[: self._lines_in(self.max_hours * 3600)]

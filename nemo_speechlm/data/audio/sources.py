@@ -1,7 +1,7 @@
 """Where the audio of a manifest line is: a file, or a file in a tar."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.manifests.lines import audio_path, text_of
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, iter_lines, parse_line
+from nemo_speechlm.storage import exists, is_url, join, parent
 
 SPAN = "tar_span"
 """The key of a line that says where its audio is in the tar: the first byte of its header, and the end of its content.
@@ -66,25 +67,40 @@ def in_tar(record: Record, tar: str, manifest: str | Path, number: int) -> TarAu
 
 def tar_of(record: Record, manifest: str | Path) -> str | None:
     """The tar that a record's audio is in, see :func:`audio_source`; None if it is in none."""
-    folder = Path(manifest).parent
+    folder = parent(manifest)
     if isinstance(record.get(TAR), str):
-        return str(folder / record[TAR])
+        return record[TAR] if is_url(record[TAR]) else join(folder, record[TAR])
     shard = record.get("shard_id")
     if not isinstance(shard, int) or Path(str(record.get("audio_filepath"))).is_absolute():
         return None
     name = f"audio_{shard}.tar"
-    return next((str(path) for path in (folder / name, folder.parent / name) if path.is_file()), None)
+    if is_url(folder):
+        place = _tars_at(folder, name)
+        return None if place is None else join(place, name)
+    return next((str(path) for path in (Path(folder, name), Path(folder).parent / name) if path.is_file()), None)
 
 
-def first_tars(manifests: Sequence[str | Path]) -> list[str]:
+_PLACES: dict[str, str] = {}
+
+
+def _tars_at(folder: str, name: str) -> str | None:
+    """Where the tars of manifests in a folder at an address are; it is asked once for all of them."""
+    if folder not in _PLACES:
+        for place in (folder, parent(folder)):
+            if exists(join(place, name)):
+                _PLACES[folder] = place
+                break
+    return _PLACES.get(folder)
+
+
+def first_tars(manifests: Sequence[str | Path]) -> Iterator[str]:
     """The tar of each manifest's first line, where it says that its audio is in one; lines are not checked here."""
-    found = []
     for manifest in manifests:
         for number, line in iter_lines(manifest):
             tar = tar_of(parse_line(line, manifest, number), manifest)
-            found += [] if tar is None else [tar]
+            if tar is not None:
+                yield tar
             break
-    return found
 
 
 def _span(value: Any, manifest: str | Path, number: int) -> tuple[int, int] | None:

@@ -1,12 +1,14 @@
 """Random access to the audio files inside tar files."""
 
 import tarfile
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.storage import is_url, open_url, read_range
 
 _TARS = 256
 """Tar files whose members are remembered, some 150 bytes for each."""
@@ -36,11 +38,11 @@ class TarAudio:
 
     def absolute(self) -> "TarAudio":
         """The same, from wherever one looks."""
-        return replace(self, path=str(Path(self.path).absolute()))
+        return self if is_url(self.path) else replace(self, path=str(Path(self.path).absolute()))
 
     def resolve(self) -> "TarAudio":
         """The same by the one name that it has for all."""
-        return replace(self, path=str(Path(self.path).resolve()))
+        return self if is_url(self.path) else replace(self, path=str(Path(self.path).resolve()))
 
     def content(self) -> BytesIO:
         """What is in the file.
@@ -88,6 +90,8 @@ class TarAudio:
 
 def _read(path: str, begin: int, size: int) -> bytes:
     """Some bytes of a file."""
+    if is_url(path):
+        return read_range(path, begin, size)
     try:
         with open(path, "rb") as file:
             file.seek(begin)
@@ -124,7 +128,9 @@ def tar_members(path: str) -> dict[str, tuple[int, int]]:
         InputError: if it cannot be read.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with ExitStack() as held:
+            file = held.enter_context(open_url(path)) if is_url(path) else None
+            tar = held.enter_context(tarfile.open(None if file else path, "r:", fileobj=file))
             return {info.name: (info.offset_data, info.size) for info in tar if info.isfile()}
     except FileNotFoundError as error:
         raise InputError("no such tar file", path) from error

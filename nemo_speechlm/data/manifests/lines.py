@@ -3,9 +3,10 @@
 Nothing here needs torch or NeMo, so the data tools start at once.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, atomic_write, dump_line, iter_lines, parse_line
 
@@ -23,6 +24,20 @@ def read_manifest(path: str | Path, required: Iterable[str] = ()) -> Iterator[tu
         yield number, parse_line(line, path, number, required)
     if empty:
         raise InputError("the manifest is empty", path)
+
+
+def read_manifests(
+    manifests: str | Path | Sequence, required: Iterable[str] = ()
+) -> Iterator[tuple[str, int, Record]]:
+    """Yield (manifest, line number, record) of a manifest or of several, see :func:`expand_shards`.
+
+    Raises:
+        InputError: at the first line that is not a JSON object with the required keys; or if there are no lines.
+    """
+    required = tuple(required)
+    for path in expand_shards(manifests):
+        for number, record in read_manifest(path, required):
+            yield path, number, record
 
 
 def write_manifest(path: str | Path, records: Iterable[Record]) -> int:

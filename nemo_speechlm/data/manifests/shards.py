@@ -6,11 +6,14 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
+from nemo_speechlm.errors import InputError
+from nemo_speechlm.storage import is_url
+
 _OTHER_BRACKETS = re.compile(r"[(\[<]([^][(){}<>]*(?:\.\.|,)[^][(){}<>]*)[)\]>]")
 """A range in other brackets than braces, which NeMo takes for them."""
 
 
-def expand_shards(paths: str | Sequence) -> list[str]:
+def expand_shards(paths: str | Path | Sequence) -> list[str]:
     """The files that paths stand for, in order.
 
     Args:
@@ -22,12 +25,39 @@ def expand_shards(paths: str | Sequence) -> list[str]:
     >>> expand_shards([["a_[0..1].json", 0.5], "b (1).json"])
     ['a_0.json', 'a_1.json', 'b (1).json']
     """
-    patterns = [paths] if isinstance(paths, str) else [p if isinstance(p, str | Path) else p[0] for p in paths]
+    patterns = [paths] if isinstance(paths, str | Path) else [p if isinstance(p, str | Path) else p[0] for p in paths]
     return [path for pattern in patterns for path in _expanded(str(pattern))]
 
 
+def paired(manifests: str | Sequence, output: str) -> list[tuple[str, str]]:
+    """Each manifest with the output that is made of it.
+
+    Raises:
+        InputError: if the names of several manifests and of the outputs are not as many.
+
+    >>> paired("a_{0..1}.json", "b__OP_0..1_CL_.json")
+    [('a_0.json', 'b_0.json'), ('a_1.json', 'b_1.json')]
+    """
+    inputs = expand_shards(manifests)
+    if len(inputs) == 1:
+        return [(inputs[0], output)]
+    outputs = expand_shards(output)
+    if len(inputs) != len(outputs):
+        raise InputError(
+            f"manifest names {len(inputs)} files, output {len(outputs)}; expected as many, such as "
+            f"units_{{0..{len(inputs) - 1}}}.json",
+            output,
+        )
+    return list(zip(inputs, outputs, strict=True))
+
+
+def label(manifests: str | Sequence) -> str:
+    """What messages and reports call a manifest or several."""
+    return manifests if isinstance(manifests, str) else ",".join(map(str, manifests))
+
+
 def _expanded(pattern: str) -> list[str]:
-    if Path(pattern).exists():
+    if not is_url(pattern) and Path(pattern).exists():
         return [pattern]
     braces = _OTHER_BRACKETS.sub(r"{\1}", pattern.replace("_OP_", "{").replace("_CL_", "}"))
     try:

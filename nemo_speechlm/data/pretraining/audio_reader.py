@@ -12,12 +12,13 @@ from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.sources import audio_source, in_tar, tar_of
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key, ManifestReader
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
+from nemo_speechlm.storage import is_url
 
 _AUDIO_CHECKED = 50
 _SPEED = 1
@@ -120,7 +121,7 @@ class AudioReader(ManifestReader):
     def _cut(
         self,
         record: Record,
-        file: LineIndex,
+        file: IndexedManifest,
         number: int,
         span: tuple[float, float],
         custom: dict[str, Any],
@@ -212,18 +213,23 @@ class _Tars:
     """The tar file of each line."""
 
     def __init__(self, manifests: Sequence[str], tars: str | Sequence[str]):
-        self.paths = {_shard(path, "audio", "tar"): path for path in expand_shards(tars)}
+        paths = expand_shards(tars)
+        numbers = [_shard(path, "audio", "tar") for path in paths]
+        self.paths = dict(zip(numbers, paths, strict=True))
         self.by_manifest: dict[str, str] = {}
-        if len(manifests) > 1 or len(self.paths) == 1:
-            shards = [_shard(path, "manifest", "json") for path in manifests] if len(manifests) > 1 else [*self.paths]
-            if set(shards) != set(self.paths):
+        if len(manifests) > 1 or len(paths) == 1:
+            shards = [_shard(path, "manifest", "json") for path in manifests] if len(manifests) > 1 else numbers
+            if shards == numbers:  # of several sets, too, which have the same numbers
+                self.by_manifest = dict(zip(map(_name, manifests), paths, strict=True))
+                return
+            if set(shards) != set(numbers) or len(set(numbers)) < len(numbers) or len(shards) != len(numbers):
                 raise InputError(
                     f"manifests have the shards {sorted(shards)}, tarred_audio_filepaths {sorted(self.paths)}",
                     manifests[0],
                 )
-            self.by_manifest = {str(Path(m)): self.paths[shard] for m, shard in zip(manifests, shards, strict=True)}
+            self.by_manifest = {_name(m): self.paths[shard] for m, shard in zip(manifests, shards, strict=True)}
 
-    def of(self, record: Record, file: LineIndex, number: int) -> str:
+    def of(self, record: Record, file: IndexedManifest, number: int) -> str:
         if self.by_manifest:
             return self.by_manifest[str(file.path)]
         shard = record.get("shard_id")
@@ -236,6 +242,11 @@ class _Tars:
         return self.paths[shard]
 
 
+def _name(manifest: str) -> str:
+    """A manifest as its index names it."""
+    return manifest if is_url(manifest) else str(Path(manifest))
+
+
 def _shard(path: str, word: str, ending: str) -> int:
     """The number in a file's name, found as NeMo finds it."""
     found = re.search(rf"{word}[^/]*_(\d+)[^/]*\.{ending}", path)
@@ -244,7 +255,7 @@ def _shard(path: str, word: str, ending: str) -> int:
     return int(found[1])
 
 
-def seconds(record: Record, key: str, file: LineIndex, number: int) -> float:
+def seconds(record: Record, key: str, file: IndexedManifest, number: int) -> float:
     """A record's seconds.
 
     Raises:

@@ -15,6 +15,7 @@ from nemo_speechlm.data.bad_examples import BadRule
 from nemo_speechlm.data.pretraining.audio_reader import PERTURBATIONS
 from nemo_speechlm.data.pretraining.streams import READERS, Stream
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.storage import SCHEMES, is_url, scheme_of
 
 _NEMO_KEYS = {field.name for field in fields(LhotseDataLoadingConfig)}
 _OWN_TYPES = tuple(reader.type for reader in READERS)
@@ -216,12 +217,12 @@ def _uses_own_types(part: Mapping[str, Any]) -> bool:
         return part["type"] in _OWN_TYPES
     if any(part.get(key) is not None for key in _SOURCES):
         return False
-    # Tar files behind a pipe or a URL, and NeMo's lists of lists with weights, are NeMo's to read.
+    # Tar files behind a pipe or at addresses that we do not read are NeMo's to read, and so are its lists of lists.
     paths = [*_flat(part.get("manifest_filepath")), *_flat(part.get("tarred_audio_filepaths"))]
     if not all(isinstance(path, str) for path in paths):
         return False
     return part.get("tarred_audio_filepaths") is None or not any(
-        path.startswith("pipe:") or "://" in path for path in paths
+        path.startswith("pipe:") or (is_url(path) and scheme_of(path) not in SCHEMES) for path in paths
     )
 
 

@@ -10,14 +10,18 @@ import numpy as np
 from nemo.utils import logging
 
 from nemo_speechlm.data.bad_examples import BadExample
-from nemo_speechlm.data.manifests.line_index import LineIndex, LineIndexes
+from nemo_speechlm.data.manifests.indexed import IndexedManifest, IndexedManifests
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.pretraining.chapters import Chapters, Order
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
 
 SURVEYED = 50_000
-"""Lines of a manifest that are checked, and counted by the filters, before training starts."""
+"""Lines of a manifest that are checked, and counted by the filters, before training starts; fewer of each where there
+are more than four."""
+
+_SURVEYED_LEAST = 20
+"""The same of each of thousands of manifests."""
 
 Key = tuple[int, ...]
 
@@ -47,7 +51,7 @@ class ManifestReader(ABC):
         self.chapter = 0
         self.surveyed = 0
         self._bad: list[BadExample] = []
-        self._lines = LineIndexes(expand_shards(manifests))
+        self._lines = IndexedManifests(expand_shards(manifests))
         self._arrange(whole_files)
 
     def _arrange(self, whole_files: bool) -> None:
@@ -68,7 +72,7 @@ class ManifestReader(ABC):
         )
 
     @abstractmethod
-    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> Any:
+    def _example(self, record: Record, file: IndexedManifest, number: int, key: Key | None) -> Any:
         """The example of a record, or the reason (a string) why it is left out.
 
         ``key`` seeds what is random in it; if it is None, nothing need be.
@@ -121,8 +125,9 @@ class ManifestReader(ABC):
         """Read lines all over each manifest; raise what is wrong with them, log what the filters leave out."""
         reasons: Counter[str] = Counter()
         total, bad = 0, 0
+        most = max(_SURVEYED_LEAST, min(SURVEYED, 4 * SURVEYED // len(self._lines.files)))
         for begin, end in pairwise(self._lines.first):
-            rows = np.unique(np.linspace(begin, end - 1, min(end - begin, SURVEYED)).astype(np.int64))
+            rows = np.unique(np.linspace(begin, end - 1, min(end - begin, most)).astype(np.int64))
             total += len(rows)
             for row in rows:
                 example = self._read_or_skip(int(row), None)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from lhotse import MonoCut
 
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.pretraining.audio_reader import AudioReader, seconds
 from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key
@@ -63,7 +63,7 @@ class PairsReader(AudioReader):
             raise InputError("data config: pairs.truncate_duration cannot be used, texts would no longer fit")
         return super().from_config(with_encoder(config))
 
-    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> MonoCut | str:
+    def _example(self, record: Record, file: IndexedManifest, number: int, key: Key | None) -> MonoCut | str:
         recorded = seconds(record, "duration", file, number)
         tokens = encoded_text(record[self.text_field], self.text_field, self.encoder, file, number)
         if reason := self._left_out(recorded):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from lhotse import MonoCut
 
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.data.pretraining.audio_reader import AudioReader, seconds
 from nemo_speechlm.data.pretraining.chapters import Order
@@ -64,7 +64,7 @@ class SpeechReader(AudioReader):
         """Make it from an ``input_cfg`` item, in which the inventory is a file or what it holds."""
         return super().from_config(with_inventory(config))
 
-    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> MonoCut | str:
+    def _example(self, record: Record, file: IndexedManifest, number: int, key: Key | None) -> MonoCut | str:
         recorded = seconds(record, "duration", file, number)
         speed = self._speed(key)
         duration = recorded / speed

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from nemo.collections.common.data.lhotse.text_adapters import Formattable
 
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.manifests.units import unit_ids, unit_sequence
 from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key, ManifestReader
@@ -125,7 +125,7 @@ class TextUnitsReader(ManifestReader):
         """Make it from an ``input_cfg`` item, in which the inventory is a file or what it holds."""
         return super().from_config(with_inventory(config))
 
-    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> TextUnits | str:
+    def _example(self, record: Record, file: IndexedManifest, number: int, key: Key | None) -> TextUnits | str:
         targets = self._targets(record["text"], file, number)
         if not len(targets):
             return "without a character"
@@ -153,7 +153,7 @@ class TextUnitsReader(ManifestReader):
             durations = self._draw(units, needed, np.random.default_rng(key))
         return TextUnits(f"{file.path}:{number}", units, durations, targets)
 
-    def _targets(self, text: Any, file: LineIndex, number: int) -> np.ndarray:
+    def _targets(self, text: Any, file: IndexedManifest, number: int) -> np.ndarray:
         if not isinstance(text, str):
             raise InputError(f"'text' is {text!r}, expected a string", file.path, number)
         if self._tokens is not None:

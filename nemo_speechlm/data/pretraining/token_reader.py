@@ -8,7 +8,7 @@ import numpy as np
 from hydra.utils import instantiate
 from nemo.collections.common.data.lhotse.text_adapters import Formattable
 
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key, ManifestReader
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
@@ -86,7 +86,7 @@ class TokensReader(ManifestReader):
         """Make it from an ``input_cfg`` item, in which ``labels`` or ``tokenizer`` say how text is written."""
         return super().from_config(with_encoder(config))
 
-    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> TextTokens | str:
+    def _example(self, record: Record, file: IndexedManifest, number: int, key: Key | None) -> TextTokens | str:
         tokens = encoded_text(record[self.text_field], self.text_field, self.encoder, file, number)
         if len(tokens) < self.min_tokens:
             return f"shorter than {self.min_tokens:g} tokens"
@@ -96,7 +96,7 @@ class TokensReader(ManifestReader):
         return TextTokens(f"{file.path}:{number}", np.asarray(tokens, dtype=np.int32), phones)
 
 
-def encoded_text(text: Any, field: str, encoder: TextEncoder, file: LineIndex, number: int) -> list[int]:
+def encoded_text(text: Any, field: str, encoder: TextEncoder, file: IndexedManifest, number: int) -> list[int]:
     """The ids of a line's text.
 
     Raises:
@@ -107,7 +107,7 @@ def encoded_text(text: Any, field: str, encoder: TextEncoder, file: LineIndex, n
     return encoder(text, file.path, number)
 
 
-def encoded_phones(text: str, encoder: TextEncoder | None, file: LineIndex, number: int) -> np.ndarray | None:
+def encoded_phones(text: str, encoder: TextEncoder | None, file: IndexedManifest, number: int) -> np.ndarray | None:
     """The phones (P,) of a line's text, where there is an encoder.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from lhotse import MonoCut
 
-from nemo_speechlm.data.manifests.line_index import LineIndex
+from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.pretraining.audio_reader import AudioReader, seconds
 from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.manifest_reader import Key
@@ -41,7 +41,7 @@ class TranscriptsReader(AudioReader):
         if self.tarred:
             self._check_audio()
 
-    def _example(self, record: Record, file: LineIndex, number: int, key: Key | None) -> MonoCut | str:
+    def _example(self, record: Record, file: IndexedManifest, number: int, key: Key | None) -> MonoCut | str:
         duration = seconds(record, "duration", file, number)
         if reason := self._left_out(duration):
             return reason

@@ -98,7 +98,7 @@ def build_recognition_dataloader(
         # In a thread an error would be lost, and the order would depend on how fast it is.
         known = {key: value for key, value in known.items() if key not in ("on_bad", "max_bad", "timeout")}
         if _in_tars(config):
-            known["tarred_audio_filepaths"] = first_tars(expand_shards(config["manifest_filepath"]))
+            known["tarred_audio_filepaths"] = list(first_tars(expand_shards(config["manifest_filepath"])))
         known.setdefault("concurrent_bucketing", False)
         known |= {"force_finite": True, "force_map_dataset": True}  # NeMo repeats tar files without end
         structured = make_structured_with_schema_warnings(OmegaConf.create(known))
@@ -124,7 +124,7 @@ def _in_tars(config: DictConfig) -> bool:
     """Whether the manifests themselves say that their audio is in tars, and the config says nothing of it."""
     if config.get("manifest_filepath") is None or config.get("tarred_audio_filepaths") is not None:
         return False
-    return bool(first_tars(expand_shards(config["manifest_filepath"])))
+    return next(first_tars(expand_shards(config["manifest_filepath"])), None) is not None
 
 
 class _Both:

@@ -23,6 +23,7 @@ from nemo_speechlm.jobs.lines import LineIndex, index_lines
 from nemo_speechlm.jobs.progress import progress_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.locks import only_writer
+from nemo_speechlm.storage import WRITABLE, exists, is_url, join, scheme_of, upload
 
 LISTED = "shards.jsonl"
 """The list of a set's shards, written when all are there."""
@@ -112,6 +113,7 @@ def make_shards(
     engine: Executor | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
+    job_folder: str | Path | None = None,
 ) -> Made:
     """Divide manifests into shards.
 
@@ -120,19 +122,21 @@ def make_shards(
 
     Args:
         manifests: a manifest, several, or a name that stands for several (``a_{0..9}.json``).
-        output: folder to make.
+        output: folder to make; may be at an address (``s3://bucket/folder``).
         encoding: of audio; None for text alone.
         division: which line goes into which shard.
         gzipped: compress shards of text.
         workers: processes; None is as many as the engine has room for.
         engine: where the workers run; None is this machine.
         skip_bad: list bad lines in ``skipped.jsonl`` and go on, instead of stopping at the first.
-        overwrite: replace the shards that are in the folder.
+        overwrite: replace the shards that are in the folder; not at an address.
+        job_folder: that all machines of the job see, for its state; an output at an address needs one.
 
     Raises:
         InputError: on bad input (unless ``skip_bad``), or a folder that has other shards.
     """
-    paths, folder = expand_shards(manifests), Path(output)
+    paths = expand_shards(manifests)
+    folder = _local_folder(output, job_folder, overwrite)
     listed, plan = folder / LISTED, folder / _PLAN
     _refuse_folder(folder, paths)
     with only_writer(listed):
@@ -151,23 +155,25 @@ def make_shards(
             "shuffle": division.shuffle,
             "seed": division.seed if division.shuffle else None,
             "skip_bad": skip_bad,
+            "output": str(output) if is_url(output) else None,
         }
+        place = str(output).rstrip("/") if is_url(output) else str(folder.resolve())
         for path in files_of(folder, partial=True):
             path.unlink()
-        if not resumed:
+        if not resumed:  # what overwrite=true is for
             for path in [*filter(Path.exists, [listed]), *files_of(folder)]:
                 path.unlink()
         sets: list[Made] = []
         run_job(
             plan / LISTED,
             listed,
-            ShardWork(plan.resolve(), paths, folder.resolve(), encoding, gzipped, skip_bad),
+            ShardWork(plan.resolve(), paths, place, encoding, gzipped, skip_bad),
             settings=settings,
             workers=workers,
             engine=engine,
             overwrite=overwrite,
             libraries=[] if encoding is None else ["soundfile", "soxr"],
-            before_rename=lambda path: sets.append(_finish(path, folder, encoding is not None, gzipped)),
+            before_rename=lambda path: sets.append(_finish(path, folder, place, encoding is not None, gzipped)),
             description="make shards",
             unit="shard",
         )
@@ -184,6 +190,25 @@ def is_speech(manifest: str) -> bool:
     for number, line in iter_lines(manifest):
         return "audio_filepath" in parse_line(line, manifest, number)
     raise InputError("the manifest is empty", manifest)
+
+
+def _local_folder(output: str | Path, job_folder: str | Path | None, overwrite: bool) -> Path:
+    """The folder of this machine in which a job is.
+
+    Raises:
+        InputError: if there is none, or an address has shards already.
+    """
+    if not is_url(output):
+        return Path(output)
+    if scheme_of(output) not in WRITABLE:
+        raise InputError(f"shards cannot be written there; expected a folder, or {', '.join(WRITABLE)}://", output)
+    if job_folder is None:
+        raise InputError("an output at an address needs job_folder=FOLDER, which all machines of the job see", output)
+    if overwrite:
+        raise InputError("overwrite=true is for folders; give another output, or remove what is there first", output)
+    if exists(join(output, LISTED)):
+        raise InputError("has shards already; give another output, or remove them first", join(output, LISTED))
+    return Path(job_folder)
 
 
 def _refuse_folder(folder: Path, manifests: Sequence[str]) -> None:
@@ -219,7 +244,7 @@ def _plan(plan: Path, manifests: Sequence[str], division: Division) -> list[str]
     return [index.digest for index in indexes]
 
 
-def _finish(listed: Path, folder: Path, audio: bool, gzipped: bool) -> Made:
+def _finish(listed: Path, folder: Path, place: str, audio: bool, gzipped: bool) -> Made:
     """Check and tidy what was made; bad lines go from the list of shards to a list of their own.
 
     Raises:
@@ -232,16 +257,21 @@ def _finish(listed: Path, folder: Path, audio: bool, gzipped: bool) -> Made:
         report.skip(each["reason"])
     if not report.written:
         raise InputError(f"no line can be used. {bad[0]['reason']}", bad[0]["file"], bad[0]["line"])
-    expected = {name for shard in range(len(records)) for name in names_of(shard, audio, gzipped)}
-    there = {path.name for path in files_of(folder)}
-    if gone := sorted(expected - there):
-        raise SpeechLMError(f"{folder / gone[0]}: was removed while the others were made; run with overwrite=true")
-    for name in there - expected:  # of a job with other options that was given up
-        (folder / name).unlink()
+    if not is_url(place):
+        expected = {name for shard in range(len(records)) for name in names_of(shard, audio, gzipped)}
+        there = {path.name for path in files_of(folder)}
+        if gone := sorted(expected - there):
+            raise SpeechLMError(f"{folder / gone[0]}: was removed while the others were made; run with overwrite=true")
+        for name in there - expected:  # of a job with other options that was given up
+            (folder / name).unlink()
     (folder / BAD).unlink(missing_ok=True)
     if bad:
         write_manifest(folder / BAD, bad)
     with open(listed, "w", encoding="utf-8") as file:
         file.writelines(map(dump_line, records))
     hours = sum(record["hours"] for record in records) if audio else None
-    return Made(str(folder), len(records), hours, report, gzipped)
+    if is_url(place):
+        if bad:
+            upload(folder / BAD, join(place, BAD))
+        upload(listed, join(place, LISTED))
+    return Made(place if is_url(place) else str(folder), len(records), hours, report, gzipped)

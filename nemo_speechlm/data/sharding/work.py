@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from nemo_speechlm.data.audio.sources import TAR
 from nemo_speechlm.data.sharding.encoding import AudioEncoding, Encoded
-from nemo_speechlm.data.sharding.files import ShardWriter, member_name
+from nemo_speechlm.data.sharding.files import ShardWriter, member_name, names_of
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.lines import LineIndex
 from nemo_speechlm.jobs.types import Work
 from nemo_speechlm.jobs.work import Unexpected
+from nemo_speechlm.storage import is_url, join, upload
 
 ORDER = "order.npy"
 """In the folder of a plan: the lines in the order in which they go into shards; not there if that is their own."""
@@ -27,7 +30,7 @@ class ShardWork:
     Attributes:
         plan: folder with an index for each manifest and the order of lines, which every worker sees.
         manifests: the sources, as messages name them.
-        output: folder of the shards.
+        output: folder of the shards, maybe at an address.
         encoding: of audio; None for text.
         gzipped: whether shards of text are compressed.
         skip_bad: list bad lines and go on.
@@ -35,7 +38,7 @@ class ShardWork:
 
     plan: Path
     manifests: Sequence[str]
-    output: Path
+    output: str
     encoding: AudioEncoding | None
     gzipped: bool = False
     skip_bad: bool = False
@@ -104,17 +107,24 @@ class _Maker:
         lines = self._lines.read(rows)
         seconds, bad = 0.0, []
         audio = self._job.encoding is not None
-        with ShardWriter(self._job.output, shard, audio, self._job.gzipped) as writer:
-            for row in rows:
-                found = self._found(*lines[row])
-                if isinstance(found, InputError):
-                    bad.append({"file": found.path, "line": found.line, "reason": found.reason})
-                elif isinstance(found, str):
-                    writer.add_line(found)
-                else:
-                    record, encoded = found
-                    writer.add(record, member_name(record["audio_filepath"], row, encoded.suffix), encoded.content)
-                    seconds += encoded.duration
+        with ExitStack() as held:
+            folder = Path(self._job.output)
+            if is_url(self._job.output):
+                folder = Path(held.enter_context(TemporaryDirectory(prefix="nemo_speechlm-")))
+            with ShardWriter(folder, shard, audio, self._job.gzipped) as writer:
+                for row in rows:
+                    found = self._found(*lines[row])
+                    if isinstance(found, InputError):
+                        bad.append({"file": found.path, "line": found.line, "reason": found.reason})
+                    elif isinstance(found, str):
+                        writer.add_line(found)
+                    else:
+                        record, encoded = found
+                        writer.add(record, member_name(record["audio_filepath"], row, encoded.suffix), encoded.content)
+                        seconds += encoded.duration
+            if is_url(self._job.output):
+                for name in names_of(shard, audio, self._job.gzipped):
+                    upload(folder / name, join(self._job.output, name))
         hours = {"hours": round(seconds / 3600, 6)} if audio else {}
         return {"shard_id": shard, "lines": len(rows) - len(bad), **hours, "bytes": writer.size, "bad": bad}
 

@@ -18,7 +18,7 @@ from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.audio.sources import naming
 from nemo_speechlm.data.audio.utterances import audio_part
 from nemo_speechlm.data.length_batches import LengthBatches
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.probing.targets import Targets
 from nemo_speechlm.inference.audio_batches import Utterance
@@ -55,22 +55,24 @@ class ProbeExamples:
     answers: list[list[int]]
 
     @classmethod
-    def read(cls, manifest: str | Path, targets: Targets, max_seconds: float | None = None) -> "ProbeExamples":
+    def read(
+        cls, manifest: str | Path | Sequence, targets: Targets, max_seconds: float | None = None
+    ) -> "ProbeExamples":
         """Read a manifest; what is longer than ``max_seconds`` is left out.
 
         Raises:
             InputError: naming the first line that cannot be used; or if none is left.
         """
         utterances, answers = [], []
-        for number, record in read_manifest(manifest, ["audio_filepath", *targets.keys]):
-            part = audio_part(record, manifest, number)
+        for path, number, record in read_manifests(manifest, ["audio_filepath", *targets.keys]):
+            part = audio_part(record, path, number)
             if max_seconds is not None and part.duration > max_seconds:
                 continue
             named = {**naming(part.path), "duration": round(part.duration, 4)}
             utterances.append(Utterance(record | named, *part))
-            answers.append(targets.encode(record, manifest, number))
+            answers.append(targets.encode(record, path, number))
         if not utterances:
-            raise InputError(f"no utterance is at most max_seconds={max_seconds:g} long", manifest)
+            raise InputError(f"no utterance is at most max_seconds={max_seconds:g} long", str(manifest))
         return cls(utterances, answers)
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.probing.model import ProbeModel
 from nemo_speechlm.evaluation.probing.pictures import plot_layer_weights
@@ -39,7 +39,7 @@ def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
     output = Path(cfg.output)
     refuse_overwrite(output / RESULT, cfg.overwrite)
     for manifest in (cfg.train, cfg.valid, cfg.test):
-        next(iter(read_manifest(manifest)))
+        next(read_manifests(manifest))
     weights = output / "probe.nemo"
     if cfg.overwrite or not weights.exists():
         train(probe_recipe(cfg, weights), lambda model, trainer: ProbeModel(cfg=model, trainer=trainer))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.checks import check_choice
-from nemo_speechlm.data.manifests.lines import read_manifest, text_of
+from nemo_speechlm.data.manifests.lines import read_manifests, text_of
 from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts, character_errors, count_errors, word_errors
@@ -68,7 +68,7 @@ class PhoneTargets(Targets):
         """The phones of a language: all of English, or those of the manifests' texts."""
         encoder = PhoneEncoder(language, silence=False)
         if not encoder.english:
-            encoder.learn(record["text"] for path in manifests for _, record in read_manifest(path, ["text"]))
+            encoder.learn(record["text"] for _, _, record in read_manifests(list(manifests), ["text"]))
         return list(encoder.symbols)
 
     def encode(self, record: Record, path: str | Path, line: int) -> list[int]:
@@ -132,10 +132,9 @@ class ClassTargets(Targets):
         """
         found: dict[str, set[str]] = {key: set() for key in keys}
         paths = list(manifests)
-        for path in paths:
-            for number, record in read_manifest(path, keys):
-                for key in keys:
-                    found[key].add(_value(record, key, path, number))
+        for path, number, record in read_manifests(paths, keys):
+            for key in keys:
+                found[key].add(_value(record, key, path, number))
         for key, values in found.items():
             if len(values) < 2:
                 raise InputError(f"{key!r} is always {next(iter(values))!r}, expected two values at least", paths[0])

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.audio.utterances import AudioPart, audio_part
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
@@ -108,16 +108,16 @@ class Alignment:
     swapping: float
 
 
-def read_spoken(manifest: str | Path, inventory: UnitInventory, limit: int | None = None) -> list[Spoken]:
+def read_spoken(manifest: str | Path | Sequence, inventory: UnitInventory, limit: int | None = None) -> list[Spoken]:
     """The first utterances of a manifest with units.
 
     Raises:
         InputError: naming the line whose units or audio do not fit.
     """
     found: list[Spoken] = []
-    for number, record in read_manifest(manifest, ["audio_filepath", "units", "unit_durations"]):
-        units = unit_sequence(record, inventory, manifest, number).expand()
-        found.append(Spoken(audio_part(record, manifest, number), units))
+    for path, number, record in read_manifests(manifest, ["audio_filepath", "units", "unit_durations"]):
+        units = unit_sequence(record, inventory, path, number).expand()
+        found.append(Spoken(audio_part(record, path, number), units))
         if len(found) == limit:
             break
     return found

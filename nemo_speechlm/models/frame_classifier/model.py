@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_whole
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.data.manifests.units import unit_ids
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch
 from nemo_speechlm.data.pretraining.streams import SpeechStream, Stream
@@ -259,8 +259,7 @@ class FrameClassifierModel(PretrainingModel):
         """Let units follow each other as they do in manifests, of speech or of text."""
 
         def sequences() -> Iterator[list[int]]:
-            for path in manifests:
-                for number, record in read_manifest(path, ["units"]):
-                    yield unit_ids(record, self.inventory, path, number)
+            for path, number, record in read_manifests(manifests, ["units"]):
+                yield unit_ids(record, self.inventory, path, number)
 
         self.phone_loop.set_bigram(torch.from_numpy(unit_bigram(sequences(), self.inventory)))

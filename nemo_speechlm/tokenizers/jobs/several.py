@@ -1,0 +1,61 @@
+"""A job for each of several manifests; those that are done are not done again."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_speechlm.data.manifests.shards import paired
+from nemo_speechlm.files import file_digest, plain, refuse_input_as_output
+from nemo_speechlm.locks import only_writer
+
+
+def done_path(output: str | Path) -> Path:
+    """What says of an output, while the others are made, what it was made of."""
+    output = Path(output)
+    return output.with_name(f".done.{output.name}")
+
+
+def for_each(
+    manifests: str | Sequence, output: str, options: Mapping[str, Any], work: Callable[[str, str], str]
+) -> str:
+    """Work on a manifest, or on each of several.
+
+    Args:
+        manifests: one, a list, or a name that stands for several (``a_{0..9}.json``).
+        output: a file, or a name that stands for as many.
+        options: that decide the result; an output that was made with others is not taken for done.
+        work: given a manifest and its output, makes it; returns what was done, for the user.
+
+    Returns:
+        what was done, a line or more for each.
+
+    Raises:
+        InputError: if there are not as many outputs as manifests, or what ``work`` raises.
+    """
+    pairs = paired(manifests, output)
+    if len(pairs) == 1:
+        return work(*pairs[0])
+    refuse_input_as_output([made for _, made in pairs], {"manifest": [source for source, _ in pairs]})
+    said = []
+    for source, made in pairs:
+        mark = done_path(made)
+        with only_writer(made):
+            expected = {"source": file_digest(source), **plain(options)}
+            if _says(mark, made, expected):
+                said.append(f"{made}: was made before the interruption")
+                continue
+            said.append(work(source, made))
+            mark.write_text(json.dumps({"output": file_digest(made), **expected}), encoding="utf-8")
+    for _, made in pairs:
+        done_path(made).unlink(missing_ok=True)
+    return "\n".join(said)
+
+
+def _says(mark: Path, made: str, expected: Mapping[str, Any]) -> bool:
+    """Whether a mark says that an output is what it is to be."""
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        return found == {"output": file_digest(made), **expected}
+    except (FileNotFoundError, ValueError):
+        return False

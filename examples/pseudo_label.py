@@ -31,23 +31,29 @@ def main(cfg: DictConfig) -> None:
     options = DecodingOptions.of(cfg)
     from nemo_speechlm.evaluation.pseudo_labels import summary
     from nemo_speechlm.inference.pseudo_labels import label_manifest
+    from nemo_speechlm.tokenizers.jobs.several import for_each
 
-    said = label_manifest(
-        cfg.model,
-        cfg.manifest,
-        cfg.output,
-        options,
-        min_score=cfg.min_score,
-        keep=cfg.keep,
-        device=cfg.device,
-        loading={"batch_duration": cfg.batch_duration, "num_workers": cfg.num_workers, "precision": cfg.precision},
-        engine=engine,
-        workers=cfg.workers,
-        summary=summary,
-        skip_bad=cfg.skip_bad,
-        overwrite=cfg.overwrite,
-    )
-    print(f"{said}\n{cfg.output}")
+    def label(manifest: str, output: str) -> str:
+        said = label_manifest(
+            cfg.model,
+            manifest,
+            output,
+            options,
+            min_score=cfg.min_score,
+            keep=cfg.keep,
+            device=cfg.device,
+            loading={"batch_duration": cfg.batch_duration, "num_workers": cfg.num_workers, "precision": cfg.precision},
+            engine=engine,
+            workers=cfg.workers,
+            summary=summary,
+            skip_bad=cfg.skip_bad,
+            overwrite=cfg.overwrite,
+        )
+        return f"{said}\n{output}"
+
+    decides = ("model", "min_score", "keep", "precision")
+    made_with = {"options": repr(options), **{key: cfg[key] for key in decides}}
+    print(for_each(cfg.manifest, cfg.output, made_with, label))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def main(cfg: DictConfig) -> None:
 
     import torch
 
+    from nemo_speechlm.data.manifests.shards import the_only
     from nemo_speechlm.evaluation.aligner import plot_passes
     from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
     from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
@@ -55,8 +56,9 @@ def main(cfg: DictConfig) -> None:
 
     threads = cfg.threads or default_workers()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
+    manifest = Path(the_only(cfg.manifest))
     training = AlignerTraining(
-        CorpusSource(Path(cfg.manifest), cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), cfg.seed),
+        CorpusSource(manifest, cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), cfg.seed),
         Pronouncing.read(
             cfg.lexicon,
             language=cfg.language.code,

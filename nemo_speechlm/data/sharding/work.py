@@ -12,6 +12,7 @@ import numpy as np
 from nemo_speechlm.data.audio.sources import TAR
 from nemo_speechlm.data.sharding.encoding import AudioEncoding, Encoded
 from nemo_speechlm.data.sharding.files import ShardWriter, member_name, names_of
+from nemo_speechlm.data.sharding.suspects import Suspects, check_suspect
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.lines import LineIndex
@@ -104,37 +105,47 @@ class _Maker:
         plan: Record = json.loads(line)
         shard, (first, last) = plan["shard"], plan["lines"]
         rows = [int(row) for row in (range(first, last) if self._order is None else self._order[first:last])]
-        lines = self._lines.read(rows)
-        seconds, bad = 0.0, []
         audio = self._job.encoding is not None
         with ExitStack() as held:
             folder = Path(self._job.output)
             if is_url(self._job.output):
                 folder = Path(held.enter_context(TemporaryDirectory(prefix="nemo_speechlm-")))
             with ShardWriter(folder, shard, audio, self._job.gzipped) as writer:
-                for row in rows:
-                    found = self._found(*lines[row])
-                    if isinstance(found, InputError):
-                        bad.append({"file": found.path, "line": found.line, "reason": found.reason})
-                    elif isinstance(found, str):
-                        writer.add_line(found)
-                    else:
-                        record, encoded = found
-                        writer.add(record, member_name(record["audio_filepath"], row, encoded.suffix), encoded.content)
-                        seconds += encoded.duration
+                seconds, bad = self._fill(writer, rows)
             if is_url(self._job.output):
                 for name in names_of(shard, audio, self._job.gzipped):
                     upload(folder / name, join(self._job.output, name))
         hours = {"hours": round(seconds / 3600, 6)} if audio else {}
         return {"shard_id": shard, "lines": len(rows) - len(bad), **hours, "bytes": writer.size, "bad": bad}
 
-    def _found(self, manifest: str, number: int, line: str | InputError) -> str | tuple[Record, Encoded] | InputError:
+    def _fill(self, writer: ShardWriter, rows: Sequence[int]) -> tuple[float, list[Record]]:
+        """Put lines into a shard; returns the seconds of their audio, and what is bad."""
+        lines = self._lines.read(rows)
+        seconds, bad = 0.0, []
+        with Suspects(self._job.plan, writer.shard) as suspects:
+            for row in rows:
+                found = self._found(*lines[row], suspected=suspects.at(row))
+                if isinstance(found, InputError):
+                    bad.append({"file": found.path, "line": found.line, "reason": found.reason})
+                elif isinstance(found, str):
+                    writer.add_line(found)
+                else:
+                    record, encoded = found
+                    writer.add(record, member_name(record["audio_filepath"], row, encoded.suffix), encoded.content)
+                    seconds += encoded.duration
+        return seconds, bad
+
+    def _found(
+        self, manifest: str, number: int, line: str | InputError, suspected: bool
+    ) -> str | tuple[Record, Encoded] | InputError:
         """What goes into a shard for a line; what is wrong with it, where such lines are left out.
 
         Raises:
             InputError: at a bad line, unless such lines are left out.
         """
         try:
+            if suspected and self._job.encoding is not None and isinstance(line, str):
+                check_suspect(self._job.encoding, manifest, number, line)
             return self._read(manifest, number, line)
         except Exception as error:
             if isinstance(error, InputError):

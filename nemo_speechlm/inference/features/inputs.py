@@ -7,6 +7,7 @@ from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
 from nemo_speechlm.data.audio.sources import naming
 from nemo_speechlm.data.audio.utterances import AudioPart, audio_part
 from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record
 from nemo_speechlm.inference.audio_batches import Utterance
@@ -35,7 +36,7 @@ def read_inputs(inputs: Sequence[str | Path], skip_bad: bool = False) -> tuple[l
 
 def _records(inputs: Sequence[str | Path]) -> Iterator[tuple[Record, Path, int | None]]:
     """(record, the file or manifest that it stands in, line); a line is None where the file is the audio itself."""
-    for given in map(Path, inputs):
+    for given in map(Path, expand_shards(inputs)):
         if given.is_dir():
             for path in sorted(p for p in given.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
                 yield {"audio_filepath": str(path.absolute())}, path, None

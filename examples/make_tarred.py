@@ -36,6 +36,7 @@ def main(cfg: DictConfig) -> None:
         engine=chosen(cfg.engine, Executor),
         skip_bad=cfg.skip_bad,
         overwrite=cfg.overwrite,
+        job_folder=cfg.job_folder,
     )
     print(made)
 

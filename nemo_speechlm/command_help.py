@@ -3,6 +3,7 @@
 import difflib
 import functools
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,7 +80,11 @@ def explain(error: Exception, config_name: str) -> str:
     message = "; ".join(line for line in lines if line and not line.startswith("See https"))
     if isinstance(error, OverrideParseException):
         reason = message.removeprefix(f"Error parsing override {error.override!r}; ")
-        return f"{error.override!r} is not of the form key=value: {reason}"
+        key, _, value = error.override.partition("=")
+        quoted = f"{key}='{value}'" if '"' in value else f'{key}="{value}"'
+        plain = key and value and "'" not in value and value[0] not in '[{"'
+        way_out = f"; a value with other characters needs quotes of its own: {shlex.quote(quoted)}" if plain else ""
+        return f"{error.override!r} is not of the form key=value: {reason}{way_out}"
     return message
 
 

@@ -30,6 +30,22 @@ class InputError(SpeechLMError):
         return type(self), (self.reason, self.path, self.line)
 
 
+class OutputError(SpeechLMError):
+    """The output cannot be written, because the disk is full, say; no input is to blame.
+
+    Args:
+        path: what was to be written.
+        reason: why it cannot be.
+    """
+
+    def __init__(self, path: str | Path, reason: object):
+        super().__init__(f"{path}: cannot be written: {reason}; once that is mended, the same command goes on")
+        self.path, self.reason = str(path), str(reason)
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
 class Unfinished(SpeechLMError):
     """Raised by a task that stopped early on purpose; the same command continues it.
 

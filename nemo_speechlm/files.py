@@ -1,5 +1,6 @@
 """Reading and writing files without losing what was there before."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, OutputError, SpeechLMError
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.storage import is_url, open_url
 
@@ -111,6 +112,25 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
             partial.unlink(missing_ok=True)
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no more room to write to."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what is raised while a file is written into an :class:`OutputError`: libraries have errors of their own."""
+    try:
+        yield
+    except SpeechLMError:
+        raise
+    except Exception as error:
+        raise OutputError(path, getattr(error, "strerror", None) or error) from error
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give another name to write to; the file takes the name ``path`` only when the block ends without an error.
@@ -130,6 +150,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
                 with suppress(OSError):
                     partial.unlink(missing_ok=True)
     except OSError as error:
+        if is_full(error):
+            raise OutputError(path, error.strerror) from error
         raise InputError(f"cannot be written: {error}", path) from error
 
 

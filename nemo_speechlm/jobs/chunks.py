@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import OutputError, SpeechLMError
 
 _NAME = re.compile(r"(\d+)-(\d+)(?:\.(\w+))?\.(jsonl|part)")
 
@@ -108,9 +108,12 @@ class ChunkWriter:
         self._count += len(lines)
 
     def _put(self, data: bytes) -> None:
-        written = self._file.write(data)
-        while written < len(data):  # the disk was full for a moment, or a signal came
-            written += self._file.write(data[written:])
+        try:
+            written = self._file.write(data)
+            while written < len(data):  # the disk was full for a moment, or a signal came
+                written += self._file.write(data[written:])
+        except OSError as error:
+            raise OutputError(self._path, error.strerror) from error
 
     def __enter__(self) -> Self:
         return self

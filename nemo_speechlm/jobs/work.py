@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.files import Record, dump_line
+from nemo_speechlm.errors import InputError, OutputError, SkipItem
+from nemo_speechlm.files import Record, dump_line, is_full
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, ChunkWriter, part_path
 from nemo_speechlm.jobs.lines import LineIndex
 from nemo_speechlm.jobs.types import BatchWork, Result, Work
@@ -157,6 +157,7 @@ def solve(work: BatchWork, lines: Numbered) -> list[Any]:
 
     Raises:
         BrokenProcess: if this process is of no use any more.
+        OutputError: if the work cannot write, for which no line is to blame.
     """
     if not lines:
         return []
@@ -165,7 +166,11 @@ def solve(work: BatchWork, lines: Numbered) -> list[Any]:
         if len(results) != len(lines):
             raise ValueError(f"{len(results)} results of {len(lines)} lines")
         return results
+    except OutputError:
+        raise
     except Exception as error:
+        if is_full(error):
+            raise OutputError(getattr(error, "filename", None) or "a file", error.strerror) from error  # type: ignore[attr-defined]
         if _breaks_the_process(error):
             raise BrokenProcess from error
         if len(lines) == 1:

@@ -1,5 +1,6 @@
 """Jobs must give the same output whatever the workers, survive a kill, and account for every line."""
 
+import errno
 import functools
 import gzip
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
+from nemo_speechlm.errors import InputError, OutputError, SkipItem, SpeechLMError
 from nemo_speechlm.files import Record
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.progress import progress_path, skipped_path
@@ -295,6 +296,31 @@ def test_a_job_of_other_settings_another_source_or_version_is_refused(source: Pa
     interrupted({"a": 1})
     run_job(source, output, make_numbers, settings={"a": 2}, overwrite=True)
     assert records(output)[7] == {"number": 8}
+
+
+def test_a_full_disk_blames_no_line(source: Path, tmp_path: Path, monkeypatch):
+    """Neither where the job writes nor where the work does; the same command goes on."""
+    full = lambda *_, **__: open("/dev/full", "wb", buffering=0)  # noqa: E731, SIM115
+    with monkeypatch.context() as patched:
+        patched.setattr("nemo_speechlm.jobs.chunks.open", full, raising=False)
+        with pytest.raises(
+            OutputError, match=r"cannot be written: No space left on device; .* the same command goes on"
+        ):
+            run_job(source, tmp_path / "a.json", make_upper, settings={}, skip_bad=True)
+    seen = []
+
+    def writes(number: int, line: str) -> Record:
+        seen.append(number)
+        if number == 30 and seen.count(30) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "x.npy")
+        return upper(number, line)
+
+    with pytest.raises(OutputError, match=r"x\.npy: cannot be written"):
+        run_job(source, tmp_path / "b.json", lambda: writes, settings={}, skip_bad=True)
+    for name in "ab":
+        assert run_job(source, tmp_path / f"{name}.json", lambda: writes, settings={}, skip_bad=True).written == 300
+        assert not skipped_path(tmp_path / f"{name}.json").exists()
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
 def test_report_names_ten_reasons():

@@ -2,13 +2,20 @@
 
 import json
 import pickle
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
 
 import pytest
 
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import parse_line
 from nemo_speechlm.jobs import ManifestStage, run_job
+from tests.pages import ROOT, blocks
+
+Given, Made = TypeVar("Given"), TypeVar("Made")
 
 
 def work(lines):
@@ -59,3 +66,31 @@ def test_entries_that_cannot_be_used_come_back():
 def test_bad_entries_raise_if_told(text, error):
     with pytest.raises(error):
         ManifestStage(make_work, reason_key=None).process([{"text": text}])
+
+
+def test_the_stage_that_the_page_shows_for_curator(tmp_path: Path, monkeypatch):
+    """The page's own code, on a stand-in for Curator: its classes, with what the code uses of them."""
+
+    class ProcessingStage(Generic[Given, Made]):
+        pass
+
+    @dataclass
+    class AudioBatch:
+        data: list
+
+    base, tasks = ModuleType("nemo_curator.stages.base"), ModuleType("nemo_curator.tasks")
+    base.ProcessingStage, tasks.AudioBatch = ProcessingStage, AudioBatch
+    for module in (ModuleType("nemo_curator"), ModuleType("nemo_curator.stages"), base, tasks):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    page = ROOT / "docs/how-to/many-machines.md"
+    (code,) = [block.code for block in blocks(page) if block.language == "python" and "nemo_curator" in block.code]
+    names = {"ManifestStage": ManifestStage, "__name__": __name__}
+    exec(compile(code, page, "exec"), names)
+    stage = names["Units"](ManifestStage(make_work))
+    assert isinstance(stage, ProcessingStage)
+    assert (stage.name, stage.inputs(), stage.outputs()) == ("units", (["data"], []), (["data"], []))
+    stage.setup()
+    task = AudioBatch([*ENTRIES, {"text": "bad", "line_number": 3}])
+    assert stage.process(task) is task
+    assert [entry["drawn"] for entry in task.data[:-1]] == [49, 64, 81, 100]
+    assert task.data[-1] == {"text": "bad", "line_number": 3, "skipped": "is bad"}

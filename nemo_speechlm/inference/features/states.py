@@ -14,7 +14,7 @@ from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import Record, file_digest, parse_line, partial_path
+from nemo_speechlm.files import Record, file_digest, parse_line, partial_path, writing
 from nemo_speechlm.jobs.engines.executor import Executor
 from nemo_speechlm.jobs.engines.local import LocalEngine
 from nemo_speechlm.jobs.job import run_job
@@ -65,8 +65,9 @@ class StateWork:
         states = _states(self.model, record, self.manifest, number, self.of)
         path = self.folder / "features" / f"{number - 1:07d}.safetensors"
         partial, kind = partial_path(path), getattr(torch, self.dtype)
-        save_file({name: x.to("cpu", kind).contiguous() for name, x in states.items()}, partial)
-        os.replace(partial, path)
+        with writing(path):
+            save_file({name: x.to("cpu", kind).contiguous() for name, x in states.items()}, partial)
+            os.replace(partial, path)
         made = {"features_filepath": str(path.relative_to(self.folder)), "num_tokens": len(states["text"])}
         return record | made
 

@@ -20,7 +20,7 @@ from nemo_speechlm.data.audio.collation import collate_audio
 from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path
+from nemo_speechlm.files import partial_path, writing
 from nemo_speechlm.inference.audio_batches import Utterance
 from nemo_speechlm.inference.features.options import FeatureOptions
 from nemo_speechlm.inference.features.shards import frames_of_shard, piece_path, write_shard
@@ -138,13 +138,9 @@ class FeatureWork:
             path = piece_path(path, items[0].name)
         good = [items[index] for index in sorted(states)]
         if good:
-            write_shard(
-                path,
-                [item.name for item in good],
-                [item.utterance.record for item in good],
-                [states[index] for index in sorted(states)],
-                self.numbers,
-            )
+            ids, records = [item.name for item in good], [item.utterance.record for item in good]
+            with writing(path):
+                write_shard(path, ids, records, [states[index] for index in sorted(states)], self.numbers)
         for row, index in enumerate(sorted(states)):
             found[index] = {"row": row, "num_frames": states[index].shape[1]}
             if path.name != Path(items[0].file).name:
@@ -198,13 +194,14 @@ class _Reader(Dataset):
 def _write(path: Path, states_LTD: Tensor, numbers: Sequence[int]) -> None:
     partial = partial_path(path)
     try:
-        if path.suffix == ".npy":
-            np.save(partial, states_LTD.numpy())
-        else:
-            from safetensors.torch import save_file
+        with writing(path):
+            if path.suffix == ".npy":
+                np.save(partial, states_LTD.numpy())
+            else:
+                from safetensors.torch import save_file
 
-            save_file({f"layer_{n}": s.contiguous() for n, s in zip(numbers, states_LTD, strict=True)}, partial)
-        os.replace(partial, path)
+                save_file({f"layer_{n}": s.contiguous() for n, s in zip(numbers, states_LTD, strict=True)}, partial)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -5,12 +5,11 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from itertools import islice
 from typing import Any, TypeVar
-from unittest import mock
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -42,7 +41,7 @@ from nemo_speechlm.command_help import (
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import CONF
-from nemo_speechlm.quiet import quiet, verbose_by_environment
+from nemo_speechlm.quiet import environment, quiet, verbose_by_environment
 
 
 def _alphabet(language: str) -> list[str]:
@@ -86,7 +85,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
     def decorate(task: Task) -> Callable[[], None]:
         # While Hydra composes the config, it raises its errors instead of printing them with its own advice.
         began: list[bool] = []  # once the config is there
-        composing = mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"})
+        composing = ExitStack()
 
         @functools.wraps(task)
         def run() -> None:
@@ -98,7 +97,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                 verbose = _take_verbose()
                 sys.argv[1:] = _arguments(sys.argv[1:])
                 with quiet(verbose), _composed_once(sys.argv[1:]):
-                    composing.start()
+                    composing.enter_context(environment("HYDRA_FULL_ERROR", "1"))
                     hydra.main(version_base=None, config_path=str(CONF), config_name=config_name)(guarded)()
             except (HydraException, ValueError) as error:
                 if began:  # of the task, where the user wants all of a traceback
@@ -109,11 +108,11 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                 print(f"error: {_in_a_line(error)}", file=sys.stderr)
                 sys.exit(1)
             finally:
-                composing.stop()
+                composing.close()
 
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> None:
-            composing.stop()
+            composing.close()
             began.append(True)
             try:
                 missing = sorted(OmegaConf.missing_keys(cfg))
@@ -151,11 +150,18 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
     return decorate
 
 
-def _composed_once(arguments: Sequence[str]) -> AbstractContextManager:
+@contextmanager
+def _composed_once(arguments: Sequence[str]) -> Iterator[None]:
     """Keep Hydra from composing the config once more, only to find out whether it is to be run several times."""
     if any(argument.startswith(("hydra.mode=", "+hydra.mode=", "++hydra.mode=")) for argument in arguments):
-        return nullcontext()
-    return mock.patch.object(Hydra, "get_mode", return_value=RunMode.RUN)
+        yield
+        return
+    get_mode = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: RunMode.RUN
+    try:
+        yield
+    finally:
+        Hydra.get_mode = get_mode
 
 
 def _in_a_line(error: Exception) -> str:

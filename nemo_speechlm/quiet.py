@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 VARIABLE = "NEMO_SPEECHLM_VERBOSE"
 """Of the environment: 1 shows what libraries log, 0 does not. Processes that a command starts inherit it."""
@@ -30,18 +29,31 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     Args:
         verbose: show what libraries log too, in their formats. It still goes to stderr.
     """
-    warn = warnings.showwarning
-    with (
-        mock.patch.dict(os.environ, {VARIABLE: "1" if verbose else "0"}),
-        mock.patch.object(logging.StreamHandler, "emit", _emit_all if verbose else _emit_ours),
-    ):
+    warn, emit = warnings.showwarning, logging.StreamHandler.emit
+    with environment(VARIABLE, "1" if verbose else "0"):
+        logging.StreamHandler.emit = _emit_all if verbose else _emit_ours  # type: ignore[method-assign]
         if not verbose:
             warnings.showwarning = _show_no_warning
         try:
             yield
         finally:
+            logging.StreamHandler.emit = emit  # type: ignore[method-assign]
             if warnings.showwarning is _show_no_warning:  # NeMo puts its own there, which logs
                 warnings.showwarning = warn
+
+
+@contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Give a variable of the environment a value inside the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 def verbose_by_environment() -> bool:

@@ -65,6 +65,12 @@ def test_every_block_is_tested_or_says_why_not(path):
         assert found[1] is None or (ROOT / found[1]).exists(), said
 
 
+def test_the_table_of_commands_has_them_all():
+    page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    table = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)\.py`", table)) == {path.stem for path in (ROOT / "examples").glob("*.py")}
+
+
 def test_a_block_without_a_marker_is_found(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     monkeypatch.setattr("tests.pages.ROOT", tmp_path)

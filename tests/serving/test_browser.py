@@ -48,7 +48,7 @@ def browser(recording, tmp_path_factory):
     options.binary_location = BROWSER
     for argument in (
         "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1000,900",
-        "use-fake-ui-for-media-stream", "use-fake-device-for-media-stream",
+        "autoplay-policy=no-user-gesture-required", "use-fake-ui-for-media-stream", "use-fake-device-for-media-stream",
         f"use-file-for-fake-audio-capture={recording}", f"user-data-dir={tmp_path_factory.mktemp('browser')}",
     ):  # fmt: skip
         options.add_argument(f"--{argument}")
@@ -121,6 +121,47 @@ def test_what_the_microphone_hears(page):
     assert page.find_elements(By.CSS_SELECTOR, "#units span")
     rate = page.execute_script("return document.getElementById('player').duration")
     assert rate == pytest.approx(float(facts[1]), abs=0.06)
+
+
+DROP = """
+    const drop = (file) => {
+      const data = new DataTransfer();
+      data.items.add(file);
+      document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+    };
+"""
+
+
+def test_a_file_is_dropped(page, listener, recording):
+    content = base64.b64encode(recording.read_bytes()).decode()
+    page.execute_script(
+        DROP + 'drop(new File([Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0))], "dropped.wav"))', content
+    )
+    wait(page, lambda: shown(page, "result"))
+    assert page.find_element(By.ID, "text").text == listener.listen(recording)["text"]
+    assert page.find_element(By.ID, "facts").text.startswith("dropped.wav: ")
+
+
+def test_formats_that_only_the_browser_knows_are_decoded_there(page):
+    """WebM, as browsers record it and libsndfile does not read it: a second of a tone."""
+    page.execute_async_script(
+        DROP
+        + """
+        const done = arguments[0], context = new AudioContext(), tone = context.createOscillator();
+        const target = context.createMediaStreamDestination(), recorder = new MediaRecorder(target.stream), parts = [];
+        tone.connect(target);
+        recorder.ondataavailable = ({data}) => parts.push(data);
+        recorder.onstop = () => { drop(new File(parts, "tone.webm")); done(); };
+        tone.start();
+        recorder.start();
+        setTimeout(() => recorder.stop(), 1000);
+    """
+    )
+    wait(page, lambda: shown(page, "result") or shown(page, "error"))
+    assert page.find_element(By.ID, "error").text == ""
+    facts = re.match(r"tone\.webm: ([\d.]+) s, recognized", page.find_element(By.ID, "facts").text)
+    assert 0.5 < float(facts[1]) < 2
+    page.get_log("browser")  # the status 422 of the first try
 
 
 def test_errors_are_shown_and_the_page_goes_on(page, recording, tmp_path):

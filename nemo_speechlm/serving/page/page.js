@@ -77,7 +77,7 @@ async function send(blob, name) {
 }
 
 async function decodedHere(blob) {
-  const context = new AudioContext();
+  const context = new OfflineAudioContext(1, 1, 48000);
   try {
     const audio = await context.decodeAudioData(await blob.arrayBuffer());
     if (audio.duration > about.max_duration + 0.5) return null;
@@ -88,8 +88,6 @@ async function decodedHere(blob) {
     return wav([mono], audio.sampleRate);
   } catch {
     return null;
-  } finally {
-    context.close();
   }
 }
 

@@ -17,13 +17,14 @@ from omegaconf import DictConfig, ListConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.files import refuse_input_as_output
-from nemo_speechlm.jobs.engines import Executor
 
 
 @command("extract_features")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "num_workers")
     whole_numbers(cfg, "workers", least=1)
+    from nemo_speechlm.jobs.engines import Executor
+
     engine = chosen(cfg.engine, Executor)
     if cfg.of != "speech":
         from nemo_speechlm.inference.features.states import extract_states

@@ -15,14 +15,15 @@ from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.files import refuse_overwrite
-from nemo_speechlm.jobs.engines import Executor
-from nemo_speechlm.jobs.progress import progress_path
 
 
 @command("pseudo_label", makes=["output"])
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "beam_size", "beam_size_token", "workers", least=1)
     whole_numbers(cfg, "num_workers")
+    from nemo_speechlm.jobs.engines import Executor
+    from nemo_speechlm.jobs.progress import progress_path
+
     if not progress_path(cfg.output).exists():
         refuse_overwrite(cfg.output, cfg.overwrite)
     engine = chosen(cfg.engine, Executor)

@@ -157,11 +157,11 @@ def _composed_once(arguments: Sequence[str]) -> Iterator[None]:
         yield
         return
     get_mode = Hydra.get_mode
-    Hydra.get_mode = lambda *_, **__: RunMode.RUN
+    Hydra.get_mode = lambda *_, **__: RunMode.RUN  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Hydra.get_mode = get_mode
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def _in_a_line(error: Exception) -> str:

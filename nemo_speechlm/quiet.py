@@ -31,13 +31,13 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     """
     warn, emit = warnings.showwarning, logging.StreamHandler.emit
     with environment(VARIABLE, "1" if verbose else "0"):
-        logging.StreamHandler.emit = _emit_all if verbose else _emit_ours  # type: ignore[method-assign]
+        logging.StreamHandler.emit = _emit_all if verbose else _emit_ours  # type: ignore[method-assign, assignment]
         if not verbose:
             warnings.showwarning = _show_no_warning
         try:
             yield
         finally:
-            logging.StreamHandler.emit = emit  # type: ignore[method-assign]
+            logging.StreamHandler.emit = emit  # type: ignore[method-assign, assignment]
             if warnings.showwarning is _show_no_warning:  # NeMo puts its own there, which logs
                 warnings.showwarning = warn
 

@@ -16,7 +16,8 @@ HEAVY = (
 ALSO = "numpy soundfile soxr tqdm multiprocessing asyncio unittest".split()
 """What data tools may import, and the help of other commands does not."""
 DATA_TOOLS = (
-    "prepare_data prepare_text make_lexicon tokenize_speech tokenize_text train_aligner train_kmeans train_ngram"
+    "prepare_data prepare_text make_lexicon make_tarred tokenize_speech tokenize_text train_aligner train_kmeans "
+    "train_ngram"
 ).split()
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -12,12 +12,17 @@ import numpy as np
 import torch
 from nemo.collections.asr.parts.submodules.ctc_batched_beam_decoding import BatchedBeamCTCComputer
 from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+from torch import Tensor
 
 from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.errors import InputError
 
 BATCH_FRAMES = 16000
 """Frames of a batch, padding included; with the beam and the labels they decide the memory that is needed."""
+
+
+_REMEMBERED = 256 << 20
+"""Bytes."""
 
 
 def load_ngram(path: str | Path, vocabulary_size: int) -> NGramGPULanguageModel:
@@ -49,6 +54,61 @@ def load_ngram(path: str | Path, vocabulary_size: int) -> NGramGPULanguageModel:
         ) from error
 
 
+class RememberedNGram:
+    """An n-gram model of NeMo's that computes what follows a state once, not in each frame and hypothesis anew.
+
+    Following backoffs takes most of the time of a search on a CPU, and hypotheses come to the same states again and
+    again. The numbers are the model's own. When the memory is full, all of it is forgotten.
+
+    Args:
+        lm: the model, on a CPU.
+        max_rows: states that are remembered; None: as many as fit into 256 MiB.
+    """
+
+    def __init__(self, lm: NGramGPULanguageModel, max_rows: int | None = None):
+        self._lm = lm
+        self._max_rows = max(1, _REMEMBERED // (12 * lm.vocab_size)) if max_rows is None else max_rows
+        self._row_of = torch.full((lm.num_states,), -1, dtype=torch.int64)
+        self._scores = torch.empty(0, lm.vocab_size)
+        self._next = torch.empty(0, lm.vocab_size, dtype=torch.int64)
+        self._rows = 0
+
+    def to(self, device: torch.device) -> "RememberedNGram":
+        """Itself: it stays where it is."""
+        return self
+
+    def get_init_states(self, batch_size: int, bos: bool = True) -> Tensor:
+        """The model's."""
+        return self._lm.get_init_states(batch_size, bos)
+
+    def get_final(self, states: Tensor) -> Tensor:
+        """The model's."""
+        return self._lm.get_final(states)
+
+    def advance(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States (N,) -> scores of each label (N, V), and the states after it (N, V)."""
+        rows = self._row_of[states]
+        if (rows < 0).any():
+            new = states[rows < 0].unique()
+            if self._rows + len(new) > self._max_rows:
+                self._row_of.fill_(-1)
+                self._rows, new = 0, states.unique()
+                if len(new) > self._max_rows:
+                    return self._lm.advance(states)
+            self._remember(new)
+            rows = self._row_of[states]
+        return self._scores[rows], self._next[rows]
+
+    def _remember(self, states: Tensor) -> None:
+        first, self._rows = self._rows, self._rows + len(states)
+        if self._rows > len(self._scores):
+            more = min(max(2 * len(self._scores), self._rows, 1024), self._max_rows) - len(self._scores)
+            self._scores = torch.cat((self._scores, self._scores.new_empty(more, self._scores.shape[1])))
+            self._next = torch.cat((self._next, self._next.new_empty(more, self._next.shape[1])))
+        self._scores[first : self._rows], self._next[first : self._rows] = self._lm.advance(states)
+        self._row_of[states] = torch.arange(first, self._rows)
+
+
 class FusionDecoder:
     """Beam search over labels.
 
@@ -61,6 +121,8 @@ class FusionDecoder:
     def __init__(self, vocabulary_size: int, lm: NGramGPULanguageModel | None = None, device: str | None = None):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.lm = None if lm is None else lm.to(self.device)
+        if self.lm is not None and self.device.type == "cpu":
+            self.lm = RememberedNGram(self.lm)
         self.vocabulary_size = vocabulary_size
 
     @torch.inference_mode()

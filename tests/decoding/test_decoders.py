@@ -7,9 +7,12 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
+from nemo.collections.asr.parts.submodules.ctc_batched_beam_decoding import BatchedBeamCTCComputer
 
 from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.decoding.decoders import greedy, make_decoder
+from nemo_speechlm.decoding.fusion import FusionDecoder, RememberedNGram, load_ngram
 from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.decoding.tokens import as_lm_tokens, words_of
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -159,3 +162,53 @@ def test_a_model_of_other_labels(words, characters, tmp_path):
         decode([], kind="lexicon", lm=str(tmp_path / "lm.arpa"))
     with pytest.raises(InputError, match="none of its words"):
         decode([], kind="lexicon", lm=str(characters))
+
+
+def test_what_an_ngram_remembers_is_what_it_computes(characters):
+    """Also where there is no room for it, and where it is forgotten on the way."""
+    lm = load_ngram(characters, len(LABELS))
+    generator = torch.Generator().manual_seed(0)
+    calls = [torch.randint(lm.num_states, (24,), generator=generator) for _ in range(12)]
+    assert lm.num_states > 12
+    for max_rows in (None, 2, 9, 12):
+        remembered = RememberedNGram(lm, max_rows)
+        for states in calls:
+            for expected, found in zip(lm.advance(states), remembered.advance(states), strict=True):
+                assert torch.equal(expected, found)
+    asked = []
+    remembered = RememberedNGram(SpiedNGram(lm, asked))
+    for states in (*calls, *calls):
+        remembered.advance(states)
+    assert sorted(torch.cat(asked).tolist()) == sorted(torch.cat(calls).unique().tolist())  # each state once
+    assert torch.equal(remembered.get_final(calls[0]), lm.get_final(calls[0]))
+
+
+class SpiedNGram:
+    """An n-gram model that writes down which states it is asked for."""
+
+    def __init__(self, lm, asked):
+        self.lm, self.asked = lm, asked
+
+    def __getattr__(self, name):
+        return getattr(self.lm, name)
+
+    def advance(self, states):
+        self.asked.append(states)
+        return self.lm.advance(states)
+
+
+def test_fusion_is_nemos(characters):
+    """What is remembered changes no score of NeMo's own search."""
+    labels = len(LABELS)
+    inputs = [np.log(np.random.default_rng(n).dirichlet(np.ones(labels + 1), 30)).astype(np.float32) for n in range(3)]
+    decoder = FusionDecoder(labels, load_ngram(characters, labels), "cpu")
+    assert isinstance(decoder.lm, RememberedNGram)
+    options = DecodingOptions("ngram", str(characters), beam_size=4, lm_weight=0.7, word_score=0.3)
+    found = decoder.decode(inputs, options, lambda count: None)
+    search = BatchedBeamCTCComputer(
+        blank_index=labels, beam_size=4, fusion_models=[load_ngram(characters, labels)], fusion_models_alpha=[0.7],
+        beam_beta=0.3, beam_threshold=options.beam_threshold, allow_cuda_graphs=False,
+    )  # fmt: skip
+    expected = search(torch.from_numpy(np.stack(inputs)), torch.full((3,), 30)).to_hyps_list(score_norm=False)
+    assert found == [Decoded([int(t) for t in e.y_sequence], float(e.score)) for e in expected]
+    assert len({tuple(each.tokens) for each in found}) == 3

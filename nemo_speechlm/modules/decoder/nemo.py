@@ -4,6 +4,7 @@ Axis legend: B utterances, N hypotheses (B times the beam), U tokens, T frames, 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from nemo.collections.asr.modules.transformer.transformer import TransformerDecoderNM
@@ -14,21 +15,26 @@ from torch import Tensor
 
 from nemo_speechlm.modules.decoder.relative import PAD
 
+KeysValues = tuple[Tensor, Tensor]
+
+_MASKED = -10000.0
+"""What NeMo adds to the scores of padding."""
+
 
 @dataclass(frozen=True)
 class NemoDecoderState:
-    """What NeMo's decoder needs again at the next token.
+    """What the decoder needs again at the next token.
 
     Attributes:
-        encoded: (B, T, D) encoder states.
-        mask: (B, T) 1 where they are valid.
-        past: input and output of each layer for the tokens so far, (N, U, D) each.
+        source: of each layer, keys and values of the encoder's states (B, H, T, K), computed once for all tokens.
+        mask: (B, 1, 1, T) what is added to the scores.
+        past: of each layer, keys and values of the tokens so far (N, H, U, K).
         length: U.
     """
 
-    encoded: Tensor
+    source: list[KeysValues]
     mask: Tensor
-    past: list[Tensor]
+    past: list[KeysValues]
     length: int
 
 
@@ -109,32 +115,60 @@ class NemoDecoder(NeuralModule):
 
     def begin(self, encoded: Tensor, padding: Tensor) -> NemoDecoderState:
         """The state before the first token."""
-        return NemoDecoderState(encoded, (~padding).long(), [], 0)
+        source = [_keys_values(layer.second_sub_layer, encoded) for layer in self.decoder.decoder.layers]
+        return NemoDecoderState(source, (padding * _MASKED).to(encoded.dtype)[:, None, None], [], 0)
 
     def step(self, tokens: Tensor, state: NemoDecoderState) -> tuple[Tensor, NemoDecoderState]:
-        """The last token of each hypothesis (N,) -> logits of the next (N, V), and the state after it."""
+        """The last token of each hypothesis (N,) -> logits of the next (N, V), and the state after it.
+
+        NeMo's layers would project the encoder's states anew for each token and hypothesis, and all tokens so far.
+        """
         self._check_length(state.length + 1)
-        repeats = len(tokens) // len(state.encoded)
-        past, _ = self.decoder.decoder(
-            decoder_states=self.decoder.embedding(tokens.unsqueeze(1), start_pos=state.length),
-            decoder_mask=torch.ones_like(tokens).unsqueeze(1),
-            encoder_states=state.encoded.repeat_interleave(repeats, dim=0),
-            encoder_mask=state.mask.repeat_interleave(repeats, dim=0),
-            decoder_mems_list=state.past or None,
-            return_mems=True,
-        )
-        logits = self.classifier(hidden_states=past[-1][:, -1:]).squeeze(1)
+        x, past = self.decoder.embedding(tokens.unsqueeze(1), start_pos=state.length), []
+        for number, (layer, source) in enumerate(zip(self.decoder.decoder.layers, state.source, strict=True)):
+            pre = layer.pre_ln
+            query = layer.layer_norm_1(x) if pre else x
+            own = _keys_values(layer.first_sub_layer, query)
+            if state.past:
+                own = tuple(torch.cat(pair, 2) for pair in zip(state.past[number], own, strict=True))  # type: ignore[assignment]
+            past.append(own)
+            x = x + _attended(layer.first_sub_layer, query, own)
+            x = x if pre else layer.layer_norm_1(x)
+            x = x + _attended(layer.second_sub_layer, layer.layer_norm_2(x) if pre else x, source, state.mask)
+            x = x if pre else layer.layer_norm_2(x)
+            x = x + layer.third_sub_layer(layer.layer_norm_3(x) if pre else x)
+            x = x if pre else layer.layer_norm_3(x)
+        if self.decoder.decoder.final_layer_norm is not None:
+            x = self.decoder.decoder.final_layer_norm(x)
+        logits = self.classifier(hidden_states=x).squeeze(1)
         return logits, replace(state, past=past, length=state.length + 1)
 
     def select(
         self, state: NemoDecoderState, hypotheses: Tensor, utterances: Tensor | None = None
     ) -> NemoDecoderState:
         """Put hypotheses (rows of N) in another order, or leave some out; and likewise utterances (rows of B)."""
-        past = [memory[hypotheses] for memory in state.past]
+        past = [(k[hypotheses], v[hypotheses]) for k, v in state.past]
         if utterances is None:
             return replace(state, past=past)
-        return replace(state, past=past, encoded=state.encoded[utterances], mask=state.mask[utterances])
+        source = [(k[utterances], v[utterances]) for k, v in state.source]
+        return replace(state, past=past, source=source, mask=state.mask[utterances])
 
     def _check_length(self, length: int) -> None:
         if length > self.max_length:
             raise ValueError(f"{length} tokens, the decoder's max_sequence_length is {self.max_length}")
+
+
+def _keys_values(attention: Any, x: Tensor) -> KeysValues:
+    """Keys, scaled as NeMo's attention scales them, and values (N, H, U, K) of states (N, U, D)."""
+    heads = attention.transpose_for_scores
+    return heads(attention.key_net(x)) / attention.attn_scale, heads(attention.value_net(x))
+
+
+def _attended(attention: Any, x: Tensor, keys_values: KeysValues, mask: Tensor | None = None) -> Tensor:
+    """NeMo's attention of single states (N, 1, D) over keys and values of N rows, or of B with N / B states each."""
+    keys, values = keys_values
+    rows, heads, _, size = keys.shape
+    query = (attention.query_net(x) / attention.attn_scale).view(rows, -1, heads, size).transpose(1, 2)
+    scores = query @ keys.transpose(2, 3)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    return attention.out_projection((weights @ values).transpose(1, 2).reshape(x.shape))

@@ -5,9 +5,9 @@ r"""What it costs to turn a large corpus into units: 960 h of which 100 h are al
 
 Each step's work is done on a sample of the speech and the text, with one thread. Reading and writing are left out
 (benchmarks/tokenizing.py has whole commands). CPU seconds are scaled to the corpus; start-up is not in them. The
-aligner's training is not repeated: its rate is that of aligner_real.csv. Weights of classifiers are drawn, for speed
-does not depend on them. Their training is counted in operations; with ``--gpu-tflops``, the rate of a pretraining step that
-benchmarks/gpu.py measured, they become hours of such a GPU. Appends to corpus_cost.csv.
+aligner's training is not repeated: its rate is that of aligner_real.csv. Weights of classifiers are drawn, for
+speed does not depend on them. Their training is counted in operations; with ``--gpu-tflops``, the rate of a
+pretraining step that benchmarks/gpu.py measured, they become hours of such a GPU. Appends to corpus_cost.csv.
 """
 
 import argparse

@@ -33,3 +33,14 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_buffers():
+    """Tiny corpora would be read a hundred times to fill buffers that are meant for millions of lines."""
+    from nemo_speechlm.data.pretraining import config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "_BUCKET_BUFFER", 200)
+        patch.setattr(config, "_BINS_SAMPLE", 200)
+        yield

@@ -64,8 +64,7 @@ def text_of(record: Record, key: str, path: str | Path, number: int) -> str:
 
 def audio_path(record: Record, manifest: str | Path) -> Path:
     """The record's audio file; a relative path is relative to the manifest, as in NeMo."""
-    path = Path(record["audio_filepath"])
-    if path.is_absolute():
-        return path
-    path = path.expanduser()
-    return path if path.is_absolute() else Path(manifest).parent / path
+    path = record["audio_filepath"]
+    if str(path).startswith("~"):
+        path = Path(path).expanduser()
+    return Path(manifest).parent / path  # which is the path itself where that is absolute

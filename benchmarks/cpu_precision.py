@@ -4,7 +4,7 @@ r"""bfloat16 beside fp32 on a CPU: the time of a pretraining step, and learning 
     python benchmarks/cpu_precision.py curves --work runs/precision --updates 300 --seeds 3 --units units.json \
         --speech train.json --text text.json --valid-speech valid.json --valid-text valid_text.json
 
-Manifests have units. ``--config speechlm_p_small`` is the recipe; options of it go behind ``--set``. A step is forward,
+Manifests have units. ``--config speechlm_p_small`` is the recipe; its options go behind ``--set``. A step is forward,
 backward and AdamW on real batches, in turns. Of curves, losses on validation data are logged ten times; runs that are
 done are not done again. Figures go to cpu_precision_step.csv and cpu_precision_curves.csv.
 """

@@ -81,7 +81,7 @@ class TrainingProgress:
 
     Args:
         output: the file that the training will make.
-        settings: all that decides the result.
+        settings: everything that affects the result.
 
     Attributes:
         path: where it is kept; not the name under which the output itself is written.

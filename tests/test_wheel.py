@@ -76,7 +76,7 @@ def test_it_works_without_the_clone(program, tmp_path):
     recipes = tmp_path / "recipes"
     recipes.mkdir()
     (recipes / "mine.yaml").write_text(
-        "defaults: [speechlm_p_small, architecture/tiny@model, _self_]\n"
+        "defaults: [demo_pretrain, _self_]\n"
         "name: mine\n"
         "model: {train_ds: {num_workers: 0, speech: {batch_duration: 6}, text: {batch_tokens: 200}}}\n"
         "trainer: {accelerator: cpu, max_steps: 2, val_check_interval: 2}\n"

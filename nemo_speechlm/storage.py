@@ -82,6 +82,18 @@ def exists(url: str) -> bool:
     return True
 
 
+def fetch(url: str, path: Path) -> None:
+    """Copy a file from an address; it has its name when all of it is there.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    partial = path.with_name(f".partial.{path.name}")
+    with told(url), _open(url, "rb") as there, open(partial, "wb") as file:
+        shutil.copyfileobj(there, file, 1 << 20)
+    partial.replace(path)
+
+
 def upload(path: Path, url: str) -> None:
     """Copy a file to an address; it is there when all of it is there.
 

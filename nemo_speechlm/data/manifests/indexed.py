@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.jobs.lines import LineIndex, index_lines
-from nemo_speechlm.storage import is_url, open_url, told
+from nemo_speechlm.storage import fetch, is_url
 
 GZIPPED_MOST = 1 << 30
 """Bytes of gzipped manifests, unpacked: no more is unpacked for a reader."""
@@ -140,10 +140,7 @@ def _fetched(url: str) -> Path:
     """A copy of a file at an address."""
     copy = _copy_of(url, ".gz" if url.endswith(".gz") else ".json")
     if not copy.exists():
-        partial = copy.with_suffix(".partial")
-        with told(url), open_url(url) as there, open(partial, "wb") as file:
-            shutil.copyfileobj(there, file, 1 << 20)
-        partial.replace(copy)
+        fetch(url, copy)
     return copy
 
 

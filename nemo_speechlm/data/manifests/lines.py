@@ -9,6 +9,7 @@ from pathlib import Path
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, atomic_write, dump_line, iter_lines, parse_line
+from nemo_speechlm.storage import is_url
 
 
 def read_manifest(path: str | Path, required: Iterable[str] = ()) -> Iterator[tuple[int, Record]]:
@@ -67,4 +68,6 @@ def audio_path(record: Record, manifest: str | Path) -> Path:
     path = record["audio_filepath"]
     if str(path).startswith("~"):
         path = Path(path).expanduser()
+    if is_url(manifest) and not Path(path).is_absolute():
+        raise InputError(f"{path} lies beside a manifest at an address, where only audio in tars is read", manifest)
     return Path(manifest).parent / path  # which is the path itself where that is absolute

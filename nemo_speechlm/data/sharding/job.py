@@ -23,7 +23,7 @@ from nemo_speechlm.jobs.lines import LineIndex, index_lines
 from nemo_speechlm.jobs.progress import progress_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.locks import only_writer
-from nemo_speechlm.storage import WRITABLE, exists, is_url, join, scheme_of, upload
+from nemo_speechlm.storage import WRITABLE, exists, fetch, is_url, join, scheme_of, upload
 
 LISTED = "shards.jsonl"
 """The list of a set's shards, written when all are there."""
@@ -215,7 +215,7 @@ def _refuse_folder(folder: Path, manifests: Sequence[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, expected a folder for the shards", folder)
     for manifest in manifests:
-        if Path(manifest).resolve().parent == folder.resolve():
+        if not is_url(manifest) and Path(manifest).resolve().parent == folder.resolve():
             raise InputError("lies in the output folder; give another output", manifest)
 
 
@@ -226,7 +226,11 @@ def _plan(plan: Path, manifests: Sequence[str], division: Division) -> list[str]
     for number, manifest in enumerate(manifests):
         folder = index_folder(plan, number)
         folder.mkdir(exist_ok=True)
-        index = index_lines(manifest, folder / "unpacked")
+        source: str | Path = manifest
+        if is_url(manifest):
+            source = folder / f"fetched{'.gz' if manifest.endswith('.gz') else ''}"
+            fetch(manifest, source)
+        index = index_lines(source, folder / "unpacked")
         if not index.total:
             raise InputError("the manifest is empty", manifest)
         index.save(folder)

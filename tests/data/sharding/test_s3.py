@@ -19,6 +19,7 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 from nemo_speechlm.units.inventory import UnitInventory
 from tests.data.sharding.s3 import s3_server
+from tests.functional.commands import run_example
 
 THREE = Division(shards=3, seed=1)
 
@@ -151,3 +152,22 @@ def test_a_broken_upload_leaves_no_shard_and_the_job_goes_on(corpus, bucket, tmp
     assert storage.exists(f"{bucket}/broken/shards.jsonl")
     with pytest.raises(InputError, match="has shards already"):
         make_shards(str(corpus.speech), f"{bucket}/broken", **options)
+
+
+def test_the_command_and_shards_of_shards(corpus, bucket, sets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, _, there, _ = sets
+    arguments = f"manifest={there['manifest_filepath']}", f"output={bucket}/new", "shards=2", "workers=1"
+    assert run_example("make_tarred.py", *arguments) == 1
+    assert "needs job_folder=FOLDER" in capsys.readouterr().err
+    assert run_example("make_tarred.py", *arguments, "job_folder=job") == 0
+    assert f"{bucket}/new: 2 shards, 9 written, 0.00 h, 0 left out" in capsys.readouterr().out
+    new = [r for i in range(2) for _, r in read_manifest(f"{bucket}/new/manifest_{i}.json")]
+    old = [r for i in range(3) for _, r in read_manifest(f"{bucket}/speech/manifest_{i}.json")]
+    assert {r["text"] for r in new} == {r["text"] for r in old}
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["shards.jsonl"]
+    manifest = f"{bucket}/new/manifest_1.json"
+    _, record = next(read_manifest(manifest))
+    del record["shard_id"]
+    with pytest.raises(InputError, match="lies beside a manifest at an address, where only audio in tars is read"):
+        read_utterance(record, manifest, 1)

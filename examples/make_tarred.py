@@ -2,7 +2,7 @@ r"""Divide a manifest into shards: tar files of audio with a manifest for each, 
 
     python examples/make_tarred.py manifest=train.json output=tarred
 
-The manifest may be any: transcribed or not, with units or without, gzipped, or several (a list, or train_{0..9}.json).
+The manifest may be any: transcribed or not, with units or without, gzipped, or several (a list).
 Lines whose audio is a part of a file (offset, duration) get a file of their own. A manifest without audio becomes
 shards of text. The command prints the names of all manifests and all tars; the first stands wherever a manifest may:
 

@@ -54,7 +54,8 @@ CONFIGS = dict(configs())
 
 
 def test_every_command_is_here():
-    assert set(CONFIGS) == {*INPUTS, "ablations", "demo", "make_tarred", "train_tokenizer", "info", "push_to_hub"}
+    others = "ablations demo make_tarred train_tokenizer info push_to_hub serve".split()
+    assert set(CONFIGS) == {*INPUTS, *others}
 
 
 @pytest.mark.parametrize(("command", "key"), INPUTS.items(), ids=list(INPUTS))

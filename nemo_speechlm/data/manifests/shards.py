@@ -45,7 +45,7 @@ def paired(manifests: str | Sequence, output: str) -> list[tuple[str, str]]:
     if len(inputs) != len(outputs):
         raise InputError(
             f"manifest names {len(inputs)} files, output {len(outputs)}; expected as many, such as "
-            f"units_{{0..{len(inputs) - 1}}}.json",
+            f"units__OP_0..{len(inputs) - 1}_CL_.json",
             output,
         )
     return list(zip(inputs, outputs, strict=True))

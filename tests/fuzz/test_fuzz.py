@@ -34,6 +34,7 @@ BASE = {
     "prepare_data": ["output=new.json", "workers=1"],
     "prepare_text": ["source=words.txt", "output=new.json", "workers=1"],
     "compare_results": ["a=speech.json", "b=speech.json"],
+    "make_tarred": ["manifest=speech.json", "output=new", "workers=1"],
     "make_lexicon": ["source=words.txt", "output=new.txt", "language=cs"],
     "train_ngram": ["source=words.txt", "output=new.arpa", "builder=own"],
     "train_tokenizer": ["source=long.txt", "output=new"],

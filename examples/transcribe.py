@@ -10,7 +10,7 @@ continue after an interruption, give the same command again.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import command, importing, whole_numbers
 
 
 @command("transcribe")
@@ -21,9 +21,10 @@ def main(cfg: DictConfig) -> None:
 
     options = DecodingOptions.of(cfg)
     inputs_of(cfg)
-    from nemo_speechlm.inference.recognition import longest_audio, restore
-    from nemo_speechlm.inference.recognizers import make_recognizer
-    from nemo_speechlm.inference.transcript_files import run_transcription
+    with importing():
+        from nemo_speechlm.inference.recognition import longest_audio, restore
+        from nemo_speechlm.inference.recognizers import make_recognizer
+        from nemo_speechlm.inference.transcript_files import run_transcription
 
     model = restore(cfg.model, cfg.device)
     recognize = make_recognizer(model, cfg, options)

@@ -1,9 +1,10 @@
+import gc
 import sys
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 
 
@@ -157,3 +158,25 @@ def test_a_config_is_composed_once_for_each_run(monkeypatch, tmp_path, multirun)
     main()
     assert runs == ([1, 2] if multirun else [1])
     assert multirun or len(composed) == 1
+
+
+def test_imports_are_not_interrupted_by_a_search_for_garbage():
+    seen = []
+
+    def fail():
+        with importing():
+            seen.append(gc.isenabled())
+            raise ModuleNotFoundError
+
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError):
+        fail()
+    assert seen == [False]
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()  # whoever switched it off has it switched off still
+    finally:
+        gc.enable()

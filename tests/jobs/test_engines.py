@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.errors import InputError, OutputError, SpeechLMError
 from nemo_speechlm.files import Record
 from nemo_speechlm.jobs import LocalEngine, run_job
 from nemo_speechlm.jobs.chunks import ChunkWriter
@@ -127,7 +127,7 @@ def test_a_full_disk_is_no_lines_fault(tmp_path: Path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ChunkWriter, "write", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         job(source_with(tmp_path, {}), "out", skip_bad=True)
 
 

@@ -11,15 +11,16 @@ models that were pretrained on other tasks (model.tasks) on the same files.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.training.options import check_recipe
 
 
 @command("finetune_text")
 def main(cfg: DictConfig) -> None:
     check_recipe(cfg)
-    from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
+        from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: SLAMTextClassifier(cfg=model, trainer=trainer))
 

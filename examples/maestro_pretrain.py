@@ -20,15 +20,16 @@ Speech and pairs without text: model.tasks.aligned_mlm=0 model.train_ds.text=nul
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.training.options import check_recipe
 
 
 @command("maestro_small")
 def main(cfg: DictConfig) -> None:
     check_recipe(cfg)
-    from nemo_speechlm.models.maestro.model import MAESTROModel
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.models.maestro.model import MAESTROModel
+        from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: MAESTROModel(cfg=model, trainer=trainer))
 

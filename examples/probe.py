@@ -16,15 +16,16 @@ Recipes: probe (SUPERB's), probe_small (two CPU cores): --config-name probe_smal
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import command, importing, whole_numbers
 
 
 @command("probe")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "seed", "num_workers", "draws")
     whole_numbers(cfg, "batch_size", least=1)
-    from nemo_speechlm.evaluation.probing.run import run_probe
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.evaluation.probing.run import run_probe
+        from nemo_speechlm.training.run import train
 
     run_probe(cfg, train)
 

@@ -21,15 +21,16 @@ Speech alone: --config-name w2v_bert_small output=w2v_bert.nemo with the two man
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.training.options import check_recipe
 
 
 @command("slam_small")
 def main(cfg: DictConfig) -> None:
     check_recipe(cfg)
-    from nemo_speechlm.models.slam.model import SLAMModel
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.models.slam.model import SLAMModel
+        from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: SLAMModel(cfg=model, trainer=trainer))
 

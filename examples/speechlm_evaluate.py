@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_choice, check_number
-from nemo_speechlm.cli import CONF, command, whole_numbers
+from nemo_speechlm.cli import CONF, command, importing, whole_numbers
 from nemo_speechlm.data.manifests.shards import label
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_input_as_output
@@ -48,13 +48,14 @@ def main(cfg: DictConfig) -> None:
 
 def _evaluate(cfg: DictConfig, files: Any) -> None:
     """Recognize and report, once nobody else writes the report's files."""
-    from nemo_speechlm.evaluation.phones import make_phones
-    from nemo_speechlm.evaluation.report import RecognitionReport, ReportOptions, split_tables
-    from nemo_speechlm.evaluation.test_sets import read_utterances
-    from nemo_speechlm.evaluation.translation import check_languages, translation_scores
-    from nemo_speechlm.evaluation.worst_page import write_page
-    from nemo_speechlm.inference.recognition import restore
-    from nemo_speechlm.inference.search import is_translation
+    with importing():
+        from nemo_speechlm.evaluation.phones import make_phones
+        from nemo_speechlm.evaluation.report import RecognitionReport, ReportOptions, split_tables
+        from nemo_speechlm.evaluation.test_sets import read_utterances
+        from nemo_speechlm.evaluation.translation import check_languages, translation_scores
+        from nemo_speechlm.evaluation.worst_page import write_page
+        from nemo_speechlm.inference.recognition import restore
+        from nemo_speechlm.inference.search import is_translation
 
     phones = None if cfg.phonemizer is None else make_phones(cfg.phonemizer, cfg.units_field, CONF / "language")
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)

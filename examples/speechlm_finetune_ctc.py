@@ -13,15 +13,16 @@ The model writes characters, or the tokens of train_tokenizer.py with model.toke
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.training.options import check_recipe
 
 
 @command("ctc_small")
 def main(cfg: DictConfig) -> None:
     check_recipe(cfg)
-    from nemo_speechlm.models.recognition.ctc import ctc_model_class
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.models.recognition.ctc import ctc_model_class
+        from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: ctc_model_class(model)(cfg=model, trainer=trainer))
 

@@ -13,15 +13,16 @@ and time per utterance.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.training.options import check_recipe
 
 
 @command("rnnt_small")
 def main(cfg: DictConfig) -> None:
     check_recipe(cfg)
-    from nemo_speechlm.models.recognition.transducer import build_transducer
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.models.recognition.transducer import build_transducer
+        from nemo_speechlm.training.run import train
 
     train(cfg, build_transducer)
 

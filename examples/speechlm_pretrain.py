@@ -14,15 +14,16 @@ Speech alone (UMLM): model.train_ds.text=null model.validation_ds.text=null mode
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.training.options import check_recipe
 
 
 @command("speechlm_p_small")
 def main(cfg: DictConfig) -> None:
     check_recipe(cfg)
-    from nemo_speechlm.models.speechlm.model import SpeechLMModel
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.models.speechlm.model import SpeechLMModel
+        from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: SpeechLMModel(cfg=model, trainer=trainer))
 

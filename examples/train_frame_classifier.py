@@ -14,15 +14,16 @@ exp_manager.exp_dir). Recipes: frame_classifier_small (two CPU cores, hours of s
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.training.options import check_recipe
 
 
 @command("frame_classifier_small")
 def main(cfg: DictConfig) -> None:
     check_recipe(cfg)
-    from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
+        from nemo_speechlm.training.run import train
 
     train(cfg, lambda model, trainer: FrameClassifierModel(cfg=model, trainer=trainer))
 

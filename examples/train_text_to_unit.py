@@ -21,7 +21,7 @@ CPU cores).
 
 from omegaconf import DictConfig, open_dict
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import command, importing, whole_numbers
 from nemo_speechlm.training.options import check_recipe
 
 
@@ -30,9 +30,10 @@ def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "model.train_ds.batch_frames", "model.validation_ds.batch_frames", least=1)
     whole_numbers(cfg, "seed")
     check_recipe(cfg)
-    from nemo_speechlm.data.phone_units import speakers_of
-    from nemo_speechlm.models.text_to_unit.model import TextToUnitModel, as_paths
-    from nemo_speechlm.training.run import train
+    with importing():
+        from nemo_speechlm.data.phone_units import speakers_of
+        from nemo_speechlm.models.text_to_unit.model import TextToUnitModel, as_paths
+        from nemo_speechlm.training.run import train
 
     if cfg.model.speakers == "manifest":
         with open_dict(cfg):

@@ -8,7 +8,7 @@ Long recordings are cut at pauses, and each part is translated by itself. Otherw
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import command, importing, whole_numbers
 from nemo_speechlm.errors import InputError
 
 
@@ -18,10 +18,11 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.inference.inputs import inputs_of
 
     inputs_of(cfg)
-    from nemo_speechlm.inference.recognition import longest_audio, restore
-    from nemo_speechlm.inference.recognizers import PlainRecognizer
-    from nemo_speechlm.inference.search import is_translation, set_search
-    from nemo_speechlm.inference.transcript_files import run_transcription
+    with importing():
+        from nemo_speechlm.inference.recognition import longest_audio, restore
+        from nemo_speechlm.inference.recognizers import PlainRecognizer
+        from nemo_speechlm.inference.search import is_translation, set_search
+        from nemo_speechlm.inference.transcript_files import run_transcription
 
     model = restore(cfg.model, cfg.device)
     if not is_translation(model):

@@ -1,8 +1,8 @@
 """The phone aligner against exact times, against pocketsphinx, and on real speech.
 
     apt-get install festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts
-    OMP_NUM_THREADS=2 python benchmarks/aligner.py times text=../shared/data/text/novels.txt.gz work=runs/festival
-    OMP_NUM_THREADS=2 python benchmarks/aligner.py real train=../shared/data/librispeech/train.json work=runs/real
+    OMP_NUM_THREADS=2 python benchmarks/aligner.py times text=$DATA/novels.txt.gz work=runs/festival
+    OMP_NUM_THREADS=2 python benchmarks/aligner.py real train=$DATA/train.json work=runs/real
 
 ``times``: festival's voices say sentences of a text. Aligners are trained on some and tested on others: with
 festival's own phone strings, and with CMUdict's pronunciations, where pocketsphinx aligns the same utterances.

@@ -1,6 +1,6 @@
 r"""What it costs to turn a large corpus into units: 960 h of which 100 h are aligned and the rest is classified.
 
-    python benchmarks/corpus_cost.py ../shared/data/librispeech/train.json --text ../shared/data/text/novels.txt.gz \
+    python benchmarks/corpus_cost.py $DATA/train.json --text $DATA/novels.txt.gz \
         [--hours 960] [--aligned 100] [--lines 40000000] [--gpu-tflops 100]
 
 Each step's work is done on a sample of the speech and the text, with one thread. Reading and writing are left out

@@ -1,6 +1,6 @@
 r"""How fast recognition decodes, in hours of speech an hour: greedy CTC, n-gram fusion, lexicon beam, attention beam.
 
-    python benchmarks/decoding.py --text ../shared/data/text/novels.txt.gz [--rounds 5] [--threads 2] [--only lexicon]
+    python benchmarks/decoding.py --text $DATA/novels.txt.gz [--rounds 5] [--threads 2] [--only lexicon]
 
 Ours beside NeMo's own decoding and flashlight's own search, in turns in one process, on the same numbers: log
 probabilities at 50 frames a second, drawn so that they spell held-out sentences of the text with some errors, and

@@ -1,7 +1,7 @@
 """Loading of speech with units, against bare decoding of the same files, and how much of a batch is padding.
 
-    python benchmarks/loading.py ../shared/data/librispeech/train.json [more.json ...] [--rounds 5]
-        [--text ../shared/data/text/novels.txt.gz]
+    python benchmarks/loading.py $DATA/train.json [more.json ...] [--rounds 5]
+        [--text $DATA/novels.txt.gz]
 
 The loader of pretraining (audio, units expanded to frames, batches by length as in speechlm_p_base) runs in this
 process, as in one worker; the same files are decoded whole by soundfile and nothing else, in turns. Each round passes

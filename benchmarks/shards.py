@@ -1,6 +1,6 @@
 """Shards: how fast they are made, beside copying and encoding alone, and how fast they are read, beside plain files.
 
-    python benchmarks/shards.py ../shared/data/librispeech/train.json [more.json ...] [--rounds 5] [--hours 1]
+    python benchmarks/shards.py $DATA/train.json [more.json ...] [--rounds 5] [--hours 1]
 
 Making: make_shards in this process (decoded, checked, encoded, written, indexed), against a loop that reads each file,
 copies its bytes, decodes and encodes it with soundfile, and does nothing else. ``opus`` and ``keep`` likewise; what

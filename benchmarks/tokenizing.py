@@ -1,6 +1,6 @@
 r"""How fast text becomes units: sentences a second through the commands themselves, start-up apart.
 
-    python benchmarks/tokenizing.py --text ../shared/data/text/novels.txt.gz --lines 200000
+    python benchmarks/tokenizing.py --text $DATA/novels.txt.gz --lines 200000
 
 Each command runs twice: on a few lines, which is start-up (imports, lexicon, worker processes), and on many. The rate
 is that of the lines which the second run has more, in the time that it takes longer, so that words never met

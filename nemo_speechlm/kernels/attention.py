@@ -99,8 +99,19 @@ def _by_key(scores: Tensor) -> Tensor:
     return flat.unflatten(-1, (T, 2 * T - 2))[..., :T]
 
 
+CACHED = 1 << 18
+"""Scores that are worked on at a time, at most, where one head has fewer: with what belongs to them, they fill a
+core's cache."""
+
+
+def _pieces(B: int, H: int, T: int) -> list[tuple[int, slice]]:
+    """(utterance, heads) that are computed together."""
+    heads = max(1, min(H, CACHED // (T * T)))
+    return [(b, slice(h, min(h + heads, H))) for b in range(B) for h in range(0, H, heads)]
+
+
 class _RelativeAttention(torch.autograd.Function):
-    """One utterance at a time, so that its scores stay in the cache. On CPUs, PyTorch's own attention has no dropout.
+    """An utterance's heads, or as many of them as stay in the cache, at a time. PyTorch's own has no dropout on CPUs.
 
     The weights are kept for the gradient; dropped ones are stored negated.
     """
@@ -115,24 +126,32 @@ class _RelativeAttention(torch.autograd.Function):
         needs_gradient = any(ctx.needs_input_grad)
         scaled = rows.transpose(-1, -2) * scale
         out = q.new_empty(B, T, H, K)
-        wide, scores = q.new_empty(H, T, 2 * T - 1), q.new_empty(H, T, T)
-        kept = q.new_empty(B if needs_gradient else 1, H, T, T)
-        for b in range(B):
-            near = torch.matmul(q[b] if p is None else p[b], scaled, out=wide if R == 2 * T - 1 else None)
+        pieces = _pieces(B, H, T)
+        h = pieces[0][1].stop
+        wide_all, scores_all = q.new_empty(h, T, 2 * T - 1), q.new_empty(h, T, T)
+        kept = q.new_empty((B, H, T, T) if needs_gradient else (1, h, T, T))
+        for b, heads in pieces:
+            n = heads.stop - heads.start
+            wide, scores = wide_all[:n], scores_all[:n]
+            by_rows = q[b, heads] if p is None else p[b, heads]
+            near = torch.matmul(
+                by_rows, scaled if rows.dim() == 2 else scaled[heads], out=wide if R == 2 * T - 1 else None
+            )
             if near is not wide:
                 wide[..., left : left + R] = near
                 wide[..., :left] = near[..., :1]
                 wide[..., left + R :] = near[..., -1:]
-            torch.baddbmm(_by_key(wide), q[b], k[b].transpose(1, 2), alpha=scale, out=scores)
+            torch.baddbmm(_by_key(wide), q[b, heads], k[b, heads].transpose(1, 2), alpha=scale, out=scores)
             if padding is not None:
                 scores.masked_fill_(padding[b], -torch.inf)
-            weights = torch.softmax(scores, -1, out=kept[b if needs_gradient else 0])
+            weights = torch.softmax(scores, -1, out=kept[b, heads] if needs_gradient else kept[0, :n])
             if dropout:
                 mask = keep_mask(weights.shape, dropout)
-                out[b] = torch.bmm(torch.mul(weights, mask, out=scores), v[b] * keep_scale(dropout)).transpose(0, 1)
+                dropped = torch.mul(weights, mask, out=scores)
+                out[b, :, heads] = torch.bmm(dropped, v[b, heads] * keep_scale(dropout)).transpose(0, 1)
                 weights.mul_(mask.mul_(2).sub_(1))
             else:
-                out[b] = torch.bmm(weights, v[b]).transpose(0, 1)
+                out[b, :, heads] = torch.bmm(weights, v[b, heads]).transpose(0, 1)
         if needs_gradient:
             ctx.save_for_backward(q, k, v, p, rows, out, kept)
             ctx.before, ctx.dropout = before, dropout
@@ -149,39 +168,44 @@ class _RelativeAttention(torch.autograd.Function):
         of_q, of_k, of_v = (torch.empty(B, T, H, K).transpose(1, 2) for _ in range(3))
         of_p = None if p is None else torch.empty(B, T, H, K).transpose(1, 2)
         of_rows = torch.zeros_like(rows)
-        wide = q.new_zeros(H, T, 2 * T - 1)  # what lies between its rows stays zero
-        by_key = _by_key(wide)
+        pieces = _pieces(B, H, T)
+        h = pieces[0][1].stop
+        wide_all = q.new_zeros(h, T, 2 * T - 1)  # what lies between its rows stays zero
         drift = (gradient * out).sum(-1).transpose(1, 2).unsqueeze(3)
         scaled_rows = rows * scale
         # What is kept stays as it is: with retain_graph, it is read again.
-        scratch = q.new_empty(H, T, T) if ctx.dropout else None
-        for b, signed in enumerate(kept):
-            of_context = gradient[b].transpose(0, 1) * keep_scale(ctx.dropout)
+        scratch_all = q.new_empty(h, T, T) if ctx.dropout else None
+        for b, heads in pieces:
+            n = heads.stop - heads.start
+            signed, wide = kept[b, heads], wide_all[:n]
+            scratch = None if scratch_all is None else scratch_all[:n]
+            of_context = gradient[b, :, heads].transpose(0, 1) * keep_scale(ctx.dropout)
             dropped = signed if scratch is None else torch.clamp(signed, min=0, out=scratch)
-            of_v[b] = torch.bmm(dropped.transpose(1, 2), of_context)
+            of_v[b, heads] = torch.bmm(dropped.transpose(1, 2), of_context)
             # softmax: w (dw - sum(w dw)); what was dropped has no dw.
-            of_scores = torch.bmm(of_context, v[b].transpose(1, 2)).mul_(dropped)
+            of_scores = torch.bmm(of_context, v[b, heads].transpose(1, 2)).mul_(dropped)
             weights = signed if scratch is None else torch.abs(signed, out=scratch)
-            torch.addcmul(of_scores, weights, drift[b], value=-1, out=by_key)
+            by_key = _by_key(wide)
+            torch.addcmul(of_scores, weights, drift[b, heads], value=-1, out=by_key)
             # A product reads the layout by keys in place: its rows are one apart from those by distance.
-            of_query = torch.bmm(by_key, k[b]).mul_(scale)
-            of_k[b] = torch.bmm(by_key.transpose(1, 2), q[b]).mul_(scale)
+            of_query = torch.bmm(by_key, k[b, heads]).mul_(scale)
+            of_k[b, heads] = torch.bmm(by_key.transpose(1, 2), q[b, heads]).mul_(scale)
             of_distances = wide
             if R < 2 * T - 1:
                 of_distances = wide[..., left : left + R].clone()
                 of_distances[..., 0] += wide[..., :left].sum(-1)
                 of_distances[..., -1] += wide[..., left + R :].sum(-1)
-            by_rows = q[b] if p is None else p[b]
+            by_rows = q[b, heads] if p is None else p[b, heads]
             if rows.dim() == 3:
-                of_p_or_q = torch.bmm(of_distances, scaled_rows)
-                of_rows.baddbmm_(of_distances.transpose(1, 2), by_rows, alpha=scale)
+                of_p_or_q = torch.bmm(of_distances, scaled_rows[heads])
+                of_rows[heads].baddbmm_(of_distances.transpose(1, 2), by_rows, alpha=scale)
             else:
-                flat = of_distances.view(H * T, R)
-                of_p_or_q = torch.mm(flat, scaled_rows).view(H, T, K)
-                of_rows.addmm_(flat.t(), by_rows.reshape(H * T, K), alpha=scale)
+                flat = of_distances.view(n * T, R)
+                of_p_or_q = torch.mm(flat, scaled_rows).view(n, T, K)
+                of_rows.addmm_(flat.t(), by_rows.reshape(n * T, K), alpha=scale)
             if of_p is None:
                 of_query += of_p_or_q
             else:
-                of_p[b] = of_p_or_q
-            of_q[b] = of_query
+                of_p[b, heads] = of_p_or_q
+            of_q[b, heads] = of_query
         return of_q, of_k, of_v, of_p, of_rows, None, None, None

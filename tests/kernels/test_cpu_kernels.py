@@ -100,14 +100,17 @@ def test_dropout_and_its_gradient():
 
 @pytest.mark.parametrize("frames", [1, 2, 9, 40])
 @pytest.mark.parametrize("prob", [0.0, 0.3])
-def test_relative_attention(frames, prob, monkeypatch):
-    B, H, K, distance = 3, 2, 8, 6
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_relative_attention(frames, prob, together, monkeypatch):
+    """All three heads at a time, two and one, and each alone."""
+    monkeypatch.setattr(attention_module, "CACHED", together * frames * frames)
+    B, H, K, distance = 3, 3, 8, 6
     q, k, v = (randn(B, frames, H, K) for _ in range(3))
     before, after = min(frames, distance) - 1, min(frames - 1, distance)
     rows = randn(before + 1 + after, K)
     padding = torch.arange(frames) >= torch.tensor([[frames], [max(1, frames - 3)], [1]])
     masks = keep_mask((B, H, frames, frames), prob)
-    left = iter(masks)
+    left = iter([part for row in masks for part in row.split(together)])
     monkeypatch.setattr(attention_module, "keep_mask", lambda shape, p: next(left).clone())
     heads = [t.transpose(1, 2) for t in (q, k, v)]
     ours = relative_attention(*heads, Positions(rows, before, after), padding, prob)
@@ -122,6 +125,7 @@ def test_relative_attention(frames, prob, monkeypatch):
 @pytest.mark.parametrize("by_kernel", [True, False])
 def test_rows_of_each_head_and_queries_of_their_own(frames, by_kernel, monkeypatch):
     """As the Conformer attends: all distances are told apart, and the rows meet other queries than the keys do."""
+    monkeypatch.setattr(attention_module, "CACHED", 2 * frames * frames)
     B, H, K = 2, 3, 8
     q, k, v, p = (randn(B, H, frames, K) for _ in range(4))
     rows = randn(H, 2 * frames - 1, K)

@@ -23,7 +23,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def matcher(corpus):
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     model = MAESTROModel(tiny_maestro_config(corpus, train_ds=None, validation_ds=None)).eval()
     with torch.no_grad():
         model.duration_model.projection.weight.mul_(20)  # or it would give all phones the same

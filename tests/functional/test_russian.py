@@ -38,8 +38,8 @@ SHORTER = {
 
 
 def commands(page: Path, out: Path) -> list[list[str]]:
-    """The page's commands with their loops unrolled, each as (script, argument, ...)."""
-    code = "".join(block.code for block in blocks(page) if block.language == "bash")
+    """The page's commands that are run, with their loops unrolled, each as (script, argument, ...)."""
+    code = "".join(block.code for block in blocks(page) if block.language == "bash" and block.reason is None)
     lines = [line.replace("$OUT", str(out)) for line in command_lines(code)]
     return [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
 

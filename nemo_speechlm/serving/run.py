@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from contextlib import suppress
 
 from omegaconf import DictConfig
 
@@ -93,7 +94,8 @@ def serve(cfg: DictConfig, options: DecodingOptions) -> None:
         port = bound.getsockname()[1]
         shown = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
         print(f"Open http://{shown}:{port}/ in a browser; Ctrl-C ends.", file=sys.stderr)
-        try:
+        with suppress(
+            KeyboardInterrupt
+        ):  # that is how it ends; where a shell has it in the background, it just returns
             server.run(sockets=[bound])
-        except KeyboardInterrupt:  # that is how it ends
-            print("ended", file=sys.stderr)
+        print("ended", file=sys.stderr)

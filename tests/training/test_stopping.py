@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -54,3 +55,38 @@ def test_a_signal_to_one_process_stops_both_after_a_whole_update(tmp_path):
     assert not (tmp_path / "out.nemo").exists()
     batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     assert batches["completed"] == batches["ready"] == 2 * step
+
+
+class AllToldAt(Callback):
+    """Has SIGTERM sent to all processes of the session in the middle of the third update, as SLURM does."""
+
+    def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+        if batch_idx == 4:
+            subprocess.run(["kill", "-s", "TERM", "--", f"-{os.getpgrp()}"], check=True, start_new_session=True)
+
+
+def _train_with_workers(rank, corpus, folder):
+    if os.getpgrp() != os.getpid():
+        os.setpgrp()
+    data = tiny_pretrain_config(corpus)
+    data.train_ds.num_workers = 2
+    cfg = tiny_recipe(folder, data, 1000, accumulate_grad_batches=2)
+
+    def model(cfg, trainer):
+        trainer.callbacks.append(AllToldAt())
+        return SpeechLMModel(cfg=cfg, trainer=trainer)
+
+    try:
+        train(cfg, model)
+    except Unfinished as pause:
+        (folder / "said").write_text(str(pause))
+        os._exit(75)
+
+
+@pytest.mark.timeout(300)
+def test_a_signal_to_all_processes_leaves_the_workers_to_finish_the_update(tmp_path):
+    corpus = tiny_corpus(tmp_path / "corpus", n_speech=16, n_text=60)
+    assert run_in_processes(_train_with_workers, 1, corpus, tmp_path) == [75]
+    assert "SIGTERM was received at step 3" in (tmp_path / "said").read_text()
+    (last,) = tmp_path.glob("runs/**/*-last.ckpt")
+    assert torch.load(last, weights_only=False)["global_step"] == 3

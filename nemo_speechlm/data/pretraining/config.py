@@ -13,6 +13,7 @@ from yaml import YAMLError
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.bad_examples import BadRule
 from nemo_speechlm.data.pretraining.audio_reader import PERTURBATIONS
+from nemo_speechlm.data.pretraining.augmentation import check_augmentation
 from nemo_speechlm.data.pretraining.streams import READERS, Stream
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.storage import SCHEMES, is_url, scheme_of
@@ -152,6 +153,7 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
     if not any(part.get(key) for key in sizes):
         raise InputError(f"data config: no batch size in {name}; give one of {', '.join(sizes)}")
     part = {key: value for key, value in part.items() if value is not None}
+    check_augmentation(part, name, stream.has_audio)
     options = {key: part[key] for key in stream.reader.options if key in part}
     item = {"type": stream.reader.type, "seed": settings.seed, "shuffle": training, **stream.facts(), **options}
     if settings.bad.skips:

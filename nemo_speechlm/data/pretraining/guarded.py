@@ -10,10 +10,13 @@ from nemo_speechlm.data.pretraining.config import Settings
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
 from nemo_speechlm.data.waiting import Reading, without_hanging
 from nemo_speechlm.data.worker_errors import ErrorReturningDataset, raise_errors
+from nemo_speechlm.data.worker_signals import leave_signals_to_parent
 
 
 class GuardedLoader(DataLoader):
     """Counts and lists bad examples, hands out a worker's :class:`InputError` as it is, does not wait for ever.
+
+    Its workers live on when all processes of a job get a signal (:mod:`nemo_speechlm.data.worker_signals`).
 
     Args:
         dataset: makes batches with ``read``, ``bad`` and ``with_bad``.
@@ -23,7 +26,7 @@ class GuardedLoader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset, count: BadCount, reading: Reading | None = None, **options: Any):
-        super().__init__(dataset, batch_size=None, **options)
+        super().__init__(dataset, batch_size=None, worker_init_fn=leave_signals_to_parent, **options)
         self.count = count
         self.reading = reading
 

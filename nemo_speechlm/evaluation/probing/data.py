@@ -19,6 +19,7 @@ from nemo_speechlm.data.audio.sources import naming
 from nemo_speechlm.data.audio.utterances import audio_part
 from nemo_speechlm.data.length_batches import LengthBatches
 from nemo_speechlm.data.manifests.lines import read_manifests
+from nemo_speechlm.data.worker_signals import leave_signals_to_parent
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.probing.targets import Targets
 from nemo_speechlm.inference.audio_batches import Utterance
@@ -150,4 +151,10 @@ def in_order(dataset: ProbeDataset, size: int, num_workers: int = 0, part: slice
     """A loader that passes once over all, longest first, or over some of them in that order."""
     order = np.argsort(-dataset.examples.durations, kind="stable")[part]
     batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=dataset.collate, num_workers=num_workers)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=dataset.collate,
+        num_workers=num_workers,
+        worker_init_fn=leave_signals_to_parent,
+    )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from nemo_speechlm.data.worker_signals import leave_signals_to_parent
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
 from nemo_speechlm.evaluation.probing.cache import cached_features
@@ -180,7 +181,11 @@ class ProbeModel(TrainedModel):
             data.examples.durations, cfg["batch_size"], cfg.get("seed", 0), self.global_rank, self.world_size
         )
         self._train_dl = DataLoader(
-            data, batch_sampler=batches, collate_fn=data.collate, num_workers=cfg.get("num_workers", 0)
+            data,
+            batch_sampler=batches,
+            collate_fn=data.collate,
+            num_workers=cfg.get("num_workers", 0),
+            worker_init_fn=leave_signals_to_parent,
         )
 
     def train_dataloader(self) -> DataLoader:

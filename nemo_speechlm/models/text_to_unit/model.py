@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from nemo_speechlm.data.length_batches import LengthBatches, batches_by_length
 from nemo_speechlm.data.phone_units import Filters, PairedBatch, PairedUnits
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT
+from nemo_speechlm.data.worker_signals import leave_signals_to_parent
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.inventories import registered_inventory
@@ -285,4 +286,5 @@ def _loader(data: PairedUnits, batches: Any, cfg: DictConfig) -> DataLoader:
         collate_fn=data.collate,
         num_workers=cfg.get("num_workers", 0),
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=leave_signals_to_parent,
     )

@@ -16,7 +16,6 @@ The file then aligns speech that is transcribed, this or other:
 """
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -48,7 +47,6 @@ def main(cfg: DictConfig) -> None:
 
     import torch
 
-    from nemo_speechlm.data.manifests.shards import the_only
     from nemo_speechlm.evaluation.aligner import plot_passes
     from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
     from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
@@ -56,9 +54,9 @@ def main(cfg: DictConfig) -> None:
 
     threads = cfg.threads or default_workers()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
-    manifest = Path(the_only(cfg.manifest))
+    manifests = cfg.manifest if isinstance(cfg.manifest, str) else list(cfg.manifest)
     training = AlignerTraining(
-        CorpusSource(manifest, cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), cfg.seed),
+        CorpusSource(manifests, cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), cfg.seed),
         Pronouncing.read(
             cfg.lexicon,
             language=cfg.language.code,

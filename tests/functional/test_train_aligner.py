@@ -259,3 +259,22 @@ def test_imported_alignments(corpus, trained, tmp_path):
     assert status == 0, printed
     for ours, back in zip(records(tmp_path / "a.json"), records(tmp_path / "b.json"), strict=True):
         assert (back["units"], back["unit_durations"]) == (ours["units"], ours["unit_durations"])
+
+
+def test_several_manifests_are_as_one(corpus, trained, tmp_path):
+    lines = (corpus / "train.json").read_text().splitlines(keepends=True)
+    for number, part in enumerate((lines[:4], lines[4:])):
+        (corpus / f"train_{number}.json").write_text("".join(part))  # audio lies beside the manifest
+    status, printed = train(f"{corpus}/train__OP_0..1_CL_.json", tmp_path / "aligner.safetensors")
+    assert status == 0, printed
+    assert (tmp_path / "aligner.safetensors").read_bytes() == trained[0].read_bytes()
+    assert f"trained on {len(lines)} utterances" in printed
+
+
+def test_what_is_left_out_names_its_manifest(corpus, tmp_path):
+    (corpus / "bad.json").write_text('{"audio_filepath": "gone.wav", "text": "a word", "duration": 1.0}\n')
+    manifests = f"[{corpus}/bad.json,{corpus}/train.json]"
+    status, printed = train(manifests, tmp_path / "aligner.safetensors", "skip_bad=true", "plan.passes=1")
+    assert status == 0, printed
+    (left_out,) = list(read_manifest(tmp_path / "aligner.safetensors.skipped.jsonl"))
+    assert (left_out[1]["file"], left_out[1]["line"]) == (f"{corpus}/bad.json", 1)

@@ -51,22 +51,6 @@ def paired(manifests: str | Sequence, output: str) -> list[tuple[str, str]]:
     return list(zip(inputs, outputs, strict=True))
 
 
-def the_only(manifests: str | Sequence) -> str:
-    """The manifest of a command that reads one.
-
-    Raises:
-        InputError: if there are several.
-    """
-    found = expand_shards(manifests)
-    if len(found) != 1:
-        raise InputError(
-            f"names {len(found)} files, expected one; join them first, in their folder: cat {Path(found[0]).name} ... "
-            "> all.json",
-            label(manifests),
-        )
-    return found[0]
-
-
 def label(manifests: str | Sequence) -> str:
     """What messages and reports call a manifest or several."""
     return manifests if isinstance(manifests, str) else ",".join(map(str, manifests))

@@ -1,6 +1,6 @@
-"""What the aligner is trained on: a manifest's features, normalized per speaker, and graphs of its words."""
+"""What the aligner is trained on: manifests' features, normalized per speaker, and graphs of its words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from nemo_speechlm.alignment.mfcc import SAMPLE_RATE, Mfcc, SpeakerStatistics
 from nemo_speechlm.alignment.training import Corpus
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
+from nemo_speechlm.data.manifests.shards import label
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record
 from nemo_speechlm.pronouncing.word_pronouncer import WordPronouncer
@@ -26,10 +27,12 @@ class Failure(NamedTuple):
     """An utterance that is not used.
 
     Attributes:
+        file: the manifest.
         line: of the manifest.
         reason: why.
     """
 
+    file: str
     line: int
     reason: str
 
@@ -39,7 +42,7 @@ class CorpusSource:
     """What a corpus is made of.
 
     Args:
-        manifest: transcribed speech.
+        manifests: transcribed speech, a manifest or several; see :func:`expand_shards`.
         speaker_key: key of the manifest that names the speaker; without it, each utterance is a speaker of its own.
         channel: of the audio.
         max_hours: draw utterances until they last so long; None takes all.
@@ -47,12 +50,30 @@ class CorpusSource:
         seed: of the drawing.
     """
 
-    manifest: Path
+    manifests: str | Path | Sequence
     speaker_key: str = "speaker"
     channel: Channel = "mix"
     max_hours: float | None = None
     skip_bad: bool = False
     seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return label(str(self.manifests) if isinstance(self.manifests, Path) else self.manifests)
+
+
+class CorpusUtterance(NamedTuple):
+    """A line of a manifest, with the words of its transcript."""
+
+    manifest: str
+    line: int
+    record: Record
+    words: list[str]
+
+    def failed(self, reason: object) -> Failure:
+        """Why it is not used."""
+        return Failure(self.manifest, self.line, str(reason))
 
 
 class TranscribedCorpus(NamedTuple):
@@ -60,19 +81,19 @@ class TranscribedCorpus(NamedTuple):
 
     Attributes:
         corpus: what training needs.
-        lines: of the manifest, one per utterance.
+        utterances: their lines.
         failures: utterances that are not in it.
     """
 
     corpus: Corpus
-    lines: list[int]
+    utterances: list[CorpusUtterance]
     failures: list[Failure]
 
 
-def speaker_of(record: Record, key: str, number: int) -> str:
+def speaker_of(record: Record, key: str, line: object) -> str:
     """The speaker that the manifest names; where it names none, the line counts as one."""
     speaker = record.get(key)
-    return f"line {number}" if speaker is None or isinstance(speaker, dict | list) else f"{speaker}"
+    return f"line {line}" if speaker is None or isinstance(speaker, dict | list) else f"{speaker}"
 
 
 def load_corpus(
@@ -84,7 +105,7 @@ def load_corpus(
     mfcc: Mfcc,
     threads: int = 1,
 ) -> TranscribedCorpus:
-    """Read a manifest's audio and transcripts.
+    """Read manifests' audio and transcripts.
 
     Raises:
         InputError: at bad lines, or listing the words that have no pronunciation (unless ``skip_bad``).
@@ -94,14 +115,13 @@ def load_corpus(
     _check_pronunciations(chosen, source, pronouncer, failures)
     graphs: list[Graph] = []
     features: list[torch.Tensor] = []
-    lines: list[int] = []
+    used: list[CorpusUtterance] = []
     speakers: list[str] = []
     statistics: dict[str, SpeakerStatistics] = {}
 
-    def read(item: tuple[int, Record, list[str]]) -> torch.Tensor | InputError:
-        number, record, _ = item
+    def read(item: CorpusUtterance) -> torch.Tensor | InputError:
         try:
-            samples = read_utterance(record, source.manifest, number, SAMPLE_RATE, source.channel)
+            samples = read_utterance(item.record, item.manifest, item.line, SAMPLE_RATE, source.channel)
         except InputError as error:
             return error
         return mfcc(torch.from_numpy(samples))
@@ -109,25 +129,26 @@ def load_corpus(
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(chosen), desc="reading", unit="utterance") as bar:
         for item, found in zip(chosen, _map(pool, read, chosen, 4 * threads), strict=True):
             bar.update()
-            number, record, words = item
             if isinstance(found, InputError):
                 if not source.skip_bad:
                     raise found
-                failures.append(Failure(number, found.reason))
+                failures.append(item.failed(found.reason))
                 continue
-            graph = build_graph([pronouncer.variants(word) for word in words], topology, silence, silence_probability)
+            graph = build_graph(
+                [pronouncer.variants(word) for word in item.words], topology, silence, silence_probability
+            )
             reason = why_not(len(found), graph)
             if reason is not None:
-                failures.append(Failure(number, str(reason)))
+                failures.append(item.failed(reason))
                 continue
-            speaker = speaker_of(record, source.speaker_key, number)
+            speaker = speaker_of(item.record, source.speaker_key, f"{item.line} of {item.manifest}")
             statistics.setdefault(speaker, SpeakerStatistics(mfcc.size)).add(found)
             graphs.append(graph)
             features.append(found)
-            lines.append(number)
+            used.append(item)
             speakers.append(speaker)
     if not graphs:
-        raise InputError(f"no utterance that could be used; the first: {failures[0].reason}", source.manifest)
+        raise InputError(f"no utterance that could be used; the first: {failures[0].reason}", source.name)
     lengths = [len(x) for x in features]
     flat = torch.empty(sum(lengths), mfcc.size)
     begin = 0
@@ -135,7 +156,7 @@ def load_corpus(
         flat[begin : begin + length] = statistics[speaker].normalize(features[position])
         features[position] = torch.empty(0)  # freed, so that the features are not in memory twice
         begin += length
-    return TranscribedCorpus(Corpus(flat, lengths, graphs), lines, failures)
+    return TranscribedCorpus(Corpus(flat, lengths, graphs), used, failures)
 
 
 def _map(pool: ThreadPoolExecutor, work, items: list, ahead: int) -> Iterator:
@@ -147,36 +168,35 @@ def _map(pool: ThreadPoolExecutor, work, items: list, ahead: int) -> Iterator:
         yield pending.pop(0).result()
 
 
-def _with_words(
-    source: CorpusSource, pronouncer: WordPronouncer, failures: list[Failure]
-) -> list[tuple[int, Record, list[str]]]:
+def _with_words(source: CorpusSource, pronouncer: WordPronouncer, failures: list[Failure]) -> list[CorpusUtterance]:
     """The utterances to use, with their words."""
     chosen = []
-    for number, record in read_manifest(source.manifest, ["audio_filepath"]):
+    for manifest, number, record in read_manifests(source.manifests, ["audio_filepath"]):
         text = record.get("text")
         try:
             if not isinstance(text, str):
-                raise InputError("no text to align with", source.manifest, number)
+                raise InputError("no text to align with", manifest, number)
             words = pronouncer.words(text)
             if not words:
                 raise SkipItem("no words to align")
-            chosen.append((number, record, words))
+            chosen.append(CorpusUtterance(manifest, number, record, words))
         except SkipItem as error:
-            failures.append(Failure(number, str(error)))
+            failures.append(Failure(manifest, number, str(error)))
         except InputError as error:
             if not source.skip_bad:
                 raise
-            failures.append(Failure(number, error.reason))
+            failures.append(Failure(manifest, number, error.reason))
     return chosen if source.max_hours is None else _drawn(chosen, source)
 
 
-def _drawn(chosen: list[tuple[int, Record, list[str]]], source: CorpusSource) -> list[tuple[int, Record, list[str]]]:
+def _drawn(chosen: list[CorpusUtterance], source: CorpusSource) -> list[CorpusUtterance]:
     left = (source.max_hours or 0) * 3600
     kept: list[int] = []
     for position in np.random.default_rng(source.seed).permutation(len(chosen)):
-        duration = seconds_of(chosen[position][1], "duration", source.manifest, chosen[position][0])
+        manifest, number, record, _ = chosen[position]
+        duration = seconds_of(record, "duration", manifest, number)
         if duration is None:
-            raise InputError("max_hours needs a duration in every line", source.manifest, chosen[position][0])
+            raise InputError("max_hours needs a duration in every line", manifest, number)
         left -= duration
         if left < 0 and kept:
             break
@@ -185,12 +205,9 @@ def _drawn(chosen: list[tuple[int, Record, list[str]]], source: CorpusSource) ->
 
 
 def _check_pronunciations(
-    chosen: list[tuple[int, Record, list[str]]],
-    source: CorpusSource,
-    pronouncer: WordPronouncer,
-    failures: list[Failure],
+    chosen: list[CorpusUtterance], source: CorpusSource, pronouncer: WordPronouncer, failures: list[Failure]
 ) -> None:
-    unknown = set(pronouncer.unknown(word for _, _, words in chosen for word in words))
+    unknown = set(pronouncer.unknown(word for utterance in chosen for word in utterance.words))
     if not unknown:
         return
     if not source.skip_bad:
@@ -198,10 +215,10 @@ def _check_pronunciations(
         raise InputError(
             f"{len(unknown)} words have no pronunciation: {listed}{', ...' if len(unknown) > 20 else ''}; add them to "
             "the lexicon, or leave their utterances out with skip_bad=true",
-            source.manifest,
+            source.name,
         )
-    bad = [n for n, (_, _, words) in enumerate(chosen) if unknown.intersection(words)]
+    bad = [n for n, utterance in enumerate(chosen) if unknown.intersection(utterance.words)]
     for position in reversed(bad):
-        number, _, words = chosen.pop(position)
-        word = next(word for word in words if word in unknown)
-        failures.append(Failure(number, f"no pronunciation of {word!r}"))
+        utterance = chosen.pop(position)
+        word = next(word for word in utterance.words if word in unknown)
+        failures.append(utterance.failed(f"no pronunciation of {word!r}"))

@@ -1,4 +1,4 @@
-"""Train an aligner from a manifest; an interrupted training continues behind its last complete pass."""
+"""Train an aligner from manifests; an interrupted training continues behind its last complete pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ class AlignerTraining:
         model = GmmModel(state.aligner.to("cpu"), self.pronouncing, inventory, self.source.speaker_key)
         failures = [*loaded.failures, *_without_path(loaded, state)]
         used = loaded.corpus.lengths
-        _write_failures(output, self.source.manifest, failures)
+        _write_failures(output, failures)
         save_model(output, model)
         progress.path.unlink(missing_ok=True)
         utterances = len(used) - (len(failures) - len(loaded.failures))
@@ -169,17 +169,17 @@ def _resumed(progress: TrainingProgress) -> TrainingState | None:
 def _without_path(loaded: TranscribedCorpus, state: TrainingState) -> list[Failure]:
     starts = loaded.corpus.starts[:-1]
     return [
-        Failure(line, "no path through the audio")
-        for line, begin in zip(loaded.lines, starts, strict=True)
+        utterance.failed("no path through the audio")
+        for utterance, begin in zip(loaded.utterances, starts, strict=True)
         if state.states[begin] < 0
     ]
 
 
-def _write_failures(output: Path, manifest: Path, failures: Sequence[Failure]) -> None:
+def _write_failures(output: Path, failures: Sequence[Failure]) -> None:
     path = skipped_path(output)
     path.unlink(missing_ok=True)
     if failures:
-        write_manifest(path, ({"file": str(manifest), **failure._asdict()} for failure in sorted(failures)))
+        write_manifest(path, (failure._asdict() for failure in sorted(failures)))
 
 
 def passes_table(reports: Sequence[PassReport]) -> str:

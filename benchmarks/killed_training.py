@@ -25,7 +25,9 @@ import torch
 
 from benchmarks.killing import Outcome
 from nemo_speechlm.models.common.pretrained import read_nemo
+from nemo_speechlm.testing.corpora import TinyCorpus, tiny_corpus
 from nemo_speechlm.testing.processes import free_port, torchrun_environment
+from nemo_speechlm.testing.slam import tiny_slam_config
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATIENCE = 120
@@ -193,9 +195,10 @@ def write_shar(manifest: Path, folder: Path, shards: int = 4) -> str:
 
 
 def trainings(work: Path, steps: int = 40) -> list[Training]:
-    """Both commands, with 0 and 2 workers, in 1 and 2 processes, on a manifest, tar files and Shar."""
+    """SpeechLM's pretraining and fine-tuning with 0 and 2 workers, in 1 and 2 processes, on a manifest, tar files and
+    Shar; SLAM and MAESTRO in two stages, the second of which begins in the middle.
+    """
     from nemo_speechlm.testing.configs import tiny_tarred
-    from nemo_speechlm.testing.corpora import tiny_corpus
 
     corpus = tiny_corpus(work / "tiny", n_speech=32, n_text=60)
     tarred = tiny_tarred(corpus.speech, work / "tiny" / "tarred")
@@ -232,7 +235,42 @@ def trainings(work: Path, steps: int = 40) -> list[Training]:
                     Training(f"speechlm_pretrain {name}", "speechlm_pretrain.py", pretrain, processes),
                     Training(f"speechlm_finetune_ctc {name}", "speechlm_finetune_ctc.py", ctc, processes),
                 ]
+    for processes in (1, 2):
+        options = [*small, f"trainer.devices={processes}"]
+        name = f"2 stages, 1 workers, {processes} processes"
+        found += [
+            Training(f"slam_pretrain {name}", "slam_pretrain.py", _slam(corpus, options, steps), processes),
+            Training(f"maestro_pretrain {name}", "maestro_pretrain.py", _maestro(corpus, options, steps), processes),
+        ]
     return found
+
+
+def _of_three_streams(corpus: TinyCorpus, options: Sequence[str], steps: int, first: str) -> list[str]:
+    """What SLAM and MAESTRO have in common: the tasks ``first`` to the middle of the training, then all."""
+    manifests = {"speech": corpus.speech, "text": corpus.text, "pairs": corpus.speech}
+    return [
+        *options, f"model.stages=[{{steps:{steps // 2},tasks:[{first}]}},{{steps:null,tasks:null}}]",
+        "model.encoder.front_end.subsampling.conv_channels=8", "model.w2v_bert.num_codes=16",
+        "model.w2v_bert.code_dim=12", "model.train_ds.speech.batch_duration=4", "model.train_ds.text.batch_tokens=60",
+        "model.train_ds.pairs.batch_duration=4", "model.train_ds.num_workers=1",
+        *(f"model.{part}.{stream}.manifest_filepath={path}" for part in ("train_ds", "validation_ds")
+          for stream, path in manifests.items()),
+    ]  # fmt: skip
+
+
+def _slam(corpus: TinyCorpus, options: Sequence[str], steps: int) -> list[str]:
+    tokenizer = tiny_slam_config(corpus).tokenizer.dir
+    common = _of_three_streams(corpus, options, steps, "w2v_bert,masked_text")
+    return ["--config-name=slam_small", f"model.tokenizer.dir={tokenizer}", *common]
+
+
+def _maestro(corpus: TinyCorpus, options: Sequence[str], steps: int) -> list[str]:
+    sizes = [
+        "model.transducer.pred_hidden=16", "model.transducer.joint_hidden=16", "model.text_encoder.channels=16",
+        "model.text_encoder.n_layers=1",
+    ]  # fmt: skip
+    common = _of_three_streams(corpus, options, steps, "rnnt,ctc")
+    return ["--config-name=maestro_small", *common, *sizes]
 
 
 def _in(part: str, options: Sequence[str]) -> list[str]:

@@ -206,7 +206,11 @@ def trainings(work: Path, steps: int = 40) -> list[Training]:
     sources = {
         "manifest": [manifest],
         "tarred": [f"{key}={value}" for key, value in tarred.items()],
-        "shar": [f"shar_path={write_shar(corpus.speech, work / 'tiny' / 'shar')}", "manifest_filepath=null"],
+        "shar": [
+            f"shar_path={write_shar(corpus.speech, work / 'tiny' / 'shar')}",
+            "manifest_filepath=null",
+            "speeds=null",
+        ],
     }
     small = [
         "output=out.nemo", "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1",
@@ -275,7 +279,7 @@ def _maestro(corpus: TinyCorpus, options: Sequence[str], steps: int) -> list[str
 
 def _in(part: str, options: Sequence[str]) -> list[str]:
     """Options of a part of the config, with ``+`` before those that no recipe has."""
-    return [f"{'' if option.startswith('manifest_filepath') else '+'}{part}{option}" for option in options]
+    return [f"{'' if option.startswith(('manifest_filepath', 'speeds')) else '+'}{part}{option}" for option in options]
 
 
 def prepare() -> None:

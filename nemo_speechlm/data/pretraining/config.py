@@ -163,7 +163,9 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
     own = _uses_own_types(part) and not any(part.get(key) for key in stream.nemos)
     for key in PERTURBATIONS:
         if part.get(key) and not own:
-            raise InputError(f"data config: {name}.{key} cannot be used, NeMo reads these data")
+            raise InputError(
+                f"data config: {name}.{key} cannot be used, NeMo reads these data; give {name}.{key}=null"
+            )
     if "input_cfg" in part:
         part["input_cfg"] = _fill(part["input_cfg"], item)
     elif own:

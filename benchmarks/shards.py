@@ -1,6 +1,6 @@
 """Shards: how fast they are made, beside copying and encoding alone, and how fast they are read, beside plain files.
 
-    python benchmarks/shards.py $DATA/train.json [more.json ...] [--rounds 5] [--hours 1]
+    python benchmarks/shards.py $DATA/train.json [more.json ...] [--rounds 5] [--hours 1] [--formats flac opus keep]
 
 Making: make_shards in this process (decoded, checked, encoded, written, indexed), against a loop that reads each file,
 copies its bytes, decodes and encodes it with soundfile, and does nothing else. ``opus`` and ``keep`` likewise; what
@@ -31,6 +31,7 @@ from nemo_speechlm.data.sharding.encoding import AudioEncoding
 from nemo_speechlm.data.sharding.job import Division, make_shards
 
 RATE = 16000
+FORMATS = ("flac", "opus", "keep")
 
 
 def chosen(manifests: list[str], hours: float, folder: Path) -> tuple[Path, list[Path], float]:
@@ -107,14 +108,15 @@ def main() -> None:
     parser.add_argument("manifests", nargs="+", help="speech")
     parser.add_argument("--hours", type=float, default=1.0, help="of them are used")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="opus is slow to make")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest, files, seconds = chosen(arguments.manifests, arguments.hours, folder)
         facts = {"hours": round(seconds / 3600, 3), "utterances": len(files)}
         suffixes = sorted({path.suffix for path in files})
-        rows = [making(manifest, files, folder, form, arguments.rounds) for form in ("flac", "opus", "keep")]
-        rows += [reading(manifest, folder / form, len(files), arguments.rounds) for form in ("flac", "keep")]
+        rows = [making(manifest, files, folder, form, arguments.rounds) for form in arguments.formats]
+        rows += [reading(manifest, folder / form, len(files), arguments.rounds) for form in arguments.formats]
         np.testing.assert_array_less(0, [row["seconds"] for row in rows])
         report("shards", [{**row, "source": ",".join(suffixes), **facts} for row in rows], packages=("soundfile",))
 

@@ -35,6 +35,7 @@ def address(listener):
         app = make_app(listener, max_megabytes=1, time_limit=60, waiting=1, hosts=["127.0.0.1"])
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        bound.listen()  # a connection waits until the server takes it
         thread.start()
         yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
         server.should_exit = True

@@ -26,8 +26,9 @@ import torch
 from benchmarks.killing import Outcome
 from nemo_speechlm.models.common.pretrained import read_nemo
 from nemo_speechlm.testing.corpora import TinyCorpus, tiny_corpus
+from nemo_speechlm.testing.maestro import TINY_MAESTRO_OPTIONS
 from nemo_speechlm.testing.processes import free_port, torchrun_environment
-from nemo_speechlm.testing.slam import tiny_slam_config
+from nemo_speechlm.testing.slam import TINY_SLAM_OPTIONS, tiny_slam_config
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATIENCE = 120
@@ -254,8 +255,7 @@ def _of_three_streams(corpus: TinyCorpus, options: Sequence[str], steps: int, fi
     manifests = {"speech": corpus.speech, "text": corpus.text, "pairs": corpus.speech}
     return [
         *options, f"model.stages=[{{steps:{steps // 2},tasks:[{first}]}},{{steps:null,tasks:null}}]",
-        "model.encoder.front_end.subsampling.conv_channels=8", "model.w2v_bert.num_codes=16",
-        "model.w2v_bert.code_dim=12", "model.train_ds.speech.batch_duration=4", "model.train_ds.text.batch_tokens=60",
+        "model.train_ds.speech.batch_duration=4", "model.train_ds.text.batch_tokens=60",
         "model.train_ds.pairs.batch_duration=4", "model.train_ds.num_workers=1",
         *(f"model.{part}.{stream}.manifest_filepath={path}" for part in ("train_ds", "validation_ds")
           for stream, path in manifests.items()),
@@ -263,23 +263,18 @@ def _of_three_streams(corpus: TinyCorpus, options: Sequence[str], steps: int, fi
 
 
 def _slam(corpus: TinyCorpus, options: Sequence[str], steps: int) -> list[str]:
-    tokenizer = tiny_slam_config(corpus).tokenizer.dir
-    common = _of_three_streams(corpus, options, steps, "w2v_bert,masked_text")
-    return ["--config-name=slam_small", f"model.tokenizer.dir={tokenizer}", *common]
+    common = _of_three_streams(corpus, [*options, *TINY_SLAM_OPTIONS], steps, "w2v_bert,masked_text")
+    return ["--config-name=slam_small", f"model.tokenizer.dir={tiny_slam_config(corpus).tokenizer.dir}", *common]
 
 
 def _maestro(corpus: TinyCorpus, options: Sequence[str], steps: int) -> list[str]:
-    sizes = [
-        "model.transducer.pred_hidden=16", "model.transducer.joint_hidden=16", "model.text_encoder.channels=16",
-        "model.text_encoder.n_layers=1",
-    ]  # fmt: skip
-    common = _of_three_streams(corpus, options, steps, "rnnt,ctc")
-    return ["--config-name=maestro_small", *common, *sizes]
+    common = _of_three_streams(corpus, [*options, *TINY_MAESTRO_OPTIONS], steps, "rnnt,ctc")
+    return ["--config-name=maestro_small", *common]
 
 
 def _in(part: str, options: Sequence[str]) -> list[str]:
-    """Options of a part of the config, with ``+`` before those that no recipe has."""
-    return [f"{'' if option.startswith(('manifest_filepath', 'speeds')) else '+'}{part}{option}" for option in options]
+    """Options of a part of the config, whether the recipe has them or not."""
+    return [f"++{part}{option}" for option in options]
 
 
 def prepare() -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,32 @@ def check_number(
         ]
         bounds = " " + " and ".join(words) if words else ""
     raise InputError(f"{name} is {value!r}, expected a number{bounds}")
+
+
+def check_range(name: str, value: Any, least: float, most: float, noun: str, example: str) -> tuple[float, float]:
+    """The two ends of a range, each a number from ``least`` to ``most``.
+
+    Args:
+        name: the option's, for the message.
+        value: what was given.
+        least: smallest value allowed.
+        most: largest value allowed.
+        noun: what an end is called.
+        example: a right value.
+
+    Raises:
+        InputError: if it is not two numbers within bounds, the smaller one first.
+
+    >>> check_range("volumes", [0.5, 2], 0.001, 1000, "factor", "[0.5, 2.0]")
+    (0.5, 2.0)
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise InputError(f"{name} is {value!r}, expected the least and the greatest {noun}, such as {example}")
+    for end in value:
+        check_number(name, end, least, most)
+    if value[0] > value[1]:
+        raise InputError(f"{name} is {list(value)}, expected the smaller {noun} first")
+    return float(value[0]), float(value[1])
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:

@@ -5,7 +5,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.testing.corpora import TinyCorpus
-from nemo_speechlm.testing.slam import TINY_W2V_BERT, tiny_slam_architecture, tiny_streams
+from nemo_speechlm.testing.slam import TINY_SLAM_OPTIONS, TINY_W2V_BERT, tiny_slam_architecture, tiny_streams
+
+TINY_MAESTRO_OPTIONS = [
+    *TINY_SLAM_OPTIONS, "model.transducer.pred_hidden=16", "model.transducer.joint_hidden=16",
+    "model.text_encoder.channels=16", "model.text_encoder.n_layers=1",
+]  # fmt: skip
+"""What makes ``maestro_small`` tiny, on a command line."""
 
 
 def tiny_maestro_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:

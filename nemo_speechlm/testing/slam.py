@@ -9,6 +9,13 @@ from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.text.sentencepiece_training import train_tokenizer
 from nemo_speechlm.testing.corpora import TinyCorpus
 
+TINY_SLAM_OPTIONS = [
+    "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1",
+    "model.encoder.shared_transformer.n_layers=1", "model.encoder.front_end.subsampling.conv_channels=8",
+    "model.w2v_bert.num_codes=16", "model.w2v_bert.code_dim=12",
+]  # fmt: skip
+"""What makes ``slam_small`` tiny, on a command line."""
+
 
 def tiny_slam_architecture() -> dict[str, Any]:
     """``preprocessor``, ``encoder`` and ``sample_rate``: 20 mel bins, 1 + 1 Conformer layers of 32, 25 Hz."""

@@ -6,14 +6,11 @@ import pytest
 from nemo.collections.asr.models import ASRModel
 
 from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.maestro import TINY_MAESTRO_OPTIONS
 from tests.functional.commands import run_example, scalars
 
 SMALL = [
-    "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1",
-    "model.encoder.shared_transformer.n_layers=1",
-    "model.encoder.front_end.subsampling.conv_channels=8", "model.w2v_bert.num_codes=16", "model.w2v_bert.code_dim=12",
-    "model.transducer.pred_hidden=16", "model.transducer.joint_hidden=16", "model.text_encoder.channels=16",
-    "model.text_encoder.n_layers=1", "model.train_ds.speech.batch_duration=8", "model.train_ds.text.batch_tokens=100",
+    *TINY_MAESTRO_OPTIONS, "model.train_ds.speech.batch_duration=8", "model.train_ds.text.batch_tokens=100",
     "model.train_ds.pairs.batch_duration=8", "model.train_ds.num_workers=0",
     "trainer.accelerator=cpu", "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1",
 ]  # fmt: skip

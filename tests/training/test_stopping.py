@@ -26,16 +26,20 @@ class ToldAt(Callback):
 
 def _train(rank, corpus, folder):
     cfg = tiny_recipe(folder, tiny_pretrain_config(corpus), 1000, devices=2, accumulate_grad_batches=2)
+    _train_until_told(cfg, [ToldAt()] if rank == 1 else [], folder / f"said{rank}")
+
+
+def _train_until_told(cfg, callbacks, said):
+    """End with the status of a command that is to be run again, and leave what it says."""
 
     def model(cfg, trainer):
-        if rank == 1:
-            trainer.callbacks.append(ToldAt())
+        trainer.callbacks.extend(callbacks)
         return SpeechLMModel(cfg=cfg, trainer=trainer)
 
     try:
         train(cfg, model)
     except Unfinished as pause:
-        (folder / f"said{rank}").write_text(str(pause))
+        said.write_text(str(pause))
         os._exit(75)
 
 
@@ -66,21 +70,10 @@ class AllToldAt(Callback):
 
 
 def _train_with_workers(rank, corpus, folder):
-    if os.getpgrp() != os.getpid():
-        os.setpgrp()
     data = tiny_pretrain_config(corpus)
     data.train_ds.num_workers = 2
     cfg = tiny_recipe(folder, data, 1000, accumulate_grad_batches=2)
-
-    def model(cfg, trainer):
-        trainer.callbacks.append(AllToldAt())
-        return SpeechLMModel(cfg=cfg, trainer=trainer)
-
-    try:
-        train(cfg, model)
-    except Unfinished as pause:
-        (folder / "said").write_text(str(pause))
-        os._exit(75)
+    _train_until_told(cfg, [AllToldAt()], folder / "said")
 
 
 @pytest.mark.timeout(300)

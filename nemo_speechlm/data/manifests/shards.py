@@ -51,9 +51,9 @@ def paired(manifests: str | Sequence, output: str) -> list[tuple[str, str]]:
     return list(zip(inputs, outputs, strict=True))
 
 
-def label(manifests: str | Sequence) -> str:
+def label(manifests: str | Path | Sequence) -> str:
     """What messages and reports call a manifest or several."""
-    return manifests if isinstance(manifests, str) else ",".join(map(str, manifests))
+    return str(manifests) if isinstance(manifests, str | Path) else ",".join(map(str, manifests))
 
 
 def _expanded(pattern: str) -> list[str]:

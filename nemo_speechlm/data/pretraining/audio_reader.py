@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from lhotse import AudioSource, MonoCut, Recording
 
-from nemo_speechlm.checks import check_number
+from nemo_speechlm.checks import check_number, check_range
 from nemo_speechlm.data.audio.sources import audio_source, in_tar, tar_of
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
@@ -32,6 +32,9 @@ PERTURBATIONS = ("speeds", "volumes")
 
 _SPEEDS = 0.5, 2.0
 """What is slower or faster is hardly speech."""
+
+_VOLUMES = 1e-3, 1e3, "factor", "[0.5, 2.0]"
+"""How far factors may go, and what messages say of them."""
 
 
 class AudioReader(ManifestReader):
@@ -85,7 +88,7 @@ class AudioReader(ManifestReader):
         if self.tarred and self._tars is None:
             self._arrange(whole_files=True)
         self.speeds = _checked_speeds(speeds)
-        self.volumes = _checked_volumes(volumes)
+        self.volumes = None if volumes is None else check_range("data config: volumes", volumes, *_VOLUMES)
 
     def _says_tars(self) -> bool:
         """Whether the first line of a manifest says that its audio is in a tar."""
@@ -181,20 +184,6 @@ def _checked_speeds(speeds: Sequence[float] | None) -> list[float]:
     for speed in speeds:
         check_number("data config: speeds", speed, *_SPEEDS)
     return [float(speed) for speed in speeds]
-
-
-def _checked_volumes(volumes: Sequence[float] | None) -> tuple[float, float] | None:
-    if volumes is None:
-        return None
-    if not isinstance(volumes, Sequence) or isinstance(volumes, str) or len(volumes) != 2:
-        raise InputError(
-            f"data config: volumes is {volumes!r}, expected the least and the greatest factor, such as [0.5, 2.0]"
-        )
-    for volume in volumes:
-        check_number("data config: volumes", volume, 1e-3, 1e3)
-    if volumes[0] > volumes[1]:
-        raise InputError(f"data config: volumes is {list(volumes)}, expected the smaller factor first")
-    return float(volumes[0]), float(volumes[1])
 
 
 def _check_there(cut: MonoCut, where: tuple[str, int]) -> None:

@@ -1,13 +1,13 @@
 """Noise and reverberation, which NeMo's loaders add to speech: what is wrong with them is said before training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lhotse import RecordingSet
 
-from nemo_speechlm.checks import check_number
+from nemo_speechlm.checks import check_number, check_range
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
 
@@ -29,22 +29,13 @@ def check_augmentation(part: Mapping[str, Any], name: str, has_audio: bool) -> N
         if part.get(key) is not None:
             check_number(f"data config: {name}.{key}", part[key], 0, 1)
     if (snr := part.get("noise_snr")) is not None:
-        _check_snr(snr, f"{name}.noise_snr")
+        check_range(f"data config: {name}.noise_snr", snr, -100, 100, "number", "[10, 20] dB")
     if part.get("noise_path"):
         _check_noise(part["noise_path"], f"{name}.noise_path")
     if part.get("rir_path") and not part.get("rir_enabled"):
         raise InputError(f"data config: {name}.rir_path has no effect without {name}.rir_enabled=true")
     if part.get("rir_enabled"):
         _check_rooms(part.get("rir_path"), name)
-
-
-def _check_snr(snr: Any, key: str) -> None:
-    if not isinstance(snr, Sequence) or isinstance(snr, str) or len(snr) != 2:
-        raise InputError(f"data config: {key} is {snr!r}, expected the least and the greatest in dB, such as [10, 20]")
-    for value in snr:
-        check_number(f"data config: {key}", value, -100, 100)
-    if snr[0] > snr[1]:
-        raise InputError(f"data config: {key} is {list(snr)}, expected the smaller number first")
 
 
 def _check_noise(noise: Any, key: str) -> None:

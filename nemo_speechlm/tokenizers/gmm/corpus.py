@@ -57,11 +57,6 @@ class CorpusSource:
     skip_bad: bool = False
     seed: int = 0
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return label(str(self.manifests) if isinstance(self.manifests, Path) else self.manifests)
-
 
 class CorpusUtterance(NamedTuple):
     """A line of a manifest, with the words of its transcript."""
@@ -148,7 +143,7 @@ def load_corpus(
             used.append(item)
             speakers.append(speaker)
     if not graphs:
-        raise InputError(f"no utterance that could be used; the first: {failures[0].reason}", source.name)
+        raise InputError(f"no utterance that could be used; the first: {failures[0].reason}", label(source.manifests))
     lengths = [len(x) for x in features]
     flat = torch.empty(sum(lengths), mfcc.size)
     begin = 0
@@ -215,7 +210,7 @@ def _check_pronunciations(
         raise InputError(
             f"{len(unknown)} words have no pronunciation: {listed}{', ...' if len(unknown) > 20 else ''}; add them to "
             "the lexicon, or leave their utterances out with skip_bad=true",
-            source.name,
+            label(source.manifests),
         )
     bad = [n for n, utterance in enumerate(chosen) if unknown.intersection(utterance.words)]
     for position in reversed(bad):

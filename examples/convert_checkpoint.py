@@ -19,6 +19,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from nemo_speechlm.cli import importing
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import as_typed, shown
@@ -112,7 +113,8 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.to == "fairseq":
-        from nemo_speechlm.interop.writing.checkpoint import export_fairseq
+        with importing():
+            from nemo_speechlm.interop.writing.checkpoint import export_fairseq
 
         count = export_fairseq(
             arguments.input,
@@ -143,7 +145,8 @@ def run(arguments: argparse.Namespace) -> None:
         for line in describe(read_source(arguments.input), options):
             print(line)
         return
-    from nemo_speechlm.interop.convert import convert
+    with importing():
+        from nemo_speechlm.interop.convert import convert
 
     plan = convert(arguments.input, arguments.output, options, arguments.overwrite)
     print(f"{arguments.output}: {plan.model} from {plan.source.kind.value}, {len(plan.weights)} parameters")

@@ -11,16 +11,17 @@ width, frames) with their lengths. An ONNX file's metadata have sample_rate, lab
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.errors import SpeechLMError
 
 
 @command("export", makes=["output"])
 def main(cfg: DictConfig) -> None:
-    from nemo.core.classes import ModelPT
+    with importing():
+        from nemo.core.classes import ModelPT
 
-    from nemo_speechlm.inference.export import can_compare, compare, export
-    from nemo_speechlm.models.common.restore import restore_file
+        from nemo_speechlm.inference.export import can_compare, compare, export
+        from nemo_speechlm.models.common.restore import restore_file
 
     model = restore_file(ModelPT, cfg.model, "cpu")
     paths = export(model, cfg.output, cfg.part, cfg.opset, cfg.overwrite)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from nemo_speechlm.cli import chosen, command, whole_numbers
+from nemo_speechlm.cli import chosen, command, importing, whole_numbers
 from nemo_speechlm.files import refuse_input_as_output
 
 
@@ -27,16 +27,18 @@ def main(cfg: DictConfig) -> None:
 
     engine = chosen(cfg.engine, Executor)
     if cfg.of != "speech":
-        from nemo_speechlm.inference.features.states import extract_states
+        with importing():
+            from nemo_speechlm.inference.features.states import extract_states
 
         job = {"skip_bad": cfg.skip_bad, "engine": engine, "workers": cfg.workers}
         count = extract_states(cfg.model, cfg.input, cfg.output, cfg.of, cfg.dtype, cfg.overwrite, cfg.device, **job)
         print(f"{count} lines: {cfg.output}/features.jsonl")
         return
-    from nemo_speechlm.inference.features.extraction import extract
-    from nemo_speechlm.inference.features.inputs import read_inputs
-    from nemo_speechlm.inference.features.options import FeatureOptions
-    from nemo_speechlm.models.common.restore import restore_extractor
+    with importing():
+        from nemo_speechlm.inference.features.extraction import extract
+        from nemo_speechlm.inference.features.inputs import read_inputs
+        from nemo_speechlm.inference.features.options import FeatureOptions
+        from nemo_speechlm.models.common.restore import restore_extractor
 
     inputs = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
     outputs = [Path(cfg.output) / name for name in ("features.jsonl", "skipped.jsonl", "settings.json")]

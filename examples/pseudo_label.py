@@ -13,7 +13,7 @@ utterances.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import chosen, command, whole_numbers
+from nemo_speechlm.cli import chosen, command, importing, whole_numbers
 from nemo_speechlm.files import refuse_overwrite
 
 
@@ -30,9 +30,10 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.decoding.options import DecodingOptions
 
     options = DecodingOptions.of(cfg)
-    from nemo_speechlm.evaluation.pseudo_labels import summary
-    from nemo_speechlm.inference.pseudo_labels import label_manifest
-    from nemo_speechlm.tokenizers.jobs.several import for_each
+    with importing():
+        from nemo_speechlm.evaluation.pseudo_labels import summary
+        from nemo_speechlm.inference.pseudo_labels import label_manifest
+        from nemo_speechlm.tokenizers.jobs.several import for_each
 
     def label(manifest: str, output: str) -> str:
         said = label_manifest(

@@ -12,7 +12,7 @@ import re
 
 from omegaconf import DictConfig, ListConfig
 
-from nemo_speechlm.cli import command
+from nemo_speechlm.cli import command, importing
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.hub.records import read_results, read_run
 
@@ -23,8 +23,9 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"name is {cfg.name!r}, expected user/name")
     results = read_results(_list(cfg.results))
     run = None if cfg.run is None else read_run(cfg.run)
-    from nemo_speechlm.hub.card import Card
-    from nemo_speechlm.hub.models import from_pretrained, push_to_hub, write_folder
+    with importing():
+        from nemo_speechlm.hub.card import Card
+        from nemo_speechlm.hub.models import from_pretrained, push_to_hub, write_folder
 
     model = from_pretrained(cfg.model, "cpu")
     card = Card.of(model, cfg.licence, language=_list(cfg.languages), data=cfg.data, run=run, results=results)

@@ -10,7 +10,7 @@ before and after the shared layers, by phone.
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_choice
-from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.cli import command, importing, whole_numbers
 
 
 @command("shared_space")
@@ -18,7 +18,8 @@ def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "limit", "phones", "points", least=1)
     whole_numbers(cfg, "draws", "seed")
     check_choice("projection", cfg.projection, ("pca", "umap"))
-    from nemo_speechlm.evaluation.space.run import run_shared_space
+    with importing():
+        from nemo_speechlm.evaluation.space.run import run_shared_space
 
     run_shared_space(cfg)
 

@@ -160,6 +160,16 @@ def test_a_config_is_composed_once_for_each_run(monkeypatch, tmp_path, multirun)
     assert multirun or len(composed) == 1
 
 
+def test_what_was_imported_is_not_searched_for_garbage(monkeypatch):
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
+    for count, times in ((0, 1), (100, 1)):  # once in a process, before the search goes on
+        monkeypatch.setattr(gc, "get_freeze_count", lambda count=count: count)
+        with importing():
+            pass
+        assert frozen == [False] * times
+
+
 def test_imports_are_not_interrupted_by_a_search_for_garbage():
     seen = []
 

@@ -80,9 +80,14 @@ def importing() -> Iterator[None]:
         yield
     finally:
         if collects:
-            if not gc.get_freeze_count():  # the first time: later there is garbage among what was made
-                gc.freeze()
+            _leave_to_stay()
             gc.enable()
+
+
+@functools.cache
+def _leave_to_stay() -> None:
+    """Once in a process: what is there when a second command begins has garbage in it."""
+    gc.freeze()
 
 
 def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Callable[[], None]]:

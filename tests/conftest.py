@@ -3,6 +3,8 @@
 import gc
 import logging
 import os
+import pickle
+from pathlib import Path
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from omegaconf import OmegaConf
 
 # Triton reads it when it is first imported, which other libraries do too.
 if not torch.cuda.is_available():
@@ -33,6 +36,32 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_xdist_auto_num_workers():
+    """One process more than there are cores: some tests wait for processes of their own."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_parsed_once():
+    """Recipes are composed thousands of times; to parse their files takes many times as long as to copy the result."""
+    load, parsed = OmegaConf.load, {}
+
+    def load_once(file):
+        if isinstance(file, str | Path):
+            text = Path(file).read_text(encoding="utf-8")
+        else:
+            start = file.tell()
+            text = file.read()
+            file.seek(start)
+        if text not in parsed:
+            parsed[text] = pickle.dumps(load(file))  # what is wrong is said with the file's name
+        return pickle.loads(parsed[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(load_once))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from lhotse import Recording, RecordingSet
+from lhotse import Recording, RecordingSet, lazy
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.corpora import tiny_corpus
@@ -12,6 +12,15 @@ from tests.data.pretraining.test_loader import build, equal, first, make_config
 
 ECHO = 800
 """Samples, 0.05 s, after which the room answers, half as loud."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_buffer():
+    """The one noise would be looked up two thousand times, to shuffle it, whenever a loader begins."""
+    shuffle = lazy.streaming_shuffle
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lazy, "streaming_shuffle", lambda data, bufsize, rng: shuffle(data, min(bufsize, 20), rng))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The commands in examples/, run in the process of the tests."""
 
+import logging
 import runpy
 import sys
 from pathlib import Path
@@ -18,7 +19,18 @@ def run_example(name: str, *arguments: object) -> int:
             runpy.run_path(path, run_name="__main__")
         except SystemExit as end:
             return int(end.code or 0)
+        finally:
+            _end_logs()
     return 0
+
+
+def _end_logs() -> None:
+    """Close the run's log files, which end with the process elsewhere: later runs would write into them, too."""
+    for logger in [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]:
+        for handler in logger.handlers[:]:
+            if isinstance(handler, logging.FileHandler):
+                logger.removeHandler(handler)
+                handler.close()
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

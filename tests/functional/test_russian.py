@@ -2,9 +2,7 @@
 
 import json
 import re
-import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.testing.corpora import russian
 from nemo_speechlm.units.inventory import UnitInventory
+from tests.functional.commands import run_example
 from tests.pages import ROOT, blocks, command_lines
 
 pytest.importorskip("espeakng_loader")
@@ -59,13 +58,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     for step in steps:
         arguments = smaller(step)
-        monkeypatch.setattr(sys, "argv", arguments)
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-        assert not status, arguments
+        assert not run_example(Path(arguments[0]).name, *arguments[1:]), arguments
 
     inventory = UnitInventory.load(tmp_path / "units.json")
     assert inventory.language == "ru"

@@ -36,8 +36,10 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.enable()
+    gc.set_threshold(20_000, 20, 50)  # tests make little garbage
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """One process more than there are cores: some tests wait for processes of their own."""
     return len(os.sched_getaffinity(0)) + 1

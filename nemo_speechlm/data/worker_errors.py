@@ -38,5 +38,8 @@ def raise_errors(batches: Iterable[Any]) -> Iterator[Any]:
     """Pass batches on, and raise what :class:`ErrorReturningDataset` returned instead of one."""
     for batch in batches:
         if isinstance(batch, InputError):
-            raise batch
+            try:
+                raise batch
+            finally:  # what its traceback keeps is collected late, and workers whose loader is garbage end late
+                del batch, batches
         yield batch

@@ -69,8 +69,10 @@ def test_a_fault_stops_with_its_line(tmp_path, fault, num_workers):
     if num_workers and not (LONG or fault in ("truncated", "fifo")):
         pytest.skip("with workers where LONG_TESTS=1")
     corpus, _ = spoiled(tmp_path, [fault], n_speech=4)
+    others = multiprocessing.active_children()
     with pytest.raises(InputError, match=FAULTS[fault]) as error:
         list(islice(pretraining(corpus, num_workers=num_workers), 8))
+    assert set(multiprocessing.active_children()) <= set(others)  # its workers have ended, though the error is there
     assert str(error.value).startswith(f"{corpus.speech}:2: ")
     assert "Traceback" not in str(error.value)
     if fault in AUDIO or fault == "not JSON":

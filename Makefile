@@ -21,7 +21,7 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,languages]'
 	@touch $@
 
-# In as many processes as there are cores, at most eight. worksteal keeps most tests of a file in one process: they share
+# In one process more than there are cores, at most eight. worksteal keeps most tests of a file in one process: they share
 # what is costly to make. PYTEST_ADDOPTS gives pytest more options; LONG_TESTS=1 tries more random examples. Bytecode is
 # kept even where the environment says not to, as in many containers: each process would compile all of the package.
 test: venv

@@ -78,6 +78,7 @@ def find_environment() -> Environment:
     """Look at this machine."""
     gpu = torch.cuda.is_available()
     versions = {name: found for name in PACKAGES if (found := _version(name)) is not None}
+    versions["torch"] = torch.__version__  # which tells the build, too: 2.13.0+cu130 comes as 2.13.0 from PyPI
     return Environment(
         __version__,
         f"Python {platform.python_version()}, {platform.system()} {platform.release()}",

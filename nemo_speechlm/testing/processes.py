@@ -1,5 +1,6 @@
 """Processes that train together, as torchrun would start them, forked from one that has imported everything."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -61,6 +62,7 @@ def run_in_processes(function: Callable[..., Any], processes: int, *arguments: A
 
 def _enter(function: Callable[..., Any], rank: int, processes: int, port: int, arguments: tuple[Any, ...]) -> None:
     os.setsid()
+    faulthandler.enable(file=2)  # where a crash in compiled code says its stack, and what captures output has it
     torch.set_num_threads(1)
     os.environ |= torchrun_environment(rank, processes, port)
     function(rank, *arguments)

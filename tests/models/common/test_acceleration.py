@@ -18,6 +18,7 @@ from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.modules import ConvFrontEnd, RelativeTransformer
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
+from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.testing.trainer import tiny_trainer
 
 
@@ -37,8 +38,13 @@ def states_and_gradients(model, frames):
 
 
 def test_layers_are_traced_once_for_all_lengths():
+    # In a process of its own: where PyTorch is built for CUDA, gradients through a graph of Dynamo start threads, and
+    # processes that are forked after that can compute no gradient any more.
+    assert run_in_processes(_trace, 1) == [0]
+
+
+def _trace(rank):
     """Dynamo's graphs, run as they are: what a backend makes of them is PyTorch's business and takes minutes."""
-    torch._dynamo.reset()
     plain, compiled, graphs = transformer(), transformer(), CompileCounter()
     for layer in compiled.layers:
         layer.compile(backend=graphs, dynamic=True)

@@ -22,10 +22,12 @@ $(STAMP): constraints.txt setup.py pyproject.toml
 	@touch $@
 
 # In one process more than there are cores, at most eight. worksteal keeps most tests of a file in one process: they share
-# what is costly to make. PYTEST_ADDOPTS gives pytest more options; LONG_TESTS=1 tries more random examples. Bytecode is
+# what is costly to make. The GPU, if there is one, is for the tests of the kernels alone: see tests/conftest.py.
+# PYTEST_ADDOPTS gives pytest more options; LONG_TESTS=1 tries more random examples. Bytecode is
 # kept even where the environment says not to, as in many containers: each process would compile all of the package.
 test: venv
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+	if command -v nvidia-smi >/dev/null; then GPU_TESTS=1 $(BIN)/python -m pytest tests/kernels; fi
 
 demo: venv
 	$(BIN)/python examples/demo.py

@@ -9,6 +9,12 @@ from pathlib import Path
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Many tests fork processes that compute gradients. In a process that sees a GPU, PyTorch starts threads for the first
+# gradient, and refuses to compute any in a process that is forked later. `make test` runs the kernels' tests on a GPU
+# by themselves.
+if os.environ.get("GPU_TESTS") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings

@@ -152,7 +152,7 @@ def test_switch(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device that is for tests: GPU_TESTS=1")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_base_size_on_a_gpu(dtype):
     torch.manual_seed(0)

@@ -1,10 +1,10 @@
 r"""Curves of a run, to lay beside one's own: a CSV and a picture, from the TensorBoard files that each run leaves.
 
-    python benchmarks/reference_curves.py pretrained=runs/speechlm_p_small --tags train_uctc val_text_cer \
+    python benchmarks/reference_curves.py --runs pretrained=runs/speechlm_p_small --tags train_uctc val_text_cer \
         --table speechlm_p_small.csv --picture speechlm_p_small.png
 
 The table has run, tag, step and value; a curve of many points is there as means of blocks. Several runs come into one
-picture: ``healthy=runs/a diverging=runs/b``.
+picture: ``--runs healthy=runs/a diverging=runs/b``.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def rows(runs: dict[str, Path], tags: list[str]) -> list[tuple[str, str, int, st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="what stands in the legend, and a run's folder")
+    parser.add_argument(
+        "--runs", nargs="+", required=True, metavar="NAME=FOLDER", help="what stands in the legend, and a run's folder"
+    )
     parser.add_argument("--tags", nargs="+", required=True, help="names of the curves, as TensorBoard has them")
     parser.add_argument("--table", required=True, type=Path, help="CSV file to write")
     parser.add_argument("--picture", required=True, type=Path, help="PNG or SVG file to write")

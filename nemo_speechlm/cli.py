@@ -39,7 +39,7 @@ from nemo_speechlm.command_help import (
     explain,
     help_text,
 )
-from nemo_speechlm.errors import LeftAlone, SpeechLMError, Unfinished
+from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import CONF
 from nemo_speechlm.quiet import environment, quiet, verbose_by_environment
@@ -158,10 +158,6 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                 if verbose_by_environment():
                     traceback.print_exc()
                 print(f"error: {_in_a_line(error)}", file=sys.stderr)
-                if isinstance(error, LeftAlone):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                    os._exit(1)
                 sys.exit(1)
             except OSError as error:  # a folder that is a file, a disk that is full, ...: Python says which and why
                 if error.filename is None or os.environ.get("HYDRA_FULL_ERROR"):

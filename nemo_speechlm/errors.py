@@ -55,14 +55,6 @@ class Unfinished(SpeechLMError):
     status = 75
 
 
-class LeftAlone(SpeechLMError):
-    """Another process of this training has ended, without a word perhaps.
-
-    Commands end at once with status 1, and take nothing down: what PyTorch has begun with the other process may wait
-    for it long.
-    """
-
-
 class SkipItem(SpeechLMError):
     """Raised for one item of a job that is fine as input but cannot be used (an alignment that found no path, say).
 

@@ -1,5 +1,4 @@
 import gc
-import os
 import sys
 
 import pytest
@@ -7,7 +6,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from nemo_speechlm import cli
 from nemo_speechlm.cli import command, importing
-from nemo_speechlm.errors import LeftAlone, SpeechLMError, Unfinished
+from nemo_speechlm.errors import SpeechLMError, Unfinished
 
 
 @pytest.mark.parametrize(
@@ -28,25 +27,6 @@ def test_how_a_command_ends_says_its_status(monkeypatch, capsys, raised, status,
         main()
     assert end.value.code == status
     assert capsys.readouterr().err == printed
-
-
-def test_a_process_whose_peer_is_gone_takes_nothing_down(monkeypatch, capsys):
-    @command("compare")
-    def main(cfg):
-        raise LeftAlone("the other has ended")
-
-    class Ended(BaseException):
-        """Instead of the process."""
-
-    def end(status):
-        raise Ended(status)
-
-    monkeypatch.setattr(sys, "argv", ["compare", "a=x", "b=y"])
-    monkeypatch.setattr(os, "_exit", end)
-    with pytest.raises(Ended) as ended:
-        main()
-    assert ended.value.args == (1,)
-    assert capsys.readouterr().err == "error: the other has ended\n"
 
 
 @pytest.mark.parametrize(

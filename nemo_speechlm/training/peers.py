@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from nemo_speechlm.errors import LeftAlone, SpeechLMError, Unfinished
+from nemo_speechlm.errors import SpeechLMError, Unfinished
 
 _KEY = "nemo_speechlm: processes that have failed"
 _PATIENCE = 1.0
@@ -25,8 +25,7 @@ def one_message(trainer: Trainer) -> Iterator[None]:
     A process whose peer has ended without a word (killed for its memory, say) says so in one line.
 
     Raises:
-        SpeechLMError: what was wrong here.
-        LeftAlone: another process has ended.
+        SpeechLMError: what was wrong here, or that another process has ended.
     """
     try:
         yield
@@ -43,7 +42,7 @@ def one_message(trainer: Trainer) -> Iterator[None]:
             raise
         if not _is_first():
             _leave()
-        raise LeftAlone(
+        raise SpeechLMError(
             "another process of this training has ended: what it wrote last, or its launcher, says why. Run the same "
             "command again to go on from the last checkpoint"
         ) from error

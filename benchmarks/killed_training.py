@@ -60,9 +60,8 @@ def weights(output: Path) -> dict[str, str]:
     }
 
 
-def start(training: Training, folder: Path) -> list[int]:
+def start(training: Training, folder: Path, port: int) -> list[int]:
     """Fork the processes of a training; returns their numbers. Each leads a group of its own, its workers'."""
-    port = free_port()
     sys.stdout.flush()
     processes = []
     for rank in range(training.processes):
@@ -112,12 +111,28 @@ def wait(processes: Sequence[int], seconds: float | None) -> dict[int, int]:
     return ended
 
 
-def kill(processes: Sequence[int], draw: random.Random, log: Path) -> None:
-    """SIGKILL one of the processes or all, sometimes with their workers, and wait until everything has ended."""
+def met(port: int, processes: int) -> bool:
+    """Whether all processes of a training have come to where they meet, a port of the first one."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    connected = [
+        local for _, local, _, state, *_ in lines if state == "01" and int(local.rpartition(":")[2], 16) == port
+    ]
+    return len(connected) >= processes
+
+
+def kill(processes: Sequence[int], draw: random.Random, log: Path, alone: bool) -> None:
+    """SIGKILL one of the processes or all, sometimes with their workers, and wait until everything has ended.
+
+    Those that are left must end by themselves. If they are ``alone``, because not all have met so far, they wait for
+    the others for PyTorch's half an hour, and are killed as torchrun and srun do.
+    """
     chosen = draw.choice([list(processes), *([process] for process in processes)])
     with_workers = draw.random() < 0.5
     for process in chosen:
         (os.killpg if with_workers else os.kill)(process, signal.SIGKILL)
+    if alone:
+        for process in set(processes) - set(chosen):
+            os.kill(process, signal.SIGKILL)
     ended = wait(processes, PATIENCE)
     if len(ended) < len(processes):
         for process in processes:
@@ -151,7 +166,7 @@ def disturb(training: Training, folder: Path, kills: int, seed: int = 0, say: Ca
     calm, troubled = folder / "calm", folder / "troubled"
     _fresh(calm)
     begun = time.monotonic()
-    ended = wait(start(training, calm), None)
+    ended = wait(start(training, calm, free_port()), None)
     if any(ended.values()):
         raise RuntimeError(f"{training.name} failed; see {calm.with_suffix('.log')}")
     outcome = Outcome(time.monotonic() - begun)
@@ -159,11 +174,15 @@ def disturb(training: Training, folder: Path, kills: int, seed: int = 0, say: Ca
     while outcome.kills < kills:
         _fresh(troubled)
         while True:
-            processes = start(training, troubled)
+            port = free_port()
+            processes = start(training, troubled, port)
             ended = wait(processes, draw.uniform(0, outcome.seconds) if outcome.kills < kills else None)
             if len(ended) == training.processes:
                 break
-            kill([process for process in processes if process not in ended], draw, troubled.with_suffix(".log"))
+            left = [process for process in processes if process not in ended]
+            kill(
+                left, draw, troubled.with_suffix(".log"), training.processes > 1 and not met(port, training.processes)
+            )
             outcome.kills += 1
             outcome.resumed += any(troubled.glob("runs/**/[!.]*-last.ckpt"))
             if (troubled / "out.nemo").exists():  # killed in its last moment

@@ -19,8 +19,8 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from nemo_speechlm.cli import importing
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.imports import importing
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import as_typed, shown
 from nemo_speechlm.quiet import quiet, verbose_by_environment

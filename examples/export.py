@@ -11,8 +11,9 @@ width, frames) with their lengths. An ONNX file's metadata have sample_rate, lab
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.imports import importing
 
 
 @command("export", makes=["output"])

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from nemo_speechlm.cli import chosen, command, importing, whole_numbers
+from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.files import refuse_input_as_output
+from nemo_speechlm.imports import importing
 
 
 @command("extract_features")

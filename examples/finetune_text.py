@@ -11,7 +11,8 @@ models that were pretrained on other tasks (model.tasks) on the same files.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

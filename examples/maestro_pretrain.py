@@ -20,7 +20,8 @@ Speech and pairs without text: model.tasks.aligned_mlm=0 model.train_ds.text=nul
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

@@ -16,7 +16,8 @@ Recipes: probe (SUPERB's), probe_small (two CPU cores): --config-name probe_smal
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing, whole_numbers
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.imports import importing
 
 
 @command("probe")

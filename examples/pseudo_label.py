@@ -13,8 +13,9 @@ utterances.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import chosen, command, importing, whole_numbers
+from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.imports import importing
 
 
 @command("pseudo_label", makes=["output"])

@@ -12,9 +12,10 @@ import re
 
 from omegaconf import DictConfig, ListConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.hub.records import read_results, read_run
+from nemo_speechlm.imports import importing
 
 
 @command("push_to_hub")

@@ -10,7 +10,8 @@ before and after the shared layers, by phone.
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_choice
-from nemo_speechlm.cli import command, importing, whole_numbers
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.imports import importing
 
 
 @command("shared_space")

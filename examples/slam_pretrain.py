@@ -21,7 +21,8 @@ Speech alone: --config-name w2v_bert_small output=w2v_bert.nemo with the two man
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

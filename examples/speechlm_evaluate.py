@@ -19,10 +19,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_choice, check_number
-from nemo_speechlm.cli import CONF, command, importing, whole_numbers
+from nemo_speechlm.cli import CONF, command, whole_numbers
 from nemo_speechlm.data.manifests.shards import label
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_input_as_output
+from nemo_speechlm.imports import importing
 from nemo_speechlm.locks import only_writer
 
 

@@ -13,7 +13,8 @@ The model writes characters, or the tokens of train_tokenizer.py with model.toke
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

@@ -13,7 +13,8 @@ and time per utterance.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

@@ -14,7 +14,8 @@ Speech alone (UMLM): model.train_ds.text=null model.validation_ds.text=null mode
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

@@ -14,7 +14,8 @@ exp_manager.exp_dir). Recipes: frame_classifier_small (two CPU cores, hours of s
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

@@ -21,7 +21,8 @@ CPU cores).
 
 from omegaconf import DictConfig, open_dict
 
-from nemo_speechlm.cli import command, importing, whole_numbers
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.imports import importing
 from nemo_speechlm.training.options import check_recipe
 
 

@@ -10,7 +10,8 @@ continue after an interruption, give the same command again.
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing, whole_numbers
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.imports import importing
 
 
 @command("transcribe")

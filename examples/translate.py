@@ -8,8 +8,9 @@ Long recordings are cut at pauses, and each part is translated by itself. Otherw
 
 from omegaconf import DictConfig
 
-from nemo_speechlm.cli import command, importing, whole_numbers
+from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.imports import importing
 
 
 @command("translate")

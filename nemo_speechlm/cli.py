@@ -1,7 +1,6 @@
 """What all our commands share: Hydra configs from ``conf/``, a --help that can be read, errors without tracebacks."""
 
 import functools
-import gc
 import inspect
 import os
 import sys
@@ -66,28 +65,6 @@ _RUN_IN_PLACE = [
 
 
 Task = Callable[[DictConfig], None]
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Import much at once: nobody looks for garbage meanwhile, which takes much of the time of importing NeMo.
-
-    Nor later among what was imported: a million objects that stay, and that each full search would look at again.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            _leave_to_stay()
-            gc.enable()
-
-
-@functools.cache
-def _leave_to_stay() -> None:
-    """Once in a process: what is there when a second command begins has garbage in it."""
-    gc.freeze()
 
 
 def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Callable[[], None]]:

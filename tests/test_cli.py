@@ -1,11 +1,9 @@
-import gc
 import sys
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from nemo_speechlm import cli
-from nemo_speechlm.cli import command, importing
+from nemo_speechlm.cli import command
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 
 
@@ -159,35 +157,3 @@ def test_a_config_is_composed_once_for_each_run(monkeypatch, tmp_path, multirun)
     main()
     assert runs == ([1, 2] if multirun else [1])
     assert multirun or len(composed) == 1
-
-
-def test_what_was_imported_is_not_searched_for_garbage(monkeypatch):
-    frozen = []
-    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
-    cli._leave_to_stay.cache_clear()
-    for _ in range(2):
-        with importing():
-            pass
-        assert frozen == [False]  # before the search goes on, and once in a process
-
-
-def test_imports_are_not_interrupted_by_a_search_for_garbage():
-    seen = []
-
-    def fail():
-        with importing():
-            seen.append(gc.isenabled())
-            raise ModuleNotFoundError
-
-    assert gc.isenabled()
-    with pytest.raises(ModuleNotFoundError):
-        fail()
-    assert seen == [False]
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with importing():
-            pass
-        assert not gc.isenabled()  # whoever switched it off has it switched off still
-    finally:
-        gc.enable()

@@ -23,19 +23,17 @@ MODES = (
 OPTION = re.compile(r"^([\w.]+)=")
 
 
-@cache
 def groups(path):
     """The config groups from which a config is put together, with those of their members."""
-    found = set()
     for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):
         inherited = ROOT / "conf" / f"{entry}.yaml" if isinstance(entry, str) else None
         if inherited is not None and inherited.exists():
-            found |= groups(inherited)
+            yield from groups(inherited)
         if isinstance(entry, dict):
             group = next(iter(entry)).lstrip("/")
-            found.add(group)
-            found.update(*map(groups, (ROOT / "conf" / group).glob("*.yaml")))
-    return found
+            yield group
+            for member in (ROOT / "conf" / group).glob("*.yaml"):
+                yield from groups(member)
 
 
 @cache
@@ -97,7 +95,7 @@ def test_options_are_there(place, example, arguments):
         return
     given = re.search(r"--config-name (\w+)", arguments or "")
     config_name = (given or name)[1]
-    known = groups(ROOT / "conf" / f"{config_name}.yaml")
+    known = set(groups(ROOT / "conf" / f"{config_name}.yaml"))
     options = [word for word in words if OPTION.match(word) or "@" in word]
     choices = [word for word in options if word.split("=")[0].split("@")[0] in known]
     config = composed(config_name, *choices)

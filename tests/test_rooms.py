@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "nemo_speechlm"
 
 LAYERS = [
     {"errors", "kernels", "losses", "checks", "files", "storage", "locks", "tensor_file", "nemo_targets"}
-    | {"public_names", "program", "__main__", "cli", "command_help", "quiet"},
+    | {"public_names", "program", "__main__", "cli", "command_help", "quiet", "imports"},
     {"modules", "units"},
     {"jobs"},
     {"language_models", "alignment", "data"},
@@ -37,6 +37,7 @@ CELLAR = {
     "program": set(),
     "__main__": {"program"},
     "quiet": set(),
+    "imports": set(),
     "command_help": {"errors", "program"},
     "cli": {"errors", "checks", "files", "locks", "program", "command_help", "quiet"},
     "alignment": {"errors", "files", "locks", "tensor_file", "kernels", "checks"},  # knows no units

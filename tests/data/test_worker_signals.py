@@ -35,7 +35,8 @@ def send(name, pids):
     subprocess.run(["kill", "-s", name, *map(str, pids)], check=True)  # another process than the workers' parent
 
 
-@pytest.mark.parametrize(("name", "context"), [("TERM", "fork"), ("INT", "fork"), ("USR1", "fork"), ("TERM", "spawn")])
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR1"])
 def test_workers_live_on_when_others_send_a_signal(name, context):
     items = iter(loader(context))
     found = [int(next(items)) for _ in range(WORKERS)]  # each has begun

@@ -22,10 +22,9 @@ POINTS = 60
 
 def thinned(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> list[tuple[int, float]]:
     """At most so many points (step, value) of a curve: the last step of each block, and its mean."""
-    blocks = zip(
-        np.array_split(steps, min(points, len(steps))), np.array_split(values, min(points, len(steps))), strict=True
-    )
-    return [(int(step[-1]), float(value.mean())) for step, value in blocks]
+    blocks = min(points, len(steps))
+    pairs = zip(np.array_split(steps, blocks), np.array_split(values, blocks), strict=True)
+    return [(int(step[-1]), float(value.mean())) for step, value in pairs]
 
 
 def rows(runs: dict[str, Path], tags: list[str]) -> list[tuple[str, str, int, str]]:
@@ -55,6 +54,8 @@ def main() -> None:
     parser.add_argument("--table", required=True, type=Path, help="CSV file to write")
     parser.add_argument("--picture", required=True, type=Path, help="PNG or SVG file to write")
     arguments = parser.parse_args()
+    if wrong := [run for run in arguments.runs if "=" not in run]:
+        parser.error(f"--runs has {wrong[0]!r}, expected NAME=FOLDER")
     runs = {name: Path(folder) for name, _, folder in (run.partition("=") for run in arguments.runs)}
     try:
         plot_curves(runs, arguments.tags, arguments.picture)

@@ -38,8 +38,8 @@ FREE = (
     # on what machines; how many batches make an update is compared instead
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.accumulate_grad_batches", "trainer.benchmark", "trainer.deterministic", "model.compile",
-    # how fast data come
-    "*.num_workers", "*.pin_memory", "*.prefetch_factor", "*.timeout", "loader_timeout",
+    # how fast data come; the run itself fills a cache, which knows what its content was made from
+    "model.cache", "*.num_workers", "*.pin_memory", "*.prefetch_factor", "*.timeout", "loader_timeout",
     # what becomes of what has stopped a run so far
     "on_bad", "*.on_bad", "max_bad", "*.max_bad",
     # when figures are computed and what is shown

@@ -41,10 +41,11 @@ def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
     for manifest in (cfg.train, cfg.valid, cfg.test):
         next(read_manifests(manifest))
     weights = output / "probe.nemo"
-    if cfg.overwrite or not weights.exists():
-        train(probe_recipe(cfg, weights), lambda model, trainer: ProbeModel(cfg=model, trainer=trainer))
+    recipe = probe_recipe(cfg, weights)
+    _keep_what_no_run_made(recipe)
+    recipe.overwrite = True  # a run that is complete writes it again; one with other settings or data is refused
+    train(recipe, lambda model, trainer: ProbeModel(cfg=model, trainer=trainer))
     model = restore_file(ProbeModel, weights, cfg.device)
-    _check_same(model, cfg, weights)
     judged = judge(model, cfg.test, cfg.batch_size, cfg.num_workers)
     spec = model.spec
     facts = {
@@ -66,19 +67,11 @@ def _check_model(cfg: DictConfig) -> None:
         raise InputError(f"no such file; model is the .nemo file of a model, {FBANK} or {RANDOM}", cfg.model)
 
 
-def _check_same(model: ProbeModel, cfg: DictConfig, path: Path) -> None:
-    """Refuse to test a probe that was trained before, with another model or for another task."""
-    upstream = {"model": cfg.model, "recipe": cfg.recipe, "seed": cfg.seed}
-    for key, before, now in (
-        ("kind", model.cfg.kind, cfg.kind),
-        ("head", OmegaConf.to_container(model.cfg.head), OmegaConf.to_container(cfg.head, resolve=True)),
-        ("model", dict(model.cfg.upstream), upstream),
-        ("train", model.cfg.train_ds.manifest_filepath, cfg.train),
-    ):
-        if before != now:
-            raise InputError(
-                f"was trained with {key} {before}, now it is {now}; give another output, or overwrite=true", path
-            )
+def _keep_what_no_run_made(recipe: DictConfig) -> None:
+    """Refuse to write over a probe whose run is gone: nobody knows what it was trained with."""
+    run = Path(recipe.exp_manager.exp_dir) / recipe.exp_manager.name
+    if not any(run.rglob("*.ckpt")):
+        refuse_overwrite(recipe.output, recipe.overwrite)
 
 
 def probe_recipe(cfg: DictConfig, output: str | Path) -> DictConfig:

@@ -1,7 +1,6 @@
 """The whole way of a probe, in process, on tones."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -135,15 +134,28 @@ def test_characters(tones, tmp_path):
     assert result["cer"] == errors / sum(len(line["text"]) for line in lines)
 
 
-def test_a_probe_of_another_model_is_not_continued(tones, pretrained, tmp_path):
-    given = ["task=keyword", *tones, f"output={tmp_path}/a", *steps(1)]
-    run_probe(config(*given, "model=fbank"), train)
+def test_only_the_same_run_is_tested(tones, pretrained, tmp_path):
+    """A probe whose test failed is not tested with the name of another model, or of other settings."""
+    given = ["task=keyword", *tones, f"output={tmp_path}/a"]
+    run_probe(config(*given, "model=fbank", *steps(2)), train)
     (tmp_path / "a" / "result.json").unlink()
-    again = run_probe(config(*given, "model=fbank"), partial(pytest.fail, "it is trained already"))
-    assert again["model"] == "fbank"
-    (tmp_path / "a" / "result.json").unlink()
-    with pytest.raises(InputError, match="was trained with model"):
-        run_probe(config(*given, f"model={pretrained}"), train)
+    assert run_probe(config(*given, "model=fbank", *steps(4)), train)["steps"] == 4  # trained further, not just called so
+    for other, message in (
+        ([f"model={pretrained}", *steps(4)], "model.upstream.model"),
+        (["model=fbank", *steps(4, 1e-3)], "model.optim.lr: 0.01 before, 0.001 now"),
+    ):
+        (tmp_path / "a" / "result.json").unlink(missing_ok=True)
+        with pytest.raises(InputError, match=message):
+            run_probe(config(*given, *other), train)
+
+
+def test_a_probe_without_its_run_is_kept(tones, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "probe.nemo").write_text("mine")
+    cfg = config("task=keyword", "model=fbank", *tones, f"output={tmp_path}/a", *steps(1))
+    with pytest.raises(InputError, match="exists already"):
+        run_probe(cfg, train)
+    assert (tmp_path / "a" / "probe.nemo").read_text() == "mine"
 
 
 def test_random_weights(pretrained, tmp_path):
@@ -212,3 +224,12 @@ def test_the_upstream_of_s3prl(pretrained):
 def test_wrong_settings(tones, tmp_path, overrides, message):
     with pytest.raises(SpeechLMError, match=message):
         run_probe(config("task=keyword", *tones, f"output={tmp_path}/a", *steps(1), *overrides), train)
+
+
+def test_a_run_with_a_cache_goes_on(tones, tmp_path):
+    """The cache, which the run itself has filled, is none of the data that a run is known by."""
+    common = ["task=keyword", "model=fbank", *tones, f"cache={tmp_path}/features", f"output={tmp_path}/a"]
+    run_probe(config(*common, *steps(2)), train)
+    for name in ("probe.nemo", "result.json"):
+        (tmp_path / "a" / name).unlink()
+    assert run_probe(config(*common, *steps(4)), train)["steps"] == 4

@@ -10,6 +10,7 @@ from nemo_speechlm.checks import check_model_file, check_number, check_whole, is
 from nemo_speechlm.data.audio.files import check_channel
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.imports import importing
 from nemo_speechlm.quiet import verbose_by_environment
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -71,8 +72,9 @@ def serve(cfg: DictConfig, options: DecodingOptions) -> None:
     except ImportError as error:
         raise SpeechLMError("serve needs starlette and uvicorn: pip install 'nemo_speechlm[serve]'") from error
     with open_socket(cfg.host, cfg.port) as bound:  # before a model is loaded: the address may be taken
-        from nemo_speechlm.serving.app import make_app
-        from nemo_speechlm.serving.listener import Listener
+        with importing():
+            from nemo_speechlm.serving.app import make_app
+            from nemo_speechlm.serving.listener import Listener
 
         local = cfg.host in LOCAL
         if not local:

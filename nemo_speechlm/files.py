@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import IO, Any
 from nemo_speechlm.errors import InputError, OutputError, SpeechLMError
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.storage import is_url, open_url
+
+_SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is trusted to tell it from a newer one
 
 
 def open_text(path: str | Path, mode: str = "r") -> IO[str]:
@@ -67,6 +70,23 @@ def file_digest(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", path) from error
+
+
+def content_of(path: str | Path, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What tells whether a file is still the same: ``path``, ``size``, ``mtime_ns``, ``sha256``, ``read_ns``.
+
+    Args:
+        path: of the file.
+        known: what this has returned for the same path earlier: a file of that size and time of change is not read
+            again. A file that was changed within two seconds before it was read is.
+    """
+    path, known = Path(path), known or {}
+    status = path.stat()
+    found = {"path": str(path.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    same = "sha256" in known and all(known.get(key) == value for key, value in found.items())
+    if same and known["mtime_ns"] + _SETTLED < known["read_ns"]:
+        return {**found, "read_ns": known["read_ns"], "sha256": known["sha256"]}
+    return {**found, "read_ns": time.time_ns(), "sha256": file_digest(path)}
 
 
 def sync(path: str | Path) -> None:

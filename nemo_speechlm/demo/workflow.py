@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from nemo_speechlm.demo.inputs import InputRecord
 from nemo_speechlm.errors import SpeechLMError
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) \[")
@@ -79,13 +81,20 @@ def _command_line(step: Step) -> str:
     return " ".join(("$ python", *step.command))
 
 
-def _refuse_other_settings(step: Step, log: Path) -> None:
-    """Raise if the log of a step that is done begins with other settings than the step has now.
+def _record(step: Step, logs: Path) -> InputRecord:
+    """Of the files that a step was made from."""
+    return InputRecord(logs / f"{step.name}.inputs.json")
 
-    Arguments with a slash are not compared: they are paths, and the folder may have been moved.
+
+def _refuse_other_inputs(step: Step, logs: Path) -> None:
+    """Raise if a step that is done was done with other settings, or from other files, than it would be now.
+
+    Arguments with a slash are paths: the files count, wherever they are.
     """
+    log = logs / f"{step.name}.log"
     if not log.exists():
         return
+    _record(step, logs).check(step.command, f"{step.name}: {step.output}")
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = (file.readline(), _command_line(step).partition("\n")[0])
     before, now = ([word for word in line.split() if "/" not in word] for line in lines)
@@ -115,7 +124,7 @@ def run_steps(
 
     Raises:
         SpeechLMError: when a step fails, with the end of its log; the other running steps are ended. Also if a step
-            needs one that is not among them, or was done before with other settings.
+            needs one that is not among them, or was done before with other settings or from other files.
     """
     jobs = min(jobs, len(devices)) if devices else jobs
     logs.mkdir(parents=True, exist_ok=True)
@@ -127,7 +136,7 @@ def run_steps(
     waiting = [step for step in steps if step.name not in done]
     for step in steps:
         if step.name in done:
-            _refuse_other_settings(step, logs / f"{step.name}.log")
+            _refuse_other_inputs(step, logs)
             print(f"{step.name}: done before ({step.output})")
     running: list[_Running] = []
     failed: dict[str, SpeechLMError] = {}
@@ -142,18 +151,21 @@ def run_steps(
                 waiting.remove(step)
                 position = min(set(range(jobs)) - {-r.bar.pos for r in running} or {0})
                 device = next((d for d in devices if d not in {r.device for r in running}), None)
+                _record(step, logs).write(step.command)
                 running.append(_Running(step, logs / f"{step.name}.log", position, max(1, cores // jobs), device))
             time.sleep(0.5)
             for process in [r for r in running if r.update()]:
                 running.remove(process)
-                try:
-                    process.close()
-                    done.add(process.step.name)
-                except SpeechLMError as error:
-                    if not keep_going:
-                        raise
-                    failed[process.step.name] = error
-                    tqdm.write(str(error), file=sys.stderr)
+                for name, check in list(_checks(process, steps, done, logs)):
+                    try:
+                        check()
+                        done.add(name)
+                    except SpeechLMError as error:
+                        if not keep_going:
+                            raise
+                        done.discard(name)
+                        failed[name] = error
+                        tqdm.write(str(error), file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
         for process in running:
@@ -162,6 +174,16 @@ def run_steps(
         lost = [step.name for step in steps if step.name not in failed and _lost(step, steps, failed)]
         behind = f"; for want of them: {', '.join(lost)}" if lost else ""
         raise SpeechLMError(f"failed: {', '.join(failed)}{behind}. Their logs are in {logs}")
+
+
+def _checks(
+    process: _Running, steps: Sequence[Step], done: Collection[str], logs: Path
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What to check when a process has ended: it, and the steps that were done before from what it has made anew."""
+    yield process.step.name, process.close
+    for step in steps:
+        if step.name in done and process.step.name in step.needs:
+            yield step.name, partial(_refuse_other_inputs, step, logs)
 
 
 def _lost(step: Step, steps: Sequence[Step], failed: Mapping[str, object]) -> bool:

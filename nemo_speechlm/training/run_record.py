@@ -6,7 +6,6 @@ is not read: it is known by what the manifests say of it.
 """
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,7 +15,7 @@ from typing import Any
 from nemo_speechlm import __version__
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, file_digest, plain, sync
+from nemo_speechlm.files import atomic_write, content_of, plain, sync
 
 NAME = "run.json"
 
@@ -52,7 +51,6 @@ FREE = (
 All other keys decide the weights, or the figures by which the best of them are chosen."""
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")  # of audio, terabytes perhaps: known by name and size
-_SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is trusted to tell it from a newer one
 
 
 @dataclass(frozen=True)
@@ -212,17 +210,11 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _describe(path: Path, root: Path, digests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    status, place = path.stat(), str(path.resolve())
+    place = str(path.resolve())
     name = path.name if path == root else str(path.relative_to(root))
-    found: dict[str, Any] = {"name": name, "path": place, "size": status.st_size}
     if path.name.endswith(_ARCHIVES):
-        return found
-    found |= {"mtime_ns": status.st_mtime_ns, "read_ns": time.time_ns()}
-    known = digests.get(place, {})
-    same = all(known.get(key) == found[key] for key in ("size", "mtime_ns")) and "sha256" in known
-    if same and known["mtime_ns"] + _SETTLED < known["read_ns"]:
-        return found | {"read_ns": known["read_ns"], "sha256": known["sha256"]}
-    return found | {"sha256": file_digest(path)}
+        return {"name": name, "path": place, "size": path.stat().st_size}
+    return {"name": name, **content_of(path, digests.get(place))}
 
 
 def _identity(file: Mapping[str, Any]) -> str:

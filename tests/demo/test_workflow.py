@@ -73,3 +73,45 @@ def test_what_does_not_need_a_failed_step_goes_on(tmp_path):
         run_steps([bad, after, last, other], tmp_path / "logs", jobs=1, keep_going=True)
     assert (tmp_path / "other").exists()
     assert not (tmp_path / "after").exists()
+
+
+def copies(name, source, path, needs=()):
+    return Step(name, ("-c", _COPY, f"source=[{source}]", f"output={path}"), path, needs)
+
+
+_COPY = """
+import sys
+read, written = (word.partition("=")[2].strip("[]") for word in sys.argv[1:])
+open(written, "w").write(open(read).read())
+"""
+
+
+def test_what_was_made_from_other_data_is_not_taken_for_done(tmp_path):
+    data, logs = tmp_path / "data.json", tmp_path / "logs"
+    data.write_text("one")
+    first, second = tmp_path / "first", tmp_path / "second"
+    steps = [copies("a", data, first), copies("b", first, second, ("a",))]
+    run_steps(steps, logs, jobs=1)
+    run_steps(steps, logs, jobs=1)
+
+    moved = tmp_path / "moved.json"  # the same content at another place is the same
+    moved.write_text("one")
+    run_steps([copies("a", moved, first), steps[1]], logs, jobs=1)
+
+    other = tmp_path / "other.json"
+    other.write_text("two")
+    with pytest.raises(
+        SpeechLMError, match=r"a: .*first was made from other data: source\[0\] is .*other.json.*data.json"
+    ):
+        run_steps([copies("a", other, first), steps[1]], logs, jobs=1)
+    data.write_text("two")
+    with pytest.raises(SpeechLMError, match="it was made from another content of that file"):
+        run_steps(steps, logs, jobs=1)
+
+    first.unlink()  # made anew, it is not what the second step was made from
+    with pytest.raises(SpeechLMError, match=r"b: .*second was made from other data: source\[0\] is .*first"):
+        run_steps(steps, logs, jobs=1)
+    assert second.read_text() == "one"
+    second.unlink()
+    run_steps(steps, logs, jobs=1)
+    assert second.read_text() == "two"

@@ -3,9 +3,9 @@ import os
 
 import pytest
 
+from nemo_speechlm import files
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import file_digest
-from nemo_speechlm.training import run_record
 from nemo_speechlm.training.run_record import BATCHES_PER_UPDATE, RunRecord
 
 
@@ -170,7 +170,7 @@ def test_a_file_is_read_once_as_long_as_it_is_not_written(config, tmp_path, monk
         os.utime(file, (hour_ago, hour_ago))
     first = RunRecord.of(config, 8)
     read = []
-    monkeypatch.setattr(run_record, "file_digest", lambda p: read.append(p.name) or file_digest(p))
+    monkeypatch.setattr(files, "file_digest", lambda p: read.append(p.name) or file_digest(p))
     second = RunRecord.of(config, 8, known=first)
     assert (read, second) == ([], first)
     path.write_text('{"text": "c"}\n')  # of the same size

@@ -12,6 +12,7 @@ from nemo_speechlm.data.audio.files import audio_info
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import atomic_write
 from nemo_speechlm.inference.inputs import inputs_of
+from nemo_speechlm.inference.made_with import MadeWith, settings_of
 from nemo_speechlm.inference.recognizers import Recognizer
 from nemo_speechlm.inference.recordings import CuttingOptions, Transcript, transcribe_files
 from nemo_speechlm.inference.subtitles import make_cues, to_srt
@@ -66,15 +67,24 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
         recognize: the model.
         sample_rate: its sample rate.
         longest: seconds that it takes at once; segments are no longer than that.
+
+    Raises:
+        InputError: if transcripts that are kept were made with another model or other options, or of a recording that
+            has changed; or if the only recording failed.
+        SpeechLMError: if some failed.
     """
     formats = list(cfg.format) if isinstance(cfg.format, ListConfig) else [cfg.format]
     recordings = inputs_of(cfg)
     planned: dict[Path, list[Path]] = {}
+    record = None
     if cfg.output is not None:
         planned = plan_outputs(recordings, cfg.output, formats)
+        record = MadeWith(cfg.output, settings_of(cfg))
     done = [path for path, files in planned.items() if not cfg.overwrite and all(file.exists() for file in files)]
     todo = list(dict.fromkeys(path for path, _ in recordings if path not in done))
-    if done:
+    if done and record is not None:
+        for path in done:
+            record.refuse_others(path, planned[path])
         print(f"{len(done)} of {len(recordings)} files have their transcripts already", file=sys.stderr)
     options = CuttingOptions.of(cfg, longest)
     failures: list[Transcript] = []
@@ -88,8 +98,10 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
                 failures.append(transcript)
                 tqdm.write(f"{transcript.path}: {transcript.error}", file=sys.stderr)
                 continue
-            for file in planned.get(transcript.path, []):
-                write_transcript(transcript, file)
+            if record is not None:
+                for file in planned[transcript.path]:
+                    write_transcript(transcript, file)
+                record.add(transcript.path, planned[transcript.path])
             if cfg.output is None:
                 title = f"{transcript.path}: " if len(todo) > 1 and formats[0] == "text" else ""
                 text = render(transcript, formats[0])

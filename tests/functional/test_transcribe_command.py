@@ -53,7 +53,8 @@ def test_folders_with_good_and_bad_files(capsys, tmp_path, model, recordings):
     assert "TqdmWarning" not in error  # more audio done than the headers say
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
     stems = ("stereo", "deep/long", "short", "silent")
-    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("txt", "json", "srt")}
+    made = {f"{stem}.{suffix}" for stem in stems for suffix in ("txt", "json", "srt")}
+    assert names == {*made, ".made_with.jsonl"}
     long = json.loads((tmp_path / "deep" / "long.json").read_text())
     assert long["duration"] == pytest.approx(25, abs=0.01)
     assert len(long["segments"]) >= 3
@@ -70,6 +71,12 @@ def test_folders_with_good_and_bad_files(capsys, tmp_path, model, recordings):
     (tmp_path / "short.txt").write_text("mine\n")
     assert run_example("transcribe.py", *arguments) == 1
     assert "4 of 6 files have their transcripts already" in capsys.readouterr().err
+    assert (tmp_path / "short.txt").read_text() == "mine\n"
+
+    # Nor taken for what other options would make.
+    assert run_example("transcribe.py", *arguments, "max_segment=12", "decoding=beam") == 1
+    error = capsys.readouterr().err
+    assert "was made with max_segment 10, now 12; decoding null, now beam. Give another output, or" in error
     assert (tmp_path / "short.txt").read_text() == "mine\n"
 
 

@@ -10,11 +10,11 @@ Then model=me/my-recognizer does with transcribe.py, speechlm_evaluate.py and th
 
 import re
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nemo_speechlm.cli import command
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.hub.records import read_results, read_run
+from nemo_speechlm.hub.records import read_results, read_run, refuse_other_run
 from nemo_speechlm.imports import importing
 
 
@@ -22,13 +22,16 @@ from nemo_speechlm.imports import importing
 def main(cfg: DictConfig) -> None:
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(cfg.name)) is None:
         raise InputError(f"name is {cfg.name!r}, expected user/name")
-    results = read_results(_list(cfg.results))
     run = None if cfg.run is None else read_run(cfg.run)
     with importing():
         from nemo_speechlm.hub.card import Card
         from nemo_speechlm.hub.models import from_pretrained, push_to_hub, write_folder
+        from nemo_speechlm.models.common.hub import model_file
 
     model = from_pretrained(cfg.model, "cpu")
+    results = read_results(_list(cfg.results), model_file(cfg.model))
+    if run is not None:
+        refuse_other_run(run, OmegaConf.to_container(model.cfg, resolve=True), cfg.run)
     card = Card.of(model, cfg.licence, language=_list(cfg.languages), data=cfg.data, run=run, results=results)
     if cfg.folder is not None:
         print("\n".join(str(path) for path in write_folder(model, cfg.folder, cfg.name, card, cfg.overwrite)))

@@ -22,7 +22,7 @@ from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.cli import CONF, command, whole_numbers
 from nemo_speechlm.data.manifests.shards import label
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.files import refuse_input_as_output
+from nemo_speechlm.files import file_digest, refuse_input_as_output
 from nemo_speechlm.imports import importing
 from nemo_speechlm.locks import only_writer
 
@@ -57,11 +57,13 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
         from nemo_speechlm.evaluation.worst_page import write_page
         from nemo_speechlm.inference.recognition import restore
         from nemo_speechlm.inference.search import is_translation
+        from nemo_speechlm.models.common.hub import model_file
 
     phones = None if cfg.phonemizer is None else make_phones(cfg.phonemizer, cfg.units_field, CONF / "language")
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     utterances, skipped = read_utterances(cfg.manifest, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
     model = restore(cfg.model, cfg.device)
+    content = file_digest(model_file(cfg.model))
     check_languages(model, [u.record for u in utterances], label(cfg.manifest))
     manifest = label(cfg.manifest)
     start = time.perf_counter()
@@ -74,7 +76,7 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
         scores = translation_scores(texts, references, model.cfg.get("target_lang"))
     report = RecognitionReport.of([u.record for u in utterances], references, texts, options, scores)
     facts |= {"audio_hours": round(audio / 3600, 4), "seconds": round(seconds, 2)}
-    summary = report.write(files, skipped, model=cfg.model, manifest=manifest, **facts)
+    summary = report.write(files, skipped, model=cfg.model, model_sha256=content, manifest=manifest, **facts)
     if cfg.worst:
         write_page(files.page, report.records, summary, manifest, cfg.worst)
     print(f"\n{manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")

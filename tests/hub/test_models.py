@@ -10,8 +10,10 @@ from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import file_digest
 from nemo_speechlm.hub.card import Card
 from nemo_speechlm.hub.models import from_pretrained, push_to_hub
+from nemo_speechlm.hub.records import read_results, refuse_other_run
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.testing.configs import tiny_architecture
 from nemo_speechlm.testing.corpora import tiny_labels
@@ -98,6 +100,7 @@ def test_the_command_and_transcribing_by_name(server, model, tmp_path, capsys):
     model.save_to(str(tmp_path / "ctc.nemo"))
     (tmp_path / "test").mkdir()
     summary = {"manifest": "/data/test.json", "utterances": 4, "wer": 0.25, "cer": 0.1, "wer_interval": [0.2, 0.3]}
+    summary["model_sha256"] = file_digest(tmp_path / "ctc.nemo")
     (tmp_path / "test" / "summary.json").write_text(json.dumps(summary))
     arguments = [f"model={tmp_path / 'ctc.nemo'}", "name=me/by-command", "licence=cc-by-4.0", "languages=[en]"]
     arguments += [f"results={tmp_path / 'test'}", "data=Tones that a test made."]
@@ -132,6 +135,36 @@ def test_bad_options(model, tmp_path, capsys, monkeypatch, changes, message):
     model.save_to("ctc.nemo")
     assert run_example("push_to_hub.py", "model=ctc.nemo", "name=me/tiny", "licence=mit", "folder=out", *changes) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "does not say by digest which model it is of"),
+        (
+            {"model": "b.nemo", "model_sha256": "f" * 64},
+            "has figures of another model, b.nemo with the SHA-256 ffffffffffff",
+        ),
+    ],
+)
+def test_figures_of_another_model(tmp_path, more, message):
+    (tmp_path / "a.nemo").write_bytes(b"weights")
+    (tmp_path / "summary.json").write_text(json.dumps({"manifest": "test.json", "wer": 0.1, **more}))
+    with pytest.raises(InputError, match=message):
+        read_results([tmp_path], tmp_path / "a.nemo")
+
+
+def test_the_run_of_another_model():
+    run = {
+        "settings": {"model.optim.lr": 1e-3, "model.labels": ["a"], "seed": 0},
+        "files": {"model.train_ds.manifest_filepath": [{"name": "train.json"}]},
+    }
+    config = {"optim": {"lr": 1e-3}, "labels": ["b"], "train_ds": {"manifest_filepath": "/moved/train.json"}}
+    refuse_other_run(run, config, "runs/ctc")
+    with pytest.raises(InputError, match=r"^runs/ctc: is the run of another model: model.optim.lr is 0.001 there"):
+        refuse_other_run(run, {**config, "optim": {"lr": 1e-2}}, "runs/ctc")
+    with pytest.raises(InputError, match=r"train_ds.manifest_filepath is train.json there, more.json in the model"):
+        refuse_other_run(run, {**config, "train_ds": {"manifest_filepath": "more.json"}}, "runs/ctc")
 
 
 def test_folders_of_models(model, tmp_path):

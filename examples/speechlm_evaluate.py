@@ -13,6 +13,7 @@ With a language model (train_ngram.py), whose weights are tuned on other data fi
 compare_results.py tells whether a difference between two results is more than chance.
 """
 
+import sys
 import time
 from typing import Any
 
@@ -91,7 +92,7 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
 def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[str], dict]:
     """The texts, and what the summary should say of how they came about."""
     from nemo_speechlm.evaluation.test_sets import read_utterances
-    from nemo_speechlm.evaluation.tuning import best_trial, tune, write_trials
+    from nemo_speechlm.evaluation.tuning import best_trial, on_the_edge, refuse_tested, tune, write_trials
     from nemo_speechlm.inference.ctc_text import CTCText, log_probabilities
     from nemo_speechlm.inference.recognition import choose_strategy, transcribe
     from nemo_speechlm.inference.search import has_attention_decoder, set_search
@@ -124,6 +125,7 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
         facts["lm"] = options.lm
         if cfg.tune_on is not None:
             held_out, _ = read_utterances(cfg.tune_on, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
+            refuse_tested(held_out, utterances, label(cfg.tune_on))
             log_probs = log_probabilities(model, held_out, **loading)
             references = [utterance.text for utterance in held_out]
             trials = tune(text, log_probs, references, options, cfg.lm_weights, cfg.word_scores)
@@ -135,6 +137,8 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
                 f"{label(cfg.tune_on)}: lm_weight={best.lm_weight:g} word_score={best.word_score:g} "
                 f"({cfg.tune_for.upper()} {best.rate(cfg.tune_for):.2%}; all {len(trials)} pairs: {files.tuning})"
             )
+            if remark := on_the_edge(best, cfg.lm_weights, cfg.word_scores):
+                print(f"warning: {remark}", file=sys.stderr)
         facts |= {"lm_weight": options.lm_weight, "word_score": options.word_score}
     found = text.decode(log_probabilities(model, utterances, **loading), options)
     return [text.text(decoded) for decoded in found], facts

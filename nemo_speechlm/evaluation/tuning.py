@@ -12,9 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from nemo_speechlm.decoding.options import DecodingOptions, with_weights
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts, character_errors, word_errors
 from nemo_speechlm.files import atomic_write
+from nemo_speechlm.inference.audio_batches import Utterance
 from nemo_speechlm.inference.ctc_text import CTCText
 
 MEASURES = {"wer": word_errors, "cer": character_errors}
@@ -64,6 +65,45 @@ def tune(
         )
         trials.append(Trial(lm_weight, word_score, words, characters))
     return trials
+
+
+def refuse_tested(held_out: Sequence[Utterance], tested: Sequence[Utterance], name: str) -> None:
+    """Raise if weights would be chosen on utterances that they are tested on: the rates would be too low.
+
+    Args:
+        held_out: to tune on.
+        tested: to report on.
+        name: of the manifest to tune on, for the message.
+
+    Raises:
+        InputError: with how many are in both.
+    """
+    places = {_place(utterance) for utterance in tested}
+    both = sum(_place(utterance) in places for utterance in held_out)
+    if both:
+        raise InputError(
+            f"{both} of its {len(held_out)} utterances are in manifest, too: rates are too low where weights were "
+            "chosen on what is tested; give other data to tune_on",
+            name,
+        )
+
+
+def _place(utterance: Utterance) -> tuple[str, float]:
+    path = utterance.path
+    return str(path.resolve() if isinstance(path, Path) else path), utterance.offset
+
+
+def on_the_edge(best: Trial, lm_weights: Sequence[float], word_scores: Sequence[float]) -> str:
+    """A remark if the best weights are the least or the greatest that were tried; empty if they are not."""
+    remarks = [
+        f"{key}={value:g} is the {'least' if value == min(tried) else 'greatest'} that was tried"
+        for key, value, tried in (
+            ("lm_weight", best.lm_weight, lm_weights),
+            ("word_score", best.word_score, word_scores),
+        )
+        if len(tried) > 1 and value in (min(tried), max(tried))
+    ]
+    return f"{' and '.join(remarks)}; others may be better (lm_weights, word_scores)" if remarks else ""
 
 
 def best_trial(trials: Sequence[Trial], measure: str = "wer") -> Trial:

@@ -34,6 +34,7 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from nemo_speechlm.evaluation.pseudo_labels import summary
         from nemo_speechlm.inference.pseudo_labels import label_manifest
+        from nemo_speechlm.models.common.hub import model_file
         from nemo_speechlm.tokenizers.jobs.several import for_each
 
     def label(manifest: str, output: str) -> str:
@@ -56,7 +57,8 @@ def main(cfg: DictConfig) -> None:
 
     decides = ("model", "min_score", "keep", "precision")
     made_with = {"options": repr(options), **{key: cfg[key] for key in decides}}
-    print(for_each(cfg.manifest, cfg.output, made_with, label))
+    files = [path for path in (model_file(cfg.model), options.lm) if path is not None]
+    print(for_each(cfg.manifest, cfg.output, made_with, label, files))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def main(cfg: DictConfig) -> None:
             )
 
     made_with = {"channel": cfg.channel, "tokenizing": repr(tokenizing), "shard": cfg.shard}
-    print(for_each(cfg.manifest, cfg.output, made_with, tokenize))
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files()))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
         )
 
     made_with = {**options, "tokenizing": repr(tokenizing), "max_lines": cfg.max_lines, "shard": cfg.shard}
-    print(for_each(cfg.manifest, cfg.output, made_with, tokenize))
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files()))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,11 @@ def done_path(output: str | Path) -> Path:
 
 
 def for_each(
-    manifests: str | Sequence, output: str, options: Mapping[str, Any], work: Callable[[str, str], str]
+    manifests: str | Sequence,
+    output: str,
+    options: Mapping[str, Any],
+    work: Callable[[str, str], str],
+    files: Sequence[str | Path] = (),
 ) -> str:
     """Work on a manifest, or on each of several.
 
@@ -26,6 +30,7 @@ def for_each(
         output: a file, or a name that stands for as many.
         options: that decide the result; an output that was made with others is not taken for done.
         work: given a manifest and its output, makes it; returns what was done, for the user.
+        files: whose content decides the result, such as a model; likewise.
 
     Returns:
         what was done, a line or more for each.
@@ -38,10 +43,11 @@ def for_each(
         return work(*pairs[0])
     refuse_input_as_output([made for _, made in pairs], {"manifest": [source for source, _ in pairs]})
     said = []
+    content = [file_digest(path) for path in files]
     for source, made in pairs:
         mark = done_path(made)
         with only_writer(made):
-            expected = {"source": file_digest(source), **plain(options)}
+            expected = {"source": file_digest(source), "content": content, **plain(options)}
             if _says(mark, made, expected):
                 said.append(f"{made}: was made before the interruption")
                 continue

@@ -112,6 +112,8 @@ def test_options_and_content_decide_whether_it_is_done(tmp_path):
         write_manifest(tmp_path / f"{name}.json", [{"text": name}])
     manifests, output = [str(tmp_path / f"{name}.json") for name in "ab"], str(tmp_path / "out_{0..1}.json")
 
+    (tmp_path / "model").write_text("weights")
+
     def run(options):
         done = []
 
@@ -123,7 +125,7 @@ def test_options_and_content_decide_whether_it_is_done(tmp_path):
             return made
 
         with pytest.raises(KeyboardInterrupt):
-            for_each(manifests, output, options, work)
+            for_each(manifests, output, options, work, [tmp_path / "model"])
         return len(done)
 
     assert run({"seed": 0}) == 1
@@ -132,6 +134,9 @@ def test_options_and_content_decide_whether_it_is_done(tmp_path):
     (tmp_path / "out_0.json").write_text("changed")
     assert run({"seed": 1}) == 1
     write_manifest(tmp_path / "a.json", [{"text": "new"}])
+    assert run({"seed": 1}) == 1
+    assert run({"seed": 1}) == 0
+    (tmp_path / "model").write_text("others")
     assert run({"seed": 1}) == 1
     with pytest.raises(InputError, match="is also what manifest names"):
         for_each(manifests, manifests, {}, lambda source, made: "")

@@ -54,8 +54,14 @@ def main(cfg: DictConfig) -> None:
         if cfg.perplexity_of is not None:
             other = _Splitter(cfg.tokens_of, split)
             print(f"{cfg.perplexity_of}: {ArpaModel(arpa).perplexity(other(read_sentences(cfg.perplexity_of)))}")
-        if is_nemo:
-            split.save(arpa, output)
+        if split.labels is not None:
+            from nemo_speechlm.decoding.fusion import put_labels_beside, save_ngram
+
+            if is_nemo:
+                with whole_file(output) as partial:
+                    save_ngram(arpa, partial, split.labels)
+            else:
+                put_labels_beside(output, split.labels)
 
 
 class _Splitter:
@@ -63,13 +69,13 @@ class _Splitter:
 
     def __init__(self, model: str | None, like: "_Splitter | None" = None):
         self.unspelled, self.first = 0, ""
-        self.encode, self.size = (like.encode, like.size) if like else (None, 0)
+        self.encode, self.labels = (like.encode, like.labels) if like else (None, None)
         if model is not None and like is None:
             from nemo_speechlm.decoding.tokens import labels_of, require_ctc, text_encoder
             from nemo_speechlm.inference.recognition import restore
 
             ctc = require_ctc(restore(model, "cpu"))
-            self.encode, self.size = text_encoder(ctc), len(labels_of(ctc))
+            self.encode, self.labels = text_encoder(ctc), labels_of(ctc)
 
     def __call__(self, sentences: Iterator[str]) -> Iterator[list[str]]:
         if self.encode is None:
@@ -85,13 +91,6 @@ class _Splitter:
 
     def left_out(self) -> str:
         return f"; {self.unspelled} sentences left out, the first: {self.first}" if self.unspelled else ""
-
-    def save(self, arpa: Path, output: Path) -> None:
-        """Turn an ARPA file into NeMo's format."""
-        from nemo_speechlm.decoding.fusion import load_ngram
-
-        with whole_file(output) as partial:
-            load_ngram(arpa, self.size).save_to(str(partial))
 
 
 if __name__ == "__main__":

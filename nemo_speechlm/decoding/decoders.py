@@ -58,4 +58,4 @@ def make_decoder(options: DecodingOptions, labels: Sequence[str], spell: Callabl
         return LexiconDecoder(options.lm, labels, spell)
     from nemo_speechlm.decoding.fusion import FusionDecoder, load_ngram
 
-    return FusionDecoder(len(labels), None if options.lm is None else load_ngram(options.lm, len(labels)))
+    return FusionDecoder(len(labels), None if options.lm is None else load_ngram(options.lm, labels))

@@ -4,6 +4,7 @@ Axis legend: B utterances, T frames, V labels without the blank.
 """
 
 import gzip
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 import torch
 from nemo.collections.asr.parts.submodules.ctc_batched_beam_decoding import BatchedBeamCTCComputer
 from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+from omegaconf import open_dict
 from torch import Tensor
 
 from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import atomic_write
 
 BATCH_FRAMES = 16000
 """Frames of a batch, padding included; with the beam and the labels they decide the memory that is needed."""
@@ -25,33 +28,88 @@ _REMEMBERED = 256 << 20
 """Bytes."""
 
 
-def load_ngram(path: str | Path, vocabulary_size: int) -> NGramGPULanguageModel:
+def load_ngram(path: str | Path, labels: Sequence[str]) -> NGramGPULanguageModel:
     """Load an n-gram model of label ids, of ``train_ngram.py tokens_of=``, in the ARPA format or in NeMo's.
 
     Args:
         path: ``.arpa``, ``.arpa.gz`` or ``.nemo`` file.
-        vocabulary_size: V.
+        labels: the V labels of the model that it is used with.
 
     Raises:
-        InputError: if it is not there, or not one of these labels.
+        InputError: if it is not there, or not one of these labels. Of as many others it is known only where the file
+            says what they are: NeMo's own program, and earlier versions of ours, did not write it down.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file; expected a language model made by train_ngram.py", path)
     try:
-        if path.suffix != ".gz":
-            return NGramGPULanguageModel.from_file(path, vocabulary_size).eval()
-        with tempfile.NamedTemporaryFile(suffix=".arpa") as plain, gzip.open(path) as packed:
-            while block := packed.read(1 << 20):
-                plain.write(block)
-            plain.flush()
-            return NGramGPULanguageModel.from_file(plain.name, vocabulary_size).eval()
+        found = _from_file(path, len(labels))
     except (AssertionError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"is not a language model of the {vocabulary_size} labels of this model ({error or 'they are others'}); "
+            f"is not a language model of the {len(labels)} labels of this model ({error or 'they are others'}); "
             "make one with train_ngram.py tokens_of=",
             path,
         ) from error
+    _refuse_other_labels(path, _labels_on_record(path, found), labels)
+    return found
+
+
+def _from_file(path: Path, vocabulary_size: int) -> NGramGPULanguageModel:
+    if path.suffix != ".gz":
+        return NGramGPULanguageModel.from_file(path, vocabulary_size).eval()
+    with tempfile.NamedTemporaryFile(suffix=".arpa") as plain, gzip.open(path) as packed:
+        while block := packed.read(1 << 20):
+            plain.write(block)
+        plain.flush()
+        return NGramGPULanguageModel.from_file(plain.name, vocabulary_size).eval()
+
+
+def save_ngram(arpa: str | Path, output: str | Path, labels: Sequence[str]) -> None:
+    """Turn an ARPA file of label ids into NeMo's format, with the labels in its config."""
+    model = load_ngram(arpa, labels)
+    with open_dict(model.cfg):
+        model.cfg.labels = list(labels)
+    model.save_to(str(output))
+
+
+def put_labels_beside(arpa: str | Path, labels: Sequence[str]) -> None:
+    """Say beside an ARPA file of label ids, as ``<name>.labels``, what the labels are: in it there is no place."""
+    with atomic_write(_labels_beside(Path(arpa))) as file:
+        json.dump(list(labels), file, ensure_ascii=False)
+        file.write("\n")
+
+
+def _labels_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.labels")
+
+
+def _labels_on_record(path: Path, model: NGramGPULanguageModel) -> list[str] | None:
+    """The labels that a language model was made of, where that is written down."""
+    if (own := model.cfg.get("labels")) is not None:
+        return list(own)
+    beside = _labels_beside(path)
+    if not beside.is_file():
+        return None
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not JSON ({error}); expected the list of labels of {path.name}", beside) from error
+    return [str(label) for label in found]
+
+
+def _refuse_other_labels(path: Path, known: Sequence[str] | None, labels: Sequence[str]) -> None:
+    if known is None or list(known) == list(labels):
+        return
+    number = next((i for i, (a, b) in enumerate(zip(known, labels, strict=False)) if a != b), None)
+    differs = (
+        f"{len(known)} there, {len(labels)} in this model"
+        if number is None
+        else f"number {number} is {known[number]!r} there, {labels[number]!r} in this model"
+    )
+    raise InputError(
+        f"is a language model of other labels: {differs}; make one with train_ngram.py tokens_of=",
+        path,
+    )
 
 
 class RememberedNGram:

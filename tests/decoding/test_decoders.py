@@ -12,7 +12,7 @@ from nemo.collections.asr.parts.submodules.ctc_batched_beam_decoding import Batc
 
 from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.decoding.decoders import greedy, make_decoder
-from nemo_speechlm.decoding.fusion import FusionDecoder, RememberedNGram, load_ngram
+from nemo_speechlm.decoding.fusion import FusionDecoder, RememberedNGram, load_ngram, put_labels_beside, save_ngram
 from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.decoding.tokens import as_lm_tokens, words_of
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -164,9 +164,27 @@ def test_a_model_of_other_labels(words, characters, tmp_path):
         decode([], kind="lexicon", lm=str(characters))
 
 
+def test_a_model_of_as_many_other_labels(characters, tmp_path):
+    others = [" ", "b", "a"]
+    load_ngram(characters, others)  # it does not say what its labels are
+    arpa = tmp_path / "lm.arpa"
+    arpa.write_bytes(characters.read_bytes())
+    put_labels_beside(arpa, LABELS)
+    save_ngram(characters, tmp_path / "lm.nemo", LABELS)
+    for path in (arpa, tmp_path / "lm.nemo"):
+        assert load_ngram(path, LABELS).num_states == load_ngram(characters, LABELS).num_states
+        with pytest.raises(InputError, match="number 1 is 'a' there, 'b' in this model; make one"):
+            load_ngram(path, others)
+    with pytest.raises(InputError, match="of other labels: 3 there, 4 in this model"):
+        load_ngram(arpa, [*LABELS, "c"])
+    (tmp_path / "lm.arpa.labels").write_text("[")
+    with pytest.raises(InputError, match=r"lm.arpa.labels: not JSON .*expected the list of labels of lm.arpa"):
+        load_ngram(arpa, LABELS)
+
+
 def test_what_an_ngram_remembers_is_what_it_computes(characters):
     """Also where there is no room for it, and where it is forgotten on the way."""
-    lm = load_ngram(characters, len(LABELS))
+    lm = load_ngram(characters, LABELS)
     generator = torch.Generator().manual_seed(0)
     calls = [torch.randint(lm.num_states, (24,), generator=generator) for _ in range(12)]
     assert lm.num_states > 12
@@ -201,12 +219,12 @@ def test_fusion_is_nemos(characters):
     """What is remembered changes no score of NeMo's own search."""
     labels = len(LABELS)
     inputs = [np.log(np.random.default_rng(n).dirichlet(np.ones(labels + 1), 30)).astype(np.float32) for n in range(3)]
-    decoder = FusionDecoder(labels, load_ngram(characters, labels), "cpu")
+    decoder = FusionDecoder(labels, load_ngram(characters, LABELS), "cpu")
     assert isinstance(decoder.lm, RememberedNGram)
     options = DecodingOptions("ngram", str(characters), beam_size=4, lm_weight=0.7, word_score=0.3)
     found = decoder.decode(inputs, options, lambda count: None)
     search = BatchedBeamCTCComputer(
-        blank_index=labels, beam_size=4, fusion_models=[load_ngram(characters, labels)], fusion_models_alpha=[0.7],
+        blank_index=labels, beam_size=4, fusion_models=[load_ngram(characters, LABELS)], fusion_models_alpha=[0.7],
         beam_beta=0.3, beam_threshold=options.beam_threshold, allow_cuda_graphs=False,
     )  # fmt: skip
     expected = search(torch.from_numpy(np.stack(inputs)), torch.full((3,), 30)).to_hyps_list(score_norm=False)

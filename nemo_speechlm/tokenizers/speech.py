@@ -118,6 +118,7 @@ def check_units(own: UnitInventory, inventory: UnitInventory, path: str | Path) 
         wanted, found = getattr(own, key), getattr(inventory, key)
         if wanted != found:
             raise InputError(f"unit inventory: {key} is {found!r}, but this tokenizer's is {wanted!r}", path)
+    inventory.check_maker(own, path)
     missing = sorted(set(own.symbols) - set(inventory.symbols))
     if missing:
         raise InputError(

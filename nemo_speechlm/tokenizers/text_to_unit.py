@@ -62,6 +62,7 @@ class TextToUnitTokenizing(TextTokenizing):
             wanted, found = getattr(own, key), getattr(inventory, key)
             if wanted != found:
                 raise InputError(f"unit inventory: {key} is {found!r}, but that of {self.model} is {wanted!r}", path)
+        inventory.check_maker(own, path)
         inventory.encode(own.symbols, path)
         self._phone_tokenizing.check(self._phones, self.model)
 

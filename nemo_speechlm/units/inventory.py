@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,6 +31,8 @@ class UnitInventory:
         symbols: the units; a unit's id is its position.
         silence: the symbol of silence, or None where there is none.
         durations: duration statistics per symbol; what text is expanded with when it carries no durations.
+        made_by: of hidden units, which are called 0, 1, ... whatever they are: a digest of the centroids. None where
+            it is not known.
 
     >>> inventory = UnitInventory("phoneme", "en", 100, ("SIL", "AH", "T"), silence="SIL")
     >>> inventory.encode(["T", "AH"])
@@ -43,6 +45,7 @@ class UnitInventory:
     symbols: tuple[str, ...]
     silence: str | None = None
     durations: Mapping[str, DurationModel] = field(default_factory=dict)
+    made_by: str | None = None
 
     def __post_init__(self):
         self._check(None)
@@ -115,7 +118,20 @@ class UnitInventory:
 
     def with_durations(self, durations: Mapping[str, DurationModel]) -> "UnitInventory":
         """The same inventory with other duration statistics."""
-        return UnitInventory(self.kind, self.language, self.frame_rate, self.symbols, self.silence, durations)
+        return replace(self, durations=durations)
+
+    def check_maker(self, own: "UnitInventory", path: str | Path) -> None:
+        """Raise if a tokenizer's ``own`` units have the names of these, which are in ``path``, but other centroids.
+
+        Raises:
+            InputError: if both inventories say what made them, and it is not the same.
+        """
+        if None not in (self.made_by, own.made_by) and self.made_by != own.made_by:
+            raise InputError(
+                f"its units are those of other centroids (digest {self.made_by}, the tokenizer's have {own.made_by}): "
+                "the same names stand for other sounds; give another units file, and make all manifests anew with it",
+                path,
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``units.json``: plain values that configs and JSON can hold."""
@@ -128,6 +144,8 @@ class UnitInventory:
         }
         if self.durations:
             content["durations"] = {s: [round(d.mean, 4), round(d.std, 4)] for s, d in self.durations.items()}
+        if self.made_by is not None:
+            content["made_by"] = self.made_by
         return content
 
     def save(self, path: str | Path) -> None:
@@ -178,6 +196,7 @@ class UnitInventory:
                 tuple(content["symbols"]),
                 content.get("silence"),
                 durations,
+                content.get("made_by"),
             )
         except InputError as error:
             raise InputError(error.reason, path) from None

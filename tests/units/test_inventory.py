@@ -32,6 +32,18 @@ def test_what_is_saved_is_loaded(tmp_path: Path):
     assert UnitInventory.load(tmp_path / "new" / "units.json") == INVENTORY
 
 
+def test_hidden_units_know_their_centroids(tmp_path: Path):
+    one, other = (UnitInventory("hidden", "en", 50, ("0", "1"), made_by=digest) for digest in ("aa", "bb"))
+    one.save(tmp_path / "units.json")
+    known = UnitInventory.load(tmp_path / "units.json")
+    assert known == one
+    assert known.with_durations({"0": DurationModel(2.0, 1.0)}).made_by == "aa"
+    known.check_maker(one, "units.json")
+    known.check_maker(UnitInventory("hidden", "en", 50, ("0", "1")), "units.json")  # of an earlier version
+    with pytest.raises(InputError, match=r"^units.json: its units are those of other centroids .digest aa, the .* bb"):
+        known.check_maker(other, "units.json")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

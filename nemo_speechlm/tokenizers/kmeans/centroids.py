@@ -5,6 +5,7 @@ The file is safetensors, with all that is not a tensor as JSON in its header (ke
 Axis legend: N frames, D features, K centroids.
 """
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +76,9 @@ class KMeans:
     def inventory(self) -> UnitInventory:
         """Units ``0`` to ``K - 1``."""
         symbols = tuple(map(str, range(len(self.centroids))))
-        return UnitInventory("hidden", self.language, self.source.frame_rate, symbols)
+        values = self.centroids.detach().cpu().contiguous().numpy()
+        digest = hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()[:16]
+        return UnitInventory("hidden", self.language, self.source.frame_rate, symbols, made_by=digest)
 
     def assign(self, frames: Tensor) -> Tensor:
         """The unit (N,) of each frame (N, D)."""

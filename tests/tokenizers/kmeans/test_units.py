@@ -176,6 +176,10 @@ def test_mistakes(corpus, trained, model, tmp_path):
     own = KMeansTokenizing(str(path), device="cpu")
     with pytest.raises(InputError, match="kind is 'phoneme', but this tokenizer's is 'hidden'"):
         own.check(tiny_inventory(), corpus.units)
+    others = replace(kmeans, centroids=kmeans.centroids.flip(0))
+    assert others.inventory.symbols == kmeans.inventory.symbols
+    with pytest.raises(InputError, match=r"^units\.json: its units are those of other centroids"):
+        own.check(others.inventory, "units.json")
     if kmeans.source.kind == "mfcc":
         with pytest.raises(InputError, match="MFCC, which need no model"):
             KMeansTokenizing(str(path), model=model).check(kmeans.inventory, "units.json")

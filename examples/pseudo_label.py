@@ -34,8 +34,11 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from nemo_speechlm.evaluation.pseudo_labels import summary
         from nemo_speechlm.inference.pseudo_labels import label_manifest
+        from nemo_speechlm.inference.search import refuse_unused
         from nemo_speechlm.models.common.hub import model_file
         from nemo_speechlm.tokenizers.jobs.several import for_each
+
+    refuse_unused(cfg)
 
     def label(manifest: str, output: str) -> str:
         said = label_manifest(

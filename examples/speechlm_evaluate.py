@@ -39,6 +39,10 @@ def main(cfg: DictConfig) -> None:
             check_number(f"each of {key}", value)
     if cfg.tune_on is not None and cfg.lm is None:
         raise SpeechLMError("tune_on tunes the weights of a language model: say lm=, or leave it out")
+    if cfg.tune_on is not None and (cfg.lm_weight, cfg.word_score) != (1.0, 0.0):
+        raise SpeechLMError(
+            "tune_on chooses lm_weight and word_score among lm_weights and word_scores; leave the former out"
+        )
     from nemo_speechlm.evaluation.report import ReportFiles
 
     files = ReportFiles.at(cfg.output, cfg.overwrite)
@@ -95,8 +99,9 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
     from nemo_speechlm.evaluation.tuning import best_trial, on_the_edge, refuse_tested, tune, write_trials
     from nemo_speechlm.inference.ctc_text import CTCText, log_probabilities
     from nemo_speechlm.inference.recognition import choose_strategy, transcribe
-    from nemo_speechlm.inference.search import has_attention_decoder, set_search
+    from nemo_speechlm.inference.search import has_attention_decoder, refuse_unused, set_search
 
+    refuse_unused(cfg, model)
     if has_attention_decoder(model):
         if cfg.lm is not None or cfg.decoding not in (None, "greedy", "beam"):
             raise SpeechLMError("language models are for CTC models; this one has an attention decoder")

@@ -18,7 +18,7 @@ from nemo_speechlm.decoding.times import TimedWord, timed_words
 from nemo_speechlm.decoding.tokens import is_ctc, require_ctc
 from nemo_speechlm.inference.ctc_text import CTCText
 from nemo_speechlm.inference.recognition import choose_strategy, hypothesis_text
-from nemo_speechlm.inference.search import has_attention_decoder, set_search
+from nemo_speechlm.inference.search import has_attention_decoder, refuse_unused, set_search
 from nemo_speechlm.models.common.precision import autocast
 
 
@@ -126,12 +126,14 @@ def make_recognizer(model: ASRModel, cfg: DictConfig, options: DecodingOptions) 
 
     Args:
         model: any recognition or translation model that needs no prompt.
-        cfg: ``decoding``, ``beam_size`` and ``precision``; null leaves the former two to the model.
+        cfg: ``decoding``, ``beam_size`` and ``precision``; null leaves the former two to the model. Other options of a
+            search are only checked for an effect: ``options`` has them.
         options: what CTC is decoded with.
 
     Raises:
-        SpeechLMError: naming what the model cannot do.
+        SpeechLMError: naming what the model cannot do, or an option that it makes no use of.
     """
+    refuse_unused(cfg, model)
     if is_ctc(model) or options.lm is not None:
         return CTCRecognizer(require_ctc(model), options, cfg.precision)
     if has_attention_decoder(model):

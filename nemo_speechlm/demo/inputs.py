@@ -28,7 +28,7 @@ def input_files(command: Sequence[str]) -> dict[str, Path]:
         names = [name for name in re.split(r"[\[\],]", value) if "/" in name]
         for number, name in enumerate(names):
             path = Path(name)
-            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            files = sorted(path.rglob("[!.]*")) if path.is_dir() else [path]  # without locks
             for file in files:
                 if file.is_file():
                     place = "" if file == path else f"/{file.relative_to(path)}"

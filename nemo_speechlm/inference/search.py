@@ -70,7 +70,7 @@ def refuse_unused(cfg: Mapping[str, Any], model: ASRModel | None = None) -> None
         used, how = _USED_BY_CTC[kind], f"decoding={kind} of a CTC model"
     else:
         used = {"beam_size"} if kind == "beam" else set()
-        how = f"decoding={kind} of a {type(model).__name__}" if cfg.get("decoding") else "a transducer's own decoding"
+        how = f"decoding={kind} of {type(model).__name__}" if cfg.get("decoding") else "a transducer's own decoding"
     unused = [
         f"{key}={cfg[key]}" for key, value in _UNLESS_GIVEN.items() if key not in used and cfg.get(key, value) != value
     ]

@@ -78,19 +78,14 @@ def refuse_tested(held_out: Sequence[Utterance], tested: Sequence[Utterance], na
     Raises:
         InputError: with how many are in both.
     """
-    places = {_place(utterance) for utterance in tested}
-    both = sum(_place(utterance) in places for utterance in held_out)
+    places = {(str(u.path.resolve()), u.offset) for u in tested}
+    both = sum((str(u.path.resolve()), u.offset) in places for u in held_out)
     if both:
         raise InputError(
             f"{both} of its {len(held_out)} utterances are in manifest, too: rates are too low where weights were "
             "chosen on what is tested; give other data to tune_on",
             name,
         )
-
-
-def _place(utterance: Utterance) -> tuple[str, float]:
-    path = utterance.path
-    return str(path.resolve() if isinstance(path, Path) else path), utterance.offset
 
 
 def on_the_edge(best: Trial, lm_weights: Sequence[float], word_scores: Sequence[float]) -> str:

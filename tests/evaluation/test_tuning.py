@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
@@ -72,3 +73,18 @@ def test_weights_are_not_chosen_on_what_is_tested(tmp_path, monkeypatch):
     refuse_tested([utterance("c.wav"), utterance("b.wav")], tested, "valid.json")
     with pytest.raises(InputError, match=r"^valid.json: 1 of its 2 utterances are in manifest, too"):
         refuse_tested([utterance("c.wav"), utterance(tmp_path / "b.wav", 2.0)], tested, "valid.json")
+
+
+def test_a_recording_in_a_tar_is_known_by_any_of_its_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tested, same, other = (
+        Utterance({}, TarAudio(path, name, span), 0.0, 1.0, "a")
+        for path, name, span in (
+            ("audio_0.tar", "a.wav", None),
+            (f"{tmp_path}/audio_0.tar", "a.wav", (0, 1024)),
+            ("audio_0.tar", "b.wav", None),
+        )
+    )
+    refuse_tested([other], [tested], "valid.json")
+    with pytest.raises(InputError, match="1 of its 1 utterances are in manifest, too"):
+        refuse_tested([same], [tested], "valid.json")

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm import __version__
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.hub.records import leaves
 from nemo_speechlm.units.inventory import UnitInventory
 
 _PATHS = (
@@ -168,7 +169,7 @@ class Card:
             yield self.data
         rows = []
         for part in ("train_ds", "validation_ds"):
-            for key, value in _leaves(self.config.get(part) or {}, part):
+            for key, value in leaves(self.config.get(part), f"{part}."):
                 if key.endswith("manifest_filepath") and value:
                     digests = " ".join(file.get("sha256", "")[:12] for file in self._files().get(f"model.{key}", []))
                     rows.append(f"| {key.removesuffix('.manifest_filepath')} | {_joined(value)} | {digests} |")
@@ -246,11 +247,6 @@ def without_folders(value: Any, key: str = "") -> Any:
 
 def _name(path: str) -> str:
     return ",".join(PurePath(each).name for each in path.split(","))
-
-
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    for name, item in value.items() if isinstance(value, Mapping) else ():
-        yield from _leaves(item, f"{key}.{name}") if isinstance(item, Mapping) else [(f"{key}.{name}", item)]
 
 
 def _list(value: Any) -> list[str]:

@@ -40,7 +40,7 @@ def refuse_other_run(run: Mapping[str, Any], config: Mapping[str, Any], folder: 
     Raises:
         InputError: naming the key.
     """
-    known = {f"model.{key}": value for key, value in _leaves(config)}
+    known = dict(leaves(config, "model."))
     for key, before in run["settings"].items():
         if key.startswith("model.optim.") and key in known and known[key] != before:
             raise InputError(
@@ -57,10 +57,10 @@ def refuse_other_run(run: Mapping[str, Any], config: Mapping[str, Any], folder: 
             )
 
 
-def _leaves(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of all that is in nested dicts."""
-    for key, item in value.items():
-        yield from _leaves(item, f"{before}{key}.") if isinstance(item, Mapping) else [(f"{before}{key}", item)]
+def leaves(value: Any, before: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that is in nested dicts, with ``before`` in front of each key; nothing of others."""
+    for key, item in value.items() if isinstance(value, Mapping) else ():
+        yield from leaves(item, f"{before}{key}.") if isinstance(item, Mapping) else [(f"{before}{key}", item)]
 
 
 def read_results(paths: Sequence[str | Path], model: str | Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from nemo.collections.asr.models import ASRModel
 
+from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.decoding.tokens import is_ctc
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.recognition.encdec import SpeechLMEncDecModel
@@ -39,9 +40,10 @@ def set_search(model: ASRModel, **settings: Any) -> None:
 
 
 _UNLESS_GIVEN = {
-    "beam_size": None, "length_penalty": None, "beam_size_token": None, "beam_threshold": 20, "lm_weight": 1.0,
-    "word_score": 0.0,
-}  # fmt: skip
+    "beam_size": None,
+    "length_penalty": None,
+    **{key: getattr(DecodingOptions, key) for key in ("beam_size_token", "beam_threshold", "lm_weight", "word_score")},
+}
 """Options of a search, and what they are where nobody has given them."""
 
 _USED_BY_CTC = {

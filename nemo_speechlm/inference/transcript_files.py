@@ -102,7 +102,7 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
                 for file in planned[transcript.path]:
                     write_transcript(transcript, file)
                 record.add(transcript.path, planned[transcript.path])
-            if cfg.output is None:
+            else:
                 title = f"{transcript.path}: " if len(todo) > 1 and formats[0] == "text" else ""
                 text = render(transcript, formats[0])
                 tqdm.write(title + (" ".join(text.split()) if title else text.rstrip("\n")), file=sys.stdout)

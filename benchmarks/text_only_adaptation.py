@@ -5,9 +5,9 @@ r"""Text-only adaptation: word errors of a recognizer in its old domain and in a
         --domain-text domain.txt.gz --domain-test domain_test.json
 
 ``--domain-text`` must not hold the sentences of ``--domain-test``; the program counts those that it does, and leaves
-them out. Each recognizer decodes without a language model, and with one of the new domain's text (extra ``lm``), whose
-weights are tuned on ``--valid``. Steps that are done are not done again; the run of the adaptation goes on where it
-stopped. Figures go to text_only_adaptation.csv.
+them out. Each recognizer decodes without a language model, and with one of the new domain's text and, if it is given,
+``--text`` (extra ``lm``), whose weights are tuned on ``--valid``. Steps that are done are not done again; the run of the
+adaptation goes on where it stopped. Figures go to text_only_adaptation.csv.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def rates(options: argparse.Namespace, model: Path, name: str) -> list[dict[str,
     """Error rates of a recognizer on both tests, without and with a language model."""
     rows = []
     lm = options.work / "words.arpa.gz"
-    run(lm, "train_ngram", f"source={options.work / 'domain.json'}", f"output={lm}", "vocabulary_size=50000")
+    texts = [options.work / "domain.json", *options.text]
+    run(lm, "train_ngram", f"source=[{','.join(map(str, texts))}]", f"output={lm}", "vocabulary_size=50000")
     for domain, manifest in (("old", options.test), ("new", options.domain_test)):
         for decoding in ("greedy", "lexicon"):
             output = options.work / f"{name}_{domain}_{decoding}"
@@ -78,6 +79,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True, help="manifest of the old domain")
     parser.add_argument("--domain-text", type=Path, required=True, help="sentences of the new domain, a line each")
     parser.add_argument("--domain-test", type=Path, required=True, help="manifest of its speech")
+    parser.add_argument("--text", type=Path, action="append", default=[], help="more text of the language model")
     parser.add_argument("overrides", nargs="*", help="of the recipe adapt_small, such as trainer.max_steps=600")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nemo_speechlm.data.text.target_vocabulary import SPECIAL
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.common.archive import missing_part
 from nemo_speechlm.models.common.parts import SHARED, Parts, parts_of
 from nemo_speechlm.nemo_targets import PREFIX
 
@@ -92,7 +93,7 @@ def read_nemo(path: str | Path) -> PretrainedFile:
             cfg = OmegaConf.load(Path(folder) / connector.model_config_yaml)
             weights = torch.load(Path(folder) / connector.model_weights_ckpt, map_location="cpu", weights_only=True)
         except Exception as error:  # of an archive, its YAML, its pickle
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = missing_part(path) or (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"is not a .nemo file that can be read: {reason}", path) from error
     if not isinstance(cfg, DictConfig):
         raise InputError("is not a .nemo file that can be read: its config is no mapping", path)

@@ -8,6 +8,7 @@ import pytest
 from nemo.core.classes import ModelPT
 
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.models.common.pretrained import read_nemo
 from nemo_speechlm.models.common.restore import restore_file
 
 CONFIG = b"target: nemo_speechlm.models.SpeechLMModel\nsample_rate: 16000\n"
@@ -42,6 +43,8 @@ def test_no_archive(tmp_path, content):
     (tmp_path / "a.nemo").write_bytes(content)
     with pytest.raises(InputError, match="is no tar archive"):
         restore_file(ModelPT, tmp_path / "a.nemo", "cpu")
+    with pytest.raises(InputError, match="is no tar archive"):
+        read_nemo(tmp_path / "a.nemo")
 
 
 def test_an_archive_that_was_cut_off(tmp_path):

@@ -6,8 +6,8 @@ r"""Text-only adaptation: word errors of a recognizer in its old domain and in a
 
 ``--domain-text`` must not hold the sentences of ``--domain-test``; the program counts those that it does, and leaves
 them out. Each recognizer decodes without a language model, and with one of the new domain's text and, if it is given,
-``--text`` (extra ``lm``), whose weights are tuned on ``--valid``. Steps that are done are not done again; the run of the
-adaptation goes on where it stopped. Figures go to text_only_adaptation.csv.
+``--text`` (extra ``lm``), whose weights are tuned on ``--valid``. Steps that are done are not done again; the run of
+the adaptation goes on where it stopped. Figures go to text_only_adaptation.csv.
 """
 
 import argparse

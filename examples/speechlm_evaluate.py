@@ -82,6 +82,8 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
     report = RecognitionReport.of([u.record for u in utterances], references, texts, options, scores)
     facts |= {"audio_hours": round(audio / 3600, 4), "seconds": round(seconds, 2)}
     summary = report.write(files, skipped, model=cfg.model, model_sha256=content, manifest=manifest, **facts)
+    if cfg.tune_on is None:
+        files.tuning.unlink(missing_ok=True)  # of an earlier report
     if cfg.worst:
         write_page(files.page, report.records, summary, manifest, cfg.worst)
     print(f"\n{manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")

@@ -68,6 +68,7 @@ def main(cfg: DictConfig) -> None:
                     make_speech_units_work, manifest, made, prepared, cfg.channel
                 ),
                 settings={"channel": cfg.channel},
+                channel=cfg.channel,
                 shard=cfg.shard,
                 workers=cfg.workers,
                 engine=engine,

@@ -52,9 +52,12 @@ def main(cfg: DictConfig) -> None:
     teacher = make_teacher(cfg.model, cfg.layer, cfg.normalize, cfg.batch_seconds, cfg.device, cfg.precision)
     kmeans, errors = training.run(teacher, cfg.output, cfg.language.code)
     if phones is not None:
-        quality = quality_of_kmeans(kmeans, teacher, cfg.phones, phones, cfg.phones_utterances, cfg.merge_phones)
+        quality = quality_of_kmeans(
+            kmeans, teacher, cfg.phones, phones, cfg.phones_utterances, cfg.merge_phones, cfg.channel
+        )
         kmeans = replace(kmeans, statistics={**kmeans.statistics, "phones": quality.to_dict()})
         print(quality)
+    skipped_path(cfg.output).unlink(missing_ok=True)  # of an earlier training
     if errors:
         with atomic_write(skipped_path(cfg.output)) as file:
             file.writelines(dump_line({"reason": error}) for error in errors)

@@ -1,6 +1,7 @@
 """Error rates of a test set: a line per utterance, a summary with confidence intervals and splits, a table."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
@@ -104,12 +105,13 @@ class RecognitionReport:
         options: ReportOptions | None = None,
         scores: Mapping[str, Any] | None = None,
     ) -> "RecognitionReport":
-        """Compare hypotheses with references, record by record."""
+        """Compare hypotheses with references, record by record; both in Unicode's composed form (NFC)."""
         options = options or ReportOptions()
         rates = ("wer", "cer") if options.phones is None else ("wer", "cer", "per")
         counts: dict[str, list[ErrorCounts]] = {rate: [] for rate in rates}
         lines = []
-        for record, reference, hypothesis in zip(records, references, hypotheses, strict=True):
+        for record, *texts in zip(records, references, hypotheses, strict=True):
+            reference, hypothesis = (unicodedata.normalize("NFC", text) for text in texts)
             own = {"wer": word_errors(reference, hypothesis), "cer": character_errors(reference, hypothesis)}
             if options.phones is not None:
                 own["per"] = count_errors(*options.phones(record, reference, hypothesis))
@@ -133,7 +135,7 @@ class RecognitionReport:
         parts = {
             name: {value: self._part(rows) for value, rows in values.items()} for name, values in self.splits().items()
         }
-        whole = self._part(range(len(self.records)), self.options.draw_by)
+        whole = self._part(range(len(self.records)))
         return {**facts, **whole, **self.scores, **({"splits": parts} if parts else {})}
 
     def splits(self) -> dict[str, dict[str, list[int]]]:
@@ -146,9 +148,9 @@ class RecognitionReport:
             found[name] = {value: [i for i, v in enumerate(values) if v == value] for value in sorted(set(values))}
         return found
 
-    def _part(self, rows: Sequence[int], draw_by: str | None = None) -> dict[str, Any]:
+    def _part(self, rows: Sequence[int]) -> dict[str, Any]:
         part: dict[str, Any] = {"utterances": len(rows)}
-        groups = groups_drawn([self.records[i] for i in rows], draw_by)
+        groups = groups_drawn([self.records[i] for i in rows], self.options.draw_by)
         for rate, counts in self.counts.items():
             own = [counts[i] for i in rows]
             total = reduce(add, own, ErrorCounts())
@@ -159,9 +161,14 @@ class RecognitionReport:
         return part
 
     def write(self, files: ReportFiles, skipped: Iterable[InputError] = (), **facts: Any) -> dict[str, Any]:
-        """Write the report's files; ``facts`` go into the summary, which is returned."""
+        """Write the report's files; ``facts`` go into the summary, which is returned.
+
+        A list of what was left out and a page of an earlier report do not stay beside it.
+        """
         left_out = [{"file": error.path, "line": error.line, "reason": error.reason} for error in skipped]
         summary = self.summary(**facts, skipped=len(left_out))
+        for path in (files.skipped, files.page):
+            path.unlink(missing_ok=True)
         write_manifest(files.utterances, self.records)
         if left_out:
             write_manifest(files.skipped, left_out)

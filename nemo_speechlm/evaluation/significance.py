@@ -54,13 +54,14 @@ def groups_drawn(
         the ``groups`` of :func:`confidence_interval` and :func:`compare`.
 
     Raises:
-        InputError: if no record has the key.
+        InputError: if a record lacks the key: what it belongs to is not known.
     """
     if draw_by is None:
         return None
-    if not any(draw_by in record for record in records):
-        raise InputError(f"draw_by: no {what} has {draw_by!r}", path)
-    return [str(record.get(draw_by, "")) for record in records]
+    if lacking := sum(draw_by not in record for record in records):
+        some = f"no {what} has" if lacking == len(records) else f"{lacking} of {len(records)} lack"
+        raise InputError(f"draw_by: {some} {draw_by!r}", path)
+    return [str(record[draw_by]) for record in records]
 
 
 def confidence_interval(
@@ -75,10 +76,10 @@ def confidence_interval(
         draws: resamplings.
 
     Returns:
-        None where there is nothing to divide by.
+        None where there is nothing to divide by, or one group alone, which says nothing of others.
     """
     errors, lengths = _grouped([(c.errors, c.length) for c in counts], groups)
-    if not lengths.sum():
+    if not lengths.sum() or len(lengths) < 2:
         return None
     rates = _resampled(errors, lengths, draws)
     return _interval(rates, level) if len(rates) else None
@@ -101,12 +102,14 @@ def compare(
         draws: resamplings.
 
     Raises:
-        ValueError: if there are no reference words.
+        ValueError: if there are no reference words, or less than two of what is drawn.
     """
     differences = [(y.errors - x.errors, x.length) for x, y in zip(a, b, strict=True)]
     errors, lengths = _grouped(differences, groups)
     if not lengths.sum():
         raise ValueError("there are no reference words to compare on")
+    if len(lengths) < 2:
+        raise ValueError(f"a test draws among at least two {'utterances' if groups is None else 'groups'}, here is one")
     difference = float(errors.sum() / lengths.sum())
     resampled = _resampled(errors, lengths, draws)
     if not len(resampled):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
 from nemo_speechlm.data.manifests.lines import read_manifest
@@ -156,6 +157,7 @@ def quality_of_kmeans(
     inventory: UnitInventory,
     max_utterances: int | None = None,
     merged: bool = True,
+    channel: Channel = "mix",
 ) -> UnitQuality:
     """Quality of centroids on a manifest with aligned phones.
 
@@ -166,12 +168,14 @@ def quality_of_kmeans(
         inventory: of its phones.
         max_utterances: of its beginning; None takes all.
         merged: see :class:`JointCounts`.
+        channel: of audio with several; the one that the centroids were made of.
     """
     joint = JointCounts(len(kmeans.centroids), inventory, merged)
     lines = list(_first(phones_of(phones, inventory), max_utterances))
     for start in tqdm(range(0, len(lines), 32), desc="phones", unit="batch"):
         batch = lines[start : start + 32]
-        audio = [read_utterance(record, phones, number, kmeans.source.sample_rate) for number, record, _ in batch]
+        rate = kmeans.source.sample_rate
+        audio = [read_utterance(record, phones, number, rate, channel) for number, record, _ in batch]
         for (_, _, aligned), frames in zip(batch, teacher.features(audio), strict=True):
             joint.add(kmeans.assign(frames).cpu().numpy(), kmeans.source.frame_rate, aligned, inventory.frame_rate)
     return unit_quality(joint.counts)

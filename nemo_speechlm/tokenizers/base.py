@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from nemo_speechlm.data.audio.files import Channel
+
 
 @dataclass(frozen=True)
 class Tokenizing:
@@ -19,8 +21,14 @@ class Tokenizing:
         """Files whose content decides the result, such as a lexicon or a model."""
         return ()
 
-    def prepared(self, manifest: str | Path, output: str | Path) -> Self:
-        """Do what is needed once before the job, and return the description to use; called in the main process."""
+    def prepared(self, manifest: str | Path, output: str | Path, channel: Channel = "mix") -> Self:
+        """Do what is needed once before the job, and return the description to use; called in the main process.
+
+        Args:
+            manifest: the source.
+            output: of the job; files that are made here lie beside it.
+            channel: which one the job reads of audio with several.
+        """
         return self
 
     @property

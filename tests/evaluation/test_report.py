@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -31,6 +32,32 @@ def test_files(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         ReportFiles.at(tmp_path / "results")
     assert ReportFiles.at(tmp_path / "results", overwrite=True) == files
+
+
+def test_nothing_of_an_earlier_report_stays(tmp_path):
+    files = ReportFiles.at(tmp_path)
+    report().write(files, [InputError("no text", "m.json", 3)])
+    files.page.write_text("the worst")
+    report().write(files)
+    assert not files.skipped.exists()
+    assert not files.page.exists()
+
+
+def test_composed_and_decomposed_letters_are_equal():
+    found = RecognitionReport.of(RECORDS[:1], [normalize("NFD", "мой ёж")], [normalize("NFC", "мой ёж")])
+    assert found.summary()["wer"] == 0
+    assert found.records[0]["text"] == found.records[0]["pred_text"]
+
+
+def test_intervals_of_splits_resample_the_same(tmp_path):
+    """Speakers differ much, their utterances do not."""
+    records = [{"audio_filepath": f"{i}.wav", "speaker": i // 20, "sex": "f"} for i in range(80)]
+    heard = ["one two" if i < 60 else "three four" for i in range(80)]
+    options = ReportOptions(split_by=("sex", "speaker"), draw_by="speaker")
+    summary = RecognitionReport.of(records, ["one two"] * 80, heard, options).summary()
+    assert summary["splits"]["sex"]["f"]["wer_interval"] == summary["wer_interval"]
+    assert summary["wer_interval"][0] == 0
+    assert summary["splits"]["speaker"]["3"]["wer_interval"] is None
 
 
 def test_beside_a_file(tmp_path):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
-from nemo_speechlm.evaluation.significance import compare, confidence_interval
+from nemo_speechlm.evaluation.significance import compare, confidence_interval, groups_drawn
 
 
 def drawn(rate, utterances, seed, words=10):
@@ -69,3 +70,18 @@ def test_resamplings_without_words_have_no_rate():
     assert found.interval.low == found.interval.high == found.difference == 0.5
     assert found.better == 0.0
     assert confidence_interval([ErrorCounts(1, 0, 0, 2), ErrorCounts()], draws=1) is None  # it draws the second twice
+
+
+def test_one_group_says_nothing_of_others():
+    counts = drawn(0.3, 20, 0)
+    assert confidence_interval(counts, ["s"] * 20) is None
+    assert confidence_interval(counts[:1]) is None
+    with pytest.raises(ValueError, match="at least two groups, here is one"):
+        compare(counts, counts[::-1], ["s"] * 20)
+
+
+def test_what_a_line_belongs_to_must_be_known():
+    lines = [{"speaker": 1}, {}, {"speaker": 2}]
+    with pytest.raises(InputError, match="1 of 3 lack 'speaker'"):
+        groups_drawn(lines, "speaker", "line")
+    assert groups_drawn(lines[::2], "speaker") == ["1", "2"]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from nemo_speechlm.alignment import training
 from nemo_speechlm.alignment.file import load_aligner
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.tokenizers.gmm import training as gmm_training
@@ -103,6 +104,27 @@ def test_training_and_aligning(corpus, trained, tmp_path):
     status, printed = align(path, corpus / "train.json", tmp_path / "b.json", "workers=2")
     assert status == 0, printed
     assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
+
+
+def test_a_channel_has_the_statistics_of_itself(corpus, trained, tmp_path):
+    """The speaker's means are those of the channel that is aligned, not of the mix with another signal."""
+    lines = records(corpus / "train.json")[:3]
+    mono, stereo = tmp_path / "mono.json", tmp_path / "stereo.json"
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+    for number, record in enumerate(lines):
+        samples, rate = soundfile.read(corpus / record["audio_filepath"])
+        noise = np.random.default_rng(number).normal(0, 0.2, len(samples))
+        soundfile.write(tmp_path / "one" / f"{number}.wav", samples, rate)
+        soundfile.write(tmp_path / "two" / f"{number}.wav", np.stack([noise, samples], 1), rate)
+    for path, folder in ((mono, "one"), (stereo, "two")):
+        write_manifest(path, [r | {"audio_filepath": f"{folder}/{i}.wav"} for i, r in enumerate(lines)])
+    for path, options in ((mono, []), (stereo, ["channel=1"])):
+        status, printed = align(trained[0], path, path.with_suffix(".units.json"), *options)
+        assert status == 0, printed
+    ours, theirs = (records(path.with_suffix(".units.json")) for path in (mono, stereo))
+    assert [r["unit_durations"] for r in ours] == [r["unit_durations"] for r in theirs]
+    assert [r["units"] for r in ours] == [r["units"] for r in theirs]
 
 
 def test_agrees_with_pocketsphinx(corpus, trained, tmp_path):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from nemo_speechlm.alignment.aligner import Alignment
 from nemo_speechlm.alignment.mfcc import SAMPLE_RATE, SpeakerStatistics
 from nemo_speechlm.checks import check_number
+from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError, SkipItem
@@ -82,7 +83,7 @@ class GmmTokenizing(SpeechTokenizing):
         """The model, and the lexicon where there is one."""
         return [path for path in (self.model, self.lexicon) if path is not None]
 
-    def prepared(self, manifest: str | Path, output: str | Path) -> Self:
+    def prepared(self, manifest: str | Path, output: str | Path, channel: Channel = "mix") -> Self:
         """Compute the statistics of each speaker's features.
 
         Lines that cannot be read are skipped here; the job reports them.
@@ -105,7 +106,7 @@ class GmmTokenizing(SpeechTokenizing):
                 found = SpeakerStatistics(model.aligner.mfcc.size)
                 for number, record in utterances:
                     try:
-                        samples = read_utterance(record, manifest, number, SAMPLE_RATE)
+                        samples = read_utterance(record, manifest, number, SAMPLE_RATE, channel)
                     except (InputError, KeyError):
                         continue
                     found.add(model.aligner.mfcc(torch.from_numpy(samples)))

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import (
     atomic_write,
@@ -38,6 +39,7 @@ def tokenize_manifest(
     workers: int | None = None,
     overwrite: bool = False,
     before_rename: Callable[[Path], None] | None = None,
+    channel: Channel = "mix",
     **options: Any,
 ) -> str:
     """Run a tokenizer over a manifest or a shard of it, or join the outputs of the shards.
@@ -52,6 +54,7 @@ def tokenize_manifest(
         workers: processes; None is what suits the tokenizer and the engine.
         overwrite: replace an existing output.
         before_rename: called with the finished output, whole or joined, before it takes its name.
+        channel: which one ``make_work`` reads of audio with several.
         options: of :func:`run_job`.
 
     Returns:
@@ -70,7 +73,7 @@ def tokenize_manifest(
     with only_writer(path):
         if not progress_path(path).exists():
             refuse_overwrite(path, overwrite)  # before anything is prepared
-        tokenizing = tokenizing.prepared(manifest, path)
+        tokenizing = tokenizing.prepared(manifest, path, channel)
         refuse_input_as_output([path], {"the tokenizer": list(tokenizing.files())})
         report = run_job(
             manifest,

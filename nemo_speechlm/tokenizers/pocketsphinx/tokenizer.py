@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from nemo_speechlm.checks import check_choice, check_number, check_whole
+from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
@@ -99,7 +100,7 @@ class SphinxTokenizing(SpeechTokenizing):
         """The lexicon, the language model and its dictionary, where they are files."""
         return [path for path in (self.lexicon, self.lm, self.dictionary) if path is not None]
 
-    def prepared(self, manifest: str | Path, output: str | Path) -> Self:
+    def prepared(self, manifest: str | Path, output: str | Path, channel: Channel = "mix") -> Self:
         """Make ``lm`` and ``dictionary`` of ``lm_text`` if an utterance has to be decoded."""
         if self.lexicon is not None:
             read_lexicon(self.lexicon)

@@ -1,7 +1,8 @@
-"""What a step was made from, so that a result is not taken for that of other files."""
+"""What a step was made with and from, so that a result is not taken for that of other settings or files."""
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,13 @@ def input_files(command: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def _without_places(word: str) -> str:
+    """An argument with ``/`` for each path in it: wherever the files are, as many of them are named."""
+    return re.sub(r"[^\[\],=]*/[^\[\],]*", "/", word)
+
+
 class InputRecord:
-    """A JSON file beside a step's log: the files that it was made from, with their digests.
+    """A JSON file beside a step's log: its command, and the files that it was made from with their digests.
 
     Args:
         path: of the record.
@@ -48,25 +54,34 @@ class InputRecord:
 
     def write(self, command: Sequence[str]) -> None:
         """Put down what a command that is about to start will read."""
-        found = {place: content_of(file) for place, file in input_files(command).items()}
+        files = {place: content_of(file) for place, file in input_files(command).items()}
         with atomic_write(self.path) as file:
-            json.dump(found, file, indent=1)
+            json.dump({"command": list(command), "files": files}, file, indent=1)
 
     def check(self, command: Sequence[str], what: str) -> None:
-        """Raise if a file that the command names has another content than the one it was run with.
+        """Raise if the command has other settings, or names other files, than the one it was run with.
 
-        Files may have been moved, and what is gone is not compared.
+        Files may have been moved, and the content of one that is gone is not compared.
 
         Args:
             command: of now.
             what: was made, for the message.
 
         Raises:
-            SpeechLMError: naming the file.
+            SpeechLMError: naming the settings or the file.
         """
         if not self.path.exists():
             return
-        known: Mapping[str, Mapping[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+        record = json.loads(self.path.read_text(encoding="utf-8"))
+        if "command" not in record:  # of 2026-11-29: files alone
+            record = {"command": command, "files": record}
+        gone, new = _difference(record["command"], command), _difference(command, record["command"])
+        if gone or new:
+            raise SpeechLMError(
+                f"{what} was made with {' '.join(gone) or 'fewer settings'}, now it is "
+                f"{' '.join(new) or 'fewer settings'}; give another output, or remove that file and what was made from it"
+            )
+        known: Mapping[str, Mapping[str, Any]] = record["files"]
         for place, file in input_files(command).items():
             if place not in known:
                 continue
@@ -78,3 +93,16 @@ class InputRecord:
                     f"{what} was made from other data: {place} is {file}, and it was made from {source}; give another "
                     "output, or remove that file and what was made from it"
                 )
+
+
+def _difference(command: Sequence[str], other: Sequence[str]) -> list[str]:
+    """The arguments that are not in the other command, wherever their files are."""
+    left = Counter(map(_without_places, other))
+    found = []
+    for word in command:
+        form = _without_places(word)
+        if left[form]:
+            left[form] -= 1
+        else:
+            found.append(word)
+    return found

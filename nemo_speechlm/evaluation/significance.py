@@ -109,7 +109,9 @@ def compare(
     if not lengths.sum():
         raise ValueError("there are no reference words to compare on")
     if len(lengths) < 2:
-        raise ValueError(f"a test draws among at least two {'utterances' if groups is None else 'groups'}, here is one")
+        raise ValueError(
+            f"a test draws among at least two {'utterances' if groups is None else 'groups'}, here is one"
+        )
     difference = float(errors.sum() / lengths.sum())
     resampled = _resampled(errors, lengths, draws)
     if not len(resampled):

@@ -115,3 +115,28 @@ def test_what_was_made_from_other_data_is_not_taken_for_done(tmp_path):
     second.unlink()
     run_steps(steps, logs, jobs=1)
     assert second.read_text() == "two"
+
+
+def test_more_or_fewer_files_than_before_are_other_data(tmp_path):
+    """As where a corpus gets untranscribed speech after a first run."""
+    data, more, made, logs = tmp_path / "data.json", tmp_path / "more.json", tmp_path / "made", tmp_path / "logs"
+    for path in (data, more):
+        path.write_text("one")
+
+    def step(*words):
+        return Step("a", ("-c", f"open({str(made)!r}, 'w').write('x')", *words), made)
+
+    alone, both = step(f"manifest=[{data}]"), step(f"manifest=[{data},{more}]")
+    run_steps([alone], logs, jobs=1)
+    with pytest.raises(
+        SpeechLMError, match=r"was made with manifest=\[.*data.json\], now it is manifest=\[.*more.json\]"
+    ):
+        run_steps([both], logs, jobs=1)
+    with pytest.raises(SpeechLMError, match=r"was made with fewer settings, now it is units=.*more.json"):
+        run_steps([step(f"manifest=[{data}]", f"units={more}")], logs, jobs=1)
+    run_steps([alone], logs, jobs=1)
+    made.unlink()
+    run_steps([both], logs, jobs=1)
+    more.unlink()
+    with pytest.raises(SpeechLMError, match="was made with manifest"):
+        run_steps([alone], logs, jobs=1)

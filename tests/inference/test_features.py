@@ -1,12 +1,14 @@
 """Extraction of features as a job: what cannot be used is listed, and the rest is what it would have been."""
 
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from omegaconf import OmegaConf
 
@@ -108,6 +110,27 @@ def test_another_model_version_or_layer_is_refused(model, utterances, tmp_path, 
     with pytest.raises(InputError, match=r"was made with another version"):
         run(model, utterances[:1], tmp_path / "out")
     assert run(model, utterances[:1], tmp_path / "out", overwrite=True) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("kind", ["npy", "huggingface"])
+def test_features_of_a_replaced_recording_are_made_anew(model, utterances, tmp_path, kind, capsys):
+    if kind == "huggingface":
+        pytest.importorskip("pyarrow")
+    run(model, utterances, tmp_path / "out", kind)
+    before = [read(tmp_path / "out", line) for line in lines(tmp_path / "out")]
+    path = utterances[2].path
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[::-1], rate)
+    os.utime(path, ns=(1, 1))  # copied with its time, which is an old one
+    run(model, utterances, tmp_path / "out", kind)
+    assert "features of 1 utterances are made anew" in capsys.readouterr().out
+    run(model, utterances, tmp_path / "fresh", kind)
+    after = [read(tmp_path / "out", line) for line in lines(tmp_path / "out")]
+    for number, line in enumerate(lines(tmp_path / "fresh")):
+        np.testing.assert_array_equal(after[number], read(tmp_path / "fresh", line))
+        assert np.array_equal(after[number], before[number]) == (number != 2)
+    assert run(model, utterances, tmp_path / "out", kind).now == 0
+    assert "anew" not in capsys.readouterr().out
 
 
 def test_work_travels_without_its_model(tmp_path: Path):

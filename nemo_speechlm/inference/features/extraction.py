@@ -1,6 +1,7 @@
 """Features of utterances from any of our models, a file for each or shards, in batches of similar length."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -70,6 +72,8 @@ def extract(
 ) -> Extracted:
     """Write features for each utterance that has none yet, then the manifest. This is a job, see :func:`run_job`.
 
+    Features of a recording that was replaced since are made anew.
+
     Args:
         model: as :func:`~nemo_speechlm.models.common.restore.restore_extractor` returns it.
         utterances: what to make features of.
@@ -78,7 +82,7 @@ def extract(
         options: how.
         model_path: the model's file, or what says as much of a model that has none; features of another model are
             not continued.
-        overwrite: start anew.
+        overwrite: start anew where the folder holds features of other settings.
         skip_bad: list utterances that cannot be used, and go on.
         engine: where workers run; None is this machine.
         workers: of the engine.
@@ -94,10 +98,12 @@ def extract(
         raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
         origin = model_path if isinstance(model_path, Mapping) else model_origin(model_file(model_path))
-        _open(folder, options, numbers, utterances, origin, overwrite)
+        changed = _open(folder, options, numbers, utterances, origin, overwrite)
         if options.format == "huggingface":
             write_card(folder, numbers)
         items = _items(folder, model, utterances, options, len(numbers))
+        if changed:
+            _forget(folder, [items[number] for number in changed], utterances)
         new = sum(not (folder / item.file).exists() for item in items)
         listing = partial_path(folder / "inputs.jsonl")
         order = list(range(len(items)))
@@ -250,8 +256,12 @@ def _open(
     utterances: Sequence[Utterance],
     origin: Mapping[str, Any],
     overwrite: bool,
-) -> None:
-    """Write the settings into the folder, or check that they are the same."""
+) -> list[int]:
+    """Write the settings into the folder, or check that they are the same.
+
+    Returns:
+        numbers of the utterances whose recordings are not those that the folder's features were made of.
+    """
     what = _decisive(options, numbers) | dict(origin)
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
     what = plain(what) | {"version": versions(_LIBRARIES)}
@@ -266,7 +276,9 @@ def _open(
         if "model_sha256" not in what and before.get("model") != what["model"]:
             differ.append("model")
         if not differ:
-            return
+            known = before.get("recordings")
+            now = _recordings(utterances)
+            return [i for i, (a, b) in enumerate(zip(known or now, now, strict=True)) if a != b]
         if not overwrite:
             named = ["model" if key == "model_sha256" else key for key in differ]
             raise InputError(
@@ -279,4 +291,32 @@ def _open(
         raise InputError("holds other files; give a folder that is empty or not there yet", folder)
     (folder / ("data" if options.format == "huggingface" else "features")).mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        json.dump(what, file)
+        json.dump({**what, "recordings": _recordings(utterances)}, file)
+    return []
+
+
+def _recordings(utterances: Sequence[Utterance]) -> list[list[int] | None]:
+    """What tells whether an utterance's file, or its tar, was replaced: size and time of change; None: not known."""
+    names = [str(u.path.path if isinstance(u.path, TarAudio) else u.path) for u in utterances]
+    found = {name: _stamp(name) for name in set(names)}
+    return [found[name] for name in names]
+
+
+def _stamp(name: str) -> list[int] | None:
+    try:
+        status = os.stat(name)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _forget(folder: Path, items: Sequence[FeatureItem], utterances: Sequence[Utterance]) -> None:
+    """Remove features of recordings that were replaced, and what an interrupted job knows of them."""
+    print(f"{folder}: features of {len(items)} utterances are made anew, their recordings have changed")
+    shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
+    for item in items:
+        (folder / item.file).unlink(missing_ok=True)
+    path = folder / "settings.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    with atomic_write(path) as file:
+        json.dump({**settings, "recordings": _recordings(utterances)}, file)

@@ -26,6 +26,7 @@ from nemo_speechlm.jobs.engines.local import LocalEngine
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.types import BatchWork, Result
 from nemo_speechlm.models.common.hub import model_file
+from nemo_speechlm.tokenizers.speech import is_transcribed
 
 TOGETHER = 256
 """Utterances whose probabilities are in memory at once."""
@@ -47,14 +48,14 @@ class PseudoLabel(NamedTuple):
     score: float
 
     def line(self) -> Record:
-        """A line of a manifest with the text and the score; a transcript that was there is its ``reference``."""
-        before = {} if self.transcript is None else {"reference": self.transcript}
-        return {**self.record, **before, "text": self.text, "score": round(self.score, 4)}
+        """A line of a manifest with the text and the score; its ``reference`` is the transcript, or None."""
+        return {**self.record, "reference": self.transcript, "text": self.text, "score": round(self.score, 4)}
 
     @property
     def transcript(self) -> str | None:
-        """What is known to be said. The ``text`` of a line that has a ``reference`` is a pseudo label of before."""
-        return self.record.get("reference") or self.record.get("text")
+        """What is known to be said. The ``text`` of a line with the key ``reference`` is a pseudo label of before."""
+        known = self.record.get("reference" if "reference" in self.record else "text")
+        return known if is_transcribed({"text": known}) else None
 
 
 @dataclass

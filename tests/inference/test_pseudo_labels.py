@@ -65,7 +65,7 @@ def test_options_that_do_not_fit(options, message):
 
 def test_lines_and_summary():
     assert LABELS[1].line() == {"text": "c x", "reference": "c d", "score": 0.5}
-    assert LABELS[3].line() == {"text": "e", "score": 0.7}
+    assert LABELS[3].line() == {"reference": None, "text": "e", "score": 0.7}
     lines = summary(LABELS, [True, False, False, True]).splitlines()
     assert lines[0] == "kept: 2 of 4 utterances, 0.01 h, scores 0.700 to 0.900, WER 0.0% of the 1 with a transcript"
     assert lines[1].endswith("scores 0.000 to 0.500, WER 50.0% of the 1 with a transcript")
@@ -175,3 +175,17 @@ def test_an_empty_manifest(label, tmp_path):
     (tmp_path / "in/speech.json").write_text("")
     with pytest.raises(InputError, match=r"speech\.json: the manifest is empty"):
         label()
+
+
+@pytest.mark.parametrize("record", [{}, {"text": ""}, {"text": " "}, {"text": None}])
+def test_a_pseudo_label_is_never_a_transcript(record):
+    first = PseudoLabel(record, 2.0, "hello wurld", 0.5).line()
+    assert first["reference"] is None
+    again = PseudoLabel(first, 2.0, "hello world", 0.9)
+    assert again.transcript is None
+    assert again.line()["reference"] is None
+
+
+def test_a_transcript_stays_the_reference():
+    first = PseudoLabel({"text": "hello world"}, 2.0, "hello wurld", 0.5).line()
+    assert PseudoLabel(first, 2.0, "yellow", 0.1).line() == {"reference": "hello world", "text": "yellow", "score": 0.1}

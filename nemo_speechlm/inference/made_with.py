@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import dump_line, file_digest, plain
+from nemo_speechlm.files import content_of, dump_line, file_digest, plain
 from nemo_speechlm.models.common.hub import model_file
 
 NAME = ".made_with.jsonl"
@@ -34,7 +34,7 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 class MadeWith:
     """The record in a folder of transcripts: a JSON line for each file that was written.
 
-    What was written by hand, or by a version that kept no record, is in none of its lines.
+    What was written by hand, or by a version that kept none or another record, is in none of its lines.
 
     Args:
         folder: of the transcripts.
@@ -51,7 +51,8 @@ class MadeWith:
             for line in text.splitlines():
                 try:
                     record = json.loads(line)
-                    self._known[record["file"]] = record
+                    if "recording" in record:
+                        self._known[record["file"]] = record
                 except (ValueError, KeyError, TypeError):  # cut off where a process was killed
                     continue
 
@@ -71,8 +72,8 @@ class MadeWith:
                 for key in keys
                 if _content(before := known["settings"].get(key)) != _content(now := self.settings.get(key))
             ]
-            if recording.exists() and known["bytes"] != recording.stat().st_size:
-                changes.append(f"{recording} of {known['bytes']:,} bytes, now of {recording.stat().st_size:,}")
+            if recording.exists() and _is_other(recording, known["recording"]):
+                changes.append(f"{known['recording']['path']}, now {recording} has another content")
             if changes:
                 raise InputError(
                     f"was made with {'; '.join(changes)}. Give another output, or overwrite=true to make all anew",
@@ -81,9 +82,9 @@ class MadeWith:
 
     def add(self, recording: Path, files: Iterable[Path]) -> None:
         """Put down that files were written."""
+        content = content_of(recording)
         lines = [
-            dump_line({"file": self._name(file), "bytes": recording.stat().st_size, "settings": self.settings})
-            for file in files
+            dump_line({"file": self._name(file), "recording": content, "settings": self.settings}) for file in files
         ]
         with open(self.path, "a", encoding="utf-8") as record:
             record.write("\n" * self._cut_off + "".join(lines))
@@ -91,6 +92,11 @@ class MadeWith:
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.path.parent).as_posix()
+
+
+def _is_other(recording: Path, known: Mapping[str, Any]) -> bool:
+    """Whether a recording has another content than the one that is known."""
+    return recording.stat().st_size != known["size"] or content_of(recording, known)["sha256"] != known["sha256"]
 
 
 def _content(value: Any) -> Any:

@@ -46,7 +46,14 @@ def test_what_decides_nothing_may_change(cfg, made):
         (lambda cfg, folder: cfg.update(lm=None), r"lm words.arpa \(sha256 \w{12}\), now null"),
         (lambda cfg, folder: (folder / "a.nemo").write_bytes(b"others"), r"model a.nemo \(.*\), now a.nemo \(.*\)"),
         (lambda cfg, folder: (folder / "words.arpa").write_bytes(b"more"), r"lm words.arpa \(.*\), now words.arpa"),
-        (lambda cfg, folder: (folder / "talk.wav").write_bytes(b"longer"), "talk.wav of 5 bytes, now of 6"),
+        (
+            lambda cfg, folder: (folder / "talk.wav").write_bytes(b"longer"),
+            "talk.wav, now .*talk.wav has another content",
+        ),
+        (
+            lambda cfg, folder: (folder / "talk.wav").write_bytes(b"sound"),
+            "talk.wav, now .*talk.wav has another content",
+        ),
     ],
 )
 def test_what_was_made_otherwise_is_refused(cfg, made, change, message):
@@ -60,7 +67,7 @@ def test_the_last_line_of_a_file_counts(cfg, made):
     cfg.beam_size = 50
     MadeWith(made, settings_of(cfg)).add(made / "talk.wav", [made / "talk.txt"])
     with open(made / NAME, "a") as file:
-        file.write('{"file": "talk.txt", "bytes": 5, "sett')
+        file.write('{"file": "talk.txt", "recording": {"path"')
     check(cfg, made)
     cfg.beam_size = 20
     MadeWith(made, settings_of(cfg)).add(made / "talk.wav", [made / "talk.txt"])
@@ -69,6 +76,16 @@ def test_the_last_line_of_a_file_counts(cfg, made):
         16,
         20,
     ]
+
+
+def test_another_recording_of_the_name_is_another(cfg, made):
+    (made / "other").mkdir()
+    (made / "other" / "talk.wav").write_bytes(b"audio")
+    record = MadeWith(made, settings_of(cfg))
+    record.refuse_others(made / "other" / "talk.wav", [made / "talk.txt"])  # a copy
+    (made / "other" / "talk.wav").write_bytes(b"sound")
+    with pytest.raises(InputError, match=r"was made with .*talk.wav, now .*other/talk.wav has another content"):
+        record.refuse_others(made / "other" / "talk.wav", [made / "talk.txt"])
 
 
 def test_files_without_a_record_are_kept(cfg, tmp_path):

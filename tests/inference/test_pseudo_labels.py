@@ -188,4 +188,8 @@ def test_a_pseudo_label_is_never_a_transcript(record):
 
 def test_a_transcript_stays_the_reference():
     first = PseudoLabel({"text": "hello world"}, 2.0, "hello wurld", 0.5).line()
-    assert PseudoLabel(first, 2.0, "yellow", 0.1).line() == {"reference": "hello world", "text": "yellow", "score": 0.1}
+    assert PseudoLabel(first, 2.0, "yellow", 0.1).line() == {
+        "reference": "hello world",
+        "text": "yellow",
+        "score": 0.1,
+    }

@@ -15,6 +15,9 @@ from nemo_speechlm.files import Record
 DURATION_TOLERANCE = 0.05
 """Seconds by which a manifest's ``duration`` may be off the length of the audio."""
 
+HEADER_TOLERANCE = 0.25
+"""The same where the length is what the file's header says: encoders pad and round it."""
+
 
 def read_utterance(
     record: Record, manifest: str | Path, number: int, sample_rate: int = 16000, channel: Channel = "mix"
@@ -69,21 +72,30 @@ def audio_part(record: Record, manifest: str | Path, number: int, decode: bool =
         decode: read all samples of the file; else its header is believed.
 
     Raises:
-        InputError: naming the manifest and line, if the record names no file, it cannot be read, or is shorter.
+        InputError: naming the manifest and line, if the record names no file, it cannot be read, is shorter, or,
+            where there is no ``offset``, longer than ``duration`` (each by more than ``HEADER_TOLERANCE``).
     """
     path = audio_source(record, manifest, number)
     try:
         available = audio_info(path, decode=decode).duration
     except InputError as error:
         raise InputError(str(error), manifest, number) from None
+    if record.get("offset") is None:
+        wanted = seconds_of(record, "duration", manifest, number)
+        check_duration(wanted, available, path, manifest, number, HEADER_TOLERANCE)
     return AudioPart(path, *part_of_file(record, path, available, manifest, number))
 
 
 def check_duration(
-    duration: float | None, found: float, path: Path | TarAudio, manifest: str | Path, number: int
+    duration: float | None,
+    found: float,
+    path: Path | TarAudio,
+    manifest: str | Path,
+    number: int,
+    tolerance: float = DURATION_TOLERANCE,
 ) -> None:
     """Raise unless a record's ``duration``, if it has one, is that of its audio (both in seconds)."""
-    if duration is not None and abs(duration - found) > DURATION_TOLERANCE:
+    if duration is not None and abs(duration - found) > tolerance:
         raise InputError(
             f"duration is {duration:g} s, but the audio of {path} lasts {found:.3f} s; a part of a file needs an "
             "offset; prepare_data.py corpus=manifest fix_duration=true corrects durations",
@@ -98,8 +110,7 @@ def part_of_file(
     """Which part of its audio file a record means.
 
     Args:
-        record: line ``number`` of ``manifest``; without an ``offset`` it means the whole file, whatever its
-            ``duration`` says: encoders and manifests round that differently.
+        record: line ``number`` of ``manifest``; without an ``offset`` it means the whole file.
         path: the file, for messages.
         available: seconds that the file lasts.
         manifest: for messages.

@@ -77,9 +77,10 @@ class InputRecord:
             record = {"command": command, "files": record}
         gone, new = _difference(record["command"], command), _difference(command, record["command"])
         if gone or new:
+            before, now = (" ".join(words) or "fewer settings" for words in (gone, new))
             raise SpeechLMError(
-                f"{what} was made with {' '.join(gone) or 'fewer settings'}, now it is "
-                f"{' '.join(new) or 'fewer settings'}; give another output, or remove that file and what was made from it"
+                f"{what} was made with {before}, now it is {now}; give another output, or remove that file and what "
+                "was made from it"
             )
         known: Mapping[str, Mapping[str, Any]] = record["files"]
         for place, file in input_files(command).items():

@@ -102,7 +102,7 @@ def _read(path: Path) -> Iterator[tuple[tuple[str, ...], float, float]]:
     order, found = 0, 0
     number = 0
     for number, line in iter_lines(path):
-        line = line.strip("\n")
+        line = line.rstrip("\r\n")
         if order == 0 and line.startswith("ngram "):
             try:
                 length, count = line.removeprefix("ngram ").split("=")
@@ -116,7 +116,8 @@ def _read(path: Path) -> Iterator[tuple[tuple[str, ...], float, float]]:
                 return
             order, found = int(line[1 : -len("-grams:")]), 0
         elif order:
-            fields = line.split()
+            # a token may be a character that str.split takes for white space, such as U+0085
+            fields = [field for field in line.replace("\t", " ").split(" ") if field]
             if len(fields) not in (order + 1, order + 2):
                 raise InputError(f"expected a probability and {order} words, found {line[:60]!r}", path, number)
             found += 1

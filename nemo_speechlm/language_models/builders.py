@@ -117,7 +117,7 @@ def _irstlm(text: Path, vocabulary: set[str] | None, options: NGramOptions) -> P
     marked, counts, arpa = (text.with_suffix(suffix) for suffix in (".marked", ".ilm.gz", ".arpa"))
     with open_text(text) as source, open(marked, "w", encoding="utf-8") as target:
         for line in source:
-            words = line.split()
+            words = line.rstrip("\n").split(" ")
             if vocabulary is not None:
                 words = [word if word in vocabulary else UNKNOWN for word in words]
             target.write(f"<s> {' '.join(words)} </s>\n")

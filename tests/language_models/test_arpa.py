@@ -86,3 +86,12 @@ def test_no_text(tmp_path):
     with pytest.raises(InputError, match="no words"):
         make_arpa([[]], tmp_path / "lm.arpa", NGramOptions(builder="own"))
     assert not list(tmp_path.iterdir())
+
+
+def test_tokens_that_look_like_white_space(tmp_path):
+    """Tokens are written as characters from code 100 on; that of 33 is U+0085, that of 60 a no-break space."""
+    tokens = [chr(100 + number) for number in (33, 60, 7)]
+    make_arpa([tokens, tokens[::-1]], tmp_path / "lm.arpa", NGramOptions(order=3, builder="own"))
+    model = ArpaModel(tmp_path / "lm.arpa")
+    assert all(token in model for token in tokens)
+    assert model.perplexity([tokens]).unknown == 0

@@ -72,7 +72,7 @@ def published_digest(archive: str | Path, checksums: str | Path | None = None) -
 
 
 def unpack(archives: Sequence[str | Path], folder: str | Path, checksums: str | Path | None = None) -> list[str]:
-    """Unpack archives into a folder, each once; after an interruption, only the files that are missing.
+    """Unpack archives into a folder, each once; an interrupted one, the same file, goes on with what is missing.
 
     Args:
         archives: tar files, compressed or not.
@@ -100,13 +100,20 @@ def unpack(archives: Sequence[str | Path], folder: str | Path, checksums: str | 
         else:
             check_digest(archive, digest)
         with only_writer(done):
-            _unpack(archive, Path(folder))
+            begun = done.with_name(f".unpacking.{archive.name}.json")
+            goes_on = begun.is_file() and begun.read_text(encoding="utf-8") == mark
+            if not goes_on:
+                with atomic_write(begun) as file:
+                    file.write(mark)
+            _unpack(archive, Path(folder), goes_on)
             with atomic_write(done) as file:
                 file.write(mark)
+            begun.unlink()
     return notes
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, goes_on: bool) -> None:
+    """Unpack an archive; where that goes on, files of the right size stay, others' files of that size do not."""
     name = "its beginning"
     try:
         with tarfile.open(archive, "r|*") as tar, tqdm(desc=f"unpack {archive.name}", unit="file") as bar:
@@ -117,7 +124,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 target = folder / safe.name
                 if safe.isdir():
                     target.mkdir(parents=True, exist_ok=True)
-                elif safe.isfile() and not (target.is_file() and target.stat().st_size == safe.size):
+                elif safe.isfile() and not (goes_on and target.is_file() and target.stat().st_size == safe.size):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     partial = partial_path(target)
                     content = tar.extractfile(member)

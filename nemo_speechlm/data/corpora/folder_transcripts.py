@@ -73,6 +73,8 @@ class Transcripts:
             found = by_name.get(Path(name).as_posix()) or by_name.get(str((source.parent / name).resolve())) or []
             if len(found) > 1:
                 raise InputError(f"{name!r} may be {found[0]} or {found[1]}; expected a path", source, number)
+            if found and texts.get(found[0], text) != text:
+                raise InputError(f"{found[0]} has another text already: {texts[found[0]]!r:.60}", source, number)
             if found:
                 texts[found[0]] = text
             else:

@@ -1,7 +1,6 @@
 """Features of utterances from any of our models, a file for each or shards, in batches of similar length."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -204,6 +203,7 @@ def _end(
         raise InputError(f"nothing in its input could be used: {report}", folder)
     pieces = _join(folder, items, found)
     write_manifest(folder / _MANIFEST, _lines(items, found))
+    (folder / "skipped.jsonl").unlink(missing_ok=True)  # of an earlier extraction
     if reasons:
         write_manifest(folder / "skipped.jsonl", [{"reason": reason} for reason in reasons])
     for piece in pieces:
@@ -304,7 +304,7 @@ def _recordings(utterances: Sequence[Utterance]) -> list[list[int] | None]:
 
 def _stamp(name: str) -> list[int] | None:
     try:
-        status = os.stat(name)
+        status = Path(name).stat()
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]

@@ -89,6 +89,12 @@ def test_transcripts_that_fit_two_files(folder):
         texts(folder, folder / "t.txt")
 
 
+def test_two_texts_of_one_file(folder):
+    (folder / "t.txt").write_text("a1 one\na1 one\na/1/a1 two\n")
+    with pytest.raises(InputError, match=r"t\.txt:3: .*a1\.wav has another text already: 'one'"):
+        texts(folder, folder / "t.txt")
+
+
 def test_table_without_the_columns(folder):
     (folder / "t.csv").write_text("path,words\na1,one\n")
     with pytest.raises(InputError, match=r"t\.csv:2: expected a column named text or .*; it has path, words"):

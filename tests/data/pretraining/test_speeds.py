@@ -93,6 +93,13 @@ def test_durations_limit_the_audio_as_it_is_in_the_file(manifest):
     assert next(iter(reader)).duration == pytest.approx(END / 0.8)
 
 
+def test_what_is_too_long_when_slowed_down_keeps_its_speed(manifest):
+    """The survey has counted it: it must not go missing from some passes."""
+    cuts = list(islice(SpeechReader([manifest], INVENTORY, speeds=[0.8], longest=3.2), 4))
+    assert len(cuts) == 4
+    assert {cut.duration for cut in cuts} == {3.0}
+
+
 def test_transcribed_speech_and_pairs_have_speeds_too(manifest):
     plain = read_audio(manifest.replace("json", "wav"), 16000, 0.5, END)
     for reader in (

@@ -20,7 +20,7 @@ from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.imports import importing
 
 
-@command("probe")
+@command("probe", models=("fbank", "random"))
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "seed", "num_workers", "draws")
     whole_numbers(cfg, "batch_size", least=1)

@@ -67,7 +67,9 @@ _RUN_IN_PLACE = [
 Task = Callable[[DictConfig], None]
 
 
-def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Callable[[], None]]:
+def command(
+    config_name: str, makes: Sequence[str] = (), models: Sequence[str] = ()
+) -> Callable[[Task], Callable[[], None]]:
     """Decorate a function of a config so that it becomes a command with ``key=value`` options.
 
     The config is ``conf/<config_name>.yaml`` or what ``--config-name`` (and ``--config-path``) say. ``--help`` prints
@@ -80,6 +82,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
         config_name: of the config.
         makes: keys that name files which no other process may be making meanwhile. Commands whose processes work
             together (training) and those that make folders have none.
+        models: what the key ``model`` may be besides a file.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -122,7 +125,7 @@ def command(config_name: str, makes: Sequence[str] = ()) -> Callable[[Task], Cal
                     )
                 check_kinds(cfg, config_name, HydraConfig.get().overrides.task)
                 _refuse_own_input(cfg)
-                _check_common(cfg)
+                _check_common(cfg, models)
                 with ExitStack() as held:
                     for key in makes:
                         if isinstance(cfg[key], str):
@@ -176,12 +179,12 @@ def _print_help(doc: str, config_name: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _check_common(cfg: DictConfig) -> None:
+def _check_common(cfg: DictConfig, models: Sequence[str]) -> None:
     """Check what can be checked of keys that many commands have, before a task imports what takes seconds."""
     if str(cfg.get("model")).endswith(".nemo"):
         check_model_file(cfg.model)
     for key in ("model", "manifest", "lm", "tune_on"):
-        if isinstance(cfg.get(key), str) and not (key == "model" and is_hub_name(cfg.model)):
+        if isinstance(cfg.get(key), str) and not (key == "model" and (is_hub_name(cfg.model) or cfg.model in models)):
             check_files(cfg[key])
     if cfg.get("device") is not None:
         check_device(cfg.device)

@@ -14,12 +14,13 @@ from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.probing.run import run_probe
 from nemo_speechlm.evaluation.probing.s3prl_upstream import nemo_speechlm_local
-from nemo_speechlm.evaluation.probing.upstream import FrozenEncoder, UpstreamSpec
+from nemo_speechlm.evaluation.probing.upstream import FBANK, RANDOM, FrozenEncoder, UpstreamSpec
 from nemo_speechlm.models import SpeechLMModel
 from nemo_speechlm.models.encoder import SpeechLMEncoderModel
 from nemo_speechlm.testing import tiny_corpus, tiny_pretrain_config
 from nemo_speechlm.testing.slam import tiny_slam_architecture
 from nemo_speechlm.training.run import train
+from tests.functional.commands import run_example
 
 QUIET = ["trainer.accelerator=cpu", "device=cpu", "+trainer.enable_progress_bar=false"]
 LSTM = ("hidden", "n_layers", "dropout")
@@ -63,6 +64,17 @@ def pretrained(tmp_path_factory):
 
 def steps(number: int, rate: float = 1e-2) -> list[str]:
     return [f"trainer.max_steps={number}", f"trainer.val_check_interval={number}", f"optim.lr={rate}"]
+
+
+@pytest.mark.parametrize("model", [FBANK, RANDOM])
+def test_the_command_takes_baselines_that_are_no_file(tones, pretrained, tmp_path, model, capfd):
+    options = ["task=keyword", f"model={model}", f"recipe={pretrained if model == RANDOM else 'null'}", *steps(1)]
+    assert (
+        run_example("probe.py", *options, *tones, f"output={tmp_path}", *"device=cpu", "trainer.accelerator=cpu") == 0
+    ), capfd.readouterr().err
+    assert "keyword, " in capfd.readouterr().out
+    assert run_example("probe.py", "task=keyword", "model=mel", *tones, f"output={tmp_path}") == 1
+    assert "mel: no such file" in capfd.readouterr().err
 
 
 def test_classes_of_mel_features(tones, tmp_path):

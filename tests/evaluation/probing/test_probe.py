@@ -22,7 +22,8 @@ from nemo_speechlm.testing.slam import tiny_slam_architecture
 from nemo_speechlm.training.run import train
 from tests.functional.commands import run_example
 
-QUIET = ["trainer.accelerator=cpu", "device=cpu", "+trainer.enable_progress_bar=false"]
+CPU = ["trainer.accelerator=cpu", "device=cpu"]
+QUIET = [*CPU, "+trainer.enable_progress_bar=false"]
 LSTM = ("hidden", "n_layers", "dropout")
 QUIET += ["exp_manager.create_tensorboard_logger=false", "trainer.accumulate_grad_batches=1", "draws=200"]
 
@@ -69,9 +70,7 @@ def steps(number: int, rate: float = 1e-2) -> list[str]:
 @pytest.mark.parametrize("model", [FBANK, RANDOM])
 def test_the_command_takes_baselines_that_are_no_file(tones, pretrained, tmp_path, model, capfd):
     options = ["task=keyword", f"model={model}", f"recipe={pretrained if model == RANDOM else 'null'}", *steps(1)]
-    assert (
-        run_example("probe.py", *options, *tones, f"output={tmp_path}", *"device=cpu", "trainer.accelerator=cpu") == 0
-    ), capfd.readouterr().err
+    assert run_example("probe.py", *options, *tones, f"output={tmp_path}", *CPU) == 0, capfd.readouterr().err
     assert "keyword, " in capfd.readouterr().out
     assert run_example("probe.py", "task=keyword", "model=mel", *tones, f"output={tmp_path}") == 1
     assert "mel: no such file" in capfd.readouterr().err

@@ -35,7 +35,7 @@ class Accelerated(_Host):
         """Compile what is to be compiled."""
         super().on_fit_start()
         if self.cfg.get("compile", False):
-            logging.info(f"torch.compile: {compile_layers(self.encoder)} layers")
+            compile_layers(self.encoder)
 
     def configure_model(self) -> None:
         """Divide the model among GPUs where the trainer's strategy has a mesh of them (``trainer.strategy=fsdp2``)."""
@@ -80,8 +80,8 @@ class Accelerated(_Host):
         self.log("grad_norm", norm)
 
 
-def compile_layers(encoder: SpeechLMEncoder) -> int:
-    """Let each layer of both transformers be compiled when it is first called; returns how many they are.
+def compile_layers(encoder: SpeechLMEncoder) -> None:
+    """Let each layer of both transformers be compiled when it is first called, and log how many they are.
 
     Layers of a kind share their graphs, so that this takes the time of a few, not of the whole encoder.
     """
@@ -90,7 +90,7 @@ def compile_layers(encoder: SpeechLMEncoder) -> int:
     ]  # fmt: skip
     for layer in layers:
         layer.compile(dynamic=True)
-    return len(layers)
+    logging.info(f"torch.compile: {len(layers)} layers")
 
 
 def _on_gpu(trainer: Any) -> bool:

@@ -19,6 +19,7 @@ from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
+from nemo_speechlm.models.common.acceleration import compile_layers
 from nemo_speechlm.models.common.fine_tuning import become_independent, take_architecture
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
@@ -61,7 +62,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
 
     Args:
         cfg: NeMo's keys; ``labels`` or ``tokenizer``; and ours: ``init_from_pretrained``, ``pretrained_weights``,
-            ``encoder_overrides``, ``freeze_front_end``, ``text_branch`` for the text of ``train_ds`` (see
+            ``encoder_overrides``, ``freeze_front_end``, ``compile``, ``text_branch`` for the text of ``train_ds`` (see
             :mod:`~nemo_speechlm.models.recognition.text_branch`), and ``reuse_decoder``: start from the RNN-T decoder
             of the file too, where it has one (MAESTRO, and transducers). ``model_defaults.enc_hidden`` is taken from
             the encoder.
@@ -114,6 +115,8 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
         if not hasattr(model.encoder, "front_end"):
             raise SpeechLMError(f"freeze_front_end: {type(model.encoder).__name__} has no front_end; set it to false")
         model.encoder.front_end.requires_grad_(False)
+    if cfg.get("compile", False):
+        compile_layers(model.encoder)
     _give_data(model, data, encoder)
     check_data_fit(model)
     return model

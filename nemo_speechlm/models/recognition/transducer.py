@@ -20,7 +20,7 @@ from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.acceleration import compile_layers
-from nemo_speechlm.models.common.fine_tuning import become_independent, take_architecture
+from nemo_speechlm.models.common.fine_tuning import become_independent, check_frozen, take_architecture
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
@@ -75,6 +75,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     """
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
     source = take_architecture(cfg)
+    check_frozen(cfg, trainer)
     for key in ("freeze_encoder_steps", "reuse_ctc_head"):
         if cfg.get(key):
             raise SpeechLMError(f"model.{key} is not for transducers: NeMo's stock model has no place for it")

@@ -27,6 +27,7 @@ class Accelerated(_Host):
       length; a step of another length is not compiled anew.
     - An optimizer called ``adamw`` becomes apex's fused one on GPUs where apex is installed, and PyTorch's fused one
       where it is not. The config keeps saying ``adamw``.
+    - ``optim_param_groups`` leaves no parameter out.
     """
 
     encoder: SpeechLMEncoder
@@ -42,6 +43,22 @@ class Accelerated(_Host):
         mesh = getattr(self, "_device_mesh", None)
         if mesh is not None:
             shard(self, mesh["data_parallel"])
+
+    def setup_optimizer_param_groups(self) -> None:
+        """Make NeMo's groups (``optim_param_groups``); parameters of none of them have the optimizer's own settings.
+
+        NeMo knows a group's parameters by how their names begin, and would leave ``encoder_proj`` untrained where
+        there is a group ``encoder``.
+        """
+        super().setup_optimizer_param_groups()
+        groups: list[dict[str, Any]] = self._optimizer_param_groups
+        grouped = {id(parameter) for group in groups for parameter in group["params"]}
+        left_out = [parameter for parameter in self.parameters() if id(parameter) not in grouped]
+        if not left_out:
+            return
+        if groups[0].keys() != {"params"}:
+            groups.insert(0, {"params": []})
+        groups[0]["params"] += left_out
 
     def setup_optimization(
         self, optim_config: DictConfig | dict | None = None, optim_kwargs: dict[str, Any] | None = None

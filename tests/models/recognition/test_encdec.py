@@ -3,7 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_speechlm.models import SpeechLMEncDecModel
+from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncDecModel
 from nemo_speechlm.testing.configs import tiny_architecture
 from nemo_speechlm.testing.corpora import tiny_labels
 
@@ -24,3 +25,12 @@ def test_groups_of_parameters_leave_none_out(groups):
     rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == (1e-5 if name.split(".")[0] in groups else 1e-3), name
+
+
+def test_a_head_is_reused_only_where_there_is_one(tmp_path):
+    start = config(decoder={"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"})
+    SpeechLMCTCModel(start).save_to(str(tmp_path / "ctc.nemo"))
+    reused = {"init_from_pretrained": str(tmp_path / "ctc.nemo"), "reuse_ctc_head": True}
+    with pytest.raises(SpeechLMError, match=r"model\.reuse_ctc_head needs model\.ctc_weight above 0"):
+        SpeechLMEncDecModel(config(**reused, ctc_weight=0))
+    assert SpeechLMEncDecModel(config(**reused, ctc_weight=0.3)).ctc_branch is not None

@@ -1,5 +1,6 @@
 """The card of a model, from what its ``.nemo`` file and its run say: data, units, recipe, figures, how to use it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -15,14 +16,14 @@ from nemo_speechlm.hub.records import leaves
 from nemo_speechlm.units.inventory import UnitInventory
 
 _PATHS = (
-    "manifest_filepath",
-    "units",
-    "text_units",
-    "init_from_pretrained",
-    "tarred_audio_filepaths",
-    "dir",
-    "model_path",
-)
+    # data
+    "manifest_filepath", "phones_manifest_filepath", "tarred_audio_filepaths", "file", "bigram_manifests",
+    "noise_path", "rir_path", "input_cfg", "cuts_path", "shar_path",
+    # weights at the start
+    "init_from_pretrained", "pretrained_from", "init_from",
+    # units, phones, tokens
+    "units", "text_units", "phones", "lexicon", "dir", "model_path", "vocab_path", "spe_tokenizer_vocab",
+)  # fmt: skip
 """Keys of configs whose values are files; cards name them without their folders."""
 
 _RECIPE = ("model.optim.name", "model.optim.lr", "model.optim.sched.name", "trainer.max_steps", "trainer.precision")
@@ -84,7 +85,8 @@ class Card:
     @property
     def languages(self) -> list[str]:
         """Codes of languages, as given or as the units say."""
-        found = [self.config.get("source_lang"), *(each.language for each in self.inventories.values())]
+        spoken, written = self.config.get("source_lang"), self.config.get("target_lang")
+        found = [spoken, written, *(each.language for each in self.inventories.values())]
         return list(self.language) or list(dict.fromkeys(each for each in found if each))
 
     @property
@@ -220,7 +222,8 @@ class Card:
             yield "\n".join(["| key | value |", "|---|---|", *rows])
         accepted = [line for change in (self.run or {}).get("accepted", []) for line in change["changes"]]
         if accepted:
-            yield "The run went on with changes:\n\n" + "\n".join(f"- {line}" for line in accepted)
+            named = (re.sub(r'(?:[^/\s"]*/)+', "", line) for line in accepted)  # files, without their folders
+            yield "The run went on with changes:\n\n" + "\n".join(f"- {line}" for line in named)
         config = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
         yield f"<details><summary>The model's config</summary>\n\n```yaml\n{config}```\n\n</details>"
 

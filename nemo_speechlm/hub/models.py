@@ -42,7 +42,7 @@ def push_to_hub(
     """Put a model and its card on the Hugging Face hub, as NeMo does (``push_to_hf_hub``).
 
     Args:
-        model: any model. Its config forgets the folders that its data were in on this machine.
+        model: any model. Its config forgets the folders that files were in on this machine.
         name: ``user/name``; made if it is not there, and its files are replaced if it is.
         card: of the model.
         private: whether others may not see it, if it is made now.
@@ -97,9 +97,5 @@ def write_folder(model: ModelPT, folder: str | Path, name: str, card: Card, over
 
 
 def _forget_folders(model: ModelPT) -> None:
-    """Take the folders of the author's machine out of what the config says of data and of the weights at the start."""
-    config: Any = OmegaConf.to_container(model.cfg, resolve=True)
-    for key in ("train_ds", "validation_ds", "test_ds", "init_from_pretrained"):
-        if config.get(key) is not None:
-            config[key] = without_folders(config[key], key)
-    model.cfg = OmegaConf.create(config)
+    """Take the folders of the author's machine out of the config."""
+    model.cfg = OmegaConf.create(without_folders(OmegaConf.to_container(model.cfg, resolve=True)))

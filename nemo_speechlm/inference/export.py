@@ -98,7 +98,8 @@ def compare(model: ModelPT, path: str | Path, part: str, frames: Sequence[int] =
         model: what was exported: a CTC model, or any with a SpeechLM encoder where ``part`` is ``encoder``.
         path: ``.onnx`` (onnxruntime is needed) or ``.ts`` file.
         part: ``model`` or ``encoder``.
-        frames: lengths to try: one utterance each, and a batch of two where the other is half as long.
+        frames: lengths to try: one utterance each, one of which half is padding, and a batch of two where the other is
+            half as long.
 
     Raises:
         SpeechLMError: if outputs have other shapes.
@@ -110,7 +111,7 @@ def compare(model: ModelPT, path: str | Path, part: str, frames: Sequence[int] =
     shape = model.encoder.input_example()[0].shape
     for count in frames:
         steps = (count + 2) * model.encoder.subsampling
-        for lengths in ([steps], [steps, steps // 2]):
+        for lengths in ([steps], [steps // 2], [steps, steps // 2]):
             signal = torch.randn(len(lengths), shape[1], steps, generator=generator)
             length = torch.tensor(lengths)
             with torch.inference_mode():

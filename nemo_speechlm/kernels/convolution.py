@@ -124,6 +124,7 @@ class _Kernel:
         """Add the gradient of the weights, (O, K, I) as (O, K * I), to ``total``."""
         kernel, stride = self.window
         num_frames, width = len(gradient_TO), self.num_in
+        x_TI = x_TI.contiguous()
         # As many taps at once as lie in rows that do not overlap: a matrix product can read no others in place.
         for first in range(0, kernel, stride):
             taps = min(stride, kernel - first)

@@ -115,7 +115,7 @@ class ConvFrontEnd(NeuralModule):
         num_frames = samples_BTK.shape[1]
         inside, norm, first = None, cast(MaskedInstanceNorm, self.norms[0]), cast(nn.Conv1d, self.convs[0])
         second, *others = (cast(Tensor, conv.weight) for conv in self.convs[1:])
-        if not self.released_padding and len(samples_BTK) > 1 and bool((lengths[1] < num_frames).any()):
+        if not self.released_padding and bool((lengths[1] < num_frames).any()):
             inside = ~padding_mask(lengths[1].clamp(min=1), num_frames)
         weights = normalized_weights(samples_BTK, first.weight[:, 0], norm.weight, norm.bias, norm.epsilon, inside)
         x_BTC = first_layers(samples_BTK, *weights, second, shapes[1])
@@ -175,7 +175,7 @@ class MaskedInstanceNorm(nn.Module):
 
     def forward(self, x_BCT: Tensor, length: Tensor | None) -> Tensor:
         """Normalize (B, C, T) over each row's first ``length`` (B,) frames, or over all of them where it is None."""
-        if length is None or len(x_BCT) == 1 or not _any_padding(length, x_BCT.shape[2]):
+        if length is None or not _any_padding(length, x_BCT.shape[2]):
             return F.group_norm(x_BCT.float(), len(self.weight), self.weight, self.bias, self.epsilon).type_as(x_BCT)
         inside = (~padding_mask(length, x_BCT.shape[2])).unsqueeze(1)
         x = x_BCT.float()

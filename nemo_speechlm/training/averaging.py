@@ -103,9 +103,19 @@ def average_of(trainer: Trainer) -> ExponentialAverage | None:
 
 
 def judged_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint of a run's own that its validation has seen: with the average, where it has one."""
+    """The weights of a checkpoint of a run's own that its validation has seen: with the average, where it has one.
+
+    The average names a tied matrix once, as ``named_parameters`` does; here it stands under each of its names.
+    """
     content = torch.load(path, map_location="cpu", weights_only=False)  # it holds configs beside tensors
-    return {**content["state_dict"], **content.get(KEY, {}).get("weights", {})}
+    weights, average = content["state_dict"], content.get(KEY, {}).get("weights", {})
+    averaged = {_place(weights[name]): value for name, value in average.items()}
+    return {name: averaged.get(_place(value), value) for name, value in weights.items()}
+
+
+def _place(value: Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies and how: equal for two names of one tensor; a part of a tensor has another shape."""
+    return value.data_ptr(), value.shape, value.stride()
 
 
 def mean_of_checkpoints(paths: Sequence[str | Path]) -> dict[str, Tensor]:

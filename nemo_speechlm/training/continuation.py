@@ -23,6 +23,7 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.training.run_record import NAME, RunRecord
 
 _OWN_FOLDER = "give this run a folder of its own (name=... or exp_manager.exp_dir=...)"
+_PATIENCE = "exp_manager.early_stopping_callback_params.patience"
 
 
 class Continuation(Callback):
@@ -80,7 +81,10 @@ class Continuation(Callback):
         self._record = now
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is past the end of the run, and keep it for :meth:`on_fit_start`."""
+        """Refuse a checkpoint that is past the end of the run, and keep it for :meth:`on_fit_start`.
+
+        Where early stopping has ended the run, by the command's patience, nothing more is trained.
+        """
         step, end = checkpoint["global_step"], trainer.max_steps
         if 0 <= end < step:
             raise InputError(
@@ -88,16 +92,22 @@ class Continuation(Callback):
                 f"{_OWN_FOLDER}",
                 trainer.ckpt_path,
             )
-        if step == end and self._differs:
-            raise InputError(
-                f"its run is complete at step {step}: with the changes that accept_changes=true accepts nothing would "
-                f"be trained; give a larger trainer.max_steps, or {_OWN_FOLDER}",
-                trainer.ckpt_path,
-            )
+        stopped = False
         for stopping in trainer.early_stopping_callbacks:
             state = checkpoint.get("callbacks", {}).get(stopping.state_key)  # type: ignore[attr-defined]
             if state is not None:
                 state["patience"] = stopping.patience  # type: ignore[attr-defined]
+                stopped |= state["wait_count"] >= max(state["patience"], 1)
+        longer = _PATIENCE if stopped else "trainer.max_steps"
+        if (step == end or stopped) and self._differs:
+            raise InputError(
+                f"its run is complete at step {step}: with the changes that accept_changes=true accepts nothing would "
+                f"be trained; give a larger {longer}, or {_OWN_FOLDER}",
+                trainer.ckpt_path,
+            )
+        if stopped:
+            logging.info(f"Early stopping has ended this run at step {step}; a larger {_PATIENCE} lets it go on")
+            trainer.should_stop = True  # which Lightning forgets from one command to the next
         begin_with_whole_update(checkpoint, trainer.accumulate_grad_batches)
         log_from_this_step(checkpoint)
         self._checkpoint = checkpoint

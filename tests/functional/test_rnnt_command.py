@@ -53,6 +53,14 @@ def recipe(tmp_path, corpus, start):
     ]
 
 
+def test_compiling(recipe, monkeypatch, caplog):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append(type(self).__name__))
+    assert run_example("speechlm_finetune_rnnt.py", *recipe, "model.compile=true", "trainer.max_steps=1") == 0
+    assert compiled == ["TransformerLayer"] * 2
+    assert "torch.compile: 2 layers" in caplog.text
+
+
 def test_characters(tmp_path, corpus, start, recipe):
     assert run_example("speechlm_finetune_rnnt.py", *recipe, "model.freeze_front_end=true") == 0
     model = ASRModel.restore_from(str(tmp_path / "rnnt.nemo"), map_location="cpu").eval()

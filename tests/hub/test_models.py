@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import file_digest
 from nemo_speechlm.hub.card import Card
-from nemo_speechlm.hub.models import from_pretrained, push_to_hub
+from nemo_speechlm.hub.models import from_pretrained, push_to_hub, write_folder
 from nemo_speechlm.hub.records import read_results, refuse_other_run
 from nemo_speechlm.models import SpeechLMCTCModel
 from nemo_speechlm.testing.configs import tiny_architecture
@@ -209,6 +209,43 @@ def test_the_card_says_what_is_known(model):
     assert "_target_: nemo_speechlm.modules.SpeechLMEncoder" in text
     assert "/home/someone" not in text
     assert text.endswith("## Licence\n\napache-2.0\n")
+
+
+def test_neither_card_nor_file_names_a_folder_of_the_author(model, tmp_path):
+    author = tmp_path / "author"
+    author.mkdir()
+    model.save_to(str(author / "pretrained.nemo"))
+    tuned = SpeechLMCTCModel(
+        OmegaConf.create({
+            "labels": tiny_labels(),
+            "decoder": {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"},
+            "init_from_pretrained": str(author / "pretrained.nemo"),
+        })
+    )  # fmt: skip
+    here = {key: str(author / f"{key}.json") for key in ("noise_path", "rir_path", "manifest_filepath")}
+    more = {
+        "train_ds": {**here, "speech": {"manifest_filepath": [[str(author / "a.json")], [str(author / "b.json")]]}},
+        "test_ds": {"input_cfg": [{"type": "nemo", "manifest_filepath": str(author / "c.json")}]},
+        "phones": {"lexicon": str(author / "words.txt"), "symbols": ["a", "/"]},
+        "bigram_manifests": [str(author / "d.json"), str(author / "e.json")],
+    }
+    tuned.cfg = OmegaConf.create({**OmegaConf.to_container(tuned.cfg), **more})
+    change = f"model.units: the content of {author}/new.json (10 bytes) is not that of {author}/old.json before"
+    run = {"settings": {}, "files": {}, "accepted": [{"changes": [change]}]}
+    card = Card.of(tuned, "mit", run=run)
+    readme, file = write_folder(tuned, tmp_path / "out", "me/tuned", card)
+    assert str(author) not in readme.read_text()
+    assert "model.units: the content of new.json (10 bytes) is not that of old.json before" in readme.read_text()
+    back = from_pretrained(file, "cpu")
+    assert str(author) not in OmegaConf.to_yaml(back.cfg)
+    assert back.cfg.pretrained_from == "pretrained.nemo"
+    assert back.cfg.phones == {"lexicon": "words.txt", "symbols": ["a", "/"]}
+    assert same_weights(tuned, back)
+
+
+def test_a_translation_model_has_two_languages():
+    config = {"task": "translation", "source_lang": "en", "target_lang": "de"}
+    assert Card("SpeechLMEncDecModel", 1, config, {}, "mit").languages == ["en", "de"]
 
 
 def test_the_card_of_a_pretrained_model_says_its_units():

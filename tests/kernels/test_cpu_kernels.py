@@ -185,6 +185,12 @@ def test_convolutions(samples, released_padding, monkeypatch):
     compare(ours, theirs, list(front_end.parameters()), 2e-5)
 
 
+def test_a_convolution_of_a_turned_input():
+    x, weight = randn(2, 16, 50), randn(8, 16, 3)
+    ours = convolution.gelu_convolution(x.transpose(1, 2), weight, convolution.Window(3, 2))
+    compare(ours, F.conv1d(F.gelu(x), weight, stride=2).transpose(1, 2), [x, weight])
+
+
 def test_silence_has_no_variance():
     front_end = ConvFrontEnd([(8, 10, 5), (8, 3, 2)])
     features, _ = front_end(torch.zeros(1, 1, 500), torch.tensor([500]))

@@ -21,6 +21,20 @@ def test_an_utterance_is_the_same_alone_and_in_a_batch(norm):
     assert torch.allclose(features[0, : length[0]], alone[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_padding_of_a_batch_of_one_is_left_out(mixed):
+    torch.manual_seed(0)
+    front_end = ConvFrontEnd(LAYERS)
+    audio = torch.zeros(1, 1, 1500)
+    audio[:, :, :700] = torch.randn(700)
+    assert front_end._by_kernels(audio)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        padded, frames = front_end(audio, torch.tensor([700]))
+        alone, _ = front_end(audio[:, :, :700], torch.tensor([700]))
+    assert frames.tolist() == [alone.shape[1]]
+    assert torch.allclose(padded[:, : frames[0]], alone, atol=2e-2 if mixed else 1e-5)
+
+
 def test_released_group_norm_counts_padding():
     torch.manual_seed(0)
     ours, theirs = ConvFrontEnd(LAYERS), ConvFrontEnd(LAYERS, released_padding=True)

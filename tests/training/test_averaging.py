@@ -44,7 +44,7 @@ class Watch(Callback):
         self.validated.append(pl_module.weight.item())
 
 
-def train(recipe, tmp_path, name, end=None, **changes):
+def train(recipe, tmp_path, name, end=None, model_class=OneWeight, **changes):
     watch = Watch(end)
     cfg = recipe.copy()
     cfg.output = str(tmp_path / f"{name}.nemo")
@@ -53,7 +53,7 @@ def train(recipe, tmp_path, name, end=None, **changes):
 
     def build(model, trainer):
         trainer.callbacks.append(watch)
-        return OneWeight(cfg=model, trainer=trainer)
+        return model_class(cfg=model, trainer=trainer)
 
     return read_nemo(training.train(cfg, build)).weights["weight"].item(), watch
 
@@ -97,6 +97,41 @@ def test_the_mean_of_the_best_checkpoints(recipe, tmp_path):
     assert watch.validated == [watch.trained[2], watch.trained[5], watch.trained[8]]
     last, _ = train(recipe, tmp_path, "last", save="last")
     assert last == watch.trained[8]
+
+
+class TiedWeight(OneWeight):
+    """The weight has a second name, as the output layer of a decoder with ``tie_embeddings``."""
+
+    def __init__(self, cfg, trainer=None):
+        super().__init__(cfg, trainer)
+        self.second = self.weight
+
+
+@pytest.mark.parametrize("save", ["best", "average", "last"])
+def test_a_tied_weight_is_averaged_under_both_names(recipe, tmp_path, save):
+    tied, seen = train(recipe, tmp_path, "tied", ema_decay=0.4, save=save, model_class=TiedWeight)
+    expected = plain_average(0.0, seen.trained, 0.4)
+    assert tied == pytest.approx(
+        expected[8] if save == "last" else min(seen.validated, key=lambda value: abs(value - 2))
+    )
+    assert read_nemo(tmp_path / "tied.nemo").weights["second"].item() == tied
+
+
+def test_parts_of_an_averaged_matrix_are_themselves(tmp_path):
+    whole = torch.zeros(2, 2)
+    content = {
+        "whole": whole,
+        "row": whole[:1],
+        "turned": whole.t(),
+        "empty": torch.zeros(0),
+        "none": torch.zeros(0, 3),
+    }
+    average = {"whole": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "empty": torch.zeros(0)}
+    torch.save({"state_dict": content, KEY: {"weights": average, "updates": 1}}, tmp_path / "a.ckpt")
+    judged = judged_weights(tmp_path / "a.ckpt")
+    assert {name: value.shape for name, value in judged.items()} == {name: v.shape for name, v in content.items()}
+    assert torch.equal(judged["whole"], average["whole"])
+    assert not judged["row"].any()
 
 
 def test_the_mean_is_exact_and_leaves_counts_alone(tmp_path):

@@ -276,6 +276,16 @@ def test_patience_is_the_commands(recipe):
     assert OneWeight.seen["steps"][-1] == 8 + 3 * 4
 
 
+def test_a_run_without_patience_goes_on_after_a_better_figure(recipe):
+    stopping = {
+        "exp_manager__create_early_stopping_callback": True,
+        "exp_manager__early_stopping_callback_params": {"monitor": "val_loss", "min_delta": 0.0, "patience": 0},
+    }
+    train(recipe, **stopping)
+    train(recipe, **stopping, overwrite=True, trainer__max_steps=12)
+    assert OneWeight.seen["steps"] == [9, 10, 11, 12]
+
+
 def test_an_update_has_all_its_batches_after_a_checkpoint_inside_one(recipe, monkeypatch):
     accumulating = {"trainer__accumulate_grad_batches": 3, "trainer__val_check_interval": 4, "trainer__max_steps": 4}
     real = OneWeight.training_step
@@ -347,16 +357,24 @@ def test_a_run_that_is_stopped_is_not_complete(recipe, tmp_path, monkeypatch):
     assert not (tmp_path / "out.nemo").exists()
 
 
-def test_early_stopping_is_an_end(recipe, tmp_path):
-    stopping = {"monitor": "val_loss", "min_delta": 1e9, "patience": 1}
-    weight, seen = train(
-        recipe,
-        exp_manager__create_early_stopping_callback=True,
-        exp_manager__early_stopping_callback_params=stopping,
-        trainer__max_steps=40,
-    )
+@pytest.mark.parametrize("save", ["best", "last"])
+def test_early_stopping_is_an_end(recipe, save):
+    stopping = {
+        "exp_manager__create_early_stopping_callback": True,
+        "exp_manager__early_stopping_callback_params": {"monitor": "val_loss", "min_delta": 1e9, "patience": 1},
+        "trainer__max_steps": 40,
+        "save": save,
+    }
+    weight, seen = train(recipe, **stopping)
     assert seen["steps"][-1] == 8
-    assert weight is not None
+    again, seen = train(recipe, **stopping, overwrite=True)
+    assert seen["steps"] == []
+    assert again == weight
+    changed = {"model__optim__lr": 0.2, "accept_changes": True, "overwrite": True}
+    with pytest.raises(
+        InputError, match=r"complete at step 8: .* give a larger exp_manager\.early_stopping.*patience"
+    ):
+        train(recipe, **stopping, **changed)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class Accelerated(_Host):
       length; a step of another length is not compiled anew.
     - An optimizer called ``adamw`` becomes apex's fused one on GPUs where apex is installed, and PyTorch's fused one
       where it is not. The config keeps saying ``adamw``.
+    - ``optim_param_groups`` leaves no parameter out.
     """
 
     encoder: SpeechLMEncoder
@@ -35,13 +36,29 @@ class Accelerated(_Host):
         """Compile what is to be compiled."""
         super().on_fit_start()
         if self.cfg.get("compile", False):
-            logging.info(f"torch.compile: {compile_layers(self.encoder)} layers")
+            compile_layers(self.encoder)
 
     def configure_model(self) -> None:
         """Divide the model among GPUs where the trainer's strategy has a mesh of them (``trainer.strategy=fsdp2``)."""
         mesh = getattr(self, "_device_mesh", None)
         if mesh is not None:
             shard(self, mesh["data_parallel"])
+
+    def setup_optimizer_param_groups(self) -> None:
+        """Make NeMo's groups (``optim_param_groups``); parameters of none of them have the optimizer's own settings.
+
+        NeMo knows a group's parameters by how their names begin, and would leave ``encoder_proj`` untrained where
+        there is a group ``encoder``.
+        """
+        super().setup_optimizer_param_groups()
+        groups: list[dict[str, Any]] = self._optimizer_param_groups
+        grouped = {id(parameter) for group in groups for parameter in group["params"]}
+        left_out = [parameter for parameter in self.parameters() if id(parameter) not in grouped]
+        if not left_out:
+            return
+        if groups[0].keys() != {"params"}:
+            groups.insert(0, {"params": []})
+        groups[0]["params"] += left_out
 
     def setup_optimization(
         self, optim_config: DictConfig | dict | None = None, optim_kwargs: dict[str, Any] | None = None
@@ -80,8 +97,8 @@ class Accelerated(_Host):
         self.log("grad_norm", norm)
 
 
-def compile_layers(encoder: SpeechLMEncoder) -> int:
-    """Let each layer of both transformers be compiled when it is first called; returns how many they are.
+def compile_layers(encoder: SpeechLMEncoder) -> None:
+    """Let each layer of both transformers be compiled when it is first called, and log how many they are.
 
     Layers of a kind share their graphs, so that this takes the time of a few, not of the whole encoder.
     """
@@ -90,7 +107,7 @@ def compile_layers(encoder: SpeechLMEncoder) -> int:
     ]  # fmt: skip
     for layer in layers:
         layer.compile(dynamic=True)
-    return len(layers)
+    logging.info(f"torch.compile: {len(layers)} layers")
 
 
 def _on_gpu(trainer: Any) -> bool:

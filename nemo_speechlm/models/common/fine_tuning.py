@@ -1,5 +1,7 @@
 """What models fine-tuned from a SpeechLM encoder do with their configs."""
 
+from lightning.pytorch import Trainer
+from nemo.utils.app_state import AppState
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_speechlm.errors import SpeechLMError
@@ -36,6 +38,32 @@ def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
         cfg.setdefault("sample_rate", 16000)
         cfg.encoder = OmegaConf.merge(cfg.encoder, cfg.get("encoder_overrides") or {})
     return source
+
+
+def check_frozen(cfg: DictConfig, trainer: Trainer | None) -> None:
+    """Check that a training does not begin with a front end that is random and stays so.
+
+    Models that are restored, and runs that go on, are left as they are.
+
+    Args:
+        cfg: of the model that is made.
+        trainer: None where there is nothing to be trained.
+
+    Raises:
+        SpeechLMError: if ``freeze_front_end`` is true, and no weights are loaded.
+    """
+    begins = trainer is not None and trainer.ckpt_path is None and not AppState().is_model_being_restored
+    if not begins or not cfg.get("freeze_front_end", False):
+        return
+    if cfg.get("init_from_pretrained") is None:
+        reason = "there is no model.init_from_pretrained"
+    elif not cfg.get("pretrained_weights", True):
+        reason = "model.pretrained_weights is false"
+    else:
+        return
+    raise SpeechLMError(
+        f"model.freeze_front_end is true, and {reason}: the front end would keep its random weights. Set it to false"
+    )
 
 
 def check_reusable(cfg: DictConfig, source: PretrainedFile | None, parts: Parts) -> None:

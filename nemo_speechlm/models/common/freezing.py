@@ -11,9 +11,10 @@ from nemo_speechlm.modules.encoder import SpeechLMEncoder
 class EncoderFreezingMixin:
     """For Lightning modules with an ``encoder``; config keys ``freeze_front_end`` and ``freeze_encoder_steps``.
 
-    ``freeze_front_end`` keeps ``encoder.front_end`` as it is throughout (wav2vec 2.0 section 4.3). While
-    ``freeze_encoder_steps`` last only the rest of the model is trained, so that a fresh output layer does not begin by
-    spoiling a pretrained encoder; masking and dropout stay on in the encoder meanwhile.
+    ``freeze_front_end`` keeps ``encoder.front_end`` as it is throughout (wav2vec 2.0 section 4.3); it is refused
+    where a training begins with random weights (``check_frozen``). While ``freeze_encoder_steps`` last only the rest
+    of the model is trained, so that a fresh output layer does not begin by spoiling a pretrained encoder; masking and
+    dropout stay on in the encoder meanwhile.
     """
 
     encoder: SpeechLMEncoder

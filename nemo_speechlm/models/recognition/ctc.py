@@ -25,7 +25,7 @@ from nemo_speechlm.losses import UCTCLoss
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.models.common.features import FeatureExtraction
-from nemo_speechlm.models.common.fine_tuning import become_independent, check_reusable, take_architecture
+from nemo_speechlm.models.common.fine_tuning import become_independent, check_frozen, check_reusable, take_architecture
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
 from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_sum
 from nemo_speechlm.models.common.limits import check_data_fit
@@ -79,6 +79,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
         source = take_architecture(cfg)
+        check_frozen(cfg, trainer)
         if cfg.get("reuse_ctc_head", False):
             check_reusable(cfg, source, self.parts)
         self._complete_labels(cfg, source)

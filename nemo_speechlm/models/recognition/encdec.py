@@ -33,7 +33,7 @@ from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriS
 from nemo_speechlm.models.common.acceleration import Accelerated
 from nemo_speechlm.models.common.augmentation import spec_augmentation_of
 from nemo_speechlm.models.common.features import FeatureExtraction
-from nemo_speechlm.models.common.fine_tuning import become_independent, check_reusable, take_architecture
+from nemo_speechlm.models.common.fine_tuning import become_independent, check_frozen, check_reusable, take_architecture
 from nemo_speechlm.models.common.freezing import EncoderFreezingMixin
 from nemo_speechlm.models.common.joint import joint_average, joint_means, joint_sum
 from nemo_speechlm.models.common.limits import check_data_fit
@@ -76,15 +76,18 @@ class SpeechLMEncDecModel(
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
         source = take_architecture(cfg)
+        check_frozen(cfg, trainer)
+        self.ctc_weight = float(cfg.get("ctc_weight") or 0.0)
         if cfg.get("reuse_ctc_head", False):
             check_reusable(cfg, source, self.parts)
+            if not self.ctc_weight:
+                raise SpeechLMError("model.reuse_ctc_head needs model.ctc_weight above 0; without it, set it to false")
         with open_dict(cfg):
             cfg.setdefault("task", "recognition")
             if cfg.task not in TASKS:
                 raise SpeechLMError(f"model.task is {cfg.task!r}, expected {' or '.join(TASKS)}")
             complete_targets(cfg)
         self.vocabulary = self._make_vocabulary(cfg)
-        self.ctc_weight = float(cfg.get("ctc_weight") or 0.0)
         size = len(self.vocabulary.symbols)
         with open_dict(cfg):
             cfg.decoder.vocab_size = size

@@ -19,7 +19,8 @@ from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
-from nemo_speechlm.models.common.fine_tuning import become_independent, take_architecture
+from nemo_speechlm.models.common.acceleration import compile_layers
+from nemo_speechlm.models.common.fine_tuning import become_independent, check_frozen, take_architecture
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
@@ -61,7 +62,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
 
     Args:
         cfg: NeMo's keys; ``labels`` or ``tokenizer``; and ours: ``init_from_pretrained``, ``pretrained_weights``,
-            ``encoder_overrides``, ``freeze_front_end``, ``text_branch`` for the text of ``train_ds`` (see
+            ``encoder_overrides``, ``freeze_front_end``, ``compile``, ``text_branch`` for the text of ``train_ds`` (see
             :mod:`~nemo_speechlm.models.recognition.text_branch`), and ``reuse_decoder``: start from the RNN-T decoder
             of the file too, where it has one (MAESTRO, and transducers). ``model_defaults.enc_hidden`` is taken from
             the encoder.
@@ -74,6 +75,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     """
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
     source = take_architecture(cfg)
+    check_frozen(cfg, trainer)
     for key in ("freeze_encoder_steps", "reuse_ctc_head"):
         if cfg.get(key):
             raise SpeechLMError(f"model.{key} is not for transducers: NeMo's stock model has no place for it")
@@ -114,6 +116,8 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
         if not hasattr(model.encoder, "front_end"):
             raise SpeechLMError(f"freeze_front_end: {type(model.encoder).__name__} has no front_end; set it to false")
         model.encoder.front_end.requires_grad_(False)
+    if cfg.get("compile", False):
+        compile_layers(model.encoder)
     _give_data(model, data, encoder)
     check_data_fit(model)
     return model

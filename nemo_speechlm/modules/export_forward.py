@@ -6,6 +6,8 @@ Same weights and same numbers as the modules' own passes, by plain operations th
 Axis legend: B batch, C channels, T frames, D model width, H heads, K width of a head, R rows of the position table.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,13 +27,24 @@ def check_exportable(*modules: nn.Module) -> None:
         SpeechLMError: naming what is not.
     """
     for module in modules:
-        conformer = isinstance(module, MaskedConformer) and module.self_attention_model == "abs_pos"
-        if not conformer and not isinstance(module, ConvFrontEnd | MelFrontEnd | RelativeTransformer):
+        if isinstance(module, MaskedConformer):
+            _check_conformer(module)
+        elif not isinstance(module, ConvFrontEnd | MelFrontEnd | RelativeTransformer):
             raise SpeechLMError(f"an encoder with a {type(module).__name__} inside cannot be exported")
         if getattr(module, "released_padding", False):
             raise SpeechLMError(
                 "the encoder has released_padding, by which an utterance depends on the padding of its batch; it "
                 "cannot be exported: convert the checkpoint with --padding exact"
+            )
+
+
+def _check_conformer(conformer: MaskedConformer) -> None:
+    for key, expected in (("self_attention_model", ("abs_pos", "rel_pos")), ("att_context_size", ([-1, -1],))):
+        value = getattr(conformer, key)
+        if (list(value) if key == "att_context_size" else value) not in expected:
+            raise SpeechLMError(
+                f"an encoder with a MaskedConformer inside whose {key} is {value} cannot be exported; expected "
+                f"{' or '.join(map(str, expected))}"
             )
 
 
@@ -67,12 +80,25 @@ def transformer_states(transformer: nn.Module, x_BTD: Tensor, padding_BT: Tensor
 
 
 def _conformer_states(conformer: MaskedConformer, x_BTD: Tensor, padding_BT: Tensor) -> Tensor:
-    x, _ = conformer.pos_enc(conformer.pre_encode(x_BTD))
+    x, distances = conformer.pre_encode(x_BTD), None
+    if conformer.self_attention_model == "rel_pos":
+        x, distances = x * (conformer.xscale or 1.0), _distances(x)
+    else:
+        x, _ = conformer.pos_enc(x)
     hidden_BT = padding_BT & ~padding_BT.all(1, keepdim=True)
     hidden_BTT = hidden_BT.unsqueeze(1).expand(-1, hidden_BT.shape[1], -1)
     for layer in conformer.layers:
-        x = layer(x=x, att_mask=hidden_BTT, pad_mask=padding_BT)
+        x = layer(x=x, att_mask=hidden_BTT, pos_emb=distances, pad_mask=padding_BT)
     return x
+
+
+def _distances(x_BTD: Tensor) -> Tensor:
+    """NeMo's ``RelPositionalEncoding`` of the distances T - 1 to 1 - T, (1, 2T - 1, D); NeMo's own ends at some T."""
+    T, D = x_BTD.shape[1:]
+    distances = torch.arange(1 - T, T, device=x_BTD.device).flip(0).to(torch.float32)
+    rates = torch.exp(torch.arange(0, D, 2, dtype=torch.float32, device=x_BTD.device) * (-math.log(1e4) / D))
+    angles = distances.unsqueeze(1) * rates
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1).unsqueeze(0).to(x_BTD.dtype)
 
 
 def _instance_norm(norm: MaskedInstanceNorm, x_BCT: Tensor, length: Tensor) -> Tensor:

@@ -44,10 +44,20 @@ def architecture(kind):
                 "activation": {"_target_": "torch.nn.ReLU"},
             },
         }
+    if kind == "conformer":
+        cfg["encoder"]["speech_transformer"] = tiny_conformer()
     if kind == "even":
         transformers[0]["conv_kernel"] = 8
         transformers[1]["max_distance"] = 0
     return cfg
+
+
+def tiny_conformer(**options):
+    return {
+        "_target_": "nemo_speechlm.modules.MaskedConformer", "feat_in": 32, "d_model": 32, "n_layers": 2, "n_heads": 4,
+        "subsampling_factor": 1, "self_attention_model": "rel_pos", "conv_kernel_size": 5, "xscaling": True,
+        "conv_norm_type": "layer_norm", "use_pytorch_sdpa": True, "sync_max_audio_length": False, **options,
+    }  # fmt: skip
 
 
 def ctc(kind, **changes):
@@ -56,7 +66,7 @@ def ctc(kind, **changes):
     return SpeechLMCTCModel(OmegaConf.create(cfg)).eval()
 
 
-@pytest.mark.parametrize("kind", ["base", "large", "mel", "even"])
+@pytest.mark.parametrize("kind", ["base", "large", "mel", "even", "conformer"])
 def test_graph_is_the_model(kind):
     model = ctc(kind)
     signal, length = model.encoder.input_example(3)
@@ -69,7 +79,9 @@ def test_graph_is_the_model(kind):
         torch.testing.assert_close(model.decoder.forward_for_export(expected), model.decoder(encoder_output=expected))
 
 
-@pytest.mark.parametrize(("kind", "part"), [("base", "model"), ("large", "encoder"), ("mel", "model")])
+@pytest.mark.parametrize(
+    ("kind", "part"), [("base", "model"), ("large", "encoder"), ("mel", "model"), ("conformer", "model")]
+)
 def test_onnx(tmp_path, kind, part):
     pytest.importorskip("onnxruntime")
     import onnx
@@ -132,6 +144,10 @@ def test_what_cannot_be_exported(tmp_path):
         export(model, tmp_path / "x.pt")
     with pytest.raises(SpeechLMError, match="expected model or encoder"):
         export(model, tmp_path / "x.onnx", "decoder")
+    windowed = ctc("conformer")
+    windowed.encoder.speech_transformer.att_context_size = [8, 8]
+    with pytest.raises(SpeechLMError, match=r"att_context_size is \[8, 8\] cannot be exported; expected \[-1, -1\]"):
+        export(windowed, tmp_path / "x.ts")
     model.encoder.front_end.released_padding = True
     with pytest.raises(SpeechLMError, match="--padding exact"):
         export(model, tmp_path / "x.ts")

@@ -77,9 +77,9 @@ class InputRecord:
             record = {"command": command, "files": record}
         gone, new = _difference(record["command"], command), _difference(command, record["command"])
         if gone or new:
-            before, now = (" ".join(words) or "fewer settings" for words in (gone, new))
+            was, would_be = (" ".join(words) or "fewer settings" for words in (gone, new))
             raise SpeechLMError(
-                f"{what} was made with {before}, now it is {now}; give another output, or remove that file and what "
+                f"{what} was made with {was}, now it is {would_be}; give another output, or remove that file and what "
                 "was made from it"
             )
         known: Mapping[str, Mapping[str, Any]] = record["files"]

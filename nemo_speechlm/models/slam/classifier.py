@@ -78,7 +78,7 @@ class SLAMTextClassifier(TrainedModel):
             raise SpeechLMError("model.init_from_pretrained is not given; expected the .nemo file of a SLAM model")
         self._complete_classes(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
-        self.classes = list(self._cfg.classes)
+        self.classes = [str(name) for name in self._cfg.classes]  # as the files have them: [0, 1] are numbers in YAML
         path = self.register_artifact("tokenizer.model_path", self._cfg.tokenizer.model_path)
         self.writer = TextWriter(TokenEncoder(path), self._cfg.lower_case, self._cfg.unknown_characters)
         self.shared_transformer = self.from_config_dict(self._cfg.shared_transformer)

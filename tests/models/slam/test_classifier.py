@@ -58,6 +58,15 @@ def test_sentences(folder, tmp_path):
         assert torch.equal(restored(*given), model.eval()(*given))
 
 
+def test_classes_may_be_numbers(folder):
+    model = SLAMTextClassifier(config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.classes=[1,0]").model)
+    model.setup_training_data(model.cfg.train_ds)
+    assert model.classes == ["1", "0"]
+    assert set(next(iter(model.train_dataloader())).classes.tolist()) == {0, 1}
+    with pytest.raises(InputError, match="'label' is '0', expected one of 1, 2"):
+        fit(config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.classes=[1,2]"), 1)
+
+
 def test_a_resumed_run_is_the_run_that_never_stopped(folder, tmp_path):
     """Stopped within a pass over the 80 lines, and within the one behind it."""
     config = config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.text_dropout=0.1")

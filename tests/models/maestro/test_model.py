@@ -193,6 +193,20 @@ def test_pairs_that_do_not_fit(corpus, tmp_path, changes, message):
         fit(MAESTROModel, spoil(corpus, tmp_path, **changes), 1)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"tasks.durations": 0}, {"stages": [{"steps": None, "tasks": ["rnnt", "aligned_mlm"]}]}]
+)
+def test_learned_durations_must_be_learned(corpus, changes):
+    config = tiny_maestro_config(corpus)
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    with pytest.raises(SpeechLMError, match=r"model\.repetition\.kind=learned .* model\.tasks\.durations is 0"):
+        fit(MAESTROModel, config, 1)
+    config.tasks.aligned_mlm, config.stages = 0, None  # then nothing is repeated
+    config.train_ds.text, config.validation_ds = None, None
+    fit(MAESTROModel, config, 1)
+
+
 def test_a_task_without_data(corpus):
     config = tiny_maestro_config(corpus, validation_ds=None)
     config.train_ds.pairs = None

@@ -78,6 +78,14 @@ def test_the_average_follows_the_weights(trained):
     assert (own - average).abs().max() < 0.1
 
 
+def test_a_model_in_bf16(corpus):
+    config = tiny_maestro_config(corpus, average={"decay": 0.9999})
+    model, history = fit(MAESTROModel, config, 2, precision="bf16-true")
+    assert {part.dtype for part in (model.encoder.mask_emb, *model.text_encoder.parameters())} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.average.parameters()} == {torch.float32}
+    assert all(math.isfinite(history.validated[f"val_{name}"]) for name in TERMS)
+
+
 def test_stages_change_the_tasks(corpus):
     _, history = fit(MAESTROModel, tiny_maestro_config(corpus, stages=STAGES, validation_ds=None), 8)
     has = [{term for term in TERMS if not math.isnan(step.get(f"train_{term}", math.nan))} for step in history.steps]

@@ -59,7 +59,9 @@ def test_sentences(folder, tmp_path):
 
 
 def test_classes_may_be_numbers(folder):
-    model = SLAMTextClassifier(config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.classes=[1,0]").model)
+    model = SLAMTextClassifier(
+        config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.classes=[1,0]").model
+    )
     model.setup_training_data(model.cfg.train_ds)
     assert model.classes == ["1", "0"]
     assert set(next(iter(model.train_dataloader())).classes.tolist()) == {0, 1}

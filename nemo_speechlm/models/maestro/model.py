@@ -60,6 +60,12 @@ class MAESTROModel(Untuned, MultitaskModel):
         transducer="graphemes",
     )
     all_tasks: ClassVar[Tasks] = TASKS
+    needed: ClassVar[Collection[Collection[str]]] = (
+        ("w2v_bert",),
+        ("durations",),
+        ("rnnt", "aligned_mlm"),
+        ("matching", "aligned_mlm"),
+    )
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         super().__init__(cfg=cfg, trainer=trainer)

@@ -84,6 +84,9 @@ class SLAMTextClassifier(TrainedModel):
         self.shared_transformer = self.from_config_dict(self._cfg.shared_transformer)
         width = self.shared_transformer.d_model
         self.text_embedding = TextEmbedding(len(self.writer.encoder.labels), width, self._cfg.text_dropout)
+        # Text passes neither; DistributedDataParallel would wait for their gradients.
+        self.shared_transformer.pre_encode.requires_grad_(False)
+        self.text_embedding.bias.requires_grad_(False)
         self.dropout = nn.Dropout(self._cfg.dropout)
         self.head = nn.Linear(width, len(self.classes))
         if source is not None:

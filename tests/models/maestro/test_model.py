@@ -18,7 +18,11 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.maestro import tiny_maestro_config
-from tests.models.multitask import check_that_an_update_is_the_sum_of_three, fit
+from tests.models.multitask import (
+    check_that_an_update_is_the_sum_of_three,
+    check_that_unused_parameters_are_told,
+    fit,
+)
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses_maestro.csv"
 STEPS = 20
@@ -84,6 +88,13 @@ def test_a_model_in_bf16(corpus):
     assert {part.dtype for part in (model.encoder.mask_emb, *model.text_encoder.parameters())} == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.average.parameters()} == {torch.float32}
     assert all(math.isfinite(history.validated[f"val_{name}"]) for name in TERMS)
+
+
+@pytest.mark.parametrize(
+    "off", [(), ("ctc",), ("durations",), ("w2v_bert",), ("rnnt", "aligned_mlm"), ("matching", "aligned_mlm")]
+)
+def test_unused_parameters_are_told(corpus, off):
+    check_that_unused_parameters_are_told(MAESTROModel, tiny_maestro_config(corpus), off)
 
 
 def test_stages_change_the_tasks(corpus):

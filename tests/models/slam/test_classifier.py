@@ -147,6 +147,14 @@ def test_begins_with_the_pretrained_weights(folder, build):
         assert torch.equal(model.shared_transformer.state_dict()[name], weight), name
 
 
+def test_every_parameter_that_is_trained_has_a_gradient(folder):
+    model = SLAMTextClassifier(config_of(folder).model, tiny_trainer(1))
+    model.setup_training_data(model.cfg.train_ds)
+    batch = next(iter(model.train_dataloader()))
+    model(batch.tokens, batch.lengths).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 @pytest.mark.parametrize(
     ("start", "overrides", "message"),
     [

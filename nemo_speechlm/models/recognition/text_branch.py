@@ -123,7 +123,7 @@ def take_text_branch(cfg: DictConfig, source: PretrainedFile | None) -> Found | 
     Args:
         cfg: of the model; ``text_branch`` has ``weight``, and may have ``init_from`` and values for other keys than
             those of the file. It is changed: ``kind`` and what the branch is made of are added. If
-            ``pretrained_weights`` is false, the branch begins with random weights, unless ``init_from`` names its file.
+            ``pretrained_weights`` is false, the branch begins with random weights, unless ``init_from`` names a file.
         source: the file that the model starts from, None if it starts from none.
 
     Returns:

@@ -15,13 +15,11 @@ class ContrastivePrediction(NamedTuple):
 
     Attributes:
         loss: sum of the cross-entropies over the frames, in nats.
-        correct: frames whose code is nearer than all other ones.
-        asked: frames that have a distractor of another code. All codes being the same, it is 0: nothing is told apart.
+        correct: frames whose code is nearer than all other ones. A frame without a distractor of another code is none.
     """
 
     loss: Tensor
     correct: Tensor
-    asked: Tensor
 
 
 def draw_distractors(rows_N: Tensor, number: int, generator: Generator | None = None) -> Tensor:
@@ -73,6 +71,5 @@ def contrastive_prediction(
     if leave_out_same:
         others = others.masked_fill(same, float("-inf"))
     loss = (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).sum()
-    asked = ~same.all(1)
-    correct = asked & ((own > others) | same).all(1)
-    return ContrastivePrediction(loss, correct.sum(), asked.sum())
+    correct = ~same.all(1) & ((own > others) | same).all(1)
+    return ContrastivePrediction(loss, correct.sum())

@@ -102,7 +102,7 @@ def draw_spans(
     most = min(most, num_frames)
     frames = torch.arange(num_frames, device=device)
     if seeds is None:
-        draws = torch.rand(len(lengths), num_frames + 1, device=device, generator=generator)
+        draws = torch.rand(len(lengths), num_frames + 1, device=device, dtype=torch.float32, generator=generator)
     else:
         draws = torch.from_numpy(_draws_by_row(seeds, num_frames)).to(device)
     wanted = (prob / length * lengths + draws[:, -1]).long().clamp(min=min_spans).unsqueeze(1)

@@ -5,7 +5,7 @@ it can be resumed. Its average is in files of its own, beside the checkpoints th
 thousand updates, a third of its average with a decay of 0.999 is the weights that the training began with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class ExponentialAverage(Callback):
         self.updates = 0
         self._average: dict[str, Tensor] = {}
         self._step = 0
-        self._swapped = False
+        self._trained: dict[str, Tensor] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the average of the checkpoint, where it has one."""
@@ -58,7 +58,10 @@ class ExponentialAverage(Callback):
         """Begin with the parameters as they are, unless the run goes on."""
         own = dict(pl_module.named_parameters())
         kept = self._average if self._average.keys() == own.keys() else own
-        self._average = {name: kept[name].detach().to(value.device, copy=True) for name, value in own.items()}
+        self._average = {
+            name: kept[name].detach().to(value.device, torch.promote_types(value.dtype, torch.float32), copy=True)
+            for name, value in own.items()
+        }
         self._step = trainer.global_step
 
     @torch.no_grad()
@@ -69,31 +72,31 @@ class ExponentialAverage(Callback):
         self._step = trainer.global_step
         self.updates += 1
         weight = 1 - min(self.decay, (self.updates + 1) / (self.updates + 10))
-        torch._foreach_lerp_(list(self._average.values()), [p.detach() for p in pl_module.parameters()], weight)
+        own = list(self._average.values())
+        new = [p.detach().to(kept.dtype) for p, kept in zip(pl_module.parameters(), own, strict=True)]
+        torch._foreach_lerp_(own, new, weight)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the validation see the average."""
-        if self._average and not self._swapped:
-            self._swap(pl_module)
+        if self._average and not self._trained:
+            self._trained = {name: value.detach().clone() for name, value in pl_module.named_parameters()}
+            _replace(pl_module, self._average)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on training the parameters."""
-        if self._swapped:
-            self._swap(pl_module)
+        if self._trained:
+            _replace(pl_module, self._trained)
+            self._trained = {}
 
     def put_into(self, model: nn.Module) -> None:
         """Replace a model's parameters by the average, for good."""
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(self._average[name])
+        _replace(model, self._average)
 
-    @torch.no_grad()
-    def _swap(self, model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self._average[name])
-            self._average[name].copy_(kept)
-        self._swapped = not self._swapped
+
+@torch.no_grad()
+def _replace(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(values[name])
 
 
 def average_of(trainer: Trainer) -> ExponentialAverage | None:

@@ -170,7 +170,10 @@ def test_pairs_with_bad_text(run, tmp_path, data, changed_pairs, text, message):
         (["model.tokenizer.dir=nowhere"], "nowhere/tokenizer.model: "),
         (["model.train_ds.pairs=null"], "model.stages[1].tasks has 'tlm', which learns from pairs"),
         (["model.train_ds.pairs.batch_duration=1", "model.stages=null"], "a batch has one pair only"),
-        (["model.tasks.ctc=0"], "model.stages[1].tasks has 'ctc', whose weight model.tasks.ctc is 0"),
+        (
+            ["model.stages=[{steps:null,tasks:[ctc]}]", "model.tasks.ctc=0"],
+            "model.stages[0] has no task to learn: model.tasks.ctc is 0",
+        ),
     ],
 )
 def test_mistakes(run, tmp_path, data, changes, message):

@@ -68,3 +68,20 @@ def check_that_an_update_is_the_sum_of_three(model, batch, untrained=()):
         assert parameter.grad is not None, f"{name} learns from nothing"
         torch.testing.assert_close(parameter.grad, separate[name], rtol=0, atol=1e-10, msg=name)
     return float(loss.detach()), {name: float(value) for name, value in log.items()}
+
+
+def check_that_unused_parameters_are_told(kind, config, off):
+    """A step over all streams leaves no parameter without a gradient, unless the model says why.
+
+    Args:
+        kind: class of the model.
+        config: with all tasks and streams; it is changed.
+        off: tasks whose weight becomes 0.
+    """
+    config.tasks.update(dict.fromkeys(off, 0.0))
+    torch.manual_seed(0)
+    model = kind(config).train()
+    model.setup_training_data(model.cfg.train_ds)
+    model.compute_loss(next(iter(model._train_dl)))[0].backward()
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert bool(unused) == bool(model.unused_parameters()), (unused, model.unused_parameters())

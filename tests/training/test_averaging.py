@@ -1,5 +1,7 @@
 """Averages of weights: along a training, and of its best checkpoints."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -180,6 +182,28 @@ def test_updates_of_several_batches_and_parameters_frozen_at_first():
         expected = plain_average(start, [weights[place] for weights in watch], 0.5)[-1]
         assert getattr(model, name)[0].item() == pytest.approx(expected)
     assert model.seen == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_model_in_bf16_has_an_average_in_fp32(dtype):
+    """Validations leave it as it is. The average of a checkpoint made before may be in bf16."""
+    average = ExponentialAverage(0.9999)
+    checkpoint = {KEY: {"weights": {"weight": torch.ones(2, dtype=dtype)}, "updates": 100_000}}
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.full((2,), 2.0, dtype=torch.bfloat16))
+    trainer = SimpleNamespace(global_step=0)
+    average.on_load_checkpoint(trainer, model, checkpoint)
+    average.on_train_start(trainer, model)
+    for step in range(1, 1001):
+        trainer.global_step = step
+        average.on_train_batch_end(trainer, model)
+        if step % 100 == 0:
+            average.on_validation_start(trainer, model)
+            assert (model.weight < 2).all()
+            average.on_validation_end(trainer, model)
+            assert (model.weight == 2).all()
+    average.on_save_checkpoint(trainer, model, checkpoint)
+    assert checkpoint[KEY]["weights"]["weight"].tolist() == [pytest.approx(2 - 0.9999**1000, rel=1e-4)] * 2
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.5, "much", True])

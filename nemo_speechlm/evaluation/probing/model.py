@@ -190,10 +190,10 @@ class ProbeModel(TrainedModel):
 
     def train_dataloader(self) -> DataLoader:
         """The training loader; resumed, it goes on behind the batches that were used."""
-        if self._train_dl is not None and self._trainer is not None:
+        if self._train_dl is not None:
             batches = self._train_dl.batch_sampler
             assert isinstance(batches, CountBatches)
-            batches.start = self._trainer.global_step * self._trainer.accumulate_grad_batches
+            batches.start = self.used_batches()
         return self._train_dl
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:

@@ -33,6 +33,10 @@ class TrainedModel(ModelPT):
         """As ``setup_validation_data``, which makes all the loaders there are."""
         self.setup_validation_data(val_data_config)
 
+    def used_batches(self) -> int:
+        """Batches that each process has been trained on: where a resumed run goes on in its data."""
+        return 0 if self._trainer is None else self._trainer.global_step * self._trainer.accumulate_grad_batches
+
     def configure_callbacks(self) -> list[Callback]:
         """Log the means of validations."""
         return [*super().configure_callbacks(), self.validation_means]

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.data.pretraining.batch import TokenBatch
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.common.multitask.average import WeightAverage
+from nemo_speechlm.models.common.multitask.average import WeightAverage, in_precision_of
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.maestro.matching import Branches, phones_of, transducer_figures
@@ -24,8 +24,14 @@ from nemo_speechlm.modules.text_branch import ConvTextEncoder, Refiner, resample
 
 
 class Predictor(Protocol):
-    """What predicts durations: averages of text encoder and duration model, by these names."""
+    """What predicts durations.
 
+    Attributes:
+        text_encoder: that is trained.
+        average: of text encoder and duration model, by these names.
+    """
+
+    text_encoder: ConvTextEncoder
     average: Any
 
 
@@ -65,8 +71,10 @@ class Repetition:
 
     @torch.no_grad()
     def _learned(self, model: Predictor, phones: Tensor, lengths: Tensor) -> Tensor:
-        states = model.average["text_encoder"](phones, lengths)
-        return durations_of(model.average["duration_model"](states, lengths), lengths, longest=self.most)
+        with in_precision_of(model.text_encoder):
+            states = model.average["text_encoder"](phones, lengths)
+            predicted = model.average["duration_model"](states, lengths)
+        return durations_of(predicted, lengths, longest=self.most)
 
 
 class TextSide(Predictor, Protocol):
@@ -77,7 +85,6 @@ class TextSide(Predictor, Protocol):
         mlm_features: masks of channels.
     """
 
-    text_encoder: ConvTextEncoder
     refiner: Refiner
     repetition: Repetition
     mlm_time: CoveringMask

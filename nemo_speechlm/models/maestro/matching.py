@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch, TokenBatch
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.common.multitask.average import WeightAverage
+from nemo_speechlm.models.common.multitask.average import WeightAverage, in_precision_of
 from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.maestro.transducer import TransducerBranch
@@ -125,9 +125,11 @@ def align(model: Branches, signal: Tensor, signal_lengths: Tensor, batch: PairBa
     """How many frames (B, P) each phone of a pair lasts, by the averaged weights; their sums are the frames."""
     phones, phone_lengths = phones_of(batch)
     encoder: SpeechLMEncoder = model.average["encoder"]
-    encoded, lengths = encoder(audio_signal=signal, length=signal_lengths)
     branch: TransducerBranch = model.average["phones"]
-    path = branch.align(encoded.transpose(1, 2), lengths, phones, phone_lengths)
+    with in_precision_of(model.encoder):
+        exact = signal.to(next(encoder.parameters()).dtype)
+        encoded, lengths = encoder(audio_signal=exact, length=signal_lengths)
+        path = branch.align(encoded.transpose(1, 2), lengths, phones, phone_lengths)
     return token_frames(path, lengths, phone_lengths)
 
 

@@ -19,6 +19,7 @@ from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, Token
 from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Stream, TokenTextStream
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.average import WeightAverage
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import MultitaskModel
@@ -59,6 +60,12 @@ class MAESTROModel(Untuned, MultitaskModel):
         transducer="graphemes",
     )
     all_tasks: ClassVar[Tasks] = TASKS
+    needed: ClassVar[Collection[Collection[str]]] = (
+        ("w2v_bert",),
+        ("durations",),
+        ("rnnt", "aligned_mlm"),
+        ("matching", "aligned_mlm"),
+    )
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         super().__init__(cfg=cfg, trainer=trainer)
@@ -127,6 +134,17 @@ class MAESTROModel(Untuned, MultitaskModel):
         """An update of the weights, and then of their average."""
         super().optimizer_step(*args, **kwargs)
         self.average.update(self._averaged_parts())
+
+    def on_fit_start(self) -> None:
+        """Check that durations which text needs are learned. A file of a model that lacks them can still be read."""
+        super().on_fit_start()
+        learned = {task for stage in self.stages for task in stage.tasks}
+        if self.repetition.kind == "learned" and "aligned_mlm" in learned and "durations" not in learned:
+            raise SpeechLMError(
+                "model.repetition.kind=learned repeats the phones of text as the duration model says, which learns "
+                "nothing: model.tasks.durations is 0, or no stage has it; give it a weight and a stage, or set "
+                "model.repetition.kind to random or fixed"
+            )
 
     # --- states --------------------------------------------------------------------------------------------------
 

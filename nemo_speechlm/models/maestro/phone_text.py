@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from torch import Generator, nn
 
 from nemo_speechlm.data.pretraining.streams import TokenTextStream
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.pretrained import PretrainedFile
 from nemo_speechlm.models.maestro.aligned_mlm import Repetition, encode_text
 from nemo_speechlm.models.maestro.phones import TARGET
@@ -82,6 +82,18 @@ class PhoneText(TextBranch):
             for key, value in source.part(f"average.parts.{part}").items()
         }
         return Found(found, weights, source.path)
+
+    def check_untrained(self) -> None:
+        """Check that durations do not come from a model that has learned none; fine-tuning does not train it.
+
+        Raises:
+            SpeechLMError: if they do.
+        """
+        if self.repetition.kind == "learned":
+            raise SpeechLMError(
+                "model.pretrained_weights=false leaves no learned durations for text; set "
+                "model.text_branch.repetition.kind to fixed or random, or model.text_branch.init_from to the file"
+            )
 
     def stream(self, encoder: SpeechLMEncoder, writing: Writing) -> TokenTextStream:
         """Text manifests without units.

@@ -67,12 +67,12 @@ class Found(NamedTuple):
 
     Attributes:
         config: of the branch.
-        weights: of the branch, by their names in it.
+        weights: of the branch, by their names in it; None where it is to begin with random ones.
         path: of the file.
     """
 
     config: dict[str, Any]
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor] | None
     path: Path
 
 
@@ -89,6 +89,13 @@ class TextBranch(nn.Module, ABC):
     @abstractmethod
     def found_in(cls, source: PretrainedFile) -> Found | None:
         """The text side of a pretrained model's file; None where it has none of this kind."""
+
+    def check_untrained(self) -> None:
+        """Check that the branch may begin with random weights.
+
+        Raises:
+            SpeechLMError: if it may not.
+        """
 
     @abstractmethod
     def stream(self, encoder: SpeechLMEncoder, writing: Writing) -> Stream:
@@ -115,11 +122,12 @@ def take_text_branch(cfg: DictConfig, source: PretrainedFile | None) -> Found | 
 
     Args:
         cfg: of the model; ``text_branch`` has ``weight``, and may have ``init_from`` and values for other keys than
-            those of the file. It is changed: ``kind`` and what the branch is made of are added.
+            those of the file. It is changed: ``kind`` and what the branch is made of are added. If
+            ``pretrained_weights`` is false, the branch begins with random weights, unless ``init_from`` names a file.
         source: the file that the model starts from, None if it starts from none.
 
     Returns:
-        the weights to start from; None where there is no text, or the config describes its branch already.
+        what the branch starts from; None where there is no text, or the config describes its branch already.
 
     Raises:
         InputError: if the file has no text branch.
@@ -150,7 +158,7 @@ def take_text_branch(cfg: DictConfig, source: PretrainedFile | None) -> Found | 
     with open_dict(cfg):
         cfg.text_branch = OmegaConf.merge(found.config, given)
         cfg.train_ds.defer_setup = True  # its loader needs the encoder
-    return found
+    return found if other is not None or cfg.get("pretrained_weights", True) else found._replace(weights=None)
 
 
 def _found_in(file: PretrainedFile) -> Found | None:
@@ -190,10 +198,14 @@ def build_text_branch(cfg: DictConfig, d_model: int) -> TextBranch | None:
 
 
 def load_text_branch(branch: TextBranch, found: Found) -> None:
-    """Start a branch from a file's weights.
+    """Start a branch from a file's weights, where it is to have them.
 
     Raises:
         InputError: if they do not fit.
+        SpeechLMError: if there are to be none, and the branch cannot do without.
     """
+    if found.weights is None:
+        branch.check_untrained()
+        return
     load_strictly(branch, found.weights, found.path, "text_branch")
     logging.info(f"Text branch ({branch.kind}) from {found.path}")

@@ -186,6 +186,8 @@ def _validation_metrics(has_loss: bool) -> dict[str, str]:
 def _give_data(model: EncDecRNNTModel, data: dict[str, DictConfig], encoder: Encoder) -> None:
     """Make the loaders, which are those of the CTC models: NeMo's would drop unknown characters without a word."""
     branch: TextBranch | None = getattr(model, "text_branch", None)
+    if branch is not None:
+        model.encoder.take_input_rate(model.cfg)  # a stream of units asks for its frame rate
 
     def build(config: DictConfig) -> DataLoader:
         ranks = model.global_rank, model.world_size

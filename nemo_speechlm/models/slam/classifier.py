@@ -6,31 +6,51 @@ Axis legend: B texts, U tokens, C classes, D width.
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from nemo.core.classes import ModelPT, PretrainedModelInfo
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from nemo_speechlm.checks import check_choice
+from nemo_speechlm.data.length_batches import LengthBatches
+from nemo_speechlm.data.pretraining.dataset import StandIn
+from nemo_speechlm.data.pretraining.loader import TakeTurns
 from nemo_speechlm.data.text.classified import TextWriter, read_classified
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_strictly, read_pretrained
+from nemo_speechlm.models.common.trained_model import TrainedModel
 from nemo_speechlm.modules.text_embedding import TextEmbedding
-from nemo_speechlm.nemo_targets import name_publicly
 
 PARTS = ("text_embedding", "shared_transformer")
 
 
-class SLAMTextClassifier(ModelPT):
+class ClassifiedBatch(NamedTuple):
+    """A batch of texts with their classes.
+
+    Attributes:
+        tokens: (B, U), 0 where padded.
+        lengths: (B,).
+        classes: (B,).
+        stand_in: another process's batch, for one that has none left: it does not count.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    classes: Tensor
+    stand_in: bool = False
+
+
+class SLAMTextClassifier(TrainedModel):
     """The shared encoder of SLAM over text, and a linear layer on the state of CLS.
 
     The second sentence of a pair stands behind the first one, with the CLS token between them: SLAM's tokens have no
@@ -57,17 +77,16 @@ class SLAMTextClassifier(ModelPT):
         elif cfg.get("shared_transformer") is None:
             raise SpeechLMError("model.init_from_pretrained is not given; expected the .nemo file of a SLAM model")
         self._complete_classes(cfg)
-        for name in ("train_ds", "validation_ds"):
-            if cfg.get(name) is not None:
-                cfg[name].defer_setup = True
-        name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
-        self.classes = list(self._cfg.classes)
+        self.classes = [str(name) for name in self._cfg.classes]  # as the files have them: [0, 1] are numbers in YAML
         path = self.register_artifact("tokenizer.model_path", self._cfg.tokenizer.model_path)
         self.writer = TextWriter(TokenEncoder(path), self._cfg.lower_case, self._cfg.unknown_characters)
         self.shared_transformer = self.from_config_dict(self._cfg.shared_transformer)
         width = self.shared_transformer.d_model
         self.text_embedding = TextEmbedding(len(self.writer.encoder.labels), width, self._cfg.text_dropout)
+        # Text passes neither; DistributedDataParallel would wait for their gradients.
+        self.shared_transformer.pre_encode.requires_grad_(False)
+        self.text_embedding.bias.requires_grad_(False)
         self.dropout = nn.Dropout(self._cfg.dropout)
         self.head = nn.Linear(width, len(self.classes))
         if source is not None:
@@ -118,14 +137,33 @@ class SLAMTextClassifier(ModelPT):
     # --- data ----------------------------------------------------------------------------------------------------
 
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
-        """Batches of the lines of ``file``, in another order each epoch."""
-        self._train_dl = self._loader(train_data_config, shuffle=True)
+        """Endless batches of the lines of ``file``, in another order each pass.
+
+        Raises:
+            SpeechLMError: if the training would have no end.
+        """
+        if self._trainer is not None and self._trainer.max_steps == -1:
+            raise SpeechLMError("trainer.max_steps is -1, expected a number of updates: the data have no end")
+        data = self._dataset(train_data_config)
+        ranks = self.global_rank, self.world_size
+        size, seed = train_data_config["batch_size"], train_data_config.get("seed", 0)
+        self._order = LengthBatches(np.ones(len(data)), size, seed, *ranks)  # all being as long: at random
+        self._train_dl = DataLoader(data, batch_size=None, sampler=self._order)
+
+    def train_dataloader(self) -> DataLoader:
+        """The training loader; resumed, it goes on behind the batches that were used."""
+        if self._train_dl is not None:
+            self._order.start = self.used_batches()
+        return self._train_dl
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
-        """Batches of the lines of ``file``."""
-        self._validation_dl = self._loader(val_data_config, shuffle=False)
+        """Batches of the lines of ``file``, of which each process has its share."""
+        data = self._dataset(val_data_config)
+        batches = BatchSampler(range(len(data)), val_data_config["batch_size"], drop_last=False)
+        turns = TakeTurns(batches, self.global_rank, self.world_size)
+        self._validation_dl = DataLoader(data, batch_size=None, sampler=turns)
 
-    def _loader(self, config: DictConfig | dict, shuffle: bool) -> DataLoader:
+    def _dataset(self, config: DictConfig | dict) -> "_Batches":
         lines = read_classified(config["file"], self._cfg.text_columns, self._cfg.label_column)
         examples = []
         for line in lines:
@@ -137,31 +175,32 @@ class SLAMTextClassifier(ModelPT):
                 )
             tokens = self.tokens_of(line.texts, config["file"], line.line)[: self._cfg.max_tokens]
             examples.append((tokens, self.classes.index(line.label)))
-        return DataLoader(examples, config["batch_size"], shuffle, collate_fn=_collate)  # type: ignore[arg-type]
+        return _Batches(examples)
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch."""
-        tokens, lengths, classes = batch
-        loss = F.cross_entropy(self(tokens, lengths), classes)
-        self.log("train_loss", loss.detach(), prog_bar=True)
-        return loss
+    def training_step(self, batch: ClassifiedBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the batches of all processes together."""
+        losses = F.cross_entropy(self(batch.tokens, batch.lengths), batch.classes, reduction="sum")
+        mean = joint_means({"loss": (losses, len(batch.classes))})["loss"]
+        self.log("train_loss", mean.mean, prog_bar=True)
+        return mean.loss
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
         self._counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64, device=self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: ClassifiedBatch, batch_idx: int) -> None:
         """Count which class each text was taken for."""
-        tokens, lengths, classes = batch
-        logits = self(tokens, lengths)
+        logits, classes = self(batch.tokens, batch.lengths), batch.classes
+        if batch.stand_in:
+            return
         self._counts.index_put_((classes, logits.argmax(1)), torch.ones_like(classes), accumulate=True)
-        self.log("val_loss", F.cross_entropy(logits, classes), batch_size=len(classes), on_epoch=True, sync_dist=True)
+        self.log_mean("val_loss", F.cross_entropy(logits, classes, reduction="sum"), len(classes))
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
         """Log the accuracy; of two classes also the F1 score of the second, GLUE's figure for MRPC."""
-        counts = self.all_gather(self._counts).reshape(-1, *self._counts.shape).sum(0).double()
+        counts = joint_sum(self._counts).double()
         self.log("val_accuracy", (counts.trace() / counts.sum()).float(), sync_dist=True)
         if len(self.classes) == 2:
             f1 = 2 * counts[1, 1] / (counts[1].sum() + counts[:, 1].sum()).clamp(min=1)
@@ -174,15 +213,26 @@ class SLAMTextClassifier(ModelPT):
             return {}
         return {"val_loss": "min", "val_accuracy": "max"} | ({"val_f1": "max"} if len(self.classes) == 2 else {})
 
-    @classmethod
-    def list_available_models(cls) -> list[PretrainedModelInfo]:
-        """There are none to download."""
-        return []
 
+class _Batches(Dataset):
+    """A map from the numbers of examples to their batch.
 
-def _collate(examples: Sequence[tuple[list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
-    lengths = torch.tensor([len(tokens) for tokens, _ in examples])
-    padded = torch.zeros(len(examples), int(lengths.max()), dtype=torch.int64)
-    for row, (tokens, _) in zip(padded, examples, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens)
-    return padded, lengths, torch.tensor([label for _, label in examples])
+    Args:
+        examples: tokens and class of each.
+    """
+
+    def __init__(self, examples: Sequence[tuple[list[int], int]]):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, numbers: Sequence[int] | StandIn) -> ClassifiedBatch:
+        if isinstance(numbers, StandIn):
+            return self[list(numbers.examples)]._replace(stand_in=True)
+        texts, classes = zip(*(self.examples[number] for number in numbers), strict=True)
+        lengths = torch.tensor([len(tokens) for tokens in texts])
+        padded = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
+        for row, tokens in zip(padded, texts, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens)
+        return ClassifiedBatch(padded, lengths, torch.tensor(classes))

@@ -82,6 +82,11 @@ class SLAMModel(MultitaskModel):
             )
         return pair_tasks.SharedEmbeddingHead(num_tokens, width)
 
+    def unused_parameters(self) -> list[str]:
+        """Those of :class:`MultitaskModel`, and text that is read but never predicted."""
+        idle = "stm" in self.tasks and not {"masked_text", "tlm"} & self.tasks.keys()
+        return [*super().unused_parameters(), *(["no masked_text or tlm in model.tasks"] if idle else [])]
+
     def streams(self) -> list[Stream]:
         """Speech; and with a tokenizer, text and pairs."""
         sample_rate = self._cfg.sample_rate

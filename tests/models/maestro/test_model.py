@@ -18,7 +18,11 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.maestro import tiny_maestro_config
-from tests.models.multitask import check_that_an_update_is_the_sum_of_three, fit
+from tests.models.multitask import (
+    check_that_an_update_is_the_sum_of_three,
+    check_that_unused_parameters_are_told,
+    fit,
+)
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses_maestro.csv"
 STEPS = 20
@@ -76,6 +80,21 @@ def test_the_average_follows_the_weights(trained):
     own, average = model.text_encoder.tokens.weight, model.average["text_encoder"].tokens.weight
     assert not torch.equal(own, average)
     assert (own - average).abs().max() < 0.1
+
+
+def test_a_model_in_bf16(corpus):
+    config = tiny_maestro_config(corpus, average={"decay": 0.9999})
+    model, history = fit(MAESTROModel, config, 2, precision="bf16-true")
+    assert {part.dtype for part in (model.encoder.mask_emb, *model.text_encoder.parameters())} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.average.parameters()} == {torch.float32}
+    assert all(math.isfinite(history.validated[f"val_{name}"]) for name in TERMS)
+
+
+@pytest.mark.parametrize(
+    "off", [(), ("ctc",), ("durations",), ("w2v_bert",), ("rnnt", "aligned_mlm"), ("matching", "aligned_mlm")]
+)
+def test_unused_parameters_are_told(corpus, off):
+    check_that_unused_parameters_are_told(MAESTROModel, tiny_maestro_config(corpus), off)
 
 
 def test_stages_change_the_tasks(corpus):
@@ -191,6 +210,20 @@ def spoil(corpus, folder, **changes):
 def test_pairs_that_do_not_fit(corpus, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         fit(MAESTROModel, spoil(corpus, tmp_path, **changes), 1)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tasks.durations": 0}, {"stages": [{"steps": None, "tasks": ["rnnt", "aligned_mlm"]}]}]
+)
+def test_learned_durations_must_be_learned(corpus, changes):
+    config = tiny_maestro_config(corpus)
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    with pytest.raises(SpeechLMError, match=r"model\.repetition\.kind=learned .* model\.tasks\.durations is 0"):
+        fit(MAESTROModel, config, 1)
+    config.tasks.aligned_mlm, config.stages = 0, None  # then nothing is repeated
+    config.train_ds.text, config.validation_ds = None, None
+    fit(MAESTROModel, config, 1)
 
 
 def test_a_task_without_data(corpus):

@@ -1,5 +1,7 @@
 """Each MAESTRO recipe, with fewer and narrower layers, takes steps and validates; the paper's has the paper's size."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -33,12 +35,12 @@ def compose_recipe(name, *overrides):
         return compose(name, list(overrides))
 
 
-def config_of(recipe, corpus):
+def config_of(recipe, corpus, *overrides):
     given = [f"model.stages.{number}.steps=1" for number in (0, 1)]
     for part in ("train_ds", "validation_ds"):
         for stream, path in (("speech", corpus.speech), ("text", corpus.text), ("pairs", corpus.speech)):
             given.append(f"model.{part}.{stream}.manifest_filepath={path}")
-    return compose_recipe(recipe, *given, *NARROW)
+    return compose_recipe(recipe, *given, *NARROW, *overrides)
 
 
 def fit(config, steps=3):
@@ -58,6 +60,18 @@ def test_recipe_trains(recipe, corpus):
     for name in [*names, "val_loss"]:
         assert torch.tensor(metrics[name]).isfinite(), name
     assert config.exp_manager.checkpoint_callback_params.monitor in model.validation_metrics()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_random_durations(recipe, corpus):
+    """With the options of docs/how-to/pretrain-maestro.md."""
+    options = ["model.tasks.durations=0", "model.repetition.kind=random", "model.repetition.most=3"]
+    documented = (Path(__file__).parents[3] / "docs/how-to/pretrain-maestro.md").read_text()
+    assert all(option in documented for option in options)
+    stages = MAESTROModel(config_of(recipe, corpus, *options).model).stages
+    assert len(stages) == 3
+    assert all("durations" not in stage.tasks for stage in stages)
+    assert "aligned_mlm" in stages[-1].tasks
 
 
 @pytest.fixture(scope="module")

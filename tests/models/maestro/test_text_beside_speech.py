@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.collections.asr.models import ASRModel, EncDecRNNTModel
 from omegaconf import OmegaConf
 
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMRNNTModel
 from nemo_speechlm.models.common.pretraining import PlaceInData
 from nemo_speechlm.models.maestro.aligned_mlm import aligned_mlm
@@ -117,6 +117,23 @@ def test_a_resumed_run_is_the_run_that_never_stopped(corpus, pretrained, tmp_pat
     assert all(torch.equal(weights[key], value) for key, value in whole.state_dict().items())
     still = pretrained[0].average["duration_model"].state_dict()
     assert all(torch.equal(whole.text_branch.average["duration_model"].state_dict()[k], v) for k, v in still.items())
+
+
+@pytest.mark.parametrize("kind", [CTC, {**TRANSDUCER, "reuse_decoder": False}], ids=["ctc", "rnnt"])
+def test_without_pretrained_weights(corpus, pretrained, kind):
+    """The branch has random ones too, unless its own file is named."""
+    build = SpeechLMCTCModel if kind is CTC else build_transducer
+    theirs = pretrained[0].text_encoder.tokens.weight
+    cfg = config(corpus, pretrained[1], kind, pretrained_weights=False)
+    with pytest.raises(SpeechLMError, match=r"set model\.text_branch\.repetition\.kind to fixed or random"):
+        build(cfg)
+    cfg.text_branch.repetition = {"kind": "random", "most": 3}
+    assert not torch.equal(build(cfg).text_branch.text_encoder.tokens.weight, theirs)
+    del cfg.text_branch.repetition
+    cfg.text_branch.init_from = str(pretrained[1])
+    model = build(cfg)
+    assert torch.equal(model.text_branch.text_encoder.tokens.weight, theirs)
+    assert not torch.equal(model.encoder.mask_emb, pretrained[0].encoder.mask_emb)
 
 
 def test_a_recognizer_is_adapted_again(corpus, pretrained, tmp_path):

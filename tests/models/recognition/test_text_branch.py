@@ -18,12 +18,14 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMCTCModelBPE, SpeechLMModel
 from nemo_speechlm.models.common.pretraining import PlaceInData
 from nemo_speechlm.models.common.uctc import uctc_terms
+from nemo_speechlm.models.recognition.transducer import build_transducer
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_hidden_corpus, tiny_labels
 from nemo_speechlm.testing.trainer import tiny_trainer
 from nemo_speechlm.training.run import train
 from nemo_speechlm.training.step_guards import BatchSeeds
+from tests.models.maestro.test_text_beside_speech import TRANSDUCER
 
 HEAD = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead", "dropout": 0.1}
 
@@ -102,6 +104,36 @@ def test_the_loss_is_that_of_a_slow_plain_version(corpus, pretrained):
         total += -float(plain_ctc(log_probs, targets[:characters].tolist(), log_probs.shape[1] - 1))
     own, _ = model.text_terms(batch)
     assert float(own) == pytest.approx(total, rel=1e-5)
+
+
+def test_a_transducer_learns_from_units_too(corpus, pretrained):
+    """As from MAESTRO's phones, of which tests/models/maestro/test_text_beside_speech.py says more."""
+    torch.manual_seed(1)
+    changes = {**TRANSDUCER, "reuse_decoder": False, "reuse_ctc_head": False}
+    cfg = config(corpus, pretrained[1], **changes, text_branch={"masking": {"prob": 0.0, "min_spans": 0}})
+    trainer = tiny_trainer(1)
+    model = build_transducer(cfg, trainer)
+    assert torch.equal(model.text_branch.unit_embedding.weight, pretrained[0].unit_embedding.weight)
+    batch = batch_of(model).text
+    expected = 0.0
+    model.eval()
+    for units, frames, targets, characters in zip(
+        batch.units, batch.unit_lengths, batch.targets, batch.target_lengths, strict=True
+    ):
+        states = model.text_branch.unit_embedding(units[None, :frames])
+        shared, _ = model.encoder.encode_shared(states, padding_mask(frames[None], int(frames)))
+        predicted = model.decoder.predict(targets[None, :characters], state=None, add_sos=True)[0]
+        given = {
+            "targets": targets[None, :characters],
+            "input_lengths": frames[None],
+            "target_lengths": characters[None],
+        }
+        expected += float(model.loss(log_probs=model.joint.joint(shared, predicted), **given) * characters)
+    total, count = model.text_terms(batch)
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    assert count == batch.target_lengths.sum()
+    trainer.fit(model.train())
+    assert float(trainer.callback_metrics["train_text_loss"]) > 0
 
 
 def plain_ctc(log_probs, targets, blank):

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
 from nemo_speechlm.testing.corpora import LETTERS
+from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.testing.trainer import tiny_trainer
+from nemo_speechlm.training.step_guards import BatchSeeds
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +36,11 @@ def config_of(folder, name="finetune_text", file="sst2.tsv", start="slam.nemo", 
         return compose(name, [*given, "model.optim.lr=5e-3", "model.dropout=0", "model.text_dropout=0", *overrides])
 
 
-def fit(config, steps):
+def fit(config, steps, resume=None, **options):
     torch.manual_seed(0)
-    trainer = tiny_trainer(steps, use_distributed_sampler=True)
+    trainer = tiny_trainer(steps, **options)
     model = SLAMTextClassifier(config.model, trainer)
-    trainer.fit(model)
+    trainer.fit(model, ckpt_path=resume)
     return model, {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
@@ -53,6 +56,77 @@ def test_sentences(folder, tmp_path):
     given = torch.tensor([tokens]), torch.tensor([len(tokens)])
     with torch.no_grad():
         assert torch.equal(restored(*given), model.eval()(*given))
+
+
+def test_classes_may_be_numbers(folder):
+    model = SLAMTextClassifier(
+        config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.classes=[1,0]").model
+    )
+    model.setup_training_data(model.cfg.train_ds)
+    assert model.classes == ["1", "0"]
+    assert set(next(iter(model.train_dataloader())).classes.tolist()) == {0, 1}
+    with pytest.raises(InputError, match="'label' is '0', expected one of 1, 2"):
+        fit(config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.classes=[1,2]"), 1)
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(folder, tmp_path):
+    """Stopped within a pass over the 80 lines, and within the one behind it."""
+    config = config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.text_dropout=0.1")
+    options = {"limit_val_batches": 0}
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole, _ = fit(config, 5, callbacks=[BatchSeeds(0), keep], enable_checkpointing=True, **options)
+    for steps in (1, 4):
+        resumed, _ = fit(config, 5, tmp_path / f"step={steps}.ckpt", callbacks=[BatchSeeds(0)], **options)
+        weights = resumed.state_dict()
+        assert all(torch.equal(weights[key], value) for key, value in whole.state_dict().items())
+
+
+def test_each_pass_has_every_line_in_an_order_of_its_own(folder):
+    config = config_of(folder).model
+    orders = {}
+    for seed in (0, 1, 0):
+        config.train_ds.seed = seed
+        model = SLAMTextClassifier(config)
+        model.setup_training_data(model.cfg.train_ds)
+        batches = iter(model.train_dataloader())
+        passes = [[tuple(row) for _ in range(3) for row in next(batches).tokens.tolist()] for _ in range(2)]
+        unpadded = [[tuple(token for token in row if token) for row in rows] for rows in passes]
+        assert sorted(unpadded[0]) == sorted(unpadded[1])
+        assert unpadded[0] != unpadded[1]
+        assert len(unpadded[0]) == 80
+        assert orders.setdefault(seed, unpadded) == unpadded
+    assert orders[0] != orders[1]
+
+
+def test_without_an_end(folder):
+    with pytest.raises(SpeechLMError, match=r"trainer\.max_steps is -1, expected a number of updates"):
+        fit(config_of(folder), -1, max_epochs=1, val_check_interval=1)
+
+
+def _validate(rank, config, folder, processes):
+    torch.manual_seed(0)
+    trainer = tiny_trainer(1, devices=processes, strategy="ddp" if processes > 1 else "auto")
+    model = SLAMTextClassifier(config, trainer)
+    (figures,) = trainer.validate(model, verbose=False)
+    torch.save((figures, model._counts), folder / f"{rank}_of_{processes}.pt")
+
+
+def test_processes_count_each_line_once(folder, tmp_path):
+    """Seven lines in three batches, of which the second process has one, and another's beside it."""
+    lines = (folder / "sst2.tsv").read_text().splitlines()
+    (tmp_path / "seven.tsv").write_text("\n".join(lines[:8]) + "\n")
+    config = config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.validation_ds.batch_size=3").model
+    config.validation_ds.file = str(tmp_path / "seven.tsv")
+    found = {}
+    for processes in (1, 2):
+        assert run_in_processes(_validate, processes, config, tmp_path, processes) == [0] * processes
+        names = [tmp_path / f"{rank}_of_{processes}.pt" for rank in range(processes)]
+        found[processes] = [torch.load(name) for name in names]
+    (alone, counts), (first, second) = *found[1], found[2]
+    assert counts.sum() == 7
+    assert torch.equal(first[1] + second[1], counts)
+    assert first[0] == pytest.approx(alone)
+    assert first[0] == second[0]
 
 
 def test_pairs_of_sentences(folder, build):
@@ -71,6 +145,14 @@ def test_begins_with_the_pretrained_weights(folder, build):
         assert torch.equal(model.text_embedding.state_dict()[name], weight), name
     for name, weight in slam.encoder.shared_transformer.state_dict().items():
         assert torch.equal(model.shared_transformer.state_dict()[name], weight), name
+
+
+def test_every_parameter_that_is_trained_has_a_gradient(folder):
+    model = SLAMTextClassifier(config_of(folder).model, tiny_trainer(1))
+    model.setup_training_data(model.cfg.train_ds)
+    batch = next(iter(model.train_dataloader()))
+    model(batch.tokens, batch.lengths).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 @pytest.mark.parametrize(

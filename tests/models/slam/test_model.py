@@ -17,7 +17,11 @@ from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.testing.slam import tiny_slam_config
-from tests.models.multitask import check_that_an_update_is_the_sum_of_three, fit
+from tests.models.multitask import (
+    check_that_an_update_is_the_sum_of_three,
+    check_that_unused_parameters_are_told,
+    fit,
+)
 
 PINNED = Path(__file__).parents[2] / "assets" / "first_losses_slam.csv"
 STEPS = 20
@@ -64,6 +68,13 @@ def test_a_task_that_is_off_costs_nothing(build):
     model = build(tasks={"masked_text": 1.0})
     assert not hasattr(model, "w2v_bert")
     assert not hasattr(model, "stm_head")
+
+
+@pytest.mark.parametrize(
+    "off", [(), ("ctc",), ("masked_text",), ("w2v_bert",), ("masked_text", "tlm"), ("masked_text", "tlm", "stm")]
+)
+def test_unused_parameters_are_told(corpus, off):
+    check_that_unused_parameters_are_told(SLAMModel, tiny_slam_config(corpus), off)
 
 
 def test_stages_change_the_tasks(corpus):

@@ -4,7 +4,8 @@ NeMo's ``EMA`` callback keeps an average beside the optimizer, and swaps it in a
 has to compute beside the model within a step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -16,6 +17,9 @@ from nemo_speechlm.checks import check_number
 
 class WeightAverage(nn.Module):
     """Averaged copies of some parts of a model, always in evaluation mode and without gradients.
+
+    They stay in fp32 where the model is in bf16 (``trainer.precision=bf16-true``), which would round the steps of an
+    average away. Compute with them under :func:`in_precision_of`.
 
     After the n-th update, the average moves towards the weights by 1 - min(decay, (n + 1) / (n + 10)): while there are
     few updates, the average is over few of them.
@@ -47,6 +51,13 @@ class WeightAverage(nn.Module):
         """The average of a part."""
         return self.parts[name]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WeightAverage":
+        def widely(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if _is_half(moved) else moved
+
+        return super()._apply(widely, recurse)
+
     def train(self, mode: bool = True) -> "WeightAverage":
         """Stay in evaluation mode."""
         return super().train(False)
@@ -59,7 +70,17 @@ class WeightAverage(nn.Module):
         weight = 1 - min(self.decay, (self._number + 1) / (self._number + 10))
         for name, average in self.parts.items():
             own: list[Tensor] = list(average.parameters())
-            new: list[Tensor] = list(parts[name].parameters())
+            new = [value.to(kept.dtype) for value, kept in zip(parts[name].parameters(), own, strict=True)]
             torch._foreach_lerp_(own, new, weight)
             for buffer, source in zip(average.buffers(), parts[name].buffers(), strict=True):
                 buffer.copy_(source)
+
+
+def in_precision_of(module: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which weights in fp32 compute as those of a module do, which may be in bf16."""
+    weight = next(module.parameters())
+    return torch.autocast(weight.device.type, weight.dtype) if _is_half(weight) else nullcontext()
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.bfloat16, torch.float16)

@@ -47,6 +47,8 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
     all_tasks: ClassVar[Tasks]
     needing_codes: ClassVar[Collection[str]] = ("w2v_bert",)
     """Tasks that need the codes of w2v-BERT."""
+    needed: ClassVar[Collection[Collection[str]]] = (("w2v_bert",),)
+    """Groups of tasks: without any task of a group, some parameters learn from nothing."""
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))
@@ -68,9 +70,10 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         """What the tasks on text and on pairs compute of a batch; see :meth:`compute_loss` for the arguments."""
 
     def unused_parameters(self) -> list[str]:
-        """Those of :class:`PretrainingModel`, and stages with some of the tasks."""
+        """Those of :class:`PretrainingModel`, tasks that are off, and stages with some of the tasks."""
+        off = [f"no {' or '.join(group)} in model.tasks" for group in self.needed if not self.tasks.keys() & group]
         some = any(set(stage.tasks) != set(self.tasks) for stage in self.stages)
-        return [*super().unused_parameters(), *(["model.stages with some of the tasks"] if some else [])]
+        return [*super().unused_parameters(), *off, *(["model.stages with some of the tasks"] if some else [])]
 
     def forward(self, input_signal: Tensor, input_signal_length: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B, S) and lengths (B,) -> encoded (B, D, T) and lengths (B,)."""

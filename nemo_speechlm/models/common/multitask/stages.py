@@ -25,7 +25,7 @@ class Stage(NamedTuple):
 
 
 def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Tasks, weighted: Collection[str]) -> list[Stage]:
-    """The stages of a config; None is one stage of all tasks.
+    """The stages of a config; None is one stage of all tasks. A task without a weight is left out of each.
 
     Args:
         config: of each stage, ``steps`` (null in the last one: to the end) and ``tasks`` (null: all with a weight).
@@ -55,9 +55,11 @@ def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Tasks, weight
         for name in names:
             if name not in tasks:
                 raise SpeechLMError(f"{key}.tasks has {name!r}, which is no task; there are: {', '.join(tasks)}")
-            if name not in weighted:
-                raise SpeechLMError(f"{key}.tasks has {name!r}, whose weight model.tasks.{name} is 0")
-        stages.append(Stage(steps, tuple(name for name in tasks if name in names)))
+        learned = tuple(name for name in tasks if name in names and name in weighted)
+        if not learned:
+            off = ", ".join(f"model.tasks.{name}" for name in names)
+            raise SpeechLMError(f"{key} has no task to learn: {off} is 0; leave the stage out, or give a weight")
+        stages.append(Stage(steps, learned))
     return stages
 
 

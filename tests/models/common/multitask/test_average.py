@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.common.multitask.average import WeightAverage
+from nemo_speechlm.models.common.multitask.average import WeightAverage, in_precision_of
 
 
 def test_against_a_loop():
@@ -40,6 +40,25 @@ def test_it_counts_on_where_it_was_saved():
         if n >= 3:
             second.update({"layer": layer})
     assert torch.equal(second["layer"].weight, whole["layer"].weight)
+
+
+def test_a_model_in_bf16_has_an_average_in_fp32():
+    """Its steps are a thousandth of what bf16 tells apart. The average of a file made before may be in bf16."""
+    layer = nn.Linear(2, 2)
+    model = nn.ModuleDict({"layer": layer, "average": WeightAverage({"layer": layer}, decay=0.9999)}).bfloat16()
+    average = model["average"]
+    saved = {"weight": torch.ones(2, 2), "bias": torch.zeros(2)}
+    average.load_state_dict(
+        {"updates": torch.tensor(100_000)} | {f"parts.layer.{name}": value.bfloat16() for name, value in saved.items()}
+    )
+    nn.init.constant_(layer.weight, 2.0)
+    for _ in range(1000):
+        average.update({"layer": layer})
+    assert average["layer"].weight.dtype == torch.float32
+    assert average["layer"].weight.tolist() == [[pytest.approx(2 - 0.9999**1000, rel=1e-4)] * 2] * 2
+    with in_precision_of(layer):
+        assert average["layer"](torch.ones(1, 2)).dtype == torch.bfloat16
+    assert average.double()["layer"].weight.dtype == torch.float64
 
 
 def test_it_stays_in_evaluation_mode_and_learns_nothing():

@@ -22,6 +22,13 @@ def test_stages_of_a_config():
     assert read_stages([{"steps": None, "tasks": None}], TASKS, ALL) == [Stage(None, tuple(ALL))]
 
 
+def test_a_task_without_a_weight_is_left_out():
+    without = {name: weight for name, weight in ALL.items() if name != "masked_text"}
+    assert [stage.tasks for stage in read_stages(PAPERS, TASKS, without)] == [
+        ("w2v_bert",), ("w2v_bert", "tlm", "stm"), ("w2v_bert",)
+    ]  # fmt: skip
+
+
 def test_behind_the_end_the_last_stage_goes_on():
     assert stage_at([Stage(2, ("w2v_bert",)), Stage(1, ("tlm",))], 7) == 1
 
@@ -51,7 +58,7 @@ def test_tasks_that_are_none(config, message):
         ([{"tasks": ["tlm"]}, {"steps": 2, "tasks": ["tlm"]}], r"model\.stages\[0\]\.steps is not given"),
         ([{"steps": 2, "tasks": []}], r"model\.stages\[0\]\.tasks is empty"),
         ([{"steps": 2, "tasks": ["mlm"]}], r"model\.stages\[0\]\.tasks has 'mlm', which is no task"),
-        ([{"steps": 2, "tasks": ["ctc"]}], r"model\.tasks\.ctc is 0"),
+        ([{"steps": 2, "tasks": ["ctc"]}], r"model\.stages\[0\] has no task to learn: model\.tasks\.ctc is 0"),
         ([{"step": 2, "tasks": ["tlm"]}], r"model\.stages\[0\]\.step is not a key"),
     ],
 )

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
+from nemo_speechlm.data.text.folding import punctuation_table
 from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
 from nemo_speechlm.errors import SkipItem
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.types import Work
 
 _OTHER = "\0"
-_APOSTROPHES = frozenset("'\u2018\u2019\u02bc\uff07`\u00b4")
 _FOLDED = {"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "\u0131": "i"}
 _ELIDED = re.compile(
     "'(?:tis|twas|twere|twill|twould|em|till?|bout|cause|course|round|neath|gainst|mongst)", re.IGNORECASE
@@ -29,6 +29,7 @@ class SentenceCleaner:
     def __init__(self, cleaning: TextCleaning):
         self._cleaning = cleaning
         self._table = _CharacterTable(cleaning.characters)
+        self._punctuation = punctuation_table(cleaning.characters)
         self._normalize = nemo_normalizer(cleaning) if cleaning.normalizer == "nemo" else None
 
     def clean(self, text: str) -> str:
@@ -40,7 +41,7 @@ class SentenceCleaner:
         cleaning = self._cleaning
         if self._normalize is not None and NEEDS_NORMALIZER.search(text):
             text = self._normalize(text)  # before NFKC, which makes 21/2 of two and a half
-        text = cased(unicodedata.normalize("NFKC", text), cleaning.case)
+        text = cased(unicodedata.normalize("NFKC", text.translate(self._punctuation)), cleaning.case)
         translated = text.translate(self._table)
         words = translated.split()
         if _OTHER in translated:
@@ -80,16 +81,18 @@ class _CharacterTable(dict[int, str]):
     def __init__(self, characters: str):
         super().__init__()
         self._characters = frozenset(characters) - {" "}
+        self._punctuation = punctuation_table(characters)
 
     def __missing__(self, code: int) -> str:
         self[code] = result = self._of(chr(code))
         return result
 
     def _of(self, character: str) -> str:
+        character = character.translate(self._punctuation)  # again: NFKC makes some, such as that of U+0149
         if character in self._characters:
             return character
-        if character in _APOSTROPHES:  # dropped where the alphabet has none: "dont" keeps its sound, "don t" does not
-            return "'" if "'" in self._characters else ""
+        if character == "'":  # dropped where the alphabet has none: "dont" keeps its sound, "don t" does not
+            return ""
         category = unicodedata.category(character)
         if category in ("Cf", "Mn", "Cc") and not character.isspace():  # soft hyphens, stray accents
             return ""

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
-from nemo_speechlm.data.text.folding import punctuation_table
+from nemo_speechlm.data.text.folding import PLAIN_LETTERS, punctuation_table
 from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
 from nemo_speechlm.errors import SkipItem
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.types import Work
 
 _OTHER = "\0"
-_FOLDED = {"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "\u0131": "i"}
 _ELIDED = re.compile(
     "'(?:tis|twas|twere|twill|twould|em|till?|bout|cause|course|round|neath|gainst|mongst)", re.IGNORECASE
 )
@@ -102,7 +101,7 @@ class _CharacterTable(dict[int, str]):
 
     def _folded(self, character: str) -> str:
         """The character without its accents, if that is in the alphabet."""
-        plain = _FOLDED.get(character.lower()) or "".join(
+        plain = PLAIN_LETTERS.get(character.lower()) or "".join(
             c for c in unicodedata.normalize("NFD", character) if not unicodedata.combining(c)
         )
         plain = plain.upper() if character.isupper() else plain

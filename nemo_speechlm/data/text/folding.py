@@ -3,6 +3,9 @@
 _ONE_WAY = {**dict.fromkeys("\u2018\u2019\u02bc\uff07`\u00b4", "'"), **dict.fromkeys("\u2010\u2011", "-")}
 """Apostrophes and hyphens."""
 
+PLAIN_LETTERS = {"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "\u0131": "i"}
+"""Lower-case letters that Unicode does not take apart, in those of English."""
+
 
 def punctuation_table(alphabet: str = "") -> dict[int, str]:
     """Apostrophes and hyphens to the ASCII ones, for ``str.translate``; those of the alphabet stay.

@@ -122,8 +122,13 @@ def _without_quotes(word: str) -> str:
     return word if word.lower().endswith(("s'", "in'")) else word.rstrip("'")
 
 
-def make_cleaning_work(cleaning: TextCleaning, source: str | Path) -> Work:
-    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that cleans the lines of ``source``."""
+def make_cleaning_work(cleaning: TextCleaning | None, source: str | Path) -> Work:
+    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that cleans the lines of ``source``.
+
+    With None, a line keeps its text; runs of white space become one space.
+    """
+    if cleaning is None:
+        return _as_it_is
     cleaner = SentenceCleaner(cleaning)
 
     def work(number: int, line: str) -> Record:
@@ -133,3 +138,10 @@ def make_cleaning_work(cleaning: TextCleaning, source: str | Path) -> Work:
         return {"text": cleaner.clean(text_of(record, "text", source, number))}
 
     return work
+
+
+def _as_it_is(number: int, line: str) -> Record:
+    text = " ".join(line.split())
+    if not text:
+        raise SkipItem("no words")
+    return {"text": text}

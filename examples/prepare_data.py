@@ -109,8 +109,7 @@ def _text(cfg: DictConfig, cleaned: CorpusOptions, source: Path) -> JobReport:
     source = source / name if source.is_dir() else source
     if not source.is_file():
         raise InputError(f"no such file; expected {name} of openslr.org/11", source)
-    cleaning = cleaned.cleaning or TextCleaning(characters=cfg.characters, case="keep", other_characters="drop")
-    return _run(cfg, cleaned, source, functools.partial(make_cleaning_work, cleaning, source))
+    return _run(cfg, cleaned, source, functools.partial(make_cleaning_work, cleaned.cleaning, source))
 
 
 def _demo(cfg: DictConfig) -> None:

@@ -22,6 +22,8 @@ from nemo_speechlm.units.phones import VOWELS, base_phone, phoneme_inventory
 
 _SIBILANTS = frozenset(("S", "Z", "SH", "ZH", "CH", "JH"))
 _VOICELESS = frozenset(("P", "T", "K", "F", "TH", "HH", "S", "SH", "CH"))
+_AROUND = re.compile(r"^(?:[^\w'-]|_)+|(?:[^\w'-]|_)+$")
+"""Punctuation around a word, but for apostrophes and hyphens, which rules know."""
 
 
 class EnglishPhonemizer(Phonemizer):
@@ -62,14 +64,13 @@ class EnglishPhonemizer(Phonemizer):
 
     def known(self, word: str) -> list[Pronunciation] | None:
         """The word's pronunciations if the lexicon or a rule on one of its words has them, else None."""
-        word = fold_word(word)
-        return self._lexicon.get(word) or self._by_rule(word, guess=False)
+        return self._look_up(fold_word(word), guess=False)
 
     def pronunciations(self, word: str) -> list[Pronunciation]:
         """The word's pronunciations, the lexicon's first one first; predicted where nothing else is known.
 
         Raises:
-            InputError: if the word has no English letter in it, or has a digit.
+            InputError: if the word has no English letter in it, or has a digit or another letter.
         """
         found = self._lexicon.get(word) or self._made.get(word)
         if found is None:
@@ -79,14 +80,26 @@ class EnglishPhonemizer(Phonemizer):
 
     def _make(self, word: str) -> list[Pronunciation]:
         clean = fold_word(word)
-        if re.search("[0-9]", clean):
+        if found := self._lexicon.get(clean):
+            return found
+        if re.search(r"\d", clean):
             raise InputError(
                 f"{word!r} has digits in it; numbers must be written out (prepare_text.py, normalizer=nemo)"
             )
         if not re.search("[a-z]", clean):
             raise InputError(f"{word!r} has no English letter in it")
-        found = self._lexicon.get(clean) or self._by_rule(clean, guess=True)
-        return found or [self._predict(re.sub("[^a-z]", "", clean))]
+        if others := [letter for letter in re.sub("[a-z]", "", clean) if letter.isalpha()]:
+            raise InputError(
+                f"{word!r} has a letter that is not English ({others[0]!a}); "
+                "prepare_text.py leaves out such words or lines"
+            )
+        return self._look_up(clean, guess=True) or [self._predict(re.sub("[^a-z]", "", clean))]
+
+    def _look_up(self, word: str, guess: bool) -> list[Pronunciation] | None:
+        """Pronounce a folded word by the lexicon or a rule: as it stands, or without punctuation around it."""
+        bare = _AROUND.sub("", word)
+        stopped = self._lexicon.get(f"{bare}.") if f"{bare}." in word else None  # "a.m.,"
+        return self._lexicon.get(word) or stopped or self._lexicon.get(bare) or self._by_rule(bare, guess)
 
     def _by_rule(self, word: str, guess: bool) -> list[Pronunciation] | None:
         """Pronounce a stem with a clitic, or hyphenated words; stems are known or, with ``guess``, predicted."""

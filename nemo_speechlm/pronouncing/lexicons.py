@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nemo_speechlm.data.text.folding import PLAIN_LETTERS, punctuation_table
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import iter_lines
 from nemo_speechlm.units.phones import (
@@ -17,14 +18,13 @@ Pronunciation = tuple[str, ...]
 """ARPAbet phones with stress digits on the vowels, such as ``("HH", "AH0", "L", "OW1")``."""
 
 
-_APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\uff07`\u00b4"), "'")
-"""Characters that stand for an apostrophe, for ``str.translate``."""
+_PLAIN = punctuation_table() | str.maketrans(PLAIN_LETTERS)
 
 
 def fold_word(word: str) -> str:
-    """Lower case, accents off, one kind of apostrophe."""
-    decomposed = unicodedata.normalize("NFKD", word.translate(_APOSTROPHES))
-    return "".join(c for c in decomposed if not unicodedata.combining(c)).lower()
+    """Lower case, accents off, letters such as æ and ß in English ones, one kind of apostrophe and of hyphen."""
+    decomposed = unicodedata.normalize("NFKD", word.translate(_PLAIN))
+    return "".join(c for c in decomposed if not unicodedata.combining(c)).lower().translate(_PLAIN)
 
 
 def add_variant(lexicon: dict[str, list[Pronunciation]], word: str, phones: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Hidden units for text: a text tokenizer makes phones, a text-to-unit model makes units of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -117,7 +117,7 @@ class TextToUnitTokenizer(TextTokenizer):
     """Turns sentences into hidden units with durations, many at once.
 
     If phones of a sentence last as long as the model's ``max_phone_seconds`` allows, its line counts them as
-    ``cut_phones``, and the job reports the total.
+    ``cut_phones``, and the job reports the total. What the phone tokenizer adds to a line is added.
 
     Args:
         how: see :class:`TextToUnitTokenizing`.
@@ -148,21 +148,23 @@ class TextToUnitTokenizer(TextTokenizer):
         """The hidden units of several sentences."""
         results: list[TokenizedText | InputError | SkipItem] = self._phone_tokenizer.tokenize_batch(texts, rngs)
         good: list[int] = []
+        extras: list[Mapping[str, Any]] = []
         phones: list[list[int]] = []
         for number, made in enumerate(results):
             if isinstance(made, TokenizedText):
                 try:
                     phones.append(self._phones.encode(made.units.split()))
                     good.append(number)
+                    extras.append(made.extra)
                 except InputError as error:
                     results[number] = error
         spoken = self._model.generate(phones, self._speakers(rngs, good), self._how.batch_frames, self._how.speed)
-        for number, sentence in zip(good, spoken, strict=True):
+        for number, sentence, extra in zip(good, spoken, extras, strict=True):
             runs = UnitSequence.from_frames(sentence.units)
             if runs.ids:
-                extra = {CUT_PHONES: sentence.cut_phones} if sentence.cut_phones else {}
+                cut = {CUT_PHONES: sentence.cut_phones} if sentence.cut_phones else {}
                 results[number] = TokenizedText(
-                    " ".join(self._model.inventory.decode(runs.ids)), runs.durations, extra
+                    " ".join(self._model.inventory.decode(runs.ids)), runs.durations, {**extra, **cut}
                 )
             else:
                 results[number] = SkipItem("the model gives no phone of it a frame")

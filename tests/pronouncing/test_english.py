@@ -210,6 +210,37 @@ def test_words_without_letters(phonemizer: EnglishPhonemizer, word: str):
         phonemizer.pronunciations(word)
 
 
+@pytest.mark.parametrize("word", ["one", "said", "does", "choir", "a.m.", "'tis", "well-known", "snagsby's"])
+def test_punctuation_around_a_word_is_not_spoken(word: str):
+    phonemizer = EnglishPhonemizer()
+    spoken, known = phonemizer.pronunciations(word), phonemizer.known(word)
+    for written in (
+        *(word + p for p in (",", ".", "?", ";", ".,")),
+        f"(_{word.upper()}_)",
+        f"\u201c\u2018{word},\u2019",
+    ):
+        assert phonemizer.pronunciations(written) == spoken, written
+        assert phonemizer.known(written) == known, written
+
+
+def test_letters_with_english_spellings(phonemizer: EnglishPhonemizer):
+    for word, plain in (
+        ("\u00e6sop", "aesop"),
+        ("\u00d8re", "ore"),
+        ("stra\u00dfe", "strasse"),
+        ("\u0142ood", "lood"),
+    ):
+        assert phonemizer.pronunciations(word) == phonemizer.pronunciations(plain)
+    assert phonemizer.known("\u00c6sop's") == phonemizer.known("aesop's") is not None
+
+
+@pytest.mark.parametrize("word", ["\u043ene", "c\u043emputer", "one-\u043e", "\u043ene's", "on\u0435,"])
+def test_letters_of_other_alphabets_are_not_left_out(phonemizer: EnglishPhonemizer, word: str):
+    with pytest.raises(InputError, match=r"has a letter that is not English \('\\u043[e5]'\)"):
+        phonemizer.pronunciations(word)
+    assert phonemizer.known(word) is None
+
+
 def test_digits_are_to_be_written_out(phonemizer: EnglishPhonemizer):
     with pytest.raises(InputError, match="'12th' has digits"):
         phonemizer.pronunciations("12th")
@@ -228,10 +259,11 @@ def test_every_word_with_a_letter_has_a_pronunciation(phonemizer: EnglishPhonemi
 
 def test_own_lexicon_replaces(tmp_path: Path):
     path = tmp_path / "lexicon.txt"
-    path.write_text("Hello  HH EH1 L OW0\nhello(2) HH AH0 L OW1\n\nsnagsby S N AE1 G Z B IY0\n")
+    path.write_text("Hello  HH EH1 L OW0\nhello(2) HH AH0 L OW1\n\nsnagsby S N AE1 G Z B IY0\n4th F AO1 R TH\n")
     phonemizer = EnglishPhonemizer(path)
     assert joined(phonemizer.pronunciations("hello")) == ["HH EH1 L OW0", "HH AH0 L OW1"]
     assert joined(phonemizer.pronunciations("snagsby's")) == ["S N AE1 G Z B IY0 Z"]
+    assert joined(phonemizer.pronunciations("4TH")) == ["F AO1 R TH"]
 
 
 @pytest.mark.parametrize(("line", "found"), [("word", "found none"), ("word W ER1 DD", "found 'DD'")])

@@ -51,6 +51,12 @@ def test_punctuation_is_not_spoken(tokenizer: PhonemeTextTokenizer):
     assert tokenizer.units("a -- cat !", rng(0)) == tokenizer.units("a cat", rng(0))
 
 
+@pytest.mark.parametrize("unknown", ["g2p", "spn", "error"])
+def test_punctuation_makes_no_word_unknown(unknown: str):
+    tokenizer = PhonemeTextTokenizer(unknown=unknown, silence_probability=0)
+    assert tokenizer.unit_string("One, said: \u201cno\u201d?") == tokenizer.unit_string("one said no")
+
+
 @pytest.mark.parametrize("text", ["", "  ", "-- !", "\u043f\u0440\u0438\u0432\u0435\u0442", "12"])
 @pytest.mark.parametrize("unknown", ["g2p", "spn", "error"])
 def test_text_with_no_known_word(text: str, unknown: str):

@@ -11,14 +11,14 @@ import torch
 import yaml
 
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
-from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
 from nemo_speechlm.jobs.progress import progress_path
 from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing.configs import tiny_text_to_unit_config
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
 from nemo_speechlm.tokenizers.jobs.text import make_text_units_work, prepare_inventory
-from nemo_speechlm.tokenizers.text import line_rng
-from nemo_speechlm.tokenizers.text_to_unit import TextToUnitTokenizing, read_inventory
+from nemo_speechlm.tokenizers.text import TextTokenizer, TokenizedText, line_rng
+from nemo_speechlm.tokenizers.text_to_unit import TextToUnitTokenizer, TextToUnitTokenizing, read_inventory
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.phones import phoneme_inventory
 
@@ -196,6 +196,25 @@ def test_config_has_the_fields():
     assert cfg.keys() | {"phone_tokenizer"} == fields.keys()
     for name, value in cfg.items():
         assert name == "model" or fields[name].default == value, name
+
+
+class Dropping(TextTokenizer):
+    """Leaves out the first word."""
+
+    def tokenize(self, text, rng):
+        kept = text.split()[1:]
+        if not kept:
+            raise SkipItem("no word")
+        return TokenizedText("SIL AH SIL", None, {"text": " ".join(kept), "dropped_words": 1})
+
+
+def test_what_the_phone_tokenizer_says_stays(tmp_path):
+    path = save_model(tmp_path, max_phone_seconds=0.04)
+    tokenizer = TextToUnitTokenizer(how(path), Dropping(), phoneme_inventory("plain"))
+    made, none, other = tokenizer.tokenize_batch(["x a cat", "x", "x b"], [line_rng(0, n) for n in (1, 2, 3)])
+    assert made.extra == {"text": "a cat", "dropped_words": 1, "cut_phones": 3}
+    assert isinstance(none, SkipItem)
+    assert other.extra["text"] == "b"
 
 
 def test_phones_that_are_cut_are_counted(tmp_path, manifest, capsys):

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
+from nemo_speechlm.data.text.folding import PLAIN_LETTERS, punctuation_table
 from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
 from nemo_speechlm.errors import SkipItem
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.types import Work
 
 _OTHER = "\0"
-_APOSTROPHES = frozenset("'\u2018\u2019\u02bc\uff07`\u00b4")
-_FOLDED = {"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "\u0131": "i"}
 _ELIDED = re.compile(
     "'(?:tis|twas|twere|twill|twould|em|till?|bout|cause|course|round|neath|gainst|mongst)", re.IGNORECASE
 )
@@ -29,6 +28,7 @@ class SentenceCleaner:
     def __init__(self, cleaning: TextCleaning):
         self._cleaning = cleaning
         self._table = _CharacterTable(cleaning.characters)
+        self._punctuation = punctuation_table(cleaning.characters)
         self._normalize = nemo_normalizer(cleaning) if cleaning.normalizer == "nemo" else None
 
     def clean(self, text: str) -> str:
@@ -40,7 +40,7 @@ class SentenceCleaner:
         cleaning = self._cleaning
         if self._normalize is not None and NEEDS_NORMALIZER.search(text):
             text = self._normalize(text)  # before NFKC, which makes 21/2 of two and a half
-        text = cased(unicodedata.normalize("NFKC", text), cleaning.case)
+        text = cased(unicodedata.normalize("NFKC", text.translate(self._punctuation)), cleaning.case)
         translated = text.translate(self._table)
         words = translated.split()
         if _OTHER in translated:
@@ -80,16 +80,18 @@ class _CharacterTable(dict[int, str]):
     def __init__(self, characters: str):
         super().__init__()
         self._characters = frozenset(characters) - {" "}
+        self._punctuation = punctuation_table(characters)
 
     def __missing__(self, code: int) -> str:
         self[code] = result = self._of(chr(code))
         return result
 
     def _of(self, character: str) -> str:
+        character = character.translate(self._punctuation)  # again: NFKC makes some, such as that of U+0149
         if character in self._characters:
             return character
-        if character in _APOSTROPHES:  # dropped where the alphabet has none: "dont" keeps its sound, "don t" does not
-            return "'" if "'" in self._characters else ""
+        if character == "'":  # dropped where the alphabet has none: "dont" keeps its sound, "don t" does not
+            return ""
         category = unicodedata.category(character)
         if category in ("Cf", "Mn", "Cc") and not character.isspace():  # soft hyphens, stray accents
             return ""
@@ -99,7 +101,7 @@ class _CharacterTable(dict[int, str]):
 
     def _folded(self, character: str) -> str:
         """The character without its accents, if that is in the alphabet."""
-        plain = _FOLDED.get(character.lower()) or "".join(
+        plain = PLAIN_LETTERS.get(character.lower()) or "".join(
             c for c in unicodedata.normalize("NFD", character) if not unicodedata.combining(c)
         )
         plain = plain.upper() if character.isupper() else plain
@@ -120,8 +122,13 @@ def _without_quotes(word: str) -> str:
     return word if word.lower().endswith(("s'", "in'")) else word.rstrip("'")
 
 
-def make_cleaning_work(cleaning: TextCleaning, source: str | Path) -> Work:
-    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that cleans the lines of ``source``."""
+def make_cleaning_work(cleaning: TextCleaning | None, source: str | Path) -> Work:
+    """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that cleans the lines of ``source``.
+
+    With None, a line keeps its text; runs of white space become one space.
+    """
+    if cleaning is None:
+        return _as_it_is
     cleaner = SentenceCleaner(cleaning)
 
     def work(number: int, line: str) -> Record:
@@ -131,3 +138,10 @@ def make_cleaning_work(cleaning: TextCleaning, source: str | Path) -> Work:
         return {"text": cleaner.clean(text_of(record, "text", source, number))}
 
     return work
+
+
+def _as_it_is(number: int, line: str) -> Record:
+    text = " ".join(line.split())
+    if not text:
+        raise SkipItem("no words")
+    return {"text": text}

@@ -303,9 +303,10 @@ def test_librispeech_lm(prepare, tmp_path):
     records, printed = prepare("corpus=librispeech_lm", f"source={path}")
     assert [record["text"] for record in records] == ["a one", "six feet", "the end"]
     assert "3 written" in printed
-    records, _ = prepare("corpus=librispeech_lm", f"source={tmp_path}", "clean=false", "overwrite=true", "case=upper",
-                         "characters=' ABCDEFGHIJKLMNOPQRSTUVWXYZ'")  # fmt: skip
-    assert [record["text"] for record in records] == ["A ONE", "SIX FEET", "THE END"]
+    path.write_bytes(gzip.compress("A ONE\n  Six\tfeet, \u201cna\u00efve\u201d 4th \n\u00a0\nTHE END\n".encode()))
+    records, printed = prepare("corpus=librispeech_lm", f"source={tmp_path}", "clean=false", "overwrite=true")
+    assert [record["text"] for record in records] == ["A ONE", "Six feet, \u201cna\u00efve\u201d 4th", "THE END"]
+    assert "3 written" in printed
 
 
 @pytest.mark.parametrize("form", ["parquet", "saved"])

@@ -35,6 +35,9 @@ CLEANER = SentenceCleaner(TextCleaning())
         ("' ' a '", "a"),
         ("tab\tand\u00a0no-break", "tab and no break"),
         ("nul\0 in it", "nul in it"),
+        ("Don\u00b4t, don`t, don\uff07t", "don't don't don't"),  # NFKC makes a space of the first
+        ("well\u2010known\u2011to", "well known to"),
+        ("a\u0149", "a'n"),
     ],
 )
 def test_sentences(text: str, expected: str):
@@ -74,6 +77,11 @@ def test_other_alphabets():
     assert german.clean("Gr\u00f6\u00dfe, \u00e9tude") == "gr\u00f6\u00dfe etude"
     czech = SentenceCleaner(TextCleaning(characters=" abcABC-", case="keep"))
     assert czech.clean("Ab-C, a") == "Ab-C a"
+    russian = SentenceCleaner(TextCleaning(characters=" кто-"))
+    assert russian.clean("Кто\u2011то кто\u2010то \u2010 то\u2011") == "кто-то кто-то то"
+    ukrainian = SentenceCleaner(TextCleaning(characters=" обєкт\u02bc"))
+    assert ukrainian.clean("об\u02bcєкт") == "об\u02bcєкт"  # a letter there
+    assert SentenceCleaner(TextCleaning(characters=" dont")).clean("Don\u00b4t") == "dont"
 
 
 @pytest.mark.parametrize(

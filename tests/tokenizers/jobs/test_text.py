@@ -47,6 +47,7 @@ def test_lines(units: Path):
         ('{"a": 1}', "text.json:3: no key 'text'"),
         ('{"text": null}', "text.json:3: 'text' is None, expected a string"),
         ('{"text": "..."}', "no word that can be pronounced"),
+        ('{"text": "a c\u0430t"}', "has a letter that is not English"),
     ]:
         with pytest.raises(InputError, match=message):
             work(3, line)

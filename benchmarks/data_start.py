@@ -2,34 +2,41 @@
 
     python benchmarks/data_start.py --text $DATA/novels.txt.gz [--lines 20000000] [--work runs/data_start]
 
-A text manifest of so many lines is written once: sentences with drawn units, the same 50,000 again and again. Each
+A text manifest of so many lines is written once: sentences with drawn units, whose durations are drawn as they are
+read, the same 50,000 lines again and again. Each
 figure is taken in a process of its own: the index (where lines begin), the first batch, and the first batch behind a
 place near the end of a chapter in the middle of a pass, where the most lines have to be read again.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.common import peak_memory, report
-from benchmarks.loading import STREAMS, TEXT, text_manifest
+from benchmarks.loading import INVENTORY, LABELS, TEXT, text_manifest
 from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.pretraining.chapters import Chapters
 from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader
+from nemo_speechlm.data.pretraining.streams import UnitTextStream
+from nemo_speechlm.units.durations import paper_durations
 
 SENTENCES = 50_000
+STREAMS = [UnitTextStream(INVENTORY.with_durations(paper_durations(INVENTORY)), LABELS, 100)]
 
 
 def write(text: str, folder: Path, lines: int) -> Path:
     """The manifest of so many lines."""
     path = folder / f"text_{lines}.json"
     if not path.exists():
-        some = text_manifest(text, folder, SENTENCES).read_bytes().splitlines(keepends=True)
+        records = [record for _, record in read_manifest(text_manifest(text, folder, SENTENCES))]
+        some = [(json.dumps({k: record[k] for k in ("text", "units")}) + "\n").encode() for record in records]
         with path.with_suffix(".partial").open("wb") as out:
             for start in range(0, lines, len(some)):
                 out.writelines(some[: lines - start])
@@ -38,28 +45,30 @@ def write(text: str, folder: Path, lines: int) -> Path:
 
 
 def measure(what: str, manifest: Path, lines: int) -> None:
-    """Print seconds and the process's peak memory in GB."""
+    """Print seconds, and by how many GB the process has grown."""
+    before = peak_memory()
     config = {"text": {"manifest_filepath": str(manifest), **TEXT}, "num_workers": 0}
-    per_pass = Chapters([lines], (0,)).per_pass
-    behind = batches_of_a_chapter(manifest, lines // per_pass) * 95 // 100
-    before, start = peak_memory(), time.perf_counter()
+    place = None
+    if what == "resume":
+        per_pass = Chapters([lines], (0,)).per_pass
+        behind = batches_of_a_chapter(config, lines // per_pass) * 95 // 100
+        place = {"step": per_pass // 2 * behind, "positions": {"text": (per_pass // 2, behind)}}
+    start = time.perf_counter()
     if what == "index":
         assert len(IndexedManifest(manifest)) == lines
     else:
         loader = build_pretrain_dataloader(config, STREAMS)
-        if what == "resume":
-            place = {"text": (per_pass // 2, behind)}
-            loader.load_state_dict({"step": per_pass // 2 * behind, "positions": place})
+        if place is not None:
+            loader.load_state_dict(place)
         next(iter(loader))
     print(time.perf_counter() - start, peak_memory() - before)
 
 
-def batches_of_a_chapter(manifest: Path, lines: int) -> int:
-    """How many batches so many lines make, by the frames of their units."""
-    frames = [
-        sum(record["unit_durations"]) for _, (_, record) in zip(range(2000), read_manifest(manifest), strict=False)
-    ]
-    return int(lines * statistics.mean(frames) / TEXT["batch_tokens"])
+def batches_of_a_chapter(config: dict[str, Any], lines: int) -> int:
+    """How many batches so many lines make, by what the loader makes of the first ones."""
+    batches = iter(build_pretrain_dataloader(config, STREAMS))
+    sentences = statistics.mean(len(next(batches).text.units) for _ in range(20))
+    return int(lines / sentences)
 
 
 def main() -> None:

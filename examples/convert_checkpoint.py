@@ -25,6 +25,12 @@ from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import as_typed, shown
 from nemo_speechlm.quiet import quiet, verbose_by_environment
 
+ONLY_TO_NEMO = (
+    *("list", "label_dictionary", "phone_dictionary", "language", "lowercase", "speech_layers", "padding"),
+    *("allow_missing", "allow_unused"),
+)
+"""Options that the way back does not have."""
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -65,7 +71,7 @@ def parse() -> argparse.Namespace:
         help="fairseq's dictionary of a text-to-unit model's phones, if the checkpoint has none",
     )
     add("--language", default="en", help="of the units (default: en)")
-    add("--lowercase", action="store_true", help="lower the case of the characters")
+    add("--lowercase", action="store_true", help="lower the case of the characters (no two may become one)")
     add(
         "--speech-layers",
         type=int,
@@ -97,7 +103,11 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.encoder_only and arguments.to != "fairseq":
         parser.error("--encoder-only needs --to fairseq")
-    if arguments.output is None and (arguments.to == "fairseq" or not arguments.list):
+    if arguments.to == "fairseq":
+        for name in ONLY_TO_NEMO:
+            if getattr(arguments, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} has no effect with --to fairseq")
+    if arguments.output is None and not arguments.list:
         parser.error("give --output Y.nemo, or --list")
     return arguments
 

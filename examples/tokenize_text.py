@@ -39,8 +39,9 @@ def main(cfg: DictConfig) -> None:
     engine = chosen(cfg.engine, Executor)
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     next(read_manifests(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
-    prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
+    inventory = prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
     options = {"seed": cfg.seed, "max_units": cfg.max_units}
+    settings = {**options, "inventory": inventory.digest}  # words with other units are left out
 
     def tokenize(manifest: str, output: str) -> str:
         return tokenize_manifest(
@@ -48,7 +49,7 @@ def main(cfg: DictConfig) -> None:
             output,
             tokenizing,
             lambda prepared, _: functools.partial(make_text_units_work, manifest, cfg.units, prepared, **options),
-            settings=options,
+            settings=settings,
             shard=cfg.shard,
             workers=cfg.workers,
             engine=engine,
@@ -58,7 +59,7 @@ def main(cfg: DictConfig) -> None:
             description="tokenize text",
         )
 
-    made_with = {**options, "tokenizing": repr(tokenizing), "max_lines": cfg.max_lines, "shard": cfg.shard}
+    made_with = {**settings, "tokenizing": repr(tokenizing), "max_lines": cfg.max_lines, "shard": cfg.shard}
     print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files()))
 
 

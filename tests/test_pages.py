@@ -65,6 +65,21 @@ def test_every_block_is_tested_or_says_why_not(path):
         assert found[1] is None or (ROOT / found[1]).exists(), said
 
 
+def test_runs_have_names_of_their_own():
+    """Pages that are run use one folder: a run of a name that was trained already is continued, or refused."""
+    seen = {}
+    for path in PAGES:
+        if not re.match(r"run(?! by)", mode(path) or ""):
+            continue
+        for block in blocks(path):
+            for line in command_lines(block.code) if (block.language, block.reason) == ("bash", None) else ():
+                trains = re.search(r"_(pretrain|finetune_\w+)\.py", line)
+                found = re.search(r" name=(\S+)", line) or re.search(r" --config-name (\S+)", line)
+                if trains and found:
+                    before = seen.setdefault(found[1], line)
+                    assert before == line, f"{block.page}:{block.line}: give it a name=..., {found[1]} is taken"
+
+
 def test_the_table_of_commands_has_them_all():
     page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     table = "".join(line for line in page.splitlines() if line.startswith("| `"))

@@ -153,10 +153,6 @@ class PairedUnits(Dataset):
         """Frames of each utterance, (N,)."""
         return np.array([len(item.units) for item in self._items])
 
-    def unit_counts(self, num_units: int) -> np.ndarray:
-        """How often each unit occurs, (V,)."""
-        return np.sum([np.bincount(item.units, minlength=num_units) for item in self._items], axis=0)
-
     def collate(self, items: Sequence[PairedUtterance]) -> PairedBatch:
         """Pad utterances to a batch."""
         phones = _padded([item.phones for item in items], 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from nemo.core.classes import ModelPT
+from nemo.utils import logging
 from omegaconf import OmegaConf
 
 from nemo_speechlm import models
@@ -16,7 +17,7 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_input_as_output, refuse_overwrite, whole_file
 from nemo_speechlm.interop.plan import Options, Plan
 from nemo_speechlm.interop.planning import make_plan
-from nemo_speechlm.interop.reading.kinds import naming
+from nemo_speechlm.interop.reading.kinds import NOT_SAID, naming
 from nemo_speechlm.interop.reading.shown import shortened
 from nemo_speechlm.interop.reading.source import read_source
 
@@ -49,6 +50,8 @@ def convert(source: str | Path, output: str | Path, options: Options = Options()
         model = build(plan, Path(folder), options)
         with whole_file(output) as partial:
             model.save_to(str(partial))
+    if plan.source.normalize_assumed:
+        logging.warning(f"{plan.source.path}: audio goes in as it is ({NOT_SAID})")
     return plan
 
 

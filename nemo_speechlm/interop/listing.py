@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.plan import Options, Plan
 from nemo_speechlm.interop.planning import make_plan
-from nemo_speechlm.interop.reading.kinds import Kind, Source
+from nemo_speechlm.interop.reading.kinds import NOT_SAID, Kind, Source
 from nemo_speechlm.interop.reading.shown import shown
 
 _SETTINGS = ("layer_norm_first", "conv_feature_layers", "encoder_layerdrop", "dropout", "mask_prob", "mask_length")
@@ -16,7 +16,8 @@ def describe(source: Source, options: Options = Options()) -> Iterator[str]:  # 
     number = sum(value.numel() for value in source.weights.values())
     yield f"{source.path}: {source.kind.value}, {len(source.weights)} tensors, {number / 1e6:.1f} M values"
     if source.kind is not Kind.TEXT_TO_UNIT:
-        yield f"  input: {'zero mean and unit variance per utterance' if source.normalize else 'as it is'}"
+        assumed = f" ({NOT_SAID})" if source.normalize_assumed else ""
+        yield f"  input: {'zero mean and unit variance per utterance' if source.normalize else 'as it is'}{assumed}"
     if source.label_rate:
         yield f"  labels: {source.label_rate:g} a second"
     for name, symbols in source.dictionaries.items():

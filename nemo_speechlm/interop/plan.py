@@ -24,7 +24,7 @@ class Options:
         released_padding: see :class:`~nemo_speechlm.modules.ConvFrontEnd`; None: true for SpeechLM and
             text-to-unit models, whose numbers in a batch depend on it, false for HuBERT and wav2vec 2.0, whose
             features are used one by one.
-        lowercase: lower the case of the characters.
+        lowercase: lower the case of the characters, of which no two may become one.
         allow_missing: parameters (or modules) of our model that may stay random.
         allow_unused: parameters (or modules) of the checkpoint that may have no place.
     """

@@ -22,10 +22,15 @@ def make_plan(source: Source, options: Options | None = None) -> Plan:
     """Plan the conversion of a checkpoint.
 
     Raises:
-        InputError: if its kind or a setting cannot be converted, or a dictionary is missing or of another size.
+        InputError: if its kind or a setting cannot be converted, an option has no effect on its kind, or a
+            dictionary is missing or of another size.
     """
     options = options or Options()
     with naming(source.path):
+        if options.speech_layers is not None and source.kind not in (Kind.HUBERT, Kind.WAV2VEC2):
+            raise InputError(
+                f"is a {source.kind.value}; --speech-layers divides the layers of HuBERT and wav2vec 2.0 only"
+            )
         if source.kind is Kind.PRETRAINED:
             return _pretrained(source, options)
         if source.kind is Kind.CTC:

@@ -23,7 +23,7 @@ class EspeakPhonemizer(Phonemizer):
         language: the language, with corrections of words that espeak-ng gets wrong.
         lexicon: pronunciations that take precedence over both.
 
-    >>> from nemo_speechlm.testing.configs import russian
+    >>> from nemo_speechlm.testing.corpora import russian
     >>> EspeakPhonemizer(russian()).pronunciations("мама")
     [('m', 'ˈɑ', 'm', 'a')]
     """

@@ -1,5 +1,6 @@
 """The inventory of units: which discrete symbols speech and text share, and how long they last."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,11 @@ class UnitInventory:
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Turn ids into symbols."""
         return [self.symbols[unit] for unit in ids]
+
+    @property
+    def digest(self) -> str:
+        """Of the symbols and the silence (SHA-256); durations do not change it."""
+        return hashlib.sha256(json.dumps([self.symbols, self.silence]).encode()).hexdigest()
 
     def with_durations(self, durations: Mapping[str, DurationModel]) -> "UnitInventory":
         """The same inventory with other duration statistics."""

@@ -124,12 +124,6 @@ def test_collate(corpus):
     assert paired(corpus).collate(items).speakers is None
 
 
-def test_counts(corpus):
-    data = paired(corpus)
-    every = np.concatenate([data[number].units for number in range(6)])
-    assert data.unit_counts(6).tolist() == [int((every == unit).sum()) for unit in range(6)]
-
-
 def test_wrong_frame_rate_is_told(corpus):
     lines = corpus.hidden_manifest.read_text().splitlines()
     record = json.loads(lines[0])

@@ -141,6 +141,7 @@ def test_units_of_another_kind(run, corpus, tmp_path):
         (["method=decode", "lm=x.arpa"], "x.arpa: no such file"),
         (["method=decode", "lm_text=x.txt"], "x.txt: no such file"),
         (["method=decode", f"lm_text={__file__}", f"lm={__file__}"], "lm and lm_text are both given"),
+        ([f"lm_text={__file__}", f"dictionary={__file__}"], "dictionary and lm_text are both given"),
         (["lexicon=x.txt"], "x.txt: no such file"),
         (["min_confidence=high"], "min_confidence is 'high'"),
         (["channel=left"], "channel is 'left'"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import phone_inventory
 from tests.functional.commands import run_example
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,32 @@ def test_bad_input(run: Callable[..., str], tmp_path: Path):
     said = run("tokenize_text.py", "manifest=bad.json", "output=t", "workers=1", "units=u.json", "skip_bad=true")
     assert "1 written, 2 left out" in said
     assert [r["line"] for r in read(tmp_path / "t.skipped.jsonl")] == [2, 3]
+
+
+def test_what_was_made_with_other_units_is_neither_joined_nor_kept(run: Callable[..., str], tmp_path: Path):
+    phone_inventory("ru", ["m", "a"], "plain").save(tmp_path / "few.json")
+    phone_inventory("ru", ["m", "a", "d", "o"], "plain").save(tmp_path / "all.json")
+    (tmp_path / "lexicon.txt").write_text("мама m a m a\nдом d o m\n")
+    line = json.dumps({"text": "мама дом"}) + "\n"
+    (tmp_path / "text.json").write_text(line * 128)
+    options = ["text_tokenizer=espeak", "language=ru", "style=plain", "lexicon=lexicon.txt", "unknown=drop_word"]
+    common = [*options, "workers=1"]
+    one = ["manifest=text.json", "output=o.json", *common]
+    run("tokenize_text.py", *one, "units=few.json", "shard=0/2")
+    run("tokenize_text.py", *one, "units=all.json", "shard=1/2")
+    refused = run("tokenize_text.py", *one, "units=all.json", "shard=join/2", fails=True)
+    assert "o.shard0of2.json: was made with another inventory" in refused
+    run("tokenize_text.py", *one, "units=all.json", "shard=0/2", "overwrite=true")
+    run("tokenize_text.py", *one, "units=all.json", "shard=join/2")
+    assert {record["text"] for record in read(tmp_path / "o.json")} == {"мама дом"}
+
+    several = ["manifest=[text.json,more.json]", "output=made__OP_0..1_CL_.json", *common]
+    (tmp_path / "more.json").write_text("not JSON\n")
+    run("tokenize_text.py", *several, "units=few.json", fails=True)
+    assert "дом" not in read(tmp_path / "made_0.json")[0]["text"]
+    (tmp_path / "more.json").write_text(line)
+    said = run("tokenize_text.py", *several, "units=all.json", fails=True)
+    assert said.startswith("made_0.json: exists already")
 
 
 @pytest.mark.skipif(not (DATA / "text").exists(), reason=f"no {DATA}/text; set NEMO_SPEECHLM_DATA")

@@ -22,6 +22,7 @@ from tests.interop.checkpoints import (
     linear,
     save,
     speechlm,
+    translation,
     write_dictionary,
 )
 
@@ -88,6 +89,34 @@ def test_lower_case_labels(tmp_path, options):
     lower = Options(label_dictionary=options.label_dictionary, lowercase=True)
     plan = convert(save(fine_tuned(), tmp_path / "x.pt"), tmp_path / "y.nemo", lower)
     assert plan.config["labels"] == ["<pad>", "</s>", "<unk>", " ", "a", "b", "<mask>"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--to", "fairseq", "--list"], 2, "--list has no effect with --to fairseq"),
+        (["--to", "fairseq", "--lowercase"], 2, "--lowercase has no effect with --to fairseq"),
+        (["--to", "fairseq", "--speech-layers", 1], 2, "--speech-layers has no effect"),
+        (["--to", "fairseq", "--padding", "exact"], 2, "--padding has no effect"),
+        (["--to", "fairseq", "--language", "ru"], 2, "--language has no effect"),
+        (["--to", "fairseq", "--label-dictionary", "dict.txt"], 2, "--label-dictionary has no effect"),
+        (["--to", "fairseq", "--phone-dictionary", "dict.txt"], 2, "--phone-dictionary has no effect"),
+        (["--to", "fairseq", "--allow-missing", "encoder"], 2, "--allow-missing has no effect"),
+        (["--to", "fairseq", "--allow-unused", "encoder"], 2, "--allow-unused has no effect"),
+        (["--label-dictionary", "dict.txt", "--speech-layers", 1], 1, "fine-tuned with CTC; --speech-layers divides"),
+        (["--label-dictionary", "dict.txt", "--lowercase"], 1, "--lowercase makes one of its symbols 'A' and 'a'"),
+        (["--label-dictionary", "dict.txt", "--lowercase", "of a decoder"], 1, "one of its symbols 'A' and 'a'"),
+    ],
+)
+def test_options_without_effect(capsys, tmp_path, monkeypatch, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    decodes = "of a decoder" in arguments
+    write_dictionary(tmp_path / "dict.txt", ["A", "a", "b", "c", "d"] if decodes else ["|", "A", "a"])
+    path = save(translation() if decodes else fine_tuned(), tmp_path / "x.pt")
+    given = ("--input", path, "--output", tmp_path / "y.nemo", *(a for a in arguments if a != "of a decoder"))
+    assert run_example(COMMAND, *given) == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "y.nemo").exists()
 
 
 def edited(name):

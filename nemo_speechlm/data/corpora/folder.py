@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
+from nemo_speechlm.data.audio.sources import audio_source, naming
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.audio.utterances import check_duration, part_of_file, seconds_of
 from nemo_speechlm.data.corpora.folder_transcripts import Transcripts
-from nemo_speechlm.data.manifests.lines import audio_path, text_of
+from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SkipItem
@@ -51,12 +53,12 @@ class CorpusOptions:
     fix_duration: bool = False
     text_field: str = "text"
 
-    def check(self, duration: float, path: Path) -> None:
+    def check(self, duration: float, path: Path | TarAudio) -> None:
         """Raise SkipItem unless the duration, in seconds, is in the range."""
         if self.min_duration is not None and duration < self.min_duration:
-            raise SkipItem(f"shorter than min_duration={self.min_duration:g} s", path)
+            raise SkipItem(f"shorter than min_duration={self.min_duration:g} s", str(path))
         if self.max_duration is not None and duration > self.max_duration:
-            raise SkipItem(f"longer than max_duration={self.max_duration:g} s", path)
+            raise SkipItem(f"longer than max_duration={self.max_duration:g} s", str(path))
 
 
 def list_folder(
@@ -173,7 +175,7 @@ def make_manifest_work(manifest: str | Path, output: str | Path, options: Corpus
 
     def work(number: int, line: str) -> Record:
         record = parse_line(line, manifest, number, ["audio_filepath"])
-        path = audio_path(record, manifest)
+        path = audio_source(record, manifest, number)
         try:
             length = audio_info(path, options.decode).duration
         except InputError as error:
@@ -192,14 +194,14 @@ def make_manifest_work(manifest: str | Path, output: str | Path, options: Corpus
             except SkipItem as error:
                 raise SkipItem(f"transcript: {error}") from None
         if moved:
-            record["audio_filepath"] = str(path.resolve())
+            record |= naming(path.resolve())
         return record
 
     return work
 
 
 def _checked_duration(
-    record: Record, length: float, path: Path, manifest: str | Path, number: int, fix: bool
+    record: Record, length: float, path: Path | TarAudio, manifest: str | Path, number: int, fix: bool
 ) -> float:
     """The seconds of audio that a record stands for, of a file that lasts ``length``."""
     offset, duration = (seconds_of(record, key, manifest, number) for key in ("offset", "duration"))

@@ -164,5 +164,6 @@ class _Maker:
             return line
         encoded = self._job.encoding.encoded(record, manifest, number)
         record = {key: value for key, value in record.items() if key not in ("offset", TAR)}
-        record.setdefault("duration", round(encoded.duration, 4))
+        if record.get("duration") is None:
+            record["duration"] = round(encoded.duration, 4)
         return record, encoded

@@ -168,9 +168,7 @@ def _labels(plan: "Plan", options: "Options", size: int) -> tuple[list[str], boo
             )
     if tuple(symbols[: len(SPECIAL)]) != SPECIAL:
         raise InputError(f"its dictionary begins with {' '.join(symbols[:4])}, not {' '.join(SPECIAL)}")
-    own = symbols[4:]
-    if options.lowercase and len({symbol.lower() for symbol in own}) == len(own):
-        own = [symbol.lower() for symbol in own]
+    own = dictionaries.lowered(symbols[4:]) if options.lowercase else symbols[4:]
     space = next((mark for mark in (SPACE, "|") if mark in own), None)
     return [" " if symbol == space else symbol for symbol in own], space == SPACE
 

@@ -78,12 +78,30 @@ def _duration(symbol: str, frame_rate: float) -> DurationModel:
     return DurationModel(model.mean * frame_rate / 1000, model.std * frame_rate / 1000)
 
 
+def lowered(symbols: Sequence[str]) -> list[str]:
+    """Symbols in lower case.
+
+    Raises:
+        InputError: if two become one.
+    """
+    before: dict[str, str] = {}
+    for symbol in symbols:
+        if before.setdefault(symbol.lower(), symbol) != symbol:
+            raise InputError(
+                f"--lowercase makes one of its symbols {before[symbol.lower()]!r} and {symbol!r}; leave it out"
+            )
+    return [symbol.lower() for symbol in symbols]
+
+
 def labels(symbols: Sequence[str], lowercase: bool = False) -> list[str]:
-    """Characters for our CTC models: without ``<s>``, which is the blank, and with ``|`` as the space."""
+    """Characters for our CTC models: without ``<s>``, which is the blank, and with ``|`` as the space.
+
+    Raises:
+        InputError: if the first is not ``<s>``, or two become one in lower case.
+    """
     if symbols[0] != SPECIAL[0]:
         raise InputError(
             f"the first symbol of its characters is {shown(symbols[0])}, expected {SPECIAL[0]!r}, the CTC blank"
         )
     own = [" " if symbol == "|" else symbol for symbol in symbols[1:]]
-    lowered = [symbol.lower() for symbol in own]
-    return lowered if lowercase and len(set(lowered)) == len(set(own)) else own
+    return lowered(own) if lowercase else own

@@ -47,10 +47,22 @@ def read_folder(folder: Path) -> Source:
         known = " or ".join(map(repr, _MODEL_TYPES))
         raise InputError(f"model_type is {shown(config.get('model_type'))}, expected {known}", folder / "config.json")
     weights = {fairseq_name(key): value for key, value in _folder_weights(folder).items()}
-    preprocessor = folder / "preprocessor_config.json"
-    normalize = _json(preprocessor).get("do_normalize", True) if preprocessor.exists() else False
+    normalize = _normalize(folder)
     settings = _settings(config, folder / "config.json")
-    return Source(folder, kind, weights, "", settings, {}, bool(normalize), huggingface=True)
+    return Source(
+        folder, kind, weights, "", settings, {}, bool(normalize), normalize_assumed=normalize is None, huggingface=True
+    )
+
+
+def _normalize(folder: Path) -> bool | None:
+    """Whether audio is normalized, from the file in which transformers looks first; None where no file says it."""
+    for name, key in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
+        if (folder / name).exists():
+            content = _json(folder / name)
+            extractor = content if key is None else content.get(key)
+            if isinstance(extractor, dict):
+                return bool(extractor.get("do_normalize", True))
+    return None
 
 
 def _settings(config: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from torch import Tensor
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.reading.shown import shortened
 
+NOT_SAID = "assumed: neither processor_config.json nor preprocessor_config.json is there to say it"
+"""Of :attr:`Source.normalize`, for the user."""
+
 
 class Kind(Enum):
     """The checkpoints that can be told apart."""
@@ -43,6 +46,7 @@ class Source:
         settings: the model's, in fairseq's words.
         fine_tuning: those of fine-tuning, where it was fine-tuned.
         normalize: whether it wants audio of zero mean and unit variance.
+        normalize_assumed: whether nothing says so, and ``normalize`` is a guess.
         label_rate: labels per second, where it says so.
         dictionaries: symbols by the name that fairseq's task gives them.
         huggingface: whether it came from a Hugging Face folder.
@@ -57,6 +61,7 @@ class Source:
     normalize: bool = False
     label_rate: float | None = None
     dictionaries: Mapping[str, list[str]] = field(default_factory=dict)
+    normalize_assumed: bool = False
     huggingface: bool = False
 
     def encoder_weights(self) -> dict[str, Tensor]:

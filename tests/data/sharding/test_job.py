@@ -64,6 +64,14 @@ def test_all_utterances_are_in_them_and_sound_the_same(corpus, tmp_path):
     assert [r["text"] for r in lines(tmp_path / "out")] != list(before), "shuffled"
 
 
+@pytest.mark.parametrize("said", [{}, {"duration": None}])
+def test_a_line_without_duration_gets_one(tmp_path, said):
+    soundfile.write(tmp_path / "a.wav", np.zeros(32000), 16000)
+    write_manifest(tmp_path / "m.json", [{"audio_filepath": "a.wav", **said}])
+    make_shards(str(tmp_path / "m.json"), tmp_path / "out", encoding=FLAC)
+    assert [record["duration"] for record in lines(tmp_path / "out")] == [2.0]
+
+
 def test_nemo_reads_them(corpus, tmp_path):
     make_shards(str(corpus.speech), tmp_path, encoding=FLAC, division=THREES)
     paths = [str(tmp_path / name) for name in ("manifest__OP_0..2_CL_.json", "audio__OP_0..2_CL_.tar")]

@@ -9,7 +9,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining,
+    Wav2Vec2Processor,
+)
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.convert import convert
@@ -20,6 +29,7 @@ from nemo_speechlm.interop.reading.source import read_source
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMEncoderModel
 from nemo_speechlm.models.common.pretrained import load_encoder, read_pretrained
 from nemo_speechlm.modules.preprocessing import normalize_waveform
+from tests.functional.commands import run_example
 from tests.long_forms import examples
 
 TINY = {
@@ -163,6 +173,30 @@ def test_normalized_input(tmp_path):
     audio, length = torch.randn(1, 5000) * 3 + 1, torch.tensor([5000])
     (last,), _ = ours.extract_features(audio, length, layers=[-1])
     torch.testing.assert_close(last, hidden_states(model, normalize_waveform(audio, length))[-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_processor_says_whether_input_is_normalized(tmp_path, normalize):
+    folder = save(MODELS["wav2vec2 ctc"](), tmp_path / "x")
+    vocabulary = ("<pad>", "<s>", "</s>", "<unk>", "|", "a")
+    (tmp_path / "vocab.json").write_text(json.dumps({symbol: place for place, symbol in enumerate(vocabulary)}))
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=normalize)
+    tokenizer = Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
+    Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    for save_more in (lambda: None, lambda: extractor.save_pretrained(folder)):
+        save_more()
+        source = read_source(folder)
+        assert (source.normalize, source.normalize_assumed) == (normalize, False)
+
+
+def test_a_folder_that_does_not_say_how_input_is_normalized(tmp_path, capsys, caplog):
+    folder = save(MODELS["hubert base"](), tmp_path / "x")
+    assert run_example("convert_checkpoint.py", "--input", folder, "--list") == 0
+    assert "input: as it is (assumed: " in capsys.readouterr().out
+    assert run_example("convert_checkpoint.py", "--input", folder, "--output", tmp_path / "y.nemo") == 0
+    assert "as it is (assumed: " in caplog.text
+    (folder / "preprocessor_config.json").write_text("{}")
+    assert read_source(folder).normalize  # the default of transformers
 
 
 def test_a_start_for_fine_tuning(tmp_path):

@@ -1,6 +1,7 @@
 """Alignment and decoding of speech that espeak-ng speaks, and of real speech where there is some."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.language_models.arpa import arpa_words
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
+from nemo_speechlm.tokenizers.jobs.several import for_each
 from nemo_speechlm.tokenizers.pocketsphinx.align import PhoneAligner, UnitSegment, _grammar, _is_path, fit_frames
 from nemo_speechlm.tokenizers.pocketsphinx.decode import (
     LanguageModel,
@@ -19,6 +21,7 @@ from nemo_speechlm.tokenizers.pocketsphinx.decode import (
     make_language_model,
     write_dictionary,
 )
+from nemo_speechlm.tokenizers.pocketsphinx.tokenizer import SphinxTokenizing
 from nemo_speechlm.units.phones import base_phone, phoneme_inventory, word_units
 from tests.golden import DATA
 
@@ -210,3 +213,38 @@ def test_real_speech_is_aligned(aligner):
         silent = sum(s.frames for s in segments if s.unit == "SIL") / sum(s.frames for s in segments)
         assert 0.02 < silent < 0.5
         assert np.mean([s.frames for s in segments if s.unit != "SIL"]) < 15
+
+
+def test_outputs_of_another_lm_text_are_made_again(tmp_path):
+    (tmp_path / "lm.txt").write_text("one text\n")
+    manifests = [tmp_path / "a.json", tmp_path / "b.json"]
+    for manifest in manifests:
+        manifest.write_text('{"audio_filepath": "x.wav"}\n')
+    tokenizing = SphinxTokenizing(lm_text=str(tmp_path / "lm.txt"))
+    begun = []
+
+    def work(source, made):
+        begun.append(made)
+        if source == str(manifests[1]):
+            raise KeyboardInterrupt
+        Path(made).write_text("x")
+        return made
+
+    def run():
+        begun.clear()
+        with pytest.raises(KeyboardInterrupt):
+            for_each([*map(str, manifests)], f"{tmp_path}/o_{{0..1}}.json", {}, work, tokenizing.files())
+        return len(begun)
+
+    assert [run(), run()] == [2, 1]
+    (tmp_path / "lm.txt").write_text("another text\n")
+    assert run() == 2
+
+
+def test_a_job_knows_lm_text_by_the_model_made_of_it(tmp_path):
+    (tmp_path / "lm.txt").write_text(f"{SENTENCE}\n")
+    (tmp_path / "a.json").write_text('{"audio_filepath": "x.wav"}\n')
+    tokenizing = SphinxTokenizing(lm_text=str(tmp_path / "lm.txt"))
+    assert tokenizing.files() == [str(tmp_path / "lm.txt")]
+    prepared = tokenizing.prepared(tmp_path / "a.json", tmp_path / "o.json")
+    assert prepared.files() == [f"{tmp_path}/o.json.lm.{ending}" for ending in ("arpa", "dict")]

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nemo_speechlm.data.text.folding import PLAIN_LETTERS, punctuation_table
+from nemo_speechlm.data.text.folding import PLAIN_LETTERS, PunctuationFolder
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import iter_lines
 from nemo_speechlm.units.phones import (
@@ -18,13 +18,15 @@ Pronunciation = tuple[str, ...]
 """ARPAbet phones with stress digits on the vowels, such as ``("HH", "AH0", "L", "OW1")``."""
 
 
-_PLAIN = punctuation_table() | str.maketrans(PLAIN_LETTERS)
+_LETTERS = str.maketrans(PLAIN_LETTERS)
+_one_punctuation = PunctuationFolder()
 
 
 def fold_word(word: str) -> str:
     """Lower case, accents off, letters such as æ and ß in English ones, one kind of apostrophe and of hyphen."""
-    decomposed = unicodedata.normalize("NFKD", word.translate(_PLAIN))
-    return "".join(c for c in decomposed if not unicodedata.combining(c)).lower().translate(_PLAIN)
+    decomposed = unicodedata.normalize("NFKD", _one_punctuation(word))
+    plain = "".join(c for c in decomposed if not unicodedata.combining(c)).lower()
+    return _one_punctuation(plain).translate(_LETTERS)
 
 
 def add_variant(lexicon: dict[str, list[Pronunciation]], word: str, phones: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
-from nemo_speechlm.data.text.folding import PLAIN_LETTERS, punctuation_table
+from nemo_speechlm.data.text.folding import PLAIN_LETTERS, PunctuationFolder
 from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
 from nemo_speechlm.errors import SkipItem
 from nemo_speechlm.files import Record, parse_line
@@ -28,7 +28,7 @@ class SentenceCleaner:
     def __init__(self, cleaning: TextCleaning):
         self._cleaning = cleaning
         self._table = _CharacterTable(cleaning.characters)
-        self._punctuation = punctuation_table(cleaning.characters)
+        self._punctuation = PunctuationFolder(cleaning.characters)
         self._normalize = nemo_normalizer(cleaning) if cleaning.normalizer == "nemo" else None
 
     def clean(self, text: str) -> str:
@@ -40,7 +40,7 @@ class SentenceCleaner:
         cleaning = self._cleaning
         if self._normalize is not None and NEEDS_NORMALIZER.search(text):
             text = self._normalize(text)  # before NFKC, which makes 21/2 of two and a half
-        text = cased(unicodedata.normalize("NFKC", text.translate(self._punctuation)), cleaning.case)
+        text = cased(unicodedata.normalize("NFKC", self._punctuation(text)), cleaning.case)
         translated = text.translate(self._table)
         words = translated.split()
         if _OTHER in translated:
@@ -80,14 +80,14 @@ class _CharacterTable(dict[int, str]):
     def __init__(self, characters: str):
         super().__init__()
         self._characters = frozenset(characters) - {" "}
-        self._punctuation = punctuation_table(characters)
+        self._punctuation = PunctuationFolder(characters)
 
     def __missing__(self, code: int) -> str:
         self[code] = result = self._of(chr(code))
         return result
 
     def _of(self, character: str) -> str:
-        character = character.translate(self._punctuation)  # again: NFKC makes some, such as that of U+0149
+        character = self._punctuation(character)  # again: NFKC makes some, such as that of U+0149
         if character in self._characters:
             return character
         if character == "'":  # dropped where the alphabet has none: "dont" keeps its sound, "don t" does not

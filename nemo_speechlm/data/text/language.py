@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
-from nemo_speechlm.data.text.folding import punctuation_table
+from nemo_speechlm.data.text.folding import PunctuationFolder
 from nemo_speechlm.errors import InputError, SkipItem
 
 Foreign = Literal["skip_line", "drop_word", "espeak"]
@@ -66,8 +66,8 @@ class Language:
         return frozenset(self.characters) - {" "}
 
     @cached_property
-    def _punctuation(self) -> dict[int, str]:
-        return punctuation_table(self.characters)
+    def _punctuation(self) -> PunctuationFolder:
+        return PunctuationFolder(self.characters)
 
     def sentence_words(self, text: str) -> list[str]:
         """The words of a sentence in lower case, without punctuation; those of digits or other letters included.
@@ -75,7 +75,7 @@ class Language:
         >>> Language("cs", "cs", " aábcdeěp").sentence_words("A, B - 'pěč'?")
         ['a', 'b', 'pěč']
         """
-        text = unicodedata.normalize("NFC", text.translate(self._punctuation)).lower()
+        text = unicodedata.normalize("NFC", self._punctuation(text)).lower()
         spaced = "".join(c if c in self._letters or unicodedata.category(c)[0] in "LMN" else " " for c in text)
         return [word for word in (word.strip("-'") for word in spaced.split()) if word]
 

@@ -12,7 +12,7 @@ from nemo.collections.asr.models import EncDecCTCModel
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.sources import moved_record
 from nemo_speechlm.data.audio.utterances import audio_part
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import is_transcribed, read_manifest
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.decoding.times import timed_words
 from nemo_speechlm.decoding.tokens import require_ctc
@@ -26,7 +26,6 @@ from nemo_speechlm.jobs.engines.local import LocalEngine
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.types import BatchWork, Result
 from nemo_speechlm.models.common.hub import model_file
-from nemo_speechlm.tokenizers.speech import is_transcribed
 
 TOGETHER = 256
 """Utterances whose probabilities are in memory at once."""

@@ -126,9 +126,3 @@ def check_units(own: UnitInventory, inventory: UnitInventory, path: str | Path) 
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); was it made by another tokenizer?",
             path,
         )
-
-
-def is_transcribed(record: Record) -> bool:
-    """Whether a record has a transcript; in many manifests an empty text means "unknown"."""
-    text = record.get("text")
-    return text is not None and (not isinstance(text, str) or bool(text.strip()))

@@ -71,3 +71,9 @@ def audio_path(record: Record, manifest: str | Path) -> Path:
     if is_url(manifest) and not Path(path).is_absolute():
         raise InputError(f"{path} lies beside a manifest at an address, where only audio in tars is read", manifest)
     return Path(manifest).parent / path  # which is the path itself where that is absolute
+
+
+def is_transcribed(record: Record) -> bool:
+    """Whether a record has a transcript; in many manifests an empty text means "unknown"."""
+    text = record.get("text")
+    return text is not None and (not isinstance(text, str) or bool(text.strip()))

@@ -6,12 +6,12 @@ from pathlib import Path
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.sources import moved_record
 from nemo_speechlm.data.audio.utterances import read_utterance
-from nemo_speechlm.data.manifests.lines import read_manifest, text_of
+from nemo_speechlm.data.manifests.lines import is_transcribed, read_manifest, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record, parse_line
 from nemo_speechlm.jobs.types import BatchWork
-from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizing, SpeechUnits, is_transcribed
+from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizing, SpeechUnits
 from nemo_speechlm.units.durations import estimate_durations
 from nemo_speechlm.units.inventory import UnitInventory
 

@@ -8,7 +8,7 @@ from typing import Literal, Self, get_args
 
 from nemo_speechlm.checks import check_choice, check_number, check_whole
 from nemo_speechlm.data.audio.files import Channel
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import is_transcribed, read_manifest
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
@@ -23,7 +23,7 @@ from nemo_speechlm.tokenizers.pocketsphinx.decode import (
     make_language_model,
     write_dictionary,
 )
-from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits, is_transcribed
+from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.phones import check_style, phoneme_inventory
 

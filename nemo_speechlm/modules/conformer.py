@@ -32,6 +32,9 @@ class MaskedConformer(ConformerEncoder):
     """
 
     def __init__(self, positions: bool = True, **options: Any):
+        width, heads = options.get("d_model", 0), options.get("n_heads", 4)  # NeMo's own error has no message
+        if heads < 1 or width % heads:
+            raise ValueError(f"MaskedConformer: d_model {width} is not a multiple of n_heads {heads}")
         super().__init__(**options)
         if not positions:
             if self.self_attention_model != "abs_pos":

@@ -21,6 +21,7 @@ from nemo_speechlm.evaluation.probing.results import (
 from nemo_speechlm.evaluation.probing.targets import learn_answers
 from nemo_speechlm.evaluation.probing.upstream import FBANK, RANDOM
 from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.models.common.archive import missing_part
 from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.restore import restore_file
 
@@ -63,8 +64,13 @@ def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
 
 
 def _check_model(cfg: DictConfig) -> None:
-    if cfg.model not in (FBANK, RANDOM) and not model_file(cfg.model).exists():
+    if cfg.model in (FBANK, RANDOM):
+        return
+    path = model_file(cfg.model)
+    if not path.exists():
         raise InputError(f"no such file; model is the .nemo file of a model, {FBANK} or {RANDOM}", cfg.model)
+    if reason := missing_part(path):  # before the run has a folder
+        raise InputError(f"cannot be restored: {reason}", path)
 
 
 def _keep_what_no_run_made(recipe: DictConfig) -> None:

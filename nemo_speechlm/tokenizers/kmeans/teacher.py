@@ -146,6 +146,8 @@ def make_teacher(
         InputError: if the model cannot be used, or an option has no sensible value.
     """
     check_number("batch_seconds", batch_seconds, above=0)
+    if model is None and layer is not None:
+        raise InputError(f"layer is {layer}, but there is no model; without one, units are made of MFCC")
     if model is None:
         return MfccTeacher(normalize)
     if layer is None:

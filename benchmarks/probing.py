@@ -7,7 +7,7 @@ The manifests are those that tokenize_speech.py wrote for transcribed speech: ``
 durations, by which words are cut out. The tasks are SUPERB's:
 
 - phones and characters: the manifests as they are.
-- speaker: utterances of ``--train`` alone, eight tenths to learn, one to choose by, one to test.
+- speaker: speakers of ``--train`` with several chapters, as LibriSpeech names its files; the last one is tested.
 - keyword: the twenty most frequent words of four letters or more, cut out where the aligner heard them.
 - intent: self-made commands (an action, an object, a place) by espeak-ng's voices; those of the test are not learned.
 
@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,23 @@ PLACES = {
 
 
 def speaker_parts(train: Path) -> dict[str, list[Record]]:
-    """Utterances of each speaker, one in ten to choose by and one in ten to test."""
+    """Utterances of speakers with several chapters: the last one to test, a tenth of the others to choose by.
+
+    Within a chapter the room and the microphone alone would tell who speaks.
+    """
+    chapters: dict[str, dict[str, list[Record]]] = {}
+    for _, record in read_manifest(train, ["text", "speaker"]):
+        chapter = Path(record["audio_filepath"]).stem.rpartition("-")[0]
+        chapters.setdefault(record["speaker"], {}).setdefault(chapter, []).append(record)
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
-    seen: Counter[str] = Counter()
-    for _, record in read_manifest(train, ["text"]):
-        number = seen[record["speaker"]] % 10
-        seen[record["speaker"]] += 1
-        parts["valid" if number == 4 else "test" if number == 9 else "train"].append(record)
+    for own in chapters.values():
+        if len(own) > 1:
+            *learned, tested = (own[name] for name in sorted(own))
+            parts["test"] += tested
+            for number, record in enumerate(chain(*learned)):
+                parts["valid" if number % 10 == 9 else "train"].append(record)
+    if not parts["test"]:
+        raise SystemExit(f"{train}: no speaker has files of two chapters (named speaker-chapter-number)")
     return parts
 
 

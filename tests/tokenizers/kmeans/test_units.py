@@ -46,7 +46,7 @@ def how(corpus, **changes):
 @pytest.fixture(scope="module", params=["mfcc", "model"])
 def trained(request, corpus, model):
     """The teacher, the centroids, and the path of their file."""
-    teacher = make_teacher(model if request.param == "model" else None, 2, device="cpu")
+    teacher = make_teacher(*((model, 2) if request.param == "model" else (None, None)), device="cpu")
     path = corpus.units.parent / f"{request.param}.safetensors"
     kmeans, errors = how(corpus).run(teacher, path, "en")
     assert errors == []
@@ -194,6 +194,8 @@ def test_mistakes(corpus, trained, model, tmp_path):
         make_teacher(model, 3, device="cpu")
     with pytest.raises(InputError, match="layer is not given"):
         make_teacher(model, None, device="cpu")
+    with pytest.raises(InputError, match="layer is 3, but there is no model"):
+        make_teacher(None, 3)
     assert make_teacher(model, -1, device="cpu").source.layer == 2
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks.common import peak_memory, report
+from benchmarks.common import report
 from benchmarks.loading import INVENTORY, LABELS, TEXT, text_manifest
 from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.manifests.lines import read_manifest
@@ -45,8 +45,7 @@ def write(text: str, folder: Path, lines: int) -> Path:
 
 
 def measure(what: str, manifest: Path, lines: int) -> None:
-    """Print seconds, and by how many GB the process has grown."""
-    before = peak_memory()
+    """Print seconds."""
     config = {"text": {"manifest_filepath": str(manifest), **TEXT}, "num_workers": 0}
     place = None
     if what == "resume":
@@ -61,7 +60,7 @@ def measure(what: str, manifest: Path, lines: int) -> None:
         if place is not None:
             loader.load_state_dict(place)
         next(iter(loader))
-    print(time.perf_counter() - start, peak_memory() - before)
+    print(time.perf_counter() - start)
 
 
 def batches_of_a_chapter(config: dict[str, Any], lines: int) -> int:
@@ -84,12 +83,12 @@ def main() -> None:
     if options.measure:
         measure(options.measure, manifest, options.lines)
         return
-    rows = []
+    rows, size = [], round(manifest.stat().st_size / 1e9, 2)
     for what in ("index", "first batch", "resume"):
         command = [sys.executable, __file__, "--measure", what, *sys.argv[1:]]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        seconds, memory = map(float, done.stdout.split()[-2:])
-        rows.append({"what": what, "lines": options.lines, "seconds": seconds, "GB": memory})
+        seconds = float(done.stdout.split()[-1])
+        rows.append({"what": what, "lines": options.lines, "file_GB": size, "seconds": seconds})
     report("data_start", rows, ("torch", "lhotse", "nemo_toolkit"))
 
 

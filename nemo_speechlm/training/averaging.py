@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_number
+from nemo_speechlm.modules.moving_average import follow
 
 KEY = "averaged_weights"
 """Of the average in a checkpoint: parameters by name, and the number of updates."""
@@ -64,17 +65,13 @@ class ExponentialAverage(Callback):
         }
         self._step = trainer.global_step
 
-    @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Move the average, where the batch was the last of an update."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
         self.updates += 1
-        weight = 1 - min(self.decay, (self.updates + 1) / (self.updates + 10))
-        own = list(self._average.values())
-        new = [p.detach().to(kept.dtype) for p, kept in zip(pl_module.parameters(), own, strict=True)]
-        torch._foreach_lerp_(own, new, weight)
+        follow(list(self._average.values()), pl_module.parameters(), self.decay, self.updates)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the validation see the average."""

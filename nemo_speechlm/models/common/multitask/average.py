@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_number
+from nemo_speechlm.modules.moving_average import follow
 
 
 class WeightAverage(nn.Module):
@@ -67,11 +68,8 @@ class WeightAverage(nn.Module):
         """Move the average towards the weights of the parts, and take over their buffers."""
         self._number = (int(self.updates) if self._number is None else self._number) + 1
         self.updates += 1
-        weight = 1 - min(self.decay, (self._number + 1) / (self._number + 10))
         for name, average in self.parts.items():
-            own: list[Tensor] = list(average.parameters())
-            new = [value.to(kept.dtype) for value, kept in zip(parts[name].parameters(), own, strict=True)]
-            torch._foreach_lerp_(own, new, weight)
+            follow(list(average.parameters()), parts[name].parameters(), self.decay, self._number)
             for buffer, source in zip(average.buffers(), parts[name].buffers(), strict=True):
                 buffer.copy_(source)
 

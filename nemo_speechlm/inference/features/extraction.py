@@ -97,12 +97,10 @@ def extract(
         raise InputError("is a file; expected a folder for the features", folder)
     with only_writer(folder / _MANIFEST):
         origin = model_path if isinstance(model_path, Mapping) else model_origin(model_file(model_path))
-        changed = _open(folder, options, numbers, utterances, origin, overwrite)
+        items = _items(folder, model, utterances, options, len(numbers))
+        _open(folder, options, numbers, items, origin, overwrite)
         if options.format == "huggingface":
             write_card(folder, numbers)
-        items = _items(folder, model, utterances, options, len(numbers))
-        if changed:
-            _forget(folder, [items[number] for number in changed], utterances)
         new = sum(not (folder / item.file).exists() for item in items)
         listing = partial_path(folder / "inputs.jsonl")
         order = list(range(len(items)))
@@ -253,18 +251,16 @@ def _open(
     folder: Path,
     options: FeatureOptions,
     numbers: list[int],
-    utterances: Sequence[Utterance],
+    items: Sequence[FeatureItem],
     origin: Mapping[str, Any],
     overwrite: bool,
-) -> list[int]:
-    """Write the settings into the folder, or check that they are the same.
-
-    Returns:
-        numbers of the utterances whose recordings are not those that the folder's features were made of.
-    """
+) -> None:
+    """Write the settings into the folder, or check that they are the same; forget what was replaced since."""
+    utterances = [item.utterance for item in items]
     what = _decisive(options, numbers) | dict(origin)
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
     what = plain(what) | {"version": versions(_LIBRARIES)}
+    recordings = _recordings(utterances)
     path = folder / "settings.json"
     own = {lock_path(folder / _MANIFEST), progress_path(folder / _MANIFEST), partial_path(folder / "inputs.jsonl")}
     if path.exists():
@@ -275,24 +271,25 @@ def _open(
         differ = [key for key in what if key != "model" and before.get(key) != what[key]]
         if "model_sha256" not in what and before.get("model") != what["model"]:
             differ.append("model")
-        if not differ:
-            known = before.get("recordings")
-            now = _recordings(utterances)
-            return [i for i, (a, b) in enumerate(zip(known or now, now, strict=True)) if a != b]
-        if not overwrite:
+        if differ and not overwrite:
             named = ["model" if key == "model_sha256" else key for key in differ]
             raise InputError(
                 f"was made with another {', '.join(named)}; give another output, or overwrite=true", folder
             )
-        for made in ("features", "data"):
-            shutil.rmtree(folder / made, ignore_errors=True)
-        shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
+        if differ:
+            for made in ("features", "data"):
+                shutil.rmtree(folder / made, ignore_errors=True)
+            shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
+        elif before.get("recordings") == recordings:
+            return
+        else:
+            known = before.get("recordings") or recordings
+            _forget(folder, [item for item, a, b in zip(items, known, recordings, strict=True) if a != b])
     elif set(folder.iterdir()) - own:
         raise InputError("holds other files; give a folder that is empty or not there yet", folder)
     (folder / ("data" if options.format == "huggingface" else "features")).mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        json.dump({**what, "recordings": _recordings(utterances)}, file)
-    return []
+        json.dump({**what, "recordings": recordings}, file)
 
 
 def _recordings(utterances: Sequence[Utterance]) -> list[list[int] | None]:
@@ -310,13 +307,11 @@ def _stamp(name: str) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _forget(folder: Path, items: Sequence[FeatureItem], utterances: Sequence[Utterance]) -> None:
+def _forget(folder: Path, items: Sequence[FeatureItem]) -> None:
     """Remove features of recordings that were replaced, and what an interrupted job knows of them."""
+    if not items:
+        return
     print(f"{folder}: features of {len(items)} utterances are made anew, their recordings have changed")
     shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
     for item in items:
         (folder / item.file).unlink(missing_ok=True)
-    path = folder / "settings.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    with atomic_write(path) as file:
-        json.dump({**settings, "recordings": _recordings(utterances)}, file)

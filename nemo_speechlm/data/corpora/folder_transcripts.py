@@ -73,12 +73,10 @@ class Transcripts:
             found = by_name.get(Path(name).as_posix()) or by_name.get(str((source.parent / name).resolve())) or []
             if len(found) > 1:
                 raise InputError(f"{name!r} may be {found[0]} or {found[1]}; expected a path", source, number)
-            if found and texts.get(found[0], text) != text:
-                raise InputError(f"{found[0]} has another text already: {texts[found[0]]!r:.60}", source, number)
-            if found:
-                texts[found[0]] = text
-            else:
+            if not found:
                 self.unmatched += 1
+            elif (known := texts.setdefault(found[0], text)) != text:
+                raise InputError(f"{found[0]} has another text already: {known!r:.60}", source, number)
         if not texts:
             raise InputError(
                 f"none of its {self.unmatched} transcripts belongs to an audio file in {self._folder}", source

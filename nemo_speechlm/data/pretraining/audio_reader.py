@@ -102,11 +102,12 @@ class AudioReader(ManifestReader):
                 return True
         return False
 
-    def _speed(self, key: Key | None) -> float:
-        """How fast the utterance of a key is played."""
+    def _speed(self, key: Key | None, seconds: float = 0.0) -> float:
+        """How fast the utterance of a key is played; as it is, if its ``seconds`` would become too long."""
         if key is None or self.speeds == [1.0]:
             return 1.0
-        return self.speeds[int(np.random.default_rng((*key, _SPEED)).integers(len(self.speeds)))]
+        speed = self.speeds[int(np.random.default_rng((*key, _SPEED)).integers(len(self.speeds)))]
+        return 1.0 if seconds / speed > self.longest else speed
 
     def _volume(self, key: Key | None) -> dict[str, float]:
         """How loud the utterance of a key is played, for the cut's ``custom``."""

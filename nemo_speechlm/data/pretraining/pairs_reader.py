@@ -84,7 +84,7 @@ class PairsReader(AudioReader):
                 number,
             )
         custom = {"tokens": np.asarray(tokens, dtype=np.int32), "phones": phones, "text": record[self.text_field]}
-        speed = self._speed(key)
-        if recorded / speed > self.longest or (phones is not None and len(phones) > room / speed):
+        speed = self._speed(key, recorded)
+        if phones is not None and len(phones) > room / speed:
             speed = 1.0
         return self._cut(record, file, number, (0.0, recorded / speed), custom, key, speed)

@@ -66,9 +66,7 @@ class SpeechReader(AudioReader):
 
     def _example(self, record: Record, file: IndexedManifest, number: int, key: Key | None) -> MonoCut | str:
         recorded = seconds(record, "duration", file, number)
-        speed = self._speed(key)
-        if self.crop is None and recorded / speed > self.longest:
-            speed = 1.0
+        speed = self._speed(key, recorded if self.crop is None else 0.0)
         duration = recorded / speed
         custom: dict[str, Any] = {}
         length = int(duration * self.crop_rate)

@@ -1,5 +1,6 @@
-"""Word and character error rates with their kinds of errors."""
+"""Word and character error rates with their kinds of errors. Letters count in Unicode's composed form (NFC)."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
     >>> word_errors("the cat sat", "a cat sat down").rate
     0.6666666666666666
     """
-    return count_errors(reference.split(), hypothesis.split())
+    return count_errors(_words(reference), _words(hypothesis))
 
 
 def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
@@ -65,7 +66,7 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
     >>> character_errors("the cat", "the  cart").errors
     1
     """
-    return count_errors(" ".join(reference.split()), " ".join(hypothesis.split()))
+    return count_errors(" ".join(_words(reference)), " ".join(_words(hypothesis)))
 
 
 def align_words(reference: str, hypothesis: str) -> list[list[str | None]]:
@@ -75,5 +76,9 @@ def align_words(reference: str, hypothesis: str) -> list[list[str | None]]:
     [['the', 'the'], ['cat', 'cart'], ['sat', 'sat'], [None, 'down']]
     """
     # no word is white space, so it can stand for a gap
-    pairs = align(reference.split(), hypothesis.split(), " ")
+    pairs = align(_words(reference), _words(hypothesis), " ")
     return [[None if word == " " else word for word in pair] for pair in pairs]
+
+
+def _words(text: str) -> list[str]:
+    return unicodedata.normalize("NFC", text).split()

@@ -1,6 +1,5 @@
 """Manifests with references, read for evaluation."""
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +55,7 @@ def read_utterances(
 
 def _utterance(record: Record, manifest: str | Path, number: int, text_field: str, decode: bool) -> Utterance:
     text_of(record, "audio_filepath", manifest, number)
-    text = unicodedata.normalize("NFC", " ".join(text_of(record, text_field, manifest, number).split()))
+    text = " ".join(text_of(record, text_field, manifest, number).split())
     part = audio_part(record, manifest, number, decode)
     if record.get("offset") is not None and record.get("duration") is None:
         record = record | {"duration": round(part.duration, 4)}  # so that results name the part of the file

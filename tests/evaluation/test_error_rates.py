@@ -1,3 +1,6 @@
+from unicodedata import normalize
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +38,10 @@ def test_empty_references():
     assert word_errors("", "noise here").rate is None
     assert (word_errors("", "noise here") + word_errors("a b c d", "a b c d")).rate == 0.5
     assert word_errors("a b", "").rate == 1.0
+
+
+@pytest.mark.parametrize("count", [word_errors, character_errors])
+def test_composed_and_decomposed_letters_are_equal(count):
+    texts = [normalize(form, "мой ёж") for form in ("NFD", "NFC")]
+    assert count(*texts).errors == count(*texts[::-1]).errors == 0
+    assert count(*texts).length == count(texts[1], texts[1]).length

@@ -39,13 +39,14 @@ def check_exportable(*modules: nn.Module) -> None:
 
 
 def _check_conformer(conformer: MaskedConformer) -> None:
-    for key, expected in (("self_attention_model", ("abs_pos", "rel_pos")), ("att_context_size", ([-1, -1],))):
-        value = getattr(conformer, key)
-        if (list(value) if key == "att_context_size" else value) not in expected:
-            raise SpeechLMError(
-                f"an encoder with a MaskedConformer inside whose {key} is {value} cannot be exported; expected "
-                f"{' or '.join(map(str, expected))}"
-            )
+    kind, context = conformer.self_attention_model, list(conformer.att_context_size)
+    other = None
+    if kind not in ("abs_pos", "rel_pos"):
+        other = f"self_attention_model is {kind} cannot be exported; expected abs_pos or rel_pos"
+    elif context != [-1, -1]:
+        other = f"att_context_size is {context} cannot be exported; expected [-1, -1]"
+    if other:
+        raise SpeechLMError(f"an encoder with a MaskedConformer inside whose {other}")
 
 
 def front_end_frames(front_end: nn.Module, signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHAPTER_LINES = 50_000
+CHAPTER_LINES = 20_000
 """Lines of a chapter, about; a pass has a whole number of chapters."""
+
+FIRST_CHAPTER_LINES = 50_000
+"""The same in runs whose checkpoints do not say it."""
 
 FEWEST_LINES = 5_000
 """A chapter of small data has several passes: where it ends, batches are not full."""
@@ -41,9 +44,17 @@ class Chapters:
         key: seeds the permutations, together with the number of the pass.
         shuffle: False for the order in which the lines stand.
         whole_files: see ``lines``.
+        chapter_lines: lines of a chapter, about.
     """
 
-    def __init__(self, lines: Sequence[int], key: Sequence[int], shuffle: bool = True, whole_files: bool = False):
+    def __init__(
+        self,
+        lines: Sequence[int],
+        key: Sequence[int],
+        shuffle: bool = True,
+        whole_files: bool = False,
+        chapter_lines: int = CHAPTER_LINES,
+    ):
         self.first = np.concatenate([[0], np.cumsum(lines)]).astype(np.int64)
         self.key = tuple(key)
         self.shuffle = shuffle
@@ -51,7 +62,8 @@ class Chapters:
         total = int(self.first[-1])
         self.passes = max(1, -(-FEWEST_LINES // total))
         most = len(lines) if whole_files else total
-        self.per_pass = 1 if self.passes > 1 else min(max(1, round(total / CHAPTER_LINES)), most)
+        chapters = max(1, round(total / chapter_lines))
+        self.per_pass = 1 if self.passes > 1 else min(chapters, most)
         self._last: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def rows(self, number: int) -> Iterator[tuple[int, np.ndarray]]:

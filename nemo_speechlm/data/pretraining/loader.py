@@ -39,6 +39,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from nemo_speechlm.data.bad_examples import BadCount, BadExample, Preparation
+from nemo_speechlm.data.pretraining.chapters import CHAPTER_LINES, FIRST_CHAPTER_LINES
 from nemo_speechlm.data.pretraining.config import Part, Settings, read_config
 from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset, StandIn
 from nemo_speechlm.data.pretraining.guarded import GuardedLoader, PassLoader, preparation_of, survey
@@ -80,6 +81,7 @@ class PretrainLoader(GuardedLoader):
         self._trained: _Behind | None = None
         self._delivered = _Behind(steps.start)
         self._readers = [max(1, self.num_workers), steps.world]
+        self._chapter_lines = CHAPTER_LINES
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         begin = self._trained or self._delivered
@@ -105,7 +107,13 @@ class PretrainLoader(GuardedLoader):
         """What Lightning saves."""
         place, read, bad = self._trained or self._delivered
         positions = {name: tuple(p) for name, p in place.positions.items()}
-        return {"step": place.step, "positions": positions, "readers": self._readers, "examples": (read, bad)}
+        return {
+            "step": place.step,
+            "positions": positions,
+            "chapter_lines": self._chapter_lines,
+            "readers": self._readers,
+            "examples": (read, bad),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the batches that the saved run was trained on; takes effect with the next iteration."""
@@ -123,6 +131,9 @@ class PretrainLoader(GuardedLoader):
                 f"processes, and now has {self._readers[0]} in {self._readers[1]}. Some utterances come twice in this "
                 "pass, others not at all. Give as many as before, or data as manifests"
             )
+        self._chapter_lines = state.get("chapter_lines", FIRST_CHAPTER_LINES)
+        for sequence in self.steps.sequences.values():
+            sequence.cut_chapters(self._chapter_lines)
         self._delivered = _Behind(Place(state["step"], positions), *state.get("examples", (0, 0)))
         self._trained = None
 

@@ -68,6 +68,11 @@ class BatchSequence:
                 raise InputError("all lines are left out by the filters", self.source)
             chapter, skipped = chapter + 1, max(0, skipped - found)  # what is not shared counts through its passes
 
+    def cut_chapters(self, lines: int) -> None:
+        """Have chapters of so many lines, about."""
+        for reader in self.readers:
+            reader.cut_chapters(lines)
+
     def take_bad(self) -> tuple[BadExample, ...]:
         """The lines that readers have left out since the last call, because they cannot be used."""
         return tuple(bad for reader in self.readers for bad in reader.take_bad())

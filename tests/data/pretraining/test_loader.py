@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
+from nemo_speechlm.data.pretraining import chapters
 from nemo_speechlm.data.pretraining.chapters import FEWEST_LINES
 from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, build_validation_dataloaders
 from nemo_speechlm.data.pretraining.streams import SpeechStream, UnitTextStream
@@ -174,6 +175,30 @@ def test_each_line_comes_once_a_pass(corpus):
         seen.update(targets_of([batch]))
     texts = Counter(record["text"] for _, record in read_manifest(corpus.text))
     assert sorted(seen.values()) == sorted(count * passes for count in texts.values())
+
+
+def test_a_resumed_run_keeps_the_chapters_that_it_began_with(corpus, monkeypatch):
+    monkeypatch.setattr(chapters, "FEWEST_LINES", 10)
+    config = make_config(corpus, speech=None)
+    begun, other = build(config), build(config)
+    begun.load_state_dict({"step": 0, "positions": {}, "chapter_lines": 20})
+    whole, others = first(begun, 12), first(other, 12)
+    assert begun.place.positions["text"].chapter > other.place.positions["text"].chapter
+    assert not equal(whole, others)
+    begun.load_state_dict({"step": 0, "positions": {}, "chapter_lines": 20})
+    first(begun, 7)
+    resumed = build(config)
+    resumed.load_state_dict(begun.state_dict())
+    assert equal(first(resumed, 5), whole[7:])
+
+
+def test_checkpoints_from_before_chapters_had_a_size_go_on_in_their_order(corpus):
+    loader = build(make_config(corpus))
+    first(loader, 2)
+    state = loader.state_dict()
+    del state["chapter_lines"]
+    loader.load_state_dict(state)
+    assert loader.state_dict()["chapter_lines"] == 50_000
 
 
 def test_state_of_an_earlier_version_is_refused(corpus):

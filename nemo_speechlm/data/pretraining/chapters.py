@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHAPTER_LINES = 20_000
+CHAPTER_LINES = 16_000
 """Lines of a chapter, about; a pass has a whole number of chapters."""
 
 FIRST_CHAPTER_LINES = 50_000

@@ -16,7 +16,7 @@ from nemo_speechlm.data.pretraining.chapters import CHAPTER_LINES, Chapters, Ord
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
 
-SURVEYED = 50_000
+SURVEYED = 20_000
 """Lines of a manifest that are checked, and counted by the filters, before training starts; fewer of each where there
 are more than four."""
 

@@ -5,13 +5,13 @@ rates with its horizon, the optimizer's settings, the patience of early stopping
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from nemo.utils import logging
 from nemo.utils.exp_manager import get_log_dir
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +23,9 @@ from nemo_speechlm.errors import InputError
 from nemo_speechlm.training.run_record import NAME, RunRecord
 
 _OWN_FOLDER = "give this run a folder of its own (name=... or exp_manager.exp_dir=...)"
-_PATIENCE = "exp_manager.early_stopping_callback_params.patience"
+_STOPPING = "exp_manager.early_stopping_callback_params"
+_THRESHOLDS = ("stopping_threshold", "divergence_threshold", "check_finite")
+"""Of early stopping: where one of them is met, training ends at once."""
 
 
 class Continuation(Callback):
@@ -35,9 +37,11 @@ class Continuation(Callback):
     Args:
         cfg: a recipe, as for :func:`~nemo_speechlm.training.run.train`. With ``accept_changes`` a run goes on in spite
             of what is different.
+        interrupted: whether what stops the training now is to be gone on from, and no end.
     """
 
-    def __init__(self, cfg: DictConfig):
+    def __init__(self, cfg: DictConfig, interrupted: Callable[[], bool] = lambda: False):
+        self._interrupted = interrupted
         self._config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
         self._accept: bool = cfg.get("accept_changes", False)
         self._record: RunRecord | None = None
@@ -83,7 +87,7 @@ class Continuation(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that is past the end of the run, and keep it for :meth:`on_fit_start`.
 
-        Where early stopping has ended the run, by the command's patience, nothing more is trained.
+        Where early stopping has ended the run, by the command's patience or thresholds, nothing more is trained.
         """
         step, end = checkpoint["global_step"], trainer.max_steps
         if 0 <= end < step:
@@ -92,27 +96,31 @@ class Continuation(Callback):
                 f"{_OWN_FOLDER}",
                 trainer.ckpt_path,
             )
-        stopped = False
-        for stopping in trainer.early_stopping_callbacks:
-            state = checkpoint.get("callbacks", {}).get(stopping.state_key)  # type: ignore[attr-defined]
-            if state is not None:
-                state["patience"] = stopping.patience  # type: ignore[attr-defined]
-                stopped |= state["wait_count"] >= max(state["patience"], 1)
-        longer = _PATIENCE if stopped else "trainer.max_steps"
+        stopped = _stopped_early(trainer.early_stopping_callbacks, checkpoint)  # type: ignore[arg-type]
+        longer = stopped or "a larger trainer.max_steps"
         if (step == end or stopped) and self._differs:
             raise InputError(
                 f"its run is complete at step {step}: with the changes that accept_changes=true accepts nothing would "
-                f"be trained; give a larger {longer}, or {_OWN_FOLDER}",
+                f"be trained; give {longer}, or {_OWN_FOLDER}",
                 trainer.ckpt_path,
             )
         if stopped:
-            logging.info(f"Early stopping has ended this run at step {step}; a larger {_PATIENCE} lets it go on")
+            logging.info(f"Early stopping has ended this run at step {step}; {stopped} lets it go on")
             trainer.should_stop = True  # which Lightning forgets from one command to the next
         begin_with_whole_update(checkpoint, trainer.accumulate_grad_batches)
         log_from_this_step(checkpoint)
         self._checkpoint = checkpoint
         if trainer.optimizers:  # strategies that restore weights after they have set up the optimizers
             self.on_fit_start(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep by which thresholds early stopping has ended the run; its own state tells of its patience alone."""
+        if trainer.should_stop and not self._interrupted():
+            checkpoint[_STOPPING] = {
+                stopping.state_key: [getattr(stopping, name) for name in _THRESHOLDS]  # type: ignore[attr-defined]
+                for stopping in trainer.early_stopping_callbacks
+                if not _out_of_patience(stopping.wait_count, stopping.patience)  # type: ignore[attr-defined]
+            }
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the command's optimizer settings and schedules into the checkpoint, before they are restored from it."""
@@ -126,6 +134,25 @@ class Continuation(Callback):
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         if self._record is not None and folder is not None:
             self._record.write(folder)
+
+
+def _stopped_early(callbacks: Sequence[EarlyStopping], checkpoint: dict[str, Any]) -> str:
+    """What would let a run go on that early stopping has ended; nothing where it has not, by the command's settings."""
+    for stopping in callbacks:
+        state = checkpoint.get("callbacks", {}).get(stopping.state_key)
+        if state is None:
+            continue
+        state["patience"] = stopping.patience
+        if _out_of_patience(state["wait_count"], stopping.patience):
+            return f"a larger {_STOPPING}.patience"
+        thresholds = [getattr(stopping, name) for name in _THRESHOLDS]
+        if checkpoint.get(_STOPPING, {}).get(stopping.state_key) == thresholds:
+            return f"another {_STOPPING}.stopping_threshold, divergence_threshold or check_finite"
+    return ""
+
+
+def _out_of_patience(waited: int, patience: int) -> bool:
+    return waited >= max(patience, 1)
 
 
 def put_settings_into(

@@ -70,8 +70,8 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     output = Path(cfg.output)
     seed_everything(cfg.seed, workers=True, verbose=False)
     choose_precision(cfg.trainer)
-    continuation = Continuation(cfg)
     saver = _saver(cfg)
+    continuation = Continuation(cfg, interrupted=lambda: bool(saver.reason))
     held.enter_context(saver.listening())
     callbacks: list[Callback] = [
         *([StepProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []),

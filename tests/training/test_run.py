@@ -357,6 +357,25 @@ def test_a_run_that_is_stopped_is_not_complete(recipe, tmp_path, monkeypatch):
     assert not (tmp_path / "out.nemo").exists()
 
 
+def test_what_thresholds_have_ended_goes_on_with_others(recipe):
+    """The figure starts near 4 and falls: below 1000 is a threshold that the first validation reaches."""
+    params = {"monitor": "val_loss", "min_delta": 0.0, "patience": 3, "stopping_threshold": 1000.0}
+    stopping = {
+        "exp_manager__create_early_stopping_callback": True,
+        "exp_manager__early_stopping_callback_params": params,
+        "trainer__max_steps": 12,
+    }
+    weight, seen = train(recipe, **stopping)
+    assert seen["steps"][-1] == 4
+    again, seen = train(recipe, **stopping, overwrite=True)
+    assert seen["steps"] == []
+    assert again == weight
+    params["patience"] = 4
+    assert train(recipe, **stopping, overwrite=True)[1]["steps"] == []
+    params["stopping_threshold"] = None
+    assert train(recipe, **stopping, overwrite=True)[1]["steps"] == [*range(5, 13)]
+
+
 @pytest.mark.parametrize("save", ["best", "last"])
 def test_early_stopping_is_an_end(recipe, save):
     stopping = {

@@ -38,11 +38,13 @@ def check_manifests_fit(
 ) -> None:
     """:func:`check_data_fit` for the statistics of manifests; ``name`` is that of their part of the config."""
     longest = longest_audio(model)
+    slowest = min((model.cfg.get(name) or {}).get("speeds") or [1.0])
     for statistics in manifests:
-        if longest is not None and statistics.longest_audio > longest:
+        if longest is not None and statistics.longest_audio / slowest > longest:
+            slowed = f", played at a speed of {slowest:g} (model.{name}.speeds)" if slowest != 1 else ""
             raise SpeechLMError(
-                f"model.{name} has an utterance of {statistics.longest_audio:.1f} s; the encoder has positions for "
-                f"{longest:g} s. Leave such utterances out: model.{name}.max_duration={int(longest)}"
+                f"model.{name} has an utterance of {statistics.longest_audio:.1f} s{slowed}; the encoder has positions "
+                f"for {longest:g} s. Leave such utterances out: model.{name}.max_duration={int(longest * slowest)}"
             )
         if most_tokens is not None and statistics.longest_text > most_tokens:
             raise SpeechLMError(

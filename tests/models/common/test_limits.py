@@ -36,6 +36,12 @@ def test_long_audio_and_long_text(tmp_path):
     with pytest.raises(SpeechLMError, match=r"an utterance of 20.0 s; .* 19.98 s.*model.train_ds.max_duration=19"):
         check_data_fit(model_with(found, long))
     check_data_fit(model_with(long, position=None))
+    near = TranscriptStatistics(1, 1.0, 1, 0, np.zeros(1), longest_audio=18.1)
+    slowed, fast = model_with(near), model_with(near)
+    slowed.cfg.train_ds, fast.cfg.train_ds = {"speeds": [0.9, 1.1]}, {"speeds": [1.0, 1.1]}
+    with pytest.raises(SpeechLMError, match=r"18.1 s, played at a speed of 0.9 .*speeds.*max_duration=17"):
+        check_data_fit(slowed)
+    check_data_fit(fast)
 
 
 def test_the_longest_audio_fits():

@@ -82,6 +82,7 @@ def main() -> None:
         return
     ours = options.model or "ours"
     names = [ours] if options.model or options.profile else list(STEPS)
+    peaks = {} if options.profile else {name: memory_of(name, options.threads, options.seconds) for name in names}
     steps = {name: make_step(name, options.seconds) for name in names}
     if options.profile:
         steps[ours]()
@@ -98,13 +99,12 @@ def main() -> None:
     }
     if options.model:
         operations = {ours: slam_operations(steps[ours])}
-    del steps
     rows = [
         {
             "model": name,
             **timing.row(),
             "of_peer": timing.median / timings["HubertModel"].median if "HubertModel" in timings else float("nan"),
-            "peak_GiB": memory_of(name, options.threads, options.seconds),
+            "peak_GiB": peaks[name],
             **ceiling.row(operations[name], timing.median),
         }
         for name, timing in timings.items()

@@ -137,7 +137,7 @@ class Continuation(Callback):
 
 
 def _stopped_early(callbacks: Sequence[EarlyStopping], checkpoint: dict[str, Any]) -> str:
-    """What would let a run go on that early stopping has ended; nothing where it has not, by the command's settings."""
+    """What would let a run go on that early stopping has ended by the command's settings; "" where it has not."""
     for stopping in callbacks:
         state = checkpoint.get("callbacks", {}).get(stopping.state_key)
         if state is None:

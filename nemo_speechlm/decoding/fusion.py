@@ -200,7 +200,8 @@ class FusionDecoder:
         decoded: list[Decoded] = [Decoded([], 0.0)] * len(log_probs)
         for batch in _batches([len(frames) for frames in log_probs]):
             lengths = torch.tensor([len(log_probs[i]) for i in batch])
-            x_BTV = torch.zeros(len(batch), int(lengths.max()), self.vocabulary_size + 1)
+            x_BTV = torch.full((len(batch), int(lengths.max()), self.vocabulary_size + 1), -torch.inf)
+            x_BTV[:, :, -1] = 0.0  # NeMo goes on searching in padding; blanks leave hypotheses as they are
             for row, i in enumerate(batch):
                 x_BTV[row, : len(log_probs[i])] = torch.from_numpy(log_probs[i])
             found = search(x_BTV.to(self.device), lengths.to(self.device)).to_hyps_list(score_norm=False)

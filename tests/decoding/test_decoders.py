@@ -97,6 +97,15 @@ def test_fusion_adds_the_language_model(characters, weight, bonus):
         assert scores[tuple(tokens)] == pytest.approx(max(scores.values()), abs=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["beam", "ngram"])
+def test_an_utterance_does_not_depend_on_its_batch(characters, kind):
+    options = DecodingOptions(kind, str(characters) if kind == "ngram" else None, beam_size=3, word_score=0.5)
+    decoder = make_decoder(options, LABELS, CharacterEncoder(LABELS))
+    inputs = [random_log_probs(frames, seed) for seed, frames in enumerate((5, 40, 13, 28, 3, 40, 17, 9, 11, 22))]
+    alone = [decoder.decode([x], options, lambda count: None)[0] for x in inputs]
+    assert decoder.decode(inputs, options, lambda count: None) == alone
+
+
 def needs_flashlight():
     pytest.importorskip(
         "flashlight.lib.text", reason="flashlight-text is not installed; it has no wheel for Python 3.13"

@@ -16,13 +16,16 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import iter_lines, open_text
 from nemo_speechlm.language_models.arpa import SPECIAL, arpa_words
 
+_NEVER = -1e4
+"""Log probability."""
+
 
 class LexiconDecoder:
     """The most likely sequence of words that the language model knows.
 
     Args:
         lm: ARPA file of words (gzipped or not), or KenLM's binary format with ``<lm>.words`` beside it, a word a line.
-        labels: the V labels. Characters with the space among them, or tokens that begin words with ``▁``.
+        labels: the V labels. Characters, with the space or without, or tokens that begin words with ``▁``.
         spell: turns a word into label ids; words that it refuses by an ``InputError`` are left out.
 
     Raises:
@@ -43,9 +46,9 @@ class LexiconDecoder:
         self._flashlight = flashlight
         lm = Path(lm)
         self._space = labels.index(" ") if " " in labels else None
-        # Flashlight's silence may stand between words without costing any. Tokens have none; the unknown never occurs.
-        self._silence = 0 if self._space is None else self._space
         self._blank = len(labels)
+        # Flashlight's silence may stand between words. Where no label is the space, it is a class that never occurs.
+        self._silence = self._blank + 1 if self._space is None else self._space
         spellings = dict(_spellings(lm, spell, self._space))
         if not spellings:
             raise InputError("none of its words can be spelled with the labels of this model", lm)
@@ -89,8 +92,10 @@ class LexiconDecoder:
         if not len(log_probs):
             return Decoded([], 0.0)
         x_TV = np.asarray(log_probs, dtype=np.float32)
-        if self._space is not None:  # words end with a space, the last one too
-            end = np.full((1, x_TV.shape[1]), -1e4, dtype=np.float32)
+        if self._space is None:
+            x_TV = np.pad(x_TV, ((0, 0), (0, 1)), constant_values=_NEVER)
+        else:  # words end with a space, the last one too
+            end = np.full((1, x_TV.shape[1]), _NEVER, dtype=np.float32)
             end[0, self._space] = 0.0
             x_TV = np.concatenate([x_TV, end])
         x_TV = np.ascontiguousarray(x_TV)
@@ -100,10 +105,8 @@ class LexiconDecoder:
         path = np.array([t for t in results[0].tokens if t >= 0])
         first = np.ones(len(path), dtype=bool)
         first[1:] = path[1:] != path[:-1]
-        tokens = path[first & (path != self._blank)].tolist()
-        if self._space is None:
-            tokens = [token for token in tokens if token != self._silence]
-        else:
+        tokens = path[first & (path < self._blank)].tolist()
+        if self._space is not None:
             tokens = _without_outer(tokens, self._space)
         return Decoded(tokens, float(results[0].score))
 

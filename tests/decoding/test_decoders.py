@@ -139,6 +139,21 @@ def test_lexicon_allows_known_words_only(words, weight, bonus):
         assert score == pytest.approx(best_score, abs=2e-3)
 
 
+def test_lexicon_without_a_space_among_the_labels(tmp_path):
+    """As in Chinese: the first label is one like the others."""
+    needs_flashlight()
+    labels, sentences = ["a", "b", "c"], [["ab", "c"], ["ca", "ab"], ["c", "ba"]]
+    train_ngram_model(sentences, order=2).write_arpa(tmp_path / "words.arpa", "<unk>")
+    options = DecodingOptions("lexicon", str(tmp_path / "words.arpa"), beam_size=50)
+    decoder = make_decoder(options, labels, CharacterEncoder(labels))
+    for sentence in sentences:
+        said = [labels.index(label) for word in sentence for label in word]
+        x = np.full((2 * len(said), 4), -6.0, dtype=np.float32)
+        x[np.arange(len(x)), [i for label in said for i in (label, 3)]] = -0.02  # a blank behind each label
+        (found,) = decoder.decode([x], options, lambda count: None)
+        assert found.tokens == said
+
+
 def test_no_frames(characters):
     assert decode([np.zeros((0, 4), dtype=np.float32)], kind="ngram", lm=str(characters)) == [Decoded([], 0.0)]
 

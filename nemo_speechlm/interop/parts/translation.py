@@ -108,7 +108,7 @@ def fill_plan(plan: "Plan", options: "Options") -> None:
         "freeze_front_end": gradient == 0,
         "label_smoothing": 0.1,
         "decoder": config,
-        "decoding": {"beam_size": 5, "length_penalty": 1.0, "max_length": 200},
+        "decoding": {"beam_size": 5, "length_penalty": 1.0, "max_length": 512},
     }
 
 

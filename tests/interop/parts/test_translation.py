@@ -6,6 +6,7 @@ import pytest
 import torch
 from nemo.collections.asr.models import ASRModel
 
+from nemo_speechlm.decoding.attention_search import SearchSettings
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.interop.convert import convert
 from nemo_speechlm.interop.listing import describe
@@ -42,6 +43,7 @@ def test_other_sizes(tmp_path, options, sizes):
     assert len(model.decoder.layers[0].self_attn.k_proj.weight) == sizes.get("width", 20)
     assert model.decoder.layers[0].cross_attn.n_heads == sizes.get("heads", 5)
     assert model.decoder.layerdrop == 0.2
+    assert model.search == SearchSettings(beam_size=5, length_penalty=1.0, max_length=512)  # the released recipe's
     assert not model.encoder.front_end.convs[0].weight.requires_grad
     assert model.vocabulary.symbols[4:] == [" ", "a", "b", "ü", "."]
     assert model.vocabulary.decode(model.vocabulary("ab  üa.")) == "ab üa."

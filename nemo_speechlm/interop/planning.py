@@ -27,10 +27,7 @@ def make_plan(source: Source, options: Options | None = None) -> Plan:
     """
     options = options or Options()
     with naming(source.path):
-        if options.speech_layers is not None and source.kind not in (Kind.HUBERT, Kind.WAV2VEC2):
-            raise InputError(
-                f"is a {source.kind.value}; --speech-layers divides the layers of HuBERT and wav2vec 2.0 only"
-            )
+        _refuse_unused(source.kind, options)
         if source.kind is Kind.PRETRAINED:
             return _pretrained(source, options)
         if source.kind is Kind.CTC:
@@ -44,6 +41,26 @@ def make_plan(source: Source, options: Options | None = None) -> Plan:
             text_to_unit.fill_plan(plan, options)
             return plan
         return _encoder_alone(source, options)
+
+
+_WITH_UNITS = (Kind.PRETRAINED, Kind.TEXT_TO_UNIT)
+_WITH_CHARACTERS = (Kind.PRETRAINED, Kind.CTC, Kind.TRANSLATION)
+_USED_BY = {
+    "unit_dictionary": _WITH_UNITS,
+    "language": _WITH_UNITS,
+    "phone_dictionary": (Kind.TEXT_TO_UNIT,),
+    "label_dictionary": _WITH_CHARACTERS,
+    "lowercase": _WITH_CHARACTERS,
+    "speech_layers": (Kind.HUBERT, Kind.WAV2VEC2),
+}
+"""The kinds of checkpoints on which an option has an effect; others hold for all."""
+
+
+def _refuse_unused(kind: Kind, options: Options) -> None:
+    for name, kinds in _USED_BY.items():
+        if kind not in kinds and getattr(options, name) != getattr(Options, name):
+            known = "; ".join(one.value for one in kinds)
+            raise InputError(f"is a {kind.value}; --{name.replace('_', '-')} has an effect on these alone: {known}")
 
 
 def _encoder(source: Source, options: Options, model: str) -> Plan:

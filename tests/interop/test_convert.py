@@ -74,6 +74,7 @@ def test_cleaned_becomes_an_encoder(tmp_path):
 
 
 def test_fine_tuned_of_another_size(tmp_path, options):
+    options = Options(label_dictionary=options.label_dictionary)
     convert(save(fine_tuned(heads=4), tmp_path / "x.pt"), tmp_path / "y.nemo", options)
     model = ASRModel.restore_from(str(tmp_path / "y.nemo"), map_location="cpu")
     assert isinstance(model, SpeechLMCTCModel)
@@ -103,7 +104,10 @@ def test_lower_case_labels(tmp_path, options):
         (["--to", "fairseq", "--phone-dictionary", "dict.txt"], 2, "--phone-dictionary has no effect"),
         (["--to", "fairseq", "--allow-missing", "encoder"], 2, "--allow-missing has no effect"),
         (["--to", "fairseq", "--allow-unused", "encoder"], 2, "--allow-unused has no effect"),
-        (["--label-dictionary", "dict.txt", "--speech-layers", 1], 1, "fine-tuned with CTC; --speech-layers divides"),
+        (["--label-dictionary", "dict.txt", "--speech-layers", 1], 1, "CTC; --speech-layers has an"),
+        (["--label-dictionary", "dict.txt", "--unit-dictionary", "dict.txt"], 1, "CTC; --unit-dictionary has an"),
+        (["--label-dictionary", "dict.txt", "--phone-dictionary", "dict.txt"], 1, "CTC; --phone-dictionary has an"),
+        (["--label-dictionary", "dict.txt", "--language", "ru"], 1, "fine-tuned with CTC; --language has an effect"),
         (["--label-dictionary", "dict.txt", "--lowercase"], 1, "--lowercase makes one of its symbols 'A' and 'a'"),
         (["--label-dictionary", "dict.txt", "--lowercase", "of a decoder"], 1, "one of its symbols 'A' and 'a'"),
     ],
@@ -222,7 +226,7 @@ def test_output(tmp_path):
 
 
 def test_output_that_cannot_be_written(tmp_path, options):
-    path = save(fine_tuned(), tmp_path / "x.pt")
+    path = save(speechlm(), tmp_path / "x.pt")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"x\.pt/y\.nemo: cannot be written: "):
         convert(path, path / "y.nemo", options)

@@ -53,7 +53,8 @@ def main(cfg: DictConfig) -> None:
         print(f"{output}: {options.order}-grams by {builder}{split.left_out()}")
         if cfg.perplexity_of is not None:
             other = _Splitter(cfg.tokens_of, split)
-            print(f"{cfg.perplexity_of}: {ArpaModel(arpa).perplexity(other(read_sentences(cfg.perplexity_of)))}")
+            found = ArpaModel(arpa).perplexity(other(read_sentences(cfg.perplexity_of, cfg.text_field)))
+            print(f"{cfg.perplexity_of}: {found}{other.left_out()}")
         if split.labels is not None:
             from nemo_speechlm.decoding.fusion import put_labels_beside, save_ngram
 

@@ -150,3 +150,24 @@ def test_novels(run: Callable[..., str], tmp_path: Path):
     ids = [inventory.encode(record["units"].split()) for record in read(tmp_path / "u.json")]
     assert len(ids) > 2900
     assert len({unit for sentence in ids for unit in sentence}) > 150
+
+
+def test_the_perplexity_is_of_the_same_key_and_tells_what_is_left_out(run: Callable[..., str], tmp_path: Path):
+    import torch
+    from omegaconf import OmegaConf
+
+    from nemo_speechlm.models import SpeechLMCTCModel
+    from nemo_speechlm.testing.configs import tiny_architecture
+
+    (tmp_path / "said.json").write_text('{"text": "B!", "said": "b b"}\n{"text": "B?", "said": "b"}\n')
+    (tmp_path / "held_out.json").write_text('{"text": "B, x.", "said": "b"}\n{"text": "X", "said": "x"}\n')
+    common = ("source=said.json", "text_field=said", "perplexity_of=held_out.json", "builder=own")
+    told = run("train_ngram.py", *common, "output=words.arpa")
+    assert "(2 sentences, 3 words and ends, 1 unknown words left out)" in told
+
+    torch.manual_seed(0)
+    head = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead"}
+    cfg = {**tiny_architecture(), "labels": [" ", "b"], "decoder": head, "init_from_pretrained": None}
+    SpeechLMCTCModel(OmegaConf.create(cfg)).save_to("ctc.nemo")
+    told = run("train_ngram.py", *common, "output=tokens.arpa", "tokens_of=ctc.nemo")
+    assert "(1 sentences, 2 words and ends); 1 sentences left out, the first: 'x' (U+0078)" in told

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.cli import CONF, command, whole_numbers
 from nemo_speechlm.data.manifests.shards import label
+from nemo_speechlm.decoding.options import KINDS
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import file_digest, refuse_input_as_output
 from nemo_speechlm.imports import importing
@@ -34,6 +35,8 @@ def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
     check_number("confidence", cfg.confidence, above=0, below=1)
     check_choice("tune_for", cfg.tune_for, ("wer", "cer"))
+    if cfg.decoding is not None:
+        check_choice("decoding", cfg.decoding, KINDS)
     for key in ("lm_weights", "word_scores"):
         for value in cfg[key]:
             check_number(f"each of {key}", value)

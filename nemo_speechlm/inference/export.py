@@ -124,7 +124,7 @@ def compare(model: ModelPT, path: str | Path, part: str, frames: Sequence[int] =
                 raise SpeechLMError(f"{path} makes {found.shape} of {steps} steps, expected {tuple(expected.shape)}")
             for row, n in enumerate(valid.tolist()):
                 difference = np.abs(found[row, :, :n] - expected[row, :, :n].cpu().numpy())
-                worst = max(worst, float(difference.max(initial=0.0)))
+                worst = float(np.maximum(worst, difference.max(initial=0.0)))  # NaN where one is
     return worst
 
 

@@ -111,6 +111,19 @@ def test_a_difference_is_seen(tmp_path):
     assert compare(other, path, "model", (5,)) > 1e-3
 
 
+def test_a_file_that_makes_no_numbers_differs(tmp_path, capsys, monkeypatch):
+    class Broken(torch.nn.Module):
+        def forward(self, audio_signal, length):
+            return torch.full_like(model(input_signal=audio_signal[:, 0], input_signal_length=length)[0], torch.nan)
+
+    model = ctc("base")
+    monkeypatch.setattr(torch.jit, "load", lambda path: Broken())
+    assert np.isnan(compare(model, "x.ts", "model", (5,)))
+    model.save_to(str(tmp_path / "ctc.nemo"))
+    assert run_example("export.py", f"model={tmp_path / 'ctc.nemo'}", f"output={tmp_path / 'ctc.ts'}") == 1
+    assert "differs from the model by up to nan, allowed is 0.0001" in capsys.readouterr().err
+
+
 def test_a_transducer_makes_two_files(tmp_path):
     pytest.importorskip("onnxruntime")
     hidden = {"pred_hidden": 16, "joint_hidden": 16}

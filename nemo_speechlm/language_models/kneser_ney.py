@@ -138,7 +138,10 @@ def _to_ids(sentences: Iterable[Sequence[str]], vocabulary_size: int | None) -> 
     """Words by id, and the text as ids with ``<s>`` and ``</s>`` around each sentence."""
     ids: dict[str, int] = {word: i for i, word in enumerate(_SPECIAL)}
     blocks = [
-        np.array([_BEGIN, *(ids.setdefault(word, len(ids)) for word in words), _END], dtype=np.int64)
+        np.array(
+            [_BEGIN, *(_UNKNOWN if word == "<unk>" else ids.setdefault(word, len(ids)) for word in words), _END],
+            dtype=np.int64,
+        )
         for words in sentences
         if words
     ]

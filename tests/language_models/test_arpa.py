@@ -95,3 +95,14 @@ def test_tokens_that_look_like_white_space(tmp_path):
     model = ArpaModel(tmp_path / "lm.arpa")
     assert all(token in model for token in tokens)
     assert model.perplexity([tokens]).unknown == 0
+
+
+def test_the_unknown_word_in_a_text(tmp_path):
+    """As corpora have it where a word was not understood; the model has one such word, however it is written."""
+    for spelling in ("<unk>", "<UNK>"):
+        text = [["a", spelling, "b"], ["a", "b"]] * 2
+        make_arpa(text, tmp_path / f"{spelling}.arpa", NGramOptions(order=2, builder="own"))
+    lines = (tmp_path / "<unk>.arpa").read_text()
+    assert lines == (tmp_path / "<UNK>.arpa").read_text()
+    assert lines.count("\t<unk>\t") == 1
+    assert ArpaModel(tmp_path / "<unk>.arpa").perplexity([["a", "c", "b"]]).unknown == 1

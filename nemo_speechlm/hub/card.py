@@ -29,6 +29,27 @@ _PATHS = (
 _RECIPE = ("model.optim.name", "model.optim.lr", "model.optim.sched.name", "trainer.max_steps", "trainer.precision")
 """What of a run's record is worth a line of the table; all the rest is in the config below it."""
 
+_FILES = "manifest={kind}.json output={kind}_units.json units=units.json"
+_OTHERS = {
+    "SLAMTextClassifier": (
+        "text-classification",
+        "",
+        'tokens = model.tokens_of(["a sentence"])\n'
+        "logits = model(torch.tensor([tokens]), torch.tensor([len(tokens)]))",
+    ),
+    "FrameClassifierModel": (
+        "feature-extraction",
+        f"tokenize_speech speech_tokenizer=frame_classifier {_FILES.format(kind='speech')}",
+        "units = model.decode(waveform, length)  # (B, T) and (B,)",
+    ),
+    "TextToUnitModel": (
+        "feature-extraction",
+        f"tokenize_text text_tokenizer=text_to_unit {_FILES.format(kind='text')}",
+        "spoken = model.generate(phones)  # for each sentence, a list of ids of model.phones",
+    ),
+}
+"""Models that neither recognize nor have features of speech: their task, command and method."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -92,8 +113,8 @@ class Card:
     @property
     def task(self) -> str:
         """The hub's name for what the model does."""
-        if self.model_class in ("SLAMTextClassifier",):
-            return "text-classification"
+        if self.model_class in _OTHERS:
+            return _OTHERS[self.model_class][0]
         if "unit_classifier" in self.config or not {"labels", "joint", "transf_decoder", "decoding"} & set(
             self.config
         ):
@@ -157,14 +178,19 @@ class Card:
 
     def _usage(self, name: str) -> str:
         python = ["from nemo_speechlm.hub.models import from_pretrained", "", f'model = from_pretrained("{name}")']
-        if self.task == "automatic-speech-recognition":
+        if self.model_class in _OTHERS:
+            _, command, method = _OTHERS[self.model_class]
+            shell = f"nemo-speechlm {command} model={name}" if command else ""
+            python.append(method)
+        elif self.task == "automatic-speech-recognition":
             command = "translate" if self.config.get("task") == "translation" else "transcribe"
             shell = f"nemo-speechlm {command} model={name} input=recording.wav"
             python.append('print(model.transcribe(["recording.wav"]))')
         else:
             shell = f"nemo-speechlm extract_features model={name} input=recordings/ output=features"
             python.append("features, lengths = model.extract_features(waveform, length)  # (B, T) and (B,)")
-        return f"```bash\n{shell}\n```\n\n```python\n" + "\n".join(python) + "\n```"
+        first = f"```bash\n{shell}\n```\n\n" if shell else ""
+        return f"{first}```python\n" + "\n".join(python) + "\n```"
 
     def _data(self) -> Iterator[str]:
         if self.data:

@@ -177,6 +177,22 @@ def test_folders_of_models(model, tmp_path):
         from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "task", "usage"),
+    [
+        ("FrameClassifierModel", "feature-extraction", "tokenize_speech speech_tokenizer=frame_classifier"),
+        ("TextToUnitModel", "feature-extraction", "tokenize_text text_tokenizer=text_to_unit"),
+        ("SLAMTextClassifier", "text-classification", 'model.tokens_of(["a sentence"])'),
+    ],
+)
+def test_the_card_of_what_neither_recognizes_nor_has_features(kind, task, usage):
+    card = Card(kind, 1000, {"decoding": {"lm_weight": 1.0}}, {}, "mit").text("me/tiny")
+    assert f"pipeline_tag: {task}\n" in card
+    assert usage in card
+    assert "transcribe" not in card
+    assert "extract_features" not in card
+
+
 def test_the_card_says_what_is_known(model):
     run = {
         "settings": {"model.optim.name": "adamw", "trainer.max_steps": 900},

@@ -48,7 +48,7 @@ class LexiconDecoder:
         self._space = labels.index(" ") if " " in labels else None
         self._blank = len(labels)
         # Flashlight's silence may stand between words. Where no label is the space, it is a class that never occurs.
-        self._silence = self._blank + 1 if self._space is None else self._space
+        self._silence = 2 * self._blank + 1 if self._space is None else self._space
         spellings = dict(_spellings(lm, spell, self._space))
         if not spellings:
             raise InputError("none of its words can be spelled with the labels of this model", lm)
@@ -56,11 +56,14 @@ class LexiconDecoder:
         self._unknown = words.get_index("<unk>")
         with tempfile.TemporaryDirectory() as folder:
             self._lm = KenLM(str(_unpacked(lm, Path(folder))), words)
-        self._trie = flashlight.Trie(self._blank + 1, self._silence)
+        self._trie = flashlight.Trie(2 * self._blank + 2, self._silence)
         start = self._lm.start(False)
         for word, ids in spellings.items():
             index = words.get_index(word)
-            self._trie.insert(ids, index, self._lm.score(start, index)[1])
+            score = self._lm.score(start, index)[1]
+            self._trie.insert(ids, index, score)
+            if self._space is None:
+                self._trie.insert([*ids, self._blank + 1 + ids[-1]], index, score)
         self._trie.smear(flashlight.SmearingMode.MAX)
         self.vocabulary_size = len(spellings)
 
@@ -70,7 +73,7 @@ class LexiconDecoder:
         """See :class:`~nemo_speechlm.decoding.options.Decoder`."""
         settings = self._flashlight.LexiconDecoderOptions(
             beam_size=options.beam_size,
-            beam_size_token=options.beam_size_token or self._blank + 1,
+            beam_size_token=(options.beam_size_token or self._blank + 1) * (2 if self._space is None else 1),
             beam_threshold=options.beam_threshold,
             lm_weight=options.lm_weight,
             word_score=options.word_score,
@@ -93,7 +96,7 @@ class LexiconDecoder:
             return Decoded([], 0.0)
         x_TV = np.asarray(log_probs, dtype=np.float32)
         if self._space is None:
-            x_TV = np.pad(x_TV, ((0, 0), (0, 1)), constant_values=_NEVER)
+            x_TV = _with_continued(x_TV)
         else:  # words end with a space, the last one too
             end = np.full((1, x_TV.shape[1]), _NEVER, dtype=np.float32)
             end[0, self._space] = 0.0
@@ -109,6 +112,21 @@ class LexiconDecoder:
         if self._space is not None:
             tokens = _without_outer(tokens, self._space)
         return Decoded(tokens, float(results[0].score))
+
+
+def _with_continued(x_TV: np.ndarray) -> np.ndarray:
+    """Put classes behind the blank: of each label, that it goes on from the frame before; and one that never occurs.
+
+    For flashlight, a word is over with the first frame of its last label. That label is the space where there is one;
+    any other may go on, so words have a second spelling, with its continuation at the end. It is there only where the
+    label was no less likely than the blank before, and where the next frame is not best called by it, too: else two
+    equal labels would pass for one, or one for two.
+    """
+    labels, blank = x_TV[:, :-1], x_TV[:, -1:]
+    goes_on = np.zeros(labels.shape, dtype=bool)
+    goes_on[1:] = labels[:-1] >= blank[:-1]
+    goes_on[:-1] &= x_TV.argmax(axis=1)[1:, None] != np.arange(labels.shape[1])
+    return np.concatenate([x_TV, np.where(goes_on, labels, _NEVER), np.full_like(blank, _NEVER)], axis=1)
 
 
 def _without_outer(tokens: list[int], space: int) -> list[int]:

@@ -154,6 +154,29 @@ def test_lexicon_without_a_space_among_the_labels(tmp_path):
         assert found.tokens == said
 
 
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_lexicon_of_tokens_that_last_several_frames(tmp_path, frames):
+    """The last token of a word, too, with no blank behind it; and two that are equal, with a blank between them."""
+    needs_flashlight()
+    labels = ["<unk>", "▁a", "▁b", "c"]
+    spellings = {"a": [1], "ac": [1, 3], "acc": [1, 3, 3], "b": [2]}
+    train_ngram_model([list(spellings), ["b", "a", "acc"], ["b", "ac"]], order=2).write_arpa(tmp_path / "lm", "<unk>")
+    options = DecodingOptions("lexicon", str(tmp_path / "lm"), beam_size=100, word_score=0.5)
+    decoder = make_decoder(options, labels, spellings.__getitem__)
+    lm = ArpaModel(tmp_path / "lm")
+    for sentence in (["a"], ["b", "a", "b"], ["ac", "acc", "b"], ["acc", "a", "ac"]):
+        said = [label for word in sentence for label in spellings[word]]
+        path = [said[0]] * frames
+        for before, label in itertools.pairwise(said):
+            path += [4] * (before == label) + [label] * frames
+        x = np.full((len(path), 5), -6.0, dtype=np.float32)
+        x[np.arange(len(path)), path] = -0.02
+        (found,) = decoder.decode([x], options, lambda count: None)
+        assert words_of(labels, found.tokens) == " ".join(sentence)
+        expected = -0.02 * len(path) + lm.perplexity([sentence]).log10 + 0.5 * len(sentence)
+        assert found.score == pytest.approx(expected, abs=1e-3)
+
+
 def test_no_frames(characters):
     assert decode([np.zeros((0, 4), dtype=np.float32)], kind="ngram", lm=str(characters)) == [Decoded([], 0.0)]
 

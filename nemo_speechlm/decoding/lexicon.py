@@ -55,7 +55,10 @@ class LexiconDecoder:
         words = create_word_dict({**{word: [] for word in spellings}, "<unk>": []})
         self._unknown = words.get_index("<unk>")
         with tempfile.TemporaryDirectory() as folder:
-            self._lm = KenLM(str(_unpacked(lm, Path(folder))), words)
+            try:
+                self._lm = KenLM(str(_unpacked(lm, Path(folder))), words)
+            except RuntimeError as error:
+                raise InputError(f"KenLM cannot read it: {str(error).splitlines()[-1]}", lm) from error
         self._trie = flashlight.Trie(2 * self._blank + 2, self._silence)
         start = self._lm.start(False)
         for word, ids in spellings.items():

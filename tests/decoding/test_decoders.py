@@ -154,6 +154,13 @@ def test_lexicon_without_a_space_among_the_labels(tmp_path):
         assert found.tokens == said
 
 
+def test_lexicon_of_single_words(tmp_path):
+    needs_flashlight()
+    train_ngram_model([["ab", "b"]], order=1).write_arpa(tmp_path / "1.arpa", "<unk>")
+    with pytest.raises(InputError, match=r"1\.arpa: KenLM cannot read it: .*assumes at least a bigram model"):
+        decode([random_log_probs(6, 20)], kind="lexicon", lm=str(tmp_path / "1.arpa"))
+
+
 @pytest.mark.parametrize("frames", [1, 2, 4])
 def test_lexicon_of_tokens_that_last_several_frames(tmp_path, frames):
     """The last token of a word, too, with no blank behind it; and two that are equal, with a blank between them."""

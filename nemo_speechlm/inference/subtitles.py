@@ -1,6 +1,6 @@
 """Words in time as subtitles (SubRip) and as paragraphs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from nemo_speechlm.decoding.times import TimedWord
@@ -28,9 +28,12 @@ class Cue(NamedTuple):
 
 
 def make_cues(words: Iterable[TimedWord]) -> list[Cue]:
-    """Words in cues of at most two lines and six seconds that end at pauses."""
+    """Words in cues of at most two lines and six seconds that end at pauses.
+
+    What has one time for several words, as a passage of a model that tells no times of words, is divided by letters.
+    """
     groups: list[list[TimedWord]] = []
-    for word in words:
+    for word in (part for each in words for part in _divided(each)):
         last = groups[-1] if groups else []
         if (
             not last
@@ -50,6 +53,14 @@ def to_srt(cues: Iterable[Cue]) -> str:
         for number, cue in enumerate(cues, start=1)
     ]
     return "\n".join(blocks)
+
+
+def _divided(passage: TimedWord) -> Iterator[TimedWord]:
+    words, start = passage.text.split(), passage.start
+    each = (passage.end - passage.start) / max(sum(map(len, words)), 1)
+    for word in words:
+        yield TimedWord(word, start, start + each * len(word), passage.confidence)
+        start += each * len(word)
 
 
 def _lines(words: Sequence[str]) -> list[str]:

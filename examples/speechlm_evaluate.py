@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "draws", "worst", "num_workers")
     whole_numbers(cfg, "beam_size", "beam_size_token", least=1)
     check_number("confidence", cfg.confidence, above=0, below=1)
+    if cfg.length_penalty is not None:
+        check_number("length_penalty", cfg.length_penalty)
     check_choice("tune_for", cfg.tune_for, ("wer", "cer"))
     if cfg.decoding is not None:
         check_choice("decoding", cfg.decoding, KINDS)

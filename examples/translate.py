@@ -8,6 +8,7 @@ Long recordings are cut at pauses, and each part is translated by itself. Otherw
 
 from omegaconf import DictConfig
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.imports import importing
@@ -16,6 +17,8 @@ from nemo_speechlm.imports import importing
 @command("translate")
 def main(cfg: DictConfig) -> None:
     whole_numbers(cfg, "beam_size", least=1)
+    if cfg.length_penalty is not None:
+        check_number("length_penalty", cfg.length_penalty)
     from nemo_speechlm.inference.inputs import inputs_of
 
     inputs_of(cfg)

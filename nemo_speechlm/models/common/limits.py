@@ -44,7 +44,8 @@ def check_manifests_fit(
             slowed = f", played at a speed of {slowest:g} (model.{name}.speeds)" if slowest != 1 else ""
             raise SpeechLMError(
                 f"model.{name} has an utterance of {statistics.longest_audio:.1f} s{slowed}; the encoder has "
-                f"positions for {longest:g} s. Leave such utterances out: model.{name}.max_duration={int(longest * slowest)}"
+                f"positions for {longest:g} s. Leave such utterances out: "
+                f"model.{name}.max_duration={int(longest * slowest)}"
             )
         if most_tokens is not None and statistics.longest_text > most_tokens:
             raise SpeechLMError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from nemo.utils import logging
 
@@ -44,6 +45,10 @@ class BadExample(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.manifest}{'' if self.line is None else f':{self.line}'}: {self.reason}"
+
+    def counted_by(self, rank: int, world: int) -> bool:
+        """Whether a rank among ``world`` counts it, where all have read its line: one of them does, whichever."""
+        return crc32(f"{self.manifest}:{self.line}".encode()) % world == rank
 
 
 class BadRule(NamedTuple):

@@ -181,6 +181,22 @@ def test_counts_of_lines_are_exact_after_a_resume(tmp_path):
     assert states[-1]["examples"][1] > 4
 
 
+def test_processes_share_the_count_of_bad_lines(tmp_path):
+    """All read all lines, and each its own batches: each of them would count all bad lines."""
+    corpus, _ = spoiled(tmp_path / "c", ["not JSON"] * 4, n_speech=40)
+    config = {"speech": {"manifest_filepath": str(corpus.speech), "batch_size": 2}, **SKIP}
+    training, validation = [], []
+    for rank in range(3):
+        training.append(build_pretrain_dataloader(config, STREAMS, rank, 3, tmp_path))
+        validation += build_validation_dataloaders(config, STREAMS, rank, 3)
+        list(islice(training[-1], 18))
+        list(validation[-1])
+    for loaders in (training, validation):
+        read, bad = sum(each.count.read for each in loaders), sum(each.count.bad for each in loaders)
+        assert bad / read == pytest.approx(0.1, abs=0.01)
+    assert len(listed(tmp_path)) == 4
+
+
 def test_a_batch_that_loses_all_is_made_up(tmp_path):
     corpus = tiny_corpus(tmp_path / "c", n_speech=4, n_text=4)
     for number in (1, 2, 3):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from nemo_speechlm.data.bad_examples import BadCount, Preparation
+from nemo_speechlm.data.bad_examples import BadCount, BadExample, Preparation
 from nemo_speechlm.data.pretraining.config import Settings
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
 from nemo_speechlm.data.waiting import Reading, without_hanging
@@ -46,6 +46,7 @@ class PassLoader(GuardedLoader):
         count: see there.
         reading: see there.
         readers: what the sampler reads, in this process.
+        rank: of this process, and the number of those whose samplers read the same.
         options: of PyTorch's loader.
     """
 
@@ -55,19 +56,26 @@ class PassLoader(GuardedLoader):
         count: BadCount,
         reading: Reading | None = None,
         readers: Sequence[ManifestReader] = (),
+        rank: tuple[int, int] = (0, 1),
         **options: Any,
     ):
         super().__init__(ErrorReturningDataset(dataset), count, reading, **options)
         self.readers = readers
+        self.rank = rank
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.count.read, self.count.bad = 0, 0
         for batch in self.made():
-            lines = [line for reader in self.readers for line in reader.take_bad()]
+            lines = self._bad_lines()
             self.count.add(batch.read + len(lines), [*lines, *batch.bad])
             yield batch.numbered(None)
-        rest = [line for reader in self.readers for line in reader.take_bad()]
+        rest = self._bad_lines()
         self.count.add(len(rest), rest)
+
+    def _bad_lines(self) -> list[BadExample]:
+        """This process's share of the lines left out since the last call."""
+        lines = (line for reader in self.readers for line in reader.take_bad())
+        return [line for line in lines if line.counted_by(*self.rank)]
 
 
 def preparation_of(settings: Settings) -> Preparation:

@@ -204,7 +204,13 @@ class Steps(IterableDataset):
             self.reading.now("the lines of the next batches")
 
     def _bad_lines(self) -> tuple[BadExample, ...]:
-        return tuple(bad for sequence in self.sequences.values() for bad in sequence.take_bad())
+        """The lines left out since the last call; of what all ranks read, this one's share, as of the batches."""
+        return tuple(
+            bad
+            for sequence in self.sequences.values()
+            for bad in sequence.take_bad()
+            if not sequence.shared or bad.counted_by(self.rank, self.world)
+        )
 
 
 def build_pretrain_dataloader(
@@ -312,6 +318,7 @@ def finite_loader(
         count,
         preparation.reading,
         readers,
+        (global_rank, world_size),
         sampler=TakeTurns(sampler, global_rank, world_size),
         **settings.of_loader(),
     )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from lhotse import AudioSource, MonoCut, Recording
 
-from nemo_speechlm.checks import check_number, check_range
+from nemo_speechlm.checks import check_number, check_range, check_whole
 from nemo_speechlm.data.audio.sources import audio_source, in_tar, tar_of
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
@@ -43,7 +43,8 @@ class AudioReader(ManifestReader):
     Their ``custom`` holds ``origin`` (seconds at which the utterance starts in its file), ``manifest`` and ``line``
     for messages, and ``tar`` (a :class:`TarAudio`) where the audio is in one. The recording states the sample
     rate that the dataset resamples to: no audio file is opened before its batch is made. Where the audio is read at
-    another speed, ``custom`` has ``speed``, and all times of the cut are those of the audio at that speed.
+    another speed, ``custom`` has ``speed``, and all times of the cut are those of the audio at that speed. It has
+    ``channel`` where not all channels are read.
 
     Args:
         manifests: NeMo manifests; names with ``_OP_0..9_CL_`` or ``{0..9}`` stand for several.
@@ -59,10 +60,18 @@ class AudioReader(ManifestReader):
             as it is in the file. None: as it is.
         volumes: the least and the greatest factor on the samples; one between is drawn for an utterance in each pass,
             evenly in dB. None: as it is. It changes nothing where the input is normalized.
+        channel_selector: of files with several channels: one, counted from 0; or, as in NeMo, the key of the line that
+            says which. None: their mean.
     """
 
     required: ClassVar[tuple[str, ...]] = ("audio_filepath", "duration")
-    options: ClassVar[tuple[str, ...]] = ("min_duration", "max_duration", "tarred_audio_filepaths", *PERTURBATIONS)
+    options: ClassVar[tuple[str, ...]] = (
+        "min_duration",
+        "max_duration",
+        "tarred_audio_filepaths",
+        "channel_selector",
+        *PERTURBATIONS,
+    )
     facts: ClassVar[tuple[str, ...]] = ("sample_rate", "longest")
 
     def __init__(
@@ -76,6 +85,7 @@ class AudioReader(ManifestReader):
         tarred_audio_filepaths: str | Sequence[str] | None = None,
         speeds: Sequence[float] | None = None,
         volumes: Sequence[float] | None = None,
+        channel_selector: int | str | None = None,
     ):
         manifests = expand_shards(manifests)
         super().__init__(manifests, order, whole_files=tarred_audio_filepaths is not None)
@@ -89,6 +99,9 @@ class AudioReader(ManifestReader):
             self._arrange(whole_files=True)
         self.speeds = _checked_speeds(speeds)
         self.volumes = None if volumes is None else check_range("data config: volumes", volumes, *_VOLUMES)
+        self.channel_selector = channel_selector
+        if channel_selector is not None and not isinstance(channel_selector, str):
+            check_whole("data config: channel_selector", channel_selector)
 
     def _says_tars(self) -> bool:
         """Whether the first line of a manifest says that its audio is in a tar."""
@@ -114,6 +127,16 @@ class AudioReader(ManifestReader):
         if key is None or self.volumes is None:
             return {}
         return {"volume": float(np.exp(np.random.default_rng((*key, _VOLUME)).uniform(*np.log(self.volumes))))}
+
+    def _channel(self, record: Record, file: IndexedManifest, number: int) -> Any:
+        """Which channel of its file an utterance is."""
+        if not isinstance(self.channel_selector, str):
+            return self.channel_selector
+        channel = record.get(self.channel_selector)
+        if not isinstance(channel, int) or isinstance(channel, bool) or channel < 0:
+            message = f"{self.channel_selector!r} (channel_selector) is {channel!r}, expected a channel from 0 on"
+            raise InputError(message, file.path, number)
+        return channel
 
     def _left_out(self, duration: float) -> str | None:
         if duration < self.min_duration:
@@ -147,6 +170,8 @@ class AudioReader(ManifestReader):
         origin /= speed
         if speed != 1.0:
             custom["speed"] = speed
+        if self.channel_selector is not None:
+            custom["channel"] = self._channel(record, file, number)
         return MonoCut(
             id=f"{file.path}:{number}",
             start=origin + span[0],

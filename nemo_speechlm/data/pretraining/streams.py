@@ -98,7 +98,7 @@ class SpeechStream(Stream):
 
     Attributes:
         inventory: the units, or None.
-        sample_rate: of the audio in batches, Hz; other files are resampled, channels are averaged.
+        sample_rate: of the audio in batches, Hz; other files are resampled.
         longest: seconds that the model can encode, None for any.
     """
 

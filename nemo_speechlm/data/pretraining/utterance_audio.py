@@ -116,7 +116,8 @@ def _augmented(cut: Cut, base: Cut, start: float, sample_rate: int) -> np.ndarra
         check_regular(file)
     custom = base.custom or {}
     speed = custom.get("speed", 1.0)
-    audio = read_audio(file, sample_rate, start * speed, base.duration * speed, speed=speed)
+    channel = custom.get("channel", "mix")
+    audio = read_audio(file, sample_rate, start * speed, base.duration * speed, channel, speed)
     if "volume" in custom:
         audio = audio * np.float32(custom["volume"])
     transforms = recording.transforms or []

@@ -38,7 +38,6 @@ class TranscribedStream(Stream):
         "truncate_duration",
         "cut_into_windows_duration",
         "pad_min_duration",
-        "channel_selector",
         "min_tps",
         "max_tps",
         "max_cer",

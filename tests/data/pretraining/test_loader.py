@@ -6,6 +6,7 @@ from itertools import islice
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import soundfile
 import torch
 from omegaconf import OmegaConf
 
@@ -70,6 +71,20 @@ def assert_within(lengths, limit):
     """Lhotse ends a batch if one more as long as its longest would be too much; its last may be longer."""
     before_last = lengths.sort().values[-2:][0]
     assert len(lengths) * before_last <= limit
+
+
+@pytest.mark.parametrize(("selector", "expected"), [(None, 0.2), (0, 0.5), (1, -0.1), ("side", -0.1)])
+def test_a_channel_that_is_selected_is_read(tmp_path, selector, expected):
+    """0 too, which is no missing value."""
+    soundfile.write(tmp_path / "a.wav", np.tile([0.5, -0.1], (16000, 1)), 16000, subtype="FLOAT")
+    write_manifest(tmp_path / "m.json", [{"audio_filepath": "a.wav", "duration": 1.0, "side": 1}])
+    part = {"manifest_filepath": str(tmp_path / "m.json"), "batch_size": 1, "channel_selector": selector}
+    (batch,) = first(build({"speech": part}, [SpeechStream(None)]), 1)
+    assert float(batch.speech.audio[0, 0]) == pytest.approx(expected)
+    with pytest.raises(InputError, match=r"m\.json:1: 'left' \(channel_selector\) is None, expected a channel"):
+        build({"speech": part | {"channel_selector": "left"}}, [SpeechStream(None)])
+    with pytest.raises(InputError, match=r"m\.json:1: .*no channel 2; it has 2"):
+        first(build({"speech": part | {"channel_selector": 2}}, [SpeechStream(None)]), 1)
 
 
 def test_each_step_has_speech_and_text_within_the_batch_sizes(corpus):

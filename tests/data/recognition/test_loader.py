@@ -49,6 +49,19 @@ def test_audio_of_any_rate_and_channels_and_format(tmp_path):
     assert ((spectrum.argmax(1) * 16000 / 12000 - 440).abs() < 2).all()
 
 
+@pytest.mark.parametrize("endless", [True, False])
+def test_a_channel_that_is_selected_is_read(tmp_path, endless):
+    """0 too, which is no missing value."""
+    soundfile.write(tmp_path / "a.wav", np.tile([0.5, -0.1], (16000, 1)), 16000, subtype="FLOAT")
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "a", "side": 1}) + "\n")
+    heard = [
+        float(next(iter(build(manifest, endless=endless, channel_selector=selector)))[0][0, 0])
+        for selector in (None, 0, 1, "side")
+    ]
+    assert heard == pytest.approx([0.2, 0.5, -0.1, -0.1], abs=1e-4)
+
+
 def test_endless_passes_differ_and_hold_everything(tmp_path):
     corpus = tiny_corpus(tmp_path)
     loader = build(corpus.speech, shuffle=True, endless=True, batch_duration=None, batch_size=1)

@@ -1,7 +1,7 @@
 """The end of a job: chunk files become the output and the list of what is missing."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -58,6 +58,18 @@ class Results:
                 record = json.loads(line)
                 skipped = "_skipped" in record
                 yield Skipped(record["_skipped"], record["_line"], record.get("_path")) if skipped else record
+
+    def refuse_bad(self, chunks: Iterable[Chunk], source: Path) -> None:
+        """Raise at the first bad line that a command with ``skip_bad=true`` has left out; this one has it not.
+
+        Raises:
+            InputError: as that line would have.
+        """
+        for chunk in chunks:
+            for line in read_chunk(self._folder.path, self._plan.digest, chunk):
+                if line.startswith(_SKIPPED.encode()) and (record := json.loads(line)).get("_bad"):
+                    where = (record["_path"],) if "_path" in record else (source, record["_line"])
+                    raise InputError(f"{record['_skipped']}; skip_bad=true leaves such lines out", *where)
 
     def placed(self, place: Place) -> Iterator[Path | str | None]:
         """Where ``place`` says that each record goes which was not skipped."""

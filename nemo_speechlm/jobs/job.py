@@ -121,6 +121,9 @@ def run_job(
         missing = gaps(done, part)
         if missing or not folder.exists():
             refuse_all()
+        results = Results(folder, plan, batches, part, index)
+        if not skip_bad:
+            results.refuse_bad(done, source)
         folder.begin(plan, index, done)
         single = batch_size is None and batch_ends is None
         work = ChunkWork(folder.path.resolve(), plan.digest, source, make_work, batches, single, skip_bad)
@@ -132,7 +135,6 @@ def run_job(
             except SpeechLMError:
                 folder.remove_if_bare()
                 raise
-        results = Results(folder, plan, batches, part, index)
         if ending is not None:
             report = ending(results)
         else:

@@ -76,8 +76,10 @@ class ChunkWork:
         return ChunkMaker(self)
 
     def skipped(self, error: Exception, number: int) -> Record:
-        """The record of a skipped line, with the file at fault if that is not the source."""
+        """The record of a skipped line: whether it is bad, and the file at fault if that is not the source."""
         record: Record = {"_skipped": getattr(error, "reason", str(error)), "_line": number}
+        if not isinstance(error, SkipItem):
+            record["_bad"] = True
         path = getattr(error, "path", None)
         return record if path in (None, str(self.source)) else record | {"_path": path}
 

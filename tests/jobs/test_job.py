@@ -111,6 +111,24 @@ def test_skip_bad_lists_what_was_left_out(tmp_path: Path, workers: int):
     assert report.skipped == {"... is bad": 1, "cannot be used": 2}
 
 
+def test_bad_lines_that_were_skipped_end_a_command_that_does_not_skip(tmp_path: Path):
+    """A job that was interrupted goes on without skip_bad: what it had left out would be missing all the same."""
+    source, output = tmp_path / "source", tmp_path / "out"
+    source.write_text("odd\na\nbad\n" + "b\n" * 20 + "end\n")
+
+    def interrupted(number: int, line: str) -> Record:
+        if line == "end\n":
+            raise KeyboardInterrupt
+        return upper(number, line)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(source, output, lambda: interrupted, settings={}, skip_bad=True)
+    with pytest.raises(InputError, match="source:3: 'bad' is bad; skip_bad=true leaves such lines out"):
+        run_job(source, output, make_upper, settings={})
+    assert not output.exists()
+    assert run_job(source, output, lambda: upper, settings={}, skip_bad=True).skipped.total() == 2
+
+
 def test_an_old_list_of_skipped_lines_goes_with_the_output_it_belonged_to(source: Path, tmp_path: Path):
     output = tmp_path / "out.json"
     skipped_path(output).write_text("old\n")

@@ -21,15 +21,19 @@ _SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is t
 
 
 def open_text(path: str | Path, mode: str = "r") -> IO[str]:
-    """Open a UTF-8 text file, through gzip where its name ends in ``.gz``; one at an address can be read."""
+    """Open a UTF-8 text file, through gzip where its name ends in ``.gz``; one at an address can be read.
+
+    A byte order mark at its beginning, which some editors write, is no part of the text.
+    """
+    encoding = "utf-8-sig" if mode == "r" else "utf-8"
     if is_url(path):
         file: Any = open_url(str(path), mode + "b")
-        return io.TextIOWrapper(gzip.GzipFile(fileobj=file) if str(path).endswith(".gz") else file, encoding="utf-8")
+        return io.TextIOWrapper(gzip.GzipFile(fileobj=file) if str(path).endswith(".gz") else file, encoding=encoding)
     if str(path).endswith(".gz"):
         if mode == "w":  # without name and time in it, so that equal texts make equal files
             return io.TextIOWrapper(_Gzip(path), encoding="utf-8")  # type: ignore[type-var, return-value]
-        return gzip.open(path, mode + "t", encoding="utf-8")  # type: ignore[return-value]
-    return open(path, mode, encoding="utf-8")
+        return gzip.open(path, mode + "t", encoding=encoding)  # type: ignore[return-value]
+    return open(path, mode, encoding=encoding)
 
 
 class _Gzip(gzip.GzipFile):

@@ -96,7 +96,7 @@ class LineIndex:
                 raise SpeechLMError(f"{self.path}: was changed while a job read it; run the command again")
             file.seek(int(self.offsets[grain]))
             for raw in file:
-                for each in _universal(raw):
+                for each in _universal(raw, number):
                     line = _decoded(each, self.path, number)
                     if isinstance(line, InputError) or line.strip():
                         if position >= first:
@@ -120,7 +120,7 @@ class LineIndex:
         while True:
             end = content.find(b"\n", begin) + 1 or len(content)
             raw = bytes(content[begin:end])
-            for each in _universal(raw):
+            for each in _universal(raw, number):
                 if not _is_white(each):
                     if position == row:
                         return number, each
@@ -203,7 +203,10 @@ def _blocks(descriptor: int, size: int, hashed: bool) -> Iterator[_Block]:
 def _look(descriptor: int, start: int, hashed: bool) -> _Block:
     """Find the lines that start in a block."""
     data = os.pread(descriptor, _BLOCK, start) if start == 0 else os.pread(descriptor, _BLOCK + 1, start - 1)
+    digest = hashlib.sha256(memoryview(data)[min(start, 1) :]).digest() if hashed else b""
     if start == 0:
+        if data.startswith(codecs.BOM_UTF8):  # as white as it can be
+            data = b" " * len(codecs.BOM_UTF8) + data[len(codecs.BOM_UTF8) :]
         data = b"\n" + data  # a line starts behind what ended the one before
     content = np.frombuffer(data, dtype=np.uint8)
     before, here = content[:-1], content[1:]
@@ -216,7 +219,6 @@ def _look(descriptor: int, start: int, hashed: bool) -> _Block:
     for i in np.flatnonzero(_MAY_BE_BLANK[first]):
         blank[i] = _is_blank(descriptor, data, int(starts[i]) + 1, start - 1)
     ordinals = np.flatnonzero(~blank)
-    digest = hashlib.sha256(memoryview(data)[1:]).digest() if hashed else b""
     return _Block(digest, starts[ordinals] + start, ordinals, len(starts))
 
 
@@ -240,8 +242,13 @@ def _state(descriptor: int) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _universal(raw: bytes) -> list[bytes]:
-    r"""A line, or several where \\r ends lines too; each ends in \\n, as Python's text files give them."""
+def _universal(raw: bytes, number: int) -> list[bytes]:
+    r"""A line, or several where \\r ends lines too; each ends in \\n, as Python's text files give them.
+
+    The first of a file loses its byte order mark.
+    """
+    if number == 1:
+        raw = raw.removeprefix(codecs.BOM_UTF8)
     if b"\r" not in raw:
         return [raw]
     return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").splitlines(keepends=True)

@@ -44,10 +44,10 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("lines")
 
 
-@given(TEXTS, st.integers(0, 9), st.integers(0, 9), st.none() | st.integers(0, 8))
-def test_lines_and_their_numbers_are_those_of_the_whole_file(folder, text, first, size, max_lines):
+@given(TEXTS, st.integers(0, 9), st.integers(0, 9), st.none() | st.integers(0, 8), st.booleans())
+def test_lines_and_their_numbers_are_those_of_the_whole_file(folder, text, first, size, max_lines, marked):
     path = folder / "text"
-    path.write_bytes(text.encode())
+    path.write_bytes(text.encode("utf-8-sig" if marked else "utf-8"))
     expected = list(iter_lines(path))[:max_lines]
     index = index_lines(path, folder / "unpacked", max_lines)
     assert index.total == len(expected)

@@ -1,5 +1,6 @@
 """Data loaders for recognition models, made of a config by NeMo's Lhotse data loading."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -28,6 +29,7 @@ from nemo_speechlm.data.recognition.stream import TranscribedSpeechDataset, Tran
 from nemo_speechlm.data.recognition.transcripts import TranscriptStatistics, check_transcripts
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import open_text
 
 _OTHER_SOURCES = ("input_cfg", "cuts_path", "shar_path")
 _NEMO_KEYS = {field.name for field in fields(LhotseDataLoadingConfig)}
@@ -93,6 +95,7 @@ def build_recognition_dataloader(
             raise InputError("data config: on_bad=skip needs model.train_ds.endless=true where data are shuffled")
         loader = finite_loader(TranscribedSteps, settings, part, global_rank, world_size, count)
     else:
+        _refuse_marks(config)
         # Processes that share the batches of one order must agree on it; NeMo's default draws another in each.
         known |= {"sample_rate": sample_rate, "shard_seed": seed}
         # In a thread an error would be lost, and the order would depend on how fast it is.
@@ -118,6 +121,14 @@ def build_recognition_dataloader(
     torch.set_rng_state(states)  # NeMo seeds it, and thereby a model that is made afterwards
     loader.statistics = statistics  # type: ignore[attr-defined]
     return loader
+
+
+def _refuse_marks(config: DictConfig) -> None:
+    """Raise at a manifest that NeMo cannot read, though we can: one with a byte order mark."""
+    for path in expand_shards(config.get("manifest_filepath") or []):
+        with open_text(path) as file:
+            if file.buffer.read(3) == BOM_UTF8:  # type: ignore[attr-defined]
+                raise InputError("begins with a byte order mark, which NeMo takes for text; save it without", path)
 
 
 def _in_tars(config: DictConfig) -> bool:

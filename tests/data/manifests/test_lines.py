@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from nemo_speechlm.data.manifests.indexed import IndexedManifest
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest, write_manifest
+from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.data.manifests.units import FRAME_TOLERANCE, unit_sequence
+from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import dump_line
+from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.units.inventory import UnitInventory
 
 INVENTORY = UnitInventory("phoneme", "en", 100, ("SIL", "AH", "T"), silence="SIL")
@@ -20,6 +24,19 @@ def test_what_is_written_is_read(tmp_path: Path, name: str):
     records = [{"text": "größer", "n": i} for i in range(3)]
     assert write_manifest(tmp_path / "new" / name, iter(records)) == 3
     assert list(read_manifest(tmp_path / "new" / name, ["text"])) == list(enumerate(records, start=1))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str):
+    """As Windows' editors write it: a manifest was taken for lines of text, and text had another first character."""
+    opened = gzip.open if name.endswith(".gz") else open
+    for content, expected in (('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]), ("a b\nc\n", ["a b", "c"])):
+        with opened(tmp_path / name, "wt", encoding="utf-8-sig") as file:
+            file.write(content)
+        assert list(read_sentences(tmp_path / name)) == expected
+        run_job(tmp_path / name, tmp_path / "out", lambda: make_cleaning_work(None, name), settings={}, overwrite=True)
+        assert [record["text"] for _, record in read_manifest(tmp_path / "out")] == content.splitlines()
+        assert IndexedManifest(tmp_path / name)[0] == (1, content.splitlines()[0])
 
 
 def test_seconds_in_strings_are_numbers(tmp_path: Path):

@@ -75,6 +75,14 @@ def test_endless_passes_differ_and_hold_everything(tmp_path):
     assert [tuple(next(again)[2][0].tolist()) for _ in range(8)] == passes[1]
 
 
+def test_a_byte_order_mark_is_refused_where_nemo_reads(tmp_path):
+    corpus = tiny_corpus(tmp_path, n_speech=2)
+    corpus.speech.write_text(corpus.speech.read_text(), encoding="utf-8-sig")
+    assert next(iter(build(corpus.speech, endless=True)))
+    with pytest.raises(InputError, match="begins with a byte order mark"):
+        build(corpus.speech)
+
+
 def test_leaves_the_random_state_alone(tmp_path):
     corpus = tiny_corpus(tmp_path, n_speech=2)
     torch.manual_seed(1)

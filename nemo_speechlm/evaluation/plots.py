@@ -33,7 +33,8 @@ def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]
     """Read all scalars of the TensorBoard event files in a folder and its subfolders.
 
     Returns:
-        tag -> (steps, values), each (N,), by step; where a run was resumed, the later value of a step.
+        tag -> (steps, values), each (N,), by step. Where a run was resumed or begun anew, a later file of the folder
+        replaces what those before have from its first step on.
 
     Raises:
         InputError: if there are no event files.
@@ -43,15 +44,21 @@ def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]
     files = sorted(Path(folder).rglob("*tfevents*"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise InputError("no TensorBoard event files in it", folder)
-    points: dict[str, dict[int, float]] = {}
+    points: dict[str, dict[int, tuple[float, Path]]] = {}
     for path in files:
         events = EventAccumulator(str(path), size_guidance={"scalars": 0})
         events.Reload()
-        for tag in events.Tags()["scalars"]:
-            points.setdefault(tag, {}).update((event.step, event.value) for event in events.Scalars(tag))
+        found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+        begin = min((event.step for scalars in found.values() for event in scalars), default=0)
+        for values in points.values():
+            for step in [step for step, (_, folder) in values.items() if step >= begin and folder == path.parent]:
+                del values[step]
+        for tag, scalars in found.items():
+            points.setdefault(tag, {}).update((event.step, (event.value, path.parent)) for event in scalars)
     return {
-        tag: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
+        tag: (np.array(sorted(values)), np.array([values[step][0] for step in sorted(values)]))
         for tag, values in points.items()
+        if values
     }
 
 

@@ -11,16 +11,15 @@ from nemo.utils import logging
 _TRY_AGAIN = 60.0  # seconds between attempts to open a file of events after an error
 
 
-def one_curve(trainer: Trainer, resumed_step: int | None) -> None:
+def one_curve(trainer: Trainer, first_step: int) -> None:
     """Replace the TensorBoard loggers of a trainer by :class:`RunCurves`.
 
     Args:
         trainer: a trainer to which loggers were given (NeMo's ``exp_manager`` does).
-        resumed_step: the step that the run goes on from; None if it begins.
+        first_step: the step that the run goes on from; 0 if it begins, maybe where one was that left no checkpoint.
     """
     trainer.loggers = [
-        RunCurves.of(logger, resumed_step) if type(logger) is TensorBoardLogger else logger
-        for logger in trainer.loggers
+        RunCurves.of(logger, first_step) if type(logger) is TensorBoardLogger else logger for logger in trainer.loggers
     ]
 
 
@@ -35,7 +34,7 @@ class RunCurves(TensorBoardLogger):
     _broken_until = 0.0
 
     @classmethod
-    def of(cls, logger: TensorBoardLogger, resumed_step: int | None) -> "RunCurves":
+    def of(cls, logger: TensorBoardLogger, first_step: int) -> "RunCurves":
         """A logger with the settings of another."""
         return cls(
             logger.save_dir,
@@ -45,7 +44,7 @@ class RunCurves(TensorBoardLogger):
             default_hp_metric=logger._default_hp_metric,
             prefix=logger._prefix,
             sub_dir=logger.sub_dir,
-            **{"purge_step": resumed_step, **logger._kwargs},
+            **{"purge_step": first_step, **logger._kwargs},
         )
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:

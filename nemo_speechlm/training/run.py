@@ -88,7 +88,7 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         raise SpeechLMError(f"trainer and exp_manager: {error}") from error
     if folder is not None:
         logging.info(f"{folder}: log, curves and checkpoints")
-    one_curve(trainer, step_of(trainer.ckpt_path) if trainer.ckpt_path and trainer.is_global_zero else None)
+    one_curve(trainer, step_of(trainer.ckpt_path) if trainer.ckpt_path and trainer.is_global_zero else 0)
     saver.attach(trainer)
     with one_message(trainer):
         with blaming("model"):

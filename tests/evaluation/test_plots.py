@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -38,8 +40,6 @@ def test_scalars_are_those_written(runs):
 
 
 def test_resumed_run_keeps_the_later_value(tmp_path):
-    import os
-
     from torch.utils.tensorboard import SummaryWriter
 
     for number, (first, value) in enumerate([(0, 1.0), (5, 2.0)]):
@@ -51,6 +51,20 @@ def test_resumed_run_keeps_the_later_value(tmp_path):
     steps, values = read_scalars(tmp_path)["loss"]
     assert steps.tolist() == list(range(15))
     assert values.tolist() == [1.0] * 5 + [2.0] * 10
+
+
+def test_a_run_that_was_begun_anew_has_nothing_of_the_one_before(tmp_path):
+    """The first left no checkpoint, so its folder was free; it had come further than the second."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for number, (steps, value) in enumerate([(20, 1.0), (10, 2.0)]):
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{number}") as writer:
+            for step in range(steps):
+                writer.add_scalar("loss", value, step)
+        for path in tmp_path.glob(f"*.{number}"):
+            os.utime(path, (number, number))
+    steps, values = read_scalars(tmp_path)["loss"]
+    assert (steps.tolist(), values.tolist()) == (list(range(10)), [2.0] * 10)
 
 
 def test_unknown_tag_is_named_with_those_there_are(runs, tmp_path):

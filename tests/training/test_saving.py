@@ -197,6 +197,18 @@ def test_a_run_has_one_curve_however_often_it_was_interrupted(recipe, tmp_path, 
     assert len(list(tmp_path.rglob("events.out*"))) == 3
 
 
+def test_a_run_that_left_no_checkpoint_is_not_on_the_curve_of_the_next(recipe, tmp_path, monkeypatch):  # noqa: F811
+    curve = {"exp_manager__create_tensorboard_logger": True, "trainer__log_every_n_steps": 1}
+    with monkeypatch.context() as patch:
+        at_batch(patch, 3, killed)
+        with pytest.raises(Killed):
+            train(recipe, **curve)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    train(recipe, **curve, trainer__max_steps=2)
+    events = EventAccumulator(str(tmp_path / "runs" / "run")).Reload()
+    assert [event.step for event in events.Scalars("epoch")] == [0, 1]
+
+
 def test_events_that_cannot_be_written_end_no_training(recipe, monkeypatch):  # noqa: F811
     def full(self, metrics, step=None):
         raise OSError(28, os.strerror(28))

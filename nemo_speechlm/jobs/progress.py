@@ -10,6 +10,9 @@ from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, has_results, scan
 from nemo_speechlm.jobs.lines import LineIndex
 from nemo_speechlm.jobs.plan import Plan, load_plan, save_json
 
+SUBMITTED = "slurm.json"
+"""Which SLURM jobs a command waits for: the next one cancels them, whatever becomes of their results."""
+
 
 def skipped_path(output: str | Path) -> Path:
     """Where a job lists what it left out."""
@@ -66,7 +69,7 @@ class JobFolder:
             for path in self.path.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name != index.path.name:  # what a gzipped source was unpacked to
+                elif path.name not in (index.path.name, SUBMITTED):  # index.path: a gzipped source, unpacked
                     path.unlink()
         index.save(self.path)
         save_json(asdict(plan), self._plan)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.jobs import RayEngine, SlurmEngine
+from nemo_speechlm.jobs import LocalEngine, RayEngine, SlurmEngine
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk
 from nemo_speechlm.jobs.engines import slurm
 from nemo_speechlm.jobs.engines.slurm import divide
-from nemo_speechlm.jobs.progress import skipped_path
+from nemo_speechlm.jobs.progress import SUBMITTED, skipped_path
 from nemo_speechlm.testing.processes import run_in_processes
 from tests.jobs.test_engines import job, records, source_with
 from tests.long_forms import LONG
@@ -150,6 +150,27 @@ def test_sbatch_is_told_what_the_options_say(undisturbed: Path, tmp_path: Path, 
         "cpus-per-task=1", "job-name=nemo_speechlm",
     }  # fmt: skip
     assert "--cpus-per-task=1" in (tmp_path / "srun").read_text()
+
+
+def test_jobs_of_a_command_that_was_killed_before_a_result_are_cancelled(tmp_path: Path, monkeypatch):
+    cancelled = []
+    monkeypatch.setattr(slurm.subprocess, "run", lambda command, check: cancelled.append(command))
+
+    class Killed(LocalEngine):
+        def run(self, work, *arguments):
+            (work.folder / SUBMITTED).write_text('["17_0", "17_1"]')
+            raise KeyboardInterrupt
+
+    class Again(LocalEngine):
+        def run(self, work, *arguments):
+            slurm._cancel(work.folder)
+            super().run(work, *arguments)
+
+    source = source_with(tmp_path, {}, total=4)
+    with pytest.raises(KeyboardInterrupt):
+        job(source, "out", engine=Killed())
+    job(source, "out", engine=Again())
+    assert cancelled == [["scancel", "17_0", "17_1"]]
 
 
 def test_ranges_of_an_array_cover_all_lines_at_the_ends_of_batches():

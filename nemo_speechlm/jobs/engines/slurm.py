@@ -19,9 +19,9 @@ from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, count_done, gaps, sca
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
 from nemo_speechlm.jobs.engines.local import LocalEngine
 from nemo_speechlm.jobs.engines.pool import picklable
+from nemo_speechlm.jobs.progress import SUBMITTED
 from nemo_speechlm.jobs.work import ChunkWork
 
-_LISTED = "slurm.json"
 _SECONDS = 2.0
 """Between two looks at the jobs."""
 
@@ -79,9 +79,9 @@ class SlurmEngine(Executor):
             ranges = divide(left, self.jobs, work.batches)
             task = functools.partial(_work_on, work, resources=resources, timeout=timeout, retries=retries)
             jobs = executor.map_array(task, ranges)
-            (work.folder / _LISTED).write_text(json.dumps([job.job_id for job in jobs]))
+            (work.folder / SUBMITTED).write_text(json.dumps([job.job_id for job in jobs]))
             failures = _wait(jobs, _Advance(work.folder, left, advance))
-            (work.folder / _LISTED).unlink()
+            (work.folder / SUBMITTED).unlink()
             missing = _missing(work, left)
             fruitless = fruitless + 1 if _lines(missing) == _lines(left) else 0
             if missing and fruitless > retries:
@@ -207,7 +207,7 @@ class _Advance:
 def _cancel(folder: Path) -> None:
     """Cancel the jobs of a command that was killed; if they go on all the same, they do no harm."""
     try:
-        listed = json.loads((folder / _LISTED).read_text(encoding="utf-8"))
+        listed = json.loads((folder / SUBMITTED).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
     with suppress(OSError):

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from yaml import YAMLError
 
-from nemo_speechlm.checks import check_number
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.data.bad_examples import BadRule
 from nemo_speechlm.data.pretraining.audio_reader import PERTURBATIONS
 from nemo_speechlm.data.pretraining.augmentation import check_augmentation
@@ -155,7 +155,8 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
     part = {key: value for key, value in part.items() if value is not None}
     check_augmentation(part, name, stream.has_audio)
     options = {key: part[key] for key in stream.reader.options if key in part}
-    item = {"type": stream.reader.type, "seed": settings.seed, "shuffle": training, **stream.facts(), **options}
+    seed, shuffle = part.get("seed", settings.seed), part.get("shuffle", training)
+    item = {"type": stream.reader.type, "seed": seed, "shuffle": shuffle, **stream.facts(), **options}
     if settings.bad.skips:
         item["skip_bad"] = True
     if not training:
@@ -174,7 +175,8 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
         part["input_cfg"] = [{**item, "manifest_filepath": part.pop("manifest_filepath")}]
         part.pop("tarred_audio_filepaths", None)
     if own:
-        part = {key: value for key, value in part.items() if key not in stream.reader.options}
+        check_whole(f"data config: {name}.seed", seed)
+        part = {key: value for key, value in part.items() if key not in (*stream.reader.options, "shuffle")}
     elif stream.has_audio and item.get("longest"):  # NeMo's types do not know what the model can encode
         part["max_duration"] = min(part.get("max_duration", item["longest"]), item["longest"])
     defaults = _defaults(stream, item, training, own)

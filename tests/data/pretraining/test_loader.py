@@ -87,6 +87,20 @@ def test_a_channel_that_is_selected_is_read(tmp_path, selector, expected):
         first(build({"speech": part | {"channel_selector": 2}}, [SpeechStream(None)]), 1)
 
 
+def test_a_part_has_its_own_order_where_it_says_so(corpus):
+    part = {"manifest_filepath": str(corpus.speech), "batch_size": 3}
+
+    def lines(**options):
+        batches = first(build({"speech": part | options}, STREAMS[:1]), 8)
+        return [int(name.rpartition(":")[2]) for batch in batches for name in batch.speech.ids]
+
+    assert lines(shuffle=False) == list(range(1, 25))
+    assert sorted(lines()) == sorted(lines(seed=5)) == list(range(1, 25))
+    assert lines() == lines(seed=0) == lines(shuffle=True) != lines(seed=5)
+    with pytest.raises(InputError, match=r"speech\.seed is 'trng', expected a whole number"):
+        lines(seed="trng")
+
+
 def test_each_step_has_speech_and_text_within_the_batch_sizes(corpus):
     texts = set()
     for speech, text, *_ in first(build(make_config(corpus)), 60):

@@ -167,6 +167,10 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
             raise InputError(
                 f"data config: {name}.{key} cannot be used, NeMo reads these data; give {name}.{key}=null"
             )
+    if own and stream.has_audio and part.get("perturb_speed"):
+        raise InputError(
+            "data config: perturb_speed is for data that NeMo reads; the option speeds does the same for these"
+        )
     if "input_cfg" in part:
         part["input_cfg"] = _fill(part["input_cfg"], item)
     elif own:

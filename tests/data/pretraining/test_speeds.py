@@ -14,7 +14,7 @@ from nemo_speechlm.data.pretraining.chapters import Order
 from nemo_speechlm.data.pretraining.config import read_config
 from nemo_speechlm.data.pretraining.pairs_reader import PairsReader
 from nemo_speechlm.data.pretraining.speech_reader import SpeechReader, stretched
-from nemo_speechlm.data.pretraining.streams import SpeechStream
+from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream
 from nemo_speechlm.data.pretraining.transcripts_reader import TranscriptsReader
 from nemo_speechlm.data.pretraining.utterance_audio import audio_and_units, audio_of
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader
@@ -132,3 +132,13 @@ def test_data_that_others_read_have_no_speeds(manifest):
     part = {"manifest_filepath": manifest, "batch_size": 1, "speeds": [0.9]}
     with pytest.raises(InputError, match="speeds needs data"):
         build_recognition_dataloader(part, ["a", "b"])
+
+
+def test_nemos_perturbation_is_refused_where_nemo_does_not_read(manifest):
+    """It made every third utterance shorter than its manifest says: an error, or bad examples, of sound audio."""
+    config = {"manifest_filepath": str(manifest), "batch_size": 1, "perturb_speed": True, "endless": True}
+    with pytest.raises(InputError, match=r"perturb_speed is for data that NeMo reads; the option speeds"):
+        build_recognition_dataloader(config, list("ab "))
+    part = {"manifest_filepath": str(manifest), "batch_size": 1, "perturb_speed": True}
+    with pytest.raises(InputError, match="the option speeds"):
+        read_config({"pairs": part}, [PairStream(labels=list("ab "))], training=True)

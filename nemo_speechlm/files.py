@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,7 +60,7 @@ def iter_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except FileNotFoundError as error:
         raise InputError("no such file", path) from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read as UTF-8 text: {error}", path) from error
 
 

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -157,7 +158,7 @@ def index_lines(
             return _index(path, file.fileno(), max_lines, grain, digest)
     except FileNotFoundError as error:
         raise InputError("no such file", source) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot be read as UTF-8 text: {error}", source) from error
 
 

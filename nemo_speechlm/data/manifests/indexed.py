@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -176,7 +177,7 @@ def _unpacked(source: Path, path: str | Path, most: int) -> Path:
                 file.write(block)
     except FileNotFoundError as error:
         raise InputError("no such file", path) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot be read: {error}", path) from error
     partial.replace(copy)
     return copy

@@ -14,6 +14,7 @@ from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import dump_line
 from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.jobs.lines import index_lines
 from nemo_speechlm.units.inventory import UnitInventory
 
 INVENTORY = UnitInventory("phoneme", "en", 100, ("SIL", "AH", "T"), silence="SIL")
@@ -37,6 +38,21 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str):
         run_job(tmp_path / name, tmp_path / "out", lambda: make_cleaning_work(None, name), settings={}, overwrite=True)
         assert [record["text"] for _, record in read_manifest(tmp_path / "out")] == content.splitlines()
         assert IndexedManifest(tmp_path / name)[0] == (1, content.splitlines()[0])
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path: Path):
+    """Not cut off, but with bytes that are no code of its compression: zlib has an error of its own for that."""
+    path = tmp_path / "a.json.gz"
+    content = bytearray(gzip.compress(b"".join(b'{"text": "%d"}\n' % (i * i) for i in range(2000)), mtime=0))
+    content[12:60] = bytes(byte ^ 0xFF for byte in content[12:60])
+    path.write_bytes(content)
+    for read in (
+        lambda: list(read_manifest(path)),
+        lambda: IndexedManifest(path),
+        lambda: index_lines(path, tmp_path / "a"),
+    ):
+        with pytest.raises(InputError, match=r"a\.json\.gz: cannot be read.*invalid"):
+            read()
 
 
 def test_seconds_in_strings_are_numbers(tmp_path: Path):

@@ -1,7 +1,8 @@
 """Folders of audio files, with or without transcripts, into manifests."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +22,30 @@ from nemo_speechlm.jobs.types import Work
 def find_audio(folder: str | Path) -> list[Path]:
     """All audio files below a folder, by their names' endings, sorted.
 
+    Links to folders are followed, but for those to a folder that is looked at anyway.
+
     Raises:
         InputError: if there is no such folder, or no audio in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("no such folder", folder)
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    found = sorted(p for p in _below(folder) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
     if not found:
         raise InputError(f"no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) in it", folder)
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What is below a folder, folders themselves apart."""
+    home, followed = folder.resolve(), set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in names)
+        for link in [path for path in (Path(place, name) for name in sorted(folders)) if path.is_symlink()]:
+            target = link.resolve()
+            if target.is_relative_to(home) or home.is_relative_to(target) or target in followed:
+                folders.remove(link.name)
+            followed.add(target)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,19 @@ def test_audio_is_found_in_all_folders(folder):
     assert [path.name for path in find_audio(folder)] == ["a1.wav", "a2.flac", "b1.OGG"]
 
 
+def test_links_to_folders_are_followed_once(folder, tmp_path):
+    """Of a corpus whose parts lie on several disks, those behind links were left out."""
+    other = tmp_path / "other disk" / "c"
+    other.mkdir(parents=True)
+    soundfile.write(other / "c1.wav", np.zeros(800), 8000)
+    for name, target in {"c": other, "c again": other, "all": folder, "up": tmp_path, "a/b": folder / "b"}.items():
+        (folder / name).symlink_to(target)
+    (other / "loop").symlink_to(other)
+    found = find_audio(folder)
+    assert [path.name for path in found] == ["a1.wav", "a2.flac", "b1.OGG", "c1.wav"]
+    assert found[-1] == folder / "c" / "c1.wav"
+
+
 def test_no_audio(tmp_path):
     with pytest.raises(InputError, match="no audio files"):
         find_audio(tmp_path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_speechlm.checks import is_hub_name
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import atomic_write, content_of
 
@@ -39,6 +40,9 @@ def input_files(command: Sequence[str]) -> dict[str, Path]:
 
 def _without_places(word: str) -> str:
     """An argument with ``/`` for each path in it: wherever the files are, as many of them are named."""
+    key, _, value = word.partition("=")
+    if key == "model" and is_hub_name(value):
+        return word
     return re.sub(r"[^\[\],=]*/[^\[\],]*", "/", word)
 
 

@@ -35,6 +35,18 @@ def test_what_was_made_with_other_settings_is_not_taken_for_done(tmp_path):
     run_steps([step(tmp_path / "moved", 100)], tmp_path / "moved" / "logs", jobs=1)
 
 
+def test_another_model_of_the_hub_is_another_setting(tmp_path):
+    """Its name looks like a path, and no file tells of it."""
+
+    def step(model):
+        return Step("kmeans", ("-c", f"open({str(tmp_path / 'k')!r}, 'w')", f"model={model}"), tmp_path / "k")
+
+    run_steps([step("me/small")], tmp_path / "logs", jobs=1)
+    run_steps([step("me/small")], tmp_path / "logs", jobs=1)
+    with pytest.raises(SpeechLMError, match=r"was made with model=me/small, now it is model=me/large"):
+        run_steps([step("me/large")], tmp_path / "logs", jobs=1)
+
+
 def test_the_users_number_of_threads_counts(tmp_path, monkeypatch):
     made = tmp_path / "threads"
     step = Step("a", ("-c", f"import os; open({str(made)!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"), made)

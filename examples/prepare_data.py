@@ -51,7 +51,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.corpora.folder import CorpusOptions, make_folder_work, make_manifest_work
-from nemo_speechlm.data.corpora.sources import LISTERS, check_parts, ready_source
+from nemo_speechlm.data.corpora.sources import LISTERS, check_parts, ready_source, refuse_without_effect
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
@@ -80,6 +80,7 @@ def main(cfg: DictConfig) -> None:
         raise SpeechLMError(f"not given: source; corpus={cfg.corpus} needs one, see --help")
     options: Any = OmegaConf.to_container(cfg, resolve=True)
     options["parts"] = check_parts(options["parts"])
+    refuse_without_effect(cfg.corpus, options)
     cleaned = _cleaned(cfg)
     refuse_overwrite(cfg.output, cfg.overwrite)
     with only_writer(cfg.output):

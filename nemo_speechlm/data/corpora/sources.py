@@ -62,6 +62,29 @@ LISTERS: dict[str, Lister] = {
 """By what ``corpus=`` calls them."""
 
 
+_OF = {
+    "parts": ("librispeech", "libri_light", "librispeech_lm", "common_voice", "recipe", "huggingface"),
+    "recipe": ("recipe",),
+    "join_up_to": ("libri_light",),
+    **dict.fromkeys(("transcripts", "transcribed", "speaker_level"), ("folder",)),
+    **dict.fromkeys(("clips", "source_lang", "target_lang"), ("covost2",)),
+    **dict.fromkeys(("text_field", "fix_duration"), ("manifest",)),
+}
+"""Options by the corpora that they have an effect on."""
+_DEFAULTS = {"join_up_to": 16, "text_field": "text", "fix_duration": False}
+
+
+def refuse_without_effect(corpus: str, options: Options) -> None:
+    """Raise if an option is given that has no effect: who gave it takes the manifest for another one.
+
+    Raises:
+        SpeechLMError: naming the option and the corpora that it is for.
+    """
+    for key, corpora in _OF.items():
+        if corpus not in corpora and options[key] != _DEFAULTS.get(key):
+            raise SpeechLMError(f"{key} has no effect with corpus={corpus}, only with {', '.join(corpora)}")
+
+
 def check_parts(parts: Any) -> list[str] | None:
     """The option ``parts`` as a list of names.
 

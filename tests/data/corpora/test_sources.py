@@ -195,6 +195,21 @@ def test_kaldi_without_segments(prepare, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("transcribed=true", "transcribed has no effect with corpus=kaldi, only with folder"),
+        ("parts=[train]", "parts has no effect with corpus=kaldi, only with librispeech, libri_light"),
+        ("join_up_to=20", "join_up_to has no effect with corpus=kaldi, only with libri_light"),
+        ("fix_duration=true", "fix_duration has no effect with corpus=kaldi, only with manifest"),
+    ],
+)
+def test_options_of_other_corpora_are_refused(prepare, tmp_path, option, message):
+    records, printed = prepare("corpus=kaldi", f"source={tiny.kaldi(tmp_path)}", option, status=1)
+    assert message in printed
+    assert records is None
+
+
+@pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("wav.scp", ["r1 sph2pipe -f wav x.sph |"], "wav.scp:1: a command: 'sph2pipe -f wav x.sph |'; expected an"),

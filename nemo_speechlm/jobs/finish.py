@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import Record, atomic_write, dump_line
+from nemo_speechlm.files import Record, atomic_write, dump_line, sync
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, gaps, read_chunk
 from nemo_speechlm.jobs.lines import LineIndex
 from nemo_speechlm.jobs.plan import Plan
@@ -129,8 +130,8 @@ class _Files:
     ):
         self._stack, self._output, self._source, self._written = stack, output, source, written
         self.report = JobReport()
-        self._building = stack.enter_context(atomic_write(output, before_rename))
-        self._skipped = stack.enter_context(atomic_write(skipped_path(output)))
+        self._building = stack.enter_context(atomic_write(output, partial(_end, before_rename)))
+        self._skipped = stack.enter_context(atomic_write(skipped_path(output), sync))
         self._others: dict[Path, IO[str]] = {}
 
     def put_chunk(self, chunk: list[bytes]) -> None:
@@ -166,5 +167,12 @@ class _Files:
             self._building.write(line)
             return
         if where not in self._others:
-            self._others[where] = self._stack.enter_context(atomic_write(where))
+            self._others[where] = self._stack.enter_context(atomic_write(where, sync))
         self._others[where].write(line)
+
+
+def _end(before_rename: Callable[[Path], None] | None, path: Path) -> None:
+    """Bring a finished output to the disk: the chunks that it was made of are removed next."""
+    if before_rename is not None:
+        before_rename(path)
+    sync(path)

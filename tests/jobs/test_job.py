@@ -145,6 +145,23 @@ def test_existing_output_stays_unless_told(source: Path, tmp_path: Path):
     assert run_job(source, output, make_upper, settings={}, overwrite=True).written == 300
 
 
+def test_outputs_are_on_the_disk_before_the_chunks_are_removed(tmp_path: Path, monkeypatch):
+    """After a power cut there would be an output without content, and nothing to make it of."""
+    source, valid = tmp_path / "source", tmp_path / "valid"
+    source.write_text("a\nodd\nb\n")
+    real, done = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        assert progress_path(tmp_path / "out").exists()
+        number = os.fstat(descriptor).st_ino
+        done.extend(path.name for path in tmp_path.glob(".partial.*") if path.stat().st_ino == number)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run_job(source, tmp_path / "out", make_upper, settings={}, place=lambda records: [None, valid], others=[valid])
+    assert set(done) == {f".partial.{name}" for name in ("out", "out.skipped.jsonl", "valid")}
+
+
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_empty_source(tmp_path: Path, content: str):
     (tmp_path / "source.txt").write_text(content)

@@ -30,10 +30,12 @@ def list_common_voice(source: str | Path, listing: str | Path, parts: Sequence[s
         what a user should know of it: nothing.
 
     Raises:
-        InputError: if it is no such folder, or a table is not as published.
+        InputError: if it is no such folder, a table is not as published, or parts of a single table are asked for.
     """
     source = Path(source)
     if source.is_file():
+        if parts is not None:
+            raise InputError("is one table, and parts are several; leave parts out, or give the folder", source)
         tables = [source]
     else:
         folder = _language(source)

@@ -171,6 +171,8 @@ def test_common_voice_of_two_languages(prepare, tmp_path):
     tiny.lines(home / "train.tsv", "client_id\tfile", "a\tb")
     _, printed = prepare("corpus=common_voice", f"source={home}", "parts=train", status=1)
     assert "train.tsv:1: no column path, sentence; it has client_id, file" in printed
+    _, printed = prepare("corpus=common_voice", f"source={home / 'train.tsv'}", "parts=[dev]", status=1)
+    assert "train.tsv: is one table, and parts are several" in printed
 
 
 def test_kaldi_with_segments(prepare, tmp_path):

@@ -131,9 +131,15 @@ class MAESTROModel(Untuned, MultitaskModel):
         return Speech(signal, length, self.encode_speech(frames), frames.lengths)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """An update of the weights, and then of their average."""
+        """An update of the weights, and then of their average.
+
+        Stages of speech alone, at the beginning, are left out of the average: it would no longer be one of few updates
+        when decoders begin to learn, and keep their random weights for long.
+        """
+        begun = any(set(stage.tasks) - {"w2v_bert"} for stage in self.stages[: self.stage + 1])
         super().optimizer_step(*args, **kwargs)
-        self.average.update(self._averaged_parts())
+        if begun:
+            self.average.update(self._averaged_parts())
 
     def on_fit_start(self) -> None:
         """Check that durations which text needs are learned. A file of a model that lacks them can still be read."""

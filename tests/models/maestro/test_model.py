@@ -123,6 +123,17 @@ def test_goes_on_within_and_between_stages(corpus, staged, stop):
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
 
 
+def test_the_average_begins_when_decoders_do(staged):
+    model, _, folder = staged
+    assert int(model.average.updates) == 6
+    before, after = (torch.load(folder / f"step={n}.ckpt", weights_only=False)["state_dict"] for n in (3, 4))
+    for name in ("phones.joint.enc.weight", "encoder.shared_transformer.layers.0.norm_out.weight"):
+        first, trained = before[f"average.parts.{name}"], after[name]
+        # After one update the average has 9 / 11 of the weights.
+        torch.testing.assert_close(after[f"average.parts.{name}"], first + (trained - first) * 9 / 11)
+        assert not torch.equal(first, trained)
+
+
 def test_restored_equals_saved(trained, tmp_path, batch):
     model, _ = trained
     model.save_to(str(tmp_path / "tiny.nemo"))

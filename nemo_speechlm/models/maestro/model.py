@@ -142,9 +142,19 @@ class MAESTROModel(Untuned, MultitaskModel):
             self.average.update(self._averaged_parts())
 
     def on_fit_start(self) -> None:
-        """Check that durations which text needs are learned. A file of a model that lacks them can still be read."""
+        """Check that what other tasks need is learned: alignments of pairs, and durations of text.
+
+        A file of a model that lacks them can still be read.
+        """
         super().on_fit_start()
         learned = {task for stage in self.stages for task in stage.tasks}
+        aligned = [task for task in ("matching", "durations") if task in learned]
+        if aligned and ("rnnt" not in learned or not self.loss_weights["rnnt_phones"]):
+            raise SpeechLMError(
+                f"model.tasks.{aligned[0]} needs alignments, which the RNN-T of phones makes, and it does not learn from "
+                "speech: model.tasks.rnnt or model.loss.rnnt_phones is 0, or no stage has rnnt; give it a weight and a "
+                f"stage, or set {' and '.join(f'model.tasks.{task}=0' for task in aligned)}"
+            )
         if self.repetition.kind == "learned" and "aligned_mlm" in learned and "durations" not in learned:
             raise SpeechLMError(
                 "model.repetition.kind=learned repeats the phones of text as the duration model says, which learns "

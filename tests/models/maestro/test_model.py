@@ -237,6 +237,22 @@ def test_learned_durations_must_be_learned(corpus, changes):
     fit(MAESTROModel, config, 1)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tasks.rnnt": 0},
+        {"loss.rnnt_phones": 0},
+        {"stages": [{"steps": None, "tasks": ["w2v_bert", "matching", "durations"]}]},
+    ],
+)
+def test_alignments_must_be_learned(corpus, changes):
+    config = tiny_maestro_config(corpus)
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    with pytest.raises(SpeechLMError, match=r"model\.tasks\.matching needs alignments.* model\.tasks\.durations=0"):
+        fit(MAESTROModel, config, 1)
+
+
 def test_a_task_without_data(corpus):
     config = tiny_maestro_config(corpus, validation_ds=None)
     config.train_ds.pairs = None

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,10 +25,11 @@ def unit_prediction(logits: Tensor, units: Tensor, frames: Tensor) -> UnitPredic
     """Score the predictions of the frames where ``frames`` is True.
 
     Args:
-        logits: (B, T, V).
+        logits: (B, T, V); the loss is of float32 at least.
         units: (B, T) int64; read only where ``frames`` is True.
         frames: (B, T) bool.
     """
     ignored = units.masked_fill(~frames, -100)
-    loss = F.cross_entropy(logits.flatten(0, 1), ignored.flatten(), ignore_index=-100, reduction="sum")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 has three digits for a sum
+    loss = F.cross_entropy(wide.flatten(0, 1), ignored.flatten(), ignore_index=-100, reduction="sum")
     return UnitPrediction(loss, (logits.argmax(-1) == ignored).sum(), frames.sum())

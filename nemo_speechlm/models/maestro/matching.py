@@ -142,7 +142,7 @@ def duration_figure(model: Branches, text: Tensor, durations: Tensor, lengths: T
         durations: (B, P) aligned frames.
         lengths: (B,) phones.
     """
-    predicted = model.duration_model(text, lengths)
+    predicted = _wide(model.duration_model(text, lengths))
     error = (predicted - torch.log1p(durations.to(predicted.dtype))).square()
     return Figure(error.masked_fill(padding_mask(lengths, durations.shape[1]), 0.0).sum(), lengths.sum())
 
@@ -156,6 +156,7 @@ def matching_figures(refined: Tensor, target: Tensor, lengths: Tensor, model: Br
         lengths: (B,) frames.
         model: says whether they are normalized.
     """
+    refined, target = _wide(refined), _wide(target)
     if model.normalize:
         refined, target = (F.layer_norm(x, x.shape[-1:]) for x in (refined, target))
     inside = ~padding_mask(lengths, refined.shape[1])
@@ -166,3 +167,8 @@ def matching_figures(refined: Tensor, target: Tensor, lengths: Tensor, model: Br
         "matching": Figure((distance * inside).sum(), number),
         "matching_cosine": Figure((cosine * inside).sum(), number),
     }
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: bfloat16 has three digits for a sum."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -181,7 +181,7 @@ class SLAMTextClassifier(TrainedModel):
 
     def training_step(self, batch: ClassifiedBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the batches of all processes together."""
-        losses = F.cross_entropy(self(batch.tokens, batch.lengths), batch.classes, reduction="sum")
+        losses = F.cross_entropy(self(batch.tokens, batch.lengths).float(), batch.classes, reduction="sum")
         mean = joint_means({"loss": (losses, len(batch.classes))})["loss"]
         self.log("train_loss", mean.mean, prog_bar=True)
         return mean.loss
@@ -192,7 +192,7 @@ class SLAMTextClassifier(TrainedModel):
 
     def validation_step(self, batch: ClassifiedBatch, batch_idx: int) -> None:
         """Count which class each text was taken for."""
-        logits, classes = self(batch.tokens, batch.lengths), batch.classes
+        logits, classes = self(batch.tokens, batch.lengths).float(), batch.classes
         if batch.stand_in:
             return
         self._counts.index_put_((classes, logits.argmax(1)), torch.ones_like(classes), accumulate=True)

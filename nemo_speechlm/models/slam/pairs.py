@@ -108,6 +108,7 @@ def stm(
     if texts is None:
         texts = draw_texts(batch, model.stm_mismatched, generator)
     logits = match_logits(model, speech, lengths, batch.tokens[texts], batch.token_lengths[texts])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     matches = same_text(batch, texts)
     loss = F.binary_cross_entropy_with_logits(logits, matches.to(logits.dtype), reduction="sum")
     count = torch.tensor(len(matches), device=logits.device)

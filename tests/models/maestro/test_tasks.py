@@ -80,6 +80,24 @@ def test_durations(model):
     assert int(figure.number) == 5
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_sums_of_bf16_are_exact(model, monkeypatch, normalize):
+    monkeypatch.setattr(model, "normalize", normalize)
+    generator = torch.Generator().manual_seed(0)
+    lengths, durations = torch.tensor([300, 200]), torch.randint(1, 300, (2, 300), generator=generator)
+    both = [torch.randn(2, 300, 32, generator=generator).bfloat16() for _ in range(2)]
+    predicted = 3 * torch.rand(2, 300, generator=generator).bfloat16()
+    sums = []
+    for exact in (False, True):
+        refined, target = (x.double() if exact else x for x in both)
+        says = predicted.double() if exact else predicted
+        monkeypatch.setattr(model.duration_model, "forward", lambda *_, says=says: says)
+        figures = matching_figures(refined, target, lengths, model)
+        sums.append([*figures.values(), duration_figure(model, refined, durations, lengths)])
+    for found, exact in zip(*sums, strict=True):
+        assert float(found.total) == pytest.approx(float(exact.total), rel=1e-5)
+
+
 def test_a_fixed_target_gets_no_gradient(model, batch):
     """With ``detach`` matching teaches the text branch alone, without it the speech encoder too."""
     for detach in (True, False):

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.models.slam.classifier import SLAMTextClassifier
+from nemo_speechlm.models.slam.classifier import ClassifiedBatch, SLAMTextClassifier
 from nemo_speechlm.testing.corpora import LETTERS
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.testing.trainer import tiny_trainer
@@ -56,6 +56,21 @@ def test_sentences(folder, tmp_path):
     given = torch.tensor([tokens]), torch.tensor([len(tokens)])
     with torch.no_grad():
         assert torch.equal(restored(*given), model.eval()(*given))
+
+
+def test_sums_of_bf16_are_exact(folder, monkeypatch):
+    model = SLAMTextClassifier(config_of(folder).model)
+    logits, classes = torch.randn(40, 2).bfloat16(), torch.arange(40) % 2
+    monkeypatch.setattr(model, "forward", lambda *_: logits)
+    found = {}
+    monkeypatch.setattr(model, "log_mean", lambda name, value, count: found.update({name: (float(value), count)}))
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    model.on_validation_epoch_start()
+    batch = ClassifiedBatch(torch.zeros(40, 1, dtype=torch.int64), torch.ones(40, dtype=torch.int64), classes)
+    model.validation_step(batch, 0)
+    loss = -float(logits.double().log_softmax(1)[torch.arange(40), classes].sum())
+    assert found == {"val_loss": (pytest.approx(loss, rel=1e-6), 40)}
+    assert float(model.training_step(batch, 0)) == pytest.approx(loss / 40, rel=1e-6)
 
 
 def test_classes_may_be_numbers(folder):

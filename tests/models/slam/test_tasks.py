@@ -184,6 +184,14 @@ def test_stm(model, batch):
     assert found["stm"].number == 3
 
 
+def test_a_sum_of_bf16_is_exact(model, batch, monkeypatch):
+    logits = torch.tensor([-3.25, 1.7, 4.6]).bfloat16()
+    monkeypatch.setattr(pairs, "match_logits", lambda *_: logits)
+    found = pairs.stm(model, None, None, batch.pairs, torch.tensor([0, 2, 1]))
+    loss = sum(math.log(1 + math.exp(x)) for x in (-float(logits[0]), float(logits[1]), float(logits[2])))
+    assert float(found["stm"].total) == pytest.approx(loss, rel=1e-6)
+
+
 def test_texts_are_drawn_from_others_half_of_the_time(batch):
     many = PairBatch(*(torch.zeros(500, 1) for _ in range(2)), torch.arange(500).view(-1, 1), torch.ones(500))
     texts = pairs.draw_texts(many, 0.5, torch.Generator().manual_seed(0))

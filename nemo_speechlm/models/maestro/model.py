@@ -151,9 +151,9 @@ class MAESTROModel(Untuned, MultitaskModel):
         aligned = [task for task in ("matching", "durations") if task in learned]
         if aligned and ("rnnt" not in learned or not self.loss_weights["rnnt_phones"]):
             raise SpeechLMError(
-                f"model.tasks.{aligned[0]} needs alignments, which the RNN-T of phones makes, and it does not learn from "
-                "speech: model.tasks.rnnt or model.loss.rnnt_phones is 0, or no stage has rnnt; give it a weight and a "
-                f"stage, or set {' and '.join(f'model.tasks.{task}=0' for task in aligned)}"
+                f"model.tasks.{aligned[0]} needs alignments, which the RNN-T of phones makes, and it does not learn: "
+                "model.tasks.rnnt or model.loss.rnnt_phones is 0, or no stage has rnnt; give it a weight and a stage, "
+                f"or set {' and '.join(f'model.tasks.{task}=0' for task in aligned)}"
             )
         if self.repetition.kind == "learned" and "aligned_mlm" in learned and "durations" not in learned:
             raise SpeechLMError(

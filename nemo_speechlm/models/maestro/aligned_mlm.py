@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
-from nemo_speechlm.checks import check_choice, check_number
+from nemo_speechlm.checks import check_choice, check_whole
 from nemo_speechlm.data.pretraining.batch import TokenBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.average import WeightAverage, in_precision_of
@@ -52,7 +52,8 @@ class Repetition:
 
     def __post_init__(self):
         check_choice("model.repetition.kind", self.kind, ("learned", "fixed", "random"))
-        check_number("model.repetition.least", self.least, 1)
+        check_whole("model.repetition.least", self.least, 1)
+        check_whole("model.repetition.most", self.most)
         if self.most < self.least:
             raise SpeechLMError(
                 f"model.repetition.most is {self.most}, which is less than model.repetition.least={self.least}"

@@ -187,6 +187,7 @@ def test_russian_phones_come_from_the_texts(corpus, tmp_path):
         ({"average": {"decay": 2}}, r"model\.average\.decay is 2"),
         ({"repetition": {"kind": "twice"}}, r"model\.repetition\.kind is 'twice', expected learned, fixed or random"),
         ({"repetition": {"kind": "fixed", "least": 3, "most": 2}}, r"model\.repetition\.most is 2"),
+        ({"repetition": {"kind": "fixed", "least": 1.5}}, r"model\.repetition\.least is 1\.5, expected a whole"),
         ({"phones": {"source": "cmudict"}, "language": {"code": "ru", "voice": "ru", "characters": " а"}},
          r"model\.phones\.source is cmudict, and language\.code 'ru'"),
         ({"phones": {"source": "espeak"}}, r"model\.phones\.symbols is not given, and no text"),

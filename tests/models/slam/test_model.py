@@ -186,6 +186,12 @@ def test_a_pair_left_over_at_the_end_of_a_pass(build, batch):
         ({"tasks": {"ctc": 1.0}, "ctc": {"shared_embedding": True}}, r"model\.ctc\.shared_embedding is true, and no"),
         ({"tlm": {"speech": {"share": 0.7, "length": 3}, "text": {"share": 0.5, "length": 2}, "whole_text": 2}},
          r"model\.tlm\.whole_text is 2"),
+        ({"w2v_bert": {"distractors": 0}}, r"model\.w2v_bert\.distractors is 0, expected a whole number of"),
+        ({"w2v_bert": {"temperature": -0.1}}, r"model\.w2v_bert\.temperature is -0\.1, expected a number above 0"),
+        ({"w2v_bert": {"gumbel_temperature": [0.1, 2.0, 0.9]}}, r"gumbel_temperature\[1\] is 2\.0, expected .* 0\.1"),
+        ({"w2v_bert": {"gumbel_temperature": [2.0, 0.1, 1.1]}}, r"gumbel_temperature\[2\] is 1\.1, expected .* 1"),
+        ({"w2v_bert": {"gumbel_temperature": [2.0, 0.1]}}, r"gumbel_temperature is \[2\.0, 0\.1\], expected its"),
+        ({"loss": {"masked_code": 1.0}}, r"model\.loss\.masked_code is no term of the loss"),
     ],
 )  # fmt: skip
 def test_configs_that_do_not_fit(build, overrides, message):

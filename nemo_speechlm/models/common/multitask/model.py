@@ -36,6 +36,9 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
     ``cfg.tasks``. On speech the task is w2v-BERT. A subclass names its tasks (``all_tasks``) and its streams, and
     computes the tasks on text and on pairs (:meth:`own_figures`).
 
+    Attributes:
+        loss_weights: the weight of each term of the loss: that of its task, times its own in ``cfg.loss``.
+
     Args:
         cfg: with ``tasks``, ``stages``, ``loss``, ``preprocessor``, ``encoder``, ``w2v_bert`` and ``masking``.
         trainer: Lightning trainer, for training.
@@ -55,6 +58,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         super().__init__(cfg=cfg, trainer=trainer)
         self.tasks = read_weights(self._cfg.tasks, self.all_tasks)
         self.stages = read_stages(self._cfg.get("stages"), self.all_tasks, self.tasks)
+        self.loss_weights = term_weights(self.all_tasks, self.tasks, self._cfg.loss)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
         self.encoder.take_input_rate(self._cfg)
@@ -155,11 +159,6 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         if codes is not None:
             log["codebook_perplexity"], log["used_codes"] = code_perplexity(codes), (codes > 0).sum()
         return loss, log
-
-    @property
-    def loss_weights(self) -> dict[str, float]:
-        """The weight of each term of the loss: that of its task, times its own in ``cfg.loss``."""
-        return term_weights(self.all_tasks, self.tasks, self._cfg.loss)
 
     def figures(
         self, batch: PretrainBatch, tasks: Collection[str], seed: int | None = None

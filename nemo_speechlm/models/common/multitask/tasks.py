@@ -46,7 +46,16 @@ def read_weights(config: Mapping[str, Any], tasks: Tasks) -> dict[str, float]:
 
 
 def term_weights(tasks: Tasks, weights: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each term of the loss: that of its task, times its own."""
+    """The weight of each term of the loss: that of its task, times its own.
+
+    Raises:
+        SpeechLMError: on an unknown term, or a weight that is none.
+    """
+    terms = [term for task in tasks.values() for term in task.terms]
+    for term, weight in own.items():
+        if term not in terms:
+            raise SpeechLMError(f"model.loss.{term} is no term of the loss; there are: {', '.join(terms)}")
+        check_number(f"model.loss.{term}", weight, least=0)
     return {term: weight * own.get(term, 1.0) for task, weight in weights.items() for term in tasks[task].terms}
 
 

@@ -9,6 +9,8 @@ import torch
 from nemo.utils import logging
 from torch import Generator, Tensor, nn
 
+from nemo_speechlm.checks import check_number, check_whole
+from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import UnitPrediction, contrastive_prediction, draw_distractors, unit_prediction
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
@@ -61,6 +63,9 @@ class W2vBert(nn.Module):
         temperature: of the contrastive loss.
         gumbel_temperature: of the quantizer: its start, its end, the factor of each update.
         leave_out_same: leave out distractors with the code of the true frame.
+
+    Raises:
+        SpeechLMError: naming an option that is none.
     """
 
     def __init__(
@@ -74,6 +79,9 @@ class W2vBert(nn.Module):
         leave_out_same: bool = False,
     ):
         super().__init__()
+        check_whole("model.w2v_bert.distractors", distractors, 1)
+        check_number("model.w2v_bert.temperature", temperature, above=0)
+        check_gumbel_temperature(gumbel_temperature)
         self.distractors = distractors
         self.temperature = temperature
         self.leave_out_same = leave_out_same
@@ -129,6 +137,20 @@ class W2vBert(nn.Module):
     def code_prediction(self, states_ND: Tensor, codes_N: Tensor) -> UnitPrediction:
         """How well states of the shared encoder (N, D) tell the codes (N,)."""
         return prediction(self.codes(states_ND), codes_N)
+
+
+def check_gumbel_temperature(values: Sequence[float]) -> None:
+    """Check that the temperature of the quantizer falls from its start to its end.
+
+    Raises:
+        SpeechLMError: if it does not.
+    """
+    key = "model.w2v_bert.gumbel_temperature"
+    if len(values) != 3:
+        raise SpeechLMError(f"{key} is {list(values)}, expected its start, its end and the factor of each update")
+    check_number(f"{key}[0]", values[0], above=0)
+    check_number(f"{key}[1]", values[1], most=values[0], above=0)
+    check_number(f"{key}[2]", values[2], most=1, above=0)
 
 
 def prediction(logits_NV: Tensor, targets_N: Tensor) -> UnitPrediction:

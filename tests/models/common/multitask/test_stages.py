@@ -2,7 +2,7 @@ import pytest
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.stages import Stage, check_stages, read_stages, stage_at
-from nemo_speechlm.models.common.multitask.tasks import read_weights
+from nemo_speechlm.models.common.multitask.tasks import read_weights, term_weights
 from nemo_speechlm.models.slam.tasks import TASKS
 
 ALL = {"w2v_bert": 1.0, "masked_text": 1.0, "tlm": 1.0, "stm": 0.5}
@@ -48,6 +48,17 @@ def test_tasks_of_a_config():
 def test_tasks_that_are_none(config, message):
     with pytest.raises(SpeechLMError, match=message):
         read_weights(config, TASKS)
+
+
+def test_weights_of_terms():
+    weights = {"w2v_bert": 0.5, "stm": 2.0}
+    assert term_weights(TASKS, weights, {"diversity": 0.1, "tlm_text": 3}) == {
+        "contrastive": 0.5, "masked_codes": 0.5, "diversity": 0.05, "stm": 2.0,
+    }  # fmt: skip
+    with pytest.raises(SpeechLMError, match=r"model\.loss\.tlm is no term of the loss; there are: contrastive, mask"):
+        term_weights(TASKS, weights, {"tlm": 0.1})
+    with pytest.raises(SpeechLMError, match=r"model\.loss\.diversity is -0\.1, expected a number of at least 0"):
+        term_weights(TASKS, weights, {"diversity": -0.1})
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class SpeechBranch(Protocol):
     Attributes:
         label_ratio: frames of the units per frame of the encoder.
         released_labels: the released code predicts ``<pad>`` where an utterance's labels end before its audio, and
-            lets its shared transformer see what is behind them; we predict nothing and end the utterance there.
+            lets its transformers see what is behind them; we predict nothing and end the utterance there.
         pad_class: the unit ``<pad>``, with ``released_labels``.
     """
 
@@ -94,6 +94,9 @@ def forward_speech(
         signal = model.spec_augmentation(input_spec=signal, length=length)
     frames = encoder.embed_speech(signal, length, int(batch.units.shape[1] / model.label_ratio))
     states, lengths = frames.states, frames.lengths
+    if not model.released_labels:  # each ends with its own labels, whatever the longest in the batch has
+        assert batch.unit_lengths is not None
+        lengths = torch.minimum(lengths, (batch.unit_lengths / model.label_ratio).long())
     T = states.shape[1]
     units = units_of_frames(batch.units, T, model.label_ratio, label_offset)
     padding = padding_mask(lengths, T)
@@ -105,7 +108,8 @@ def forward_speech(
     if model.released_labels:
         targets = units.masked_fill(unlabeled, model.pad_class).masked_fill(padding, PAD_UNIT)
     else:
-        targets, unlabeled = units, unlabeled | padding
+        unlabeled = unlabeled | padding
+        targets = units.masked_fill(unlabeled, PAD_UNIT)
     if swap is None:
         swap = model.swapping.draw(lengths, T, generator, **_of_rows(seeds, 1))
     swap = swap & ~mask & ~unlabeled

@@ -183,6 +183,28 @@ def samples_of(model, frames):
     return int(16000 * frames / model.encoder.frame_rate) + 400  # and the first frame's own width
 
 
+def test_an_utterance_scores_alone_what_it_does_in_a_batch(trained):
+    model, _ = trained
+    model.eval()
+    samples, labels = torch.tensor([23840, 31200, 17120]), torch.tensor([149, 195, 107])
+    audio, units = torch.randn(3, 31200), torch.randint(len(model.inventory), (3, 195))
+    for row, (S, L) in enumerate(zip(samples.tolist(), labels.tolist(), strict=True)):
+        audio[row, S:], units[row, L:] = 0.0, PAD_UNIT
+    batch = SpeechBatch(audio, samples, units, labels)
+    with torch.no_grad():
+        together = predictions(model.forward_speech(batch, seeds=[0, 1, 2]))
+        alone = []
+        for i, (S, L) in enumerate(zip(samples.tolist(), labels.tolist(), strict=True)):
+            one = SpeechBatch(audio[i : i + 1, :S], samples[i : i + 1], units[i : i + 1, :L], labels[i : i + 1])
+            alone.append(predictions(model.forward_speech(one, seeds=[i])))
+    for part in (0, 1):
+        for level in ("speech", "shared"):
+            scores = [row[part][level] for row in alone]
+            assert int(together[part][level].frames) == sum(int(score.frames) for score in scores)
+            loss = sum(float(score.loss) for score in scores)
+            assert float(together[part][level].loss) == pytest.approx(loss, rel=1e-5)
+
+
 def test_frames_without_a_unit_do_not_count(trained):
     model, _ = trained
     model.eval()

@@ -104,3 +104,11 @@ def test_sizes(recipe, size, monkeypatch):
     )
     monkeypatch.setattr(subsampling, "calc_length", lambda lengths, **options: calc_length(bins, **options))
     assert parameters(recipe, num_tokens=32000) == pytest.approx(size, rel=0.08 if "100m" in recipe else 0.05)
+
+
+def test_batches_of_the_paper():
+    """Mean lengths are those of Libri-Light's utterances as cut here, and of LibriSpeech's text in 32,000 pieces."""
+    data = compose_recipe("slam_600m", "output=none.nemo").model.train_ds
+    assert 128 * data.speech.batch_duration / 12.5 == pytest.approx(2048, rel=0.02)
+    assert 128 * data.text.batch_tokens / 25 == pytest.approx(8192, rel=0.02)
+    assert data.pairs.batch_duration >= 2 * data.pairs.max_duration, "matching needs two pairs in each batch"

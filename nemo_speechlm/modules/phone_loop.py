@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 IMPOSSIBLE = -1e9
-"""A log-probability below all others; float32 still tells apart what is added to it."""
+"""A log-probability below all others. float32 has no digits left for what is added to it."""
 
 
 class DecodedUnits(NamedTuple):

@@ -96,7 +96,7 @@ def forward_speech(
     states, lengths = frames.states, frames.lengths
     if not model.released_labels:  # each ends with its own labels, whatever the longest in the batch has
         assert batch.unit_lengths is not None
-        lengths = torch.minimum(lengths, (batch.unit_lengths / model.label_ratio).long())
+        lengths = torch.minimum(lengths, (batch.unit_lengths / model.label_ratio).long().clamp(min=1))
     T = states.shape[1]
     units = units_of_frames(batch.units, T, model.label_ratio, label_offset)
     padding = padding_mask(lengths, T)

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from nemo.utils import logging
+
 from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.tasks import Tasks
@@ -73,7 +75,7 @@ def stage_at(stages: Sequence[Stage], step: int) -> int:
 
 
 def check_stages(stages: Sequence[Stage], tasks: Tasks, streams: Collection[str], max_steps: int) -> None:
-    """Check that each stage has its data, and that they last as long as the training.
+    """Check that each stage has its data, and that they last as long as the training; warn of one that never begins.
 
     Args:
         stages: of the config.
@@ -92,6 +94,15 @@ def check_stages(stages: Sequence[Stage], tasks: Tasks, streams: Collection[str]
                     f"{where} has {task!r}, which learns from {stream}, and there is no "
                     f"model.train_ds.{stream}.manifest_filepath; give it, or set model.tasks.{task}=0"
                 )
+    begins = 0
+    for number, stage in enumerate(stages):
+        if begins >= max_steps != -1:
+            logging.warning(
+                f"model.stages[{number}] begins after {begins} updates, and trainer.max_steps is {max_steps}: it "
+                "never begins. Give the stages before it fewer steps, or the trainer more"
+            )
+            break
+        begins += stage.steps or 0
     if stages[-1].steps is None:
         return
     total = sum(stage.steps or 0 for stage in stages)

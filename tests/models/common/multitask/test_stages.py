@@ -92,3 +92,18 @@ def test_stages_shorter_than_the_training():
     for steps in (9, -1):
         with pytest.raises(SpeechLMError, match=rf"last 8 steps together, and trainer\.max_steps is {steps}"):
             check_stages(stages, TASKS, streams, steps)
+
+
+def test_a_stage_that_never_begins(monkeypatch):
+    said = []
+    monkeypatch.setattr("nemo_speechlm.models.common.multitask.stages.logging.warning", said.append)
+    stages, streams = read_stages(PAPERS, TASKS, ALL), {"speech", "text", "pairs"}
+    for steps in (9, -1):
+        check_stages(stages, TASKS, streams, steps)
+    assert not said
+    for steps, number, begins in ((8, 2, 8), (5, 1, 5), (4, 1, 5)):
+        check_stages(stages, TASKS, streams, steps)
+        assert said.pop().startswith(
+            f"model.stages[{number}] begins after {begins} updates, and trainer.max_steps is {steps}: it never begins"
+        )
+        assert not said

@@ -148,8 +148,9 @@ class SLAMModel(MultitaskModel):
     def _is_last_of_a_pass(self, batch: PairBatch) -> bool:
         """Whether a training batch has one pair only, although two of its length would fit."""
         data = (self._cfg.get("train_ds") or {}).get("pairs") or {}
-        seconds = float(data.get("batch_duration") or 0)
-        return self.training and len(batch.tokens) == 1 and batch.audio.shape[1] * 2 <= seconds * self._cfg.sample_rate
+        seconds = float(data.get("batch_duration") or float("inf"))
+        fits = batch.audio.shape[1] * 2 <= seconds * self._cfg.sample_rate and data.get("batch_size") != 1
+        return self.training and len(batch.tokens) == 1 and fits
 
     def text_states(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (B, U) and lengths (B,) -> states (B, 1 + U, D), that of CLS first."""

@@ -173,9 +173,12 @@ def test_a_pair_left_over_at_the_end_of_a_pass(build, batch):
     assert log["stm"] == 0
     assert model.stm_head.weight.grad.abs().max() == 0
     assert log["tlm_text"] > 0
-    model._cfg.train_ds.pairs.batch_duration = 1.9 * seconds
-    with pytest.raises(SpeechLMError, match="a batch has one pair only"):
-        model.compute_loss(one)
+    model._cfg.train_ds = {"pairs": {"batch_size": 8, "batch_duration": None}}
+    assert model.compute_loss(one)[1]["stm"] == 0
+    for pairs in ({"batch_duration": 1.9 * seconds}, {"batch_size": 8, "batch_duration": seconds}, {"batch_size": 1}):
+        model._cfg.train_ds = {"pairs": pairs}
+        with pytest.raises(SpeechLMError, match="a batch has one pair only"):
+            model.compute_loss(one)
 
 
 @pytest.mark.parametrize(

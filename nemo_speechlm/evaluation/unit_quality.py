@@ -17,9 +17,9 @@ from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.evaluation.phones import bare_phone
 from nemo_speechlm.files import Record
 from nemo_speechlm.units.inventory import UnitInventory
-from nemo_speechlm.units.phones import base_phone
 from nemo_speechlm.units.sequence import UnitSequence
 
 
@@ -93,7 +93,7 @@ class JointCounts:
     """
 
     def __init__(self, units: int, phones: UnitInventory, merged: bool = True):
-        names = [base_phone(symbol) if merged else symbol for symbol in phones.symbols]
+        names = [bare_phone(symbol) if merged else symbol for symbol in phones.symbols]
         self.phones = sorted(set(names))
         self._column = np.array([self.phones.index(name) for name in names])
         self.counts = np.zeros((units, len(self.phones)), dtype=np.int64)

@@ -49,6 +49,14 @@ def test_frames_meet_at_their_middles():
     assert apart.counts[0, apart.phones.index("AH0_B")] == 1
 
 
+def test_stress_of_other_languages_makes_no_phone_of_its_own():
+    russian = UnitInventory("phoneme", "ru", 100, ("SIL", "ˈa_B", "a_B", "a_E", "t_E"), "SIL")
+    joint = JointCounts(2, russian)
+    joint.add(np.array([0, 0, 0, 1]), 100, np.array([1, 2, 3, 4]), 100)
+    assert joint.phones == ["SIL", "a", "t"]
+    assert unit_quality(joint.counts).phone_purity == 1
+
+
 def test_manifests(tmp_path):
     common = {"audio_filepath": "a.wav", "duration": 0.04}
     phones, units = tmp_path / "p.json", tmp_path / "u.json"

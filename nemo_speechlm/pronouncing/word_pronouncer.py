@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
+from nemo_speechlm.data.text.folding import PunctuationFolder
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.pronouncing.lexicons import Lexicon, LexiconPhonemizer, read_any_lexicon, read_lexicon
@@ -99,6 +100,7 @@ class WordPronouncer:
         self._how = pronouncing
         self._fallback = EnglishPhonemizer() if pronouncing.phonemizer == "english" else None
         self._lexicon = LexiconPhonemizer(pronouncing.lexicon)
+        self._punctuation = PunctuationFolder("".join(pronouncing.lexicon))
         self._made: dict[str, list[list[tuple[str, str]]]] = {}
         self._cleaner: SentenceCleaner | None = None
         if pronouncing.characters is not None:
@@ -114,9 +116,15 @@ class WordPronouncer:
         """
         if self._cleaner is not None:
             return self._cleaner.clean(text).split()
-        text = unicodedata.normalize("NFC", text).lower()
+        text = unicodedata.normalize("NFC", self._punctuation(text)).lower()
         words = ("".join(c if c in "'-" or unicodedata.category(c)[0] in "LMN" else " " for c in text)).split()
-        return [word for word in (word.strip("'-") for word in words) if word]
+        return [part for word in (word.strip("'-") for word in words) if word for part in self._parts(word)]
+
+    def _parts(self, word: str) -> list[str]:
+        """The word, or what its hyphens join where the lexicon has that alone, as lexicons of alphabets without "-"."""
+        parts = [part for part in word.split("-") if part]
+        known = self._how.lexicon
+        return parts if word not in known and all(part in known for part in parts) else [word]
 
     def variants(self, word: str) -> list[list[tuple[str, str]]]:
         """Pronunciations of a word; of those that sound alike, the first.

@@ -1,5 +1,6 @@
 import pytest
 
+from nemo_speechlm.data.text.language import Language
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.pronouncing.lexicons import read_any_lexicon
 from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing, WordPronouncer
@@ -61,7 +62,7 @@ def test_a_language_of_a_lexicon_alone(tmp_path):
     lexicon = write(tmp_path / "l.txt", "дом d o1 m\nи i\n")
     how = Pronouncing.read(lexicon, language="ru", phonemizer=None)
     pronouncer = WordPronouncer(how)
-    assert pronouncer.words("Дом -- «и» дом-и 5!") == ["дом", "и", "дом-и", "5"]
+    assert pronouncer.words("Дом -- «и» дом-и 5!") == ["дом", "и", "дом", "и", "5"]
     assert pronouncer.variants("дом") == [[("d_B", "d"), ("o1_I", "o1"), ("m_E", "m")]]
     assert pronouncer.variants("и") == [[("i_S", "i")]]
     assert how.inventory.symbols[:5] == ("SIL", "d_B", "d_E", "d_I", "d_S")
@@ -70,6 +71,22 @@ def test_a_language_of_a_lexicon_alone(tmp_path):
     assert WordPronouncer(plain).variants("дом") == [[("d", "d"), ("o1", "o1"), ("m", "m")]]
     with pytest.raises(InputError, match="'кот' is not in the lexicon"):
         pronouncer.variants("кот")
+
+
+@pytest.mark.parametrize(
+    ("characters", "text", "words"),
+    [
+        (" bdeiltuš", "Bude-li dešt—bude‐li?", ["bude", "li", "dešt", "bude", "li"]),
+        (" bdeiltuš-", "Bude-li bude‑li - dešt", ["bude-li", "bude-li", "dešt"]),
+        (" 'п'ятьо", "П’ять, «пʼять» 'о'", ["п'ять", "п'ять", "о"]),
+        (" ʼпять", "пʼять", ["пʼять"]),
+    ],
+)
+def test_words_are_those_of_the_lexicon_of_a_language(characters, text, words):
+    language = Language("cs", "cs", characters)
+    assert language.sentence_words(text) == words
+    how = Pronouncing(language="cs", phonemizer=None, lexicon={word: [("x",)] for word in words})
+    assert WordPronouncer(how).words(text) == words
 
 
 @pytest.mark.parametrize(

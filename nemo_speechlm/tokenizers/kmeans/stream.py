@@ -119,7 +119,7 @@ class StreamKMeans:
 
         first = frames.cpu().numpy()
         drawn = [
-            kmeans_plusplus(first, self.clusters, random_state=self.seed * 1000 + restart)[0]
+            kmeans_plusplus(first, self.clusters, random_state=(self.seed * 1000 + restart) % 2**32)[0]
             for restart in range(self.restarts)
         ]
         self._centroids = torch.from_numpy(np.stack(drawn)).to(frames)

@@ -70,6 +70,13 @@ def test_as_good_as_lloyd_on_all_frames_at_once():
     assert float(sums[0]) < 1.05 * lloyd.inertia_
 
 
+def test_a_seed_may_be_a_date():
+    frames = blobs(400)
+    first, other = (stream(frames, seed=seed).centroids for seed in (20261129, 20261130))
+    assert torch.equal(first, stream(frames, seed=20261129).centroids)
+    assert not torch.equal(first, other)
+
+
 def test_starved_centroids_move():
     frames = blobs(4000)
     kmeans = StreamKMeans(12, first_frames=300, block_frames=200)

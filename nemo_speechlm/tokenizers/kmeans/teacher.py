@@ -150,6 +150,8 @@ def make_teacher(
         raise InputError(f"layer is {layer}, but there is no model; without one, units are made of MFCC")
     if model is None:
         return MfccTeacher(normalize)
+    if normalize:
+        raise InputError("normalize is of MFCC; the states of a model are taken as they are: leave it out", model)
     if layer is None:
         raise InputError("layer is not given; 9 of 12 is HuBERT Base's for SpeechLM's hidden units", model)
     return ModelTeacher(model, layer, batch_seconds, device, precision)

@@ -196,6 +196,8 @@ def test_mistakes(corpus, trained, model, tmp_path):
         make_teacher(model, None, device="cpu")
     with pytest.raises(InputError, match="layer is 3, but there is no model"):
         make_teacher(None, 3)
+    with pytest.raises(InputError, match=r"model\.nemo: normalize is of MFCC"):
+        make_teacher(model, 1, normalize=True, device="cpu")
     assert make_teacher(model, -1, device="cpu").source.layer == 2
 
 

@@ -1,6 +1,6 @@
 """Phones of references and hypotheses, for phone error rates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def make_phones(language: str, units_field: str | None, languages: Path) -> Phon
         units_field: manifest field of phoneme units that are the references' phones; None pronounces them.
         languages: folder of language configs.
     """
-    phonemizer = _phonemizer(language, languages)
+    phonemizer, words = _phonemizer(language, languages)
 
     @cache
     def word(text: str) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def make_phones(language: str, units_field: str | None, languages: Path) -> Phon
             return (f"?{text}",)  # counts as one phone, which is right if it is the same word
 
     def sentence(text: str) -> list[str]:
-        return [phone for spoken in text.split() for phone in word(spoken)]
+        return [phone for spoken in words(text) for phone in word(spoken)]
 
     def phones(record: Record, reference: str, hypothesis: str) -> tuple[Sequence[str], Sequence[str]]:
         if units_field is None:
@@ -66,11 +66,12 @@ def bare_phone(symbol: str) -> str:
     return symbol.partition("_")[0].rstrip("012").lstrip("ˈˌ")
 
 
-def _phonemizer(language: str, languages: Path) -> Phonemizer:
+def _phonemizer(language: str, languages: Path) -> tuple[Phonemizer, Callable[[str], list[str]]]:
+    """What pronounces words, and what finds them in a text, without punctuation that stands alone."""
     if language == "en":
         from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 
-        return EnglishPhonemizer()
+        return EnglishPhonemizer(), lambda text: [word for word in text.split() if any(map(str.isalnum, word))]
     path = languages / f"{language}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in languages.glob("*.yaml")))
@@ -80,4 +81,5 @@ def _phonemizer(language: str, languages: Path) -> Phonemizer:
 
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)
-    return EspeakPhonemizer(Language.of(values.get("language", values)))
+    spoken = Language.of(values.get("language", values))
+    return EspeakPhonemizer(spoken), spoken.sentence_words

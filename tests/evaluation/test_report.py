@@ -117,6 +117,14 @@ def test_phones():
         make_phones("xx", None, LANGUAGES)
 
 
+def test_punctuation_is_no_phone():
+    english, russian = (make_phones(language, None, LANGUAGES) for language in ("en", "ru"))
+    right, said = english({}, "one \u2013 two , he said .", "one two he said")
+    assert right == said == ["W", "AH", "N", "T", "UW", "HH", "IY", "S", "EH", "D"]
+    right, said = russian({}, "В дом \u2013 мама!", "в дом мама")  # a capital alone would be spelled
+    assert right == said == ["v", "d", "o", "m", "m", "ɑ", "m", "a"]
+
+
 def test_alignment_has_every_word_once():
     pairs = align_words("a b c d", "b x d e")
     assert [r for r, _ in pairs if r is not None] == "a b c d".split()

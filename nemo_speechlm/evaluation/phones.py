@@ -11,7 +11,8 @@ from nemo_speechlm.evaluation.report import Phones
 from nemo_speechlm.files import Record
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
 
-NOT_SPOKEN = ("SIL", "SPN", "SPN_S")
+NOT_SPOKEN = ("SIL", "SPN")
+"""Silence and noise; without positions, which they have in Kaldi's alignments."""
 
 
 def make_phones(language: str, units_field: str | None, languages: Path) -> Phones:
@@ -54,7 +55,7 @@ def spoken_units(record: Record, units_field: str) -> list[str]:
     if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units):
         name = record.get("audio_filepath", "a line")
         raise InputError(f"{name}: {units_field!r} is {str(units)[:40]!r}, expected symbols of phoneme units")
-    return [bare_phone(unit) for unit in units if unit not in NOT_SPOKEN]
+    return [phone for phone in map(bare_phone, units) if phone not in NOT_SPOKEN]
 
 
 def bare_phone(symbol: str) -> str:

@@ -111,6 +111,8 @@ def test_phones():
     units = make_phones("en", "units", LANGUAGES)
     record = {"audio_filepath": "a.wav", "units": "SIL W_B AH1_I N_E SIL T_B UW1_E SIL"}
     assert units(record, "", "one to")[0] == units(record, "", "one to")[1]
+    kaldi = {"audio_filepath": "a.wav", "units": "SIL_S W_B AH1_I N_E SPN_S SIL_B SPN_B"}
+    assert units(kaldi, "", "")[0] == ["W", "AH", "N"]
     with pytest.raises(InputError, match=r"a\.wav: 'units' is 'None'"):
         units(RECORDS[0], "", "")
     with pytest.raises(SpeechLMError, match="there is no language 'xx'; there are"):

@@ -155,8 +155,8 @@ def align(
     """
     inventory, encoder = model.inventory, model.encoder
     ids, prototypes = _prototypes(model, utterances)
-    silent = {i for i, symbol in enumerate(inventory.symbols) if symbol in NOT_SPOKEN or symbol == inventory.silence}
     phones = np.array([bare_phone(symbol) for symbol in inventory.symbols])
+    silent = {i for i, s in enumerate(inventory.symbols) if phones[i] in NOT_SPOKEN or s == inventory.silence}
     n_speech = len(encoder.speech_transformer.layers)  # type: ignore[arg-type]
     scores = [
         LayerScore(

@@ -10,6 +10,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.report import Phones
 from nemo_speechlm.files import Record
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
+from nemo_speechlm.units.inventory import UnitInventory
 
 NOT_SPOKEN = ("SIL", "SPN")
 """Silence and noise; without positions, which they have in Kaldi's alignments."""
@@ -52,7 +53,7 @@ def spoken_units(record: Record, units_field: str) -> list[str]:
     units = record.get(units_field)
     if isinstance(units, str):
         units = units.split()
-    if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units):
+    if not isinstance(units, list) or not all(isinstance(unit, str) and not unit.isdigit() for unit in units):
         name = record.get("audio_filepath", "a line")
         raise InputError(f"{name}: {units_field!r} is {str(units)[:40]!r}, expected symbols of phoneme units")
     return [phone for phone in map(bare_phone, units) if phone not in NOT_SPOKEN]
@@ -65,6 +66,11 @@ def bare_phone(symbol: str) -> str:
     ('AH', 'T', 'a')
     """
     return symbol.partition("_")[0].rstrip("012").lstrip("ˈˌ")
+
+
+def phones_of_units(inventory: UnitInventory) -> list[str]:
+    """The phone of each unit of an inventory; a hidden unit is one by itself."""
+    return [symbol if inventory.kind == "hidden" else bare_phone(symbol) for symbol in inventory.symbols]
 
 
 def _phonemizer(language: str, languages: Path) -> tuple[Phonemizer, Callable[[str], list[str]]]:

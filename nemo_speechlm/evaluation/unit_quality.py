@@ -17,7 +17,7 @@ from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.evaluation.phones import bare_phone
+from nemo_speechlm.evaluation.phones import phones_of_units
 from nemo_speechlm.files import Record
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.sequence import UnitSequence
@@ -93,7 +93,7 @@ class JointCounts:
     """
 
     def __init__(self, units: int, phones: UnitInventory, merged: bool = True):
-        names = [bare_phone(symbol) if merged else symbol for symbol in phones.symbols]
+        names = phones_of_units(phones) if merged else list(phones.symbols)
         self.phones = sorted(set(names))
         self._column = np.array([self.phones.index(name) for name in names])
         self.counts = np.zeros((units, len(self.phones)), dtype=np.int64)

@@ -115,6 +115,8 @@ def test_phones():
     assert units(kaldi, "", "")[0] == ["W", "AH", "N"]
     with pytest.raises(InputError, match=r"a\.wav: 'units' is 'None'"):
         units(RECORDS[0], "", "")
+    with pytest.raises(InputError, match=r"a\.wav: 'units' is .*'12', '5', '0'.*, expected symbols of phoneme"):
+        units({"audio_filepath": "a.wav", "units": "12 5 0"}, "", "")
     with pytest.raises(SpeechLMError, match="there is no language 'xx'; there are"):
         make_phones("xx", None, LANGUAGES)
 

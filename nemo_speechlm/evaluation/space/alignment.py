@@ -24,7 +24,7 @@ from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
-from nemo_speechlm.evaluation.phones import NOT_SPOKEN, bare_phone
+from nemo_speechlm.evaluation.phones import NOT_SPOKEN, phones_of_units
 from nemo_speechlm.evaluation.significance import ConfidenceInterval, confidence_interval
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
@@ -155,7 +155,7 @@ def align(
     """
     inventory, encoder = model.inventory, model.encoder
     ids, prototypes = _prototypes(model, utterances)
-    phones = np.array([bare_phone(symbol) for symbol in inventory.symbols])
+    phones = np.array(phones_of_units(inventory))
     silent = {i for i, s in enumerate(inventory.symbols) if phones[i] in NOT_SPOKEN or s == inventory.silence}
     n_speech = len(encoder.speech_transformer.layers)  # type: ignore[arg-type]
     scores = [

@@ -9,7 +9,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.evaluation.phones import bare_phone
+from nemo_speechlm.evaluation.phones import phones_of_units
 from nemo_speechlm.evaluation.plots import STYLE, save_figure
 from nemo_speechlm.evaluation.space.alignment import Alignment, Points, share
 
@@ -55,7 +55,7 @@ def plot_space(alignments: Sequence[Alignment], project: Projection, phones: int
         figure = Figure(figsize=(8.4, 4.0 * len(alignments)), layout="constrained")
         rows = figure.subplots(len(alignments), 2, squeeze=False)
         for row, found in zip(rows, alignments, strict=True):
-            names = np.array([bare_phone(symbol) for symbol in found.inventory.symbols])
+            names = np.array(phones_of_units(found.inventory))
             chosen = [name for name, _ in Counter(names[found.before.units].tolist()).most_common(phones)]
             swapping = f"swapping {found.swapping:g}" if found.swapping else "no swapping"
             for panel, points, place in zip(row, (found.before, found.after), ("before", "after"), strict=True):

@@ -14,7 +14,7 @@ from nemo_speechlm.evaluation.space.alignment import _Kept, align, read_spoken, 
 from nemo_speechlm.evaluation.space.pictures import pca
 from nemo_speechlm.evaluation.space.run import run_shared_space
 from nemo_speechlm.models import SpeechLMModel
-from nemo_speechlm.testing import tiny_corpus, tiny_pretrain_config
+from nemo_speechlm.testing import tiny_corpus, tiny_hidden_corpus, tiny_pretrain_config
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,15 @@ def test_states_of_an_untrained_model_do_not(model, corpus):
     assert share(found.scores[0].units, 0.95, 0)[0] < 0.4
     assert 1 / 12 < found.most_frequent < 0.5
     assert found.swapping == pytest.approx(0.4)
+
+
+def test_hidden_units_are_no_phones(tmp_path):
+    corpus = tiny_hidden_corpus(tmp_path, 2, 1)
+    model = SpeechLMModel(tiny_pretrain_config(corpus, train_ds=None, validation_ds=None)).eval()
+    assert model.inventory.symbols[:3] == ("0", "1", "2")
+    found = align(model, read_spoken(corpus.speech, model.inventory), "hidden")
+    for score in found.scores:
+        assert score.phones == score.units
 
 
 def test_shares_have_intervals():

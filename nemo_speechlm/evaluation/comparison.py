@@ -58,6 +58,13 @@ class Pairing:
                     b,
                 )
         counts = [tuple(ErrorCounts(**r[MEASURES[measure]]) for r in pair) for pair in records]
+        for (mine, _), (one, other) in zip(records, counts, strict=True):
+            if one.length != other.length:
+                raise InputError(
+                    f"{mine['audio_filepath']}: the reference has {other.length} {MEASURES[measure]}, {one.length} in "
+                    f"{a}; evaluate both with the same phonemizer and units_field",
+                    b,
+                )
         return cls((Path(a), Path(b)), measure, records, counts)  # type: ignore[arg-type]
 
     def compare(self, draw_by: str | None = None, level: float = 0.95, draws: int = 10000) -> Comparison:

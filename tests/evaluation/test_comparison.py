@@ -54,6 +54,17 @@ def test_other_utterances_are_an_error(tmp_path):
         Pairing.read(a, a).compare("chapter")
 
 
+def test_phones_of_other_references_are_an_error(tmp_path):
+    files = []
+    for name, reference in (("a", "abc"), ("b", "abcd")):
+        options = ReportOptions(phones=lambda record, text, said, reference=reference: (reference, "abd"))
+        files.append(ReportFiles.at(tmp_path / name))
+        RecognitionReport.of(RECORDS, TEXTS, TEXTS, options).write(files[-1])
+    with pytest.raises(InputError, match=r"b/utterances\.jsonl: 0\.wav: the reference has 4 phones, 3 in .*units_field"):
+        Pairing.read(files[0].utterances, files[1].utterances, "per")
+    assert Pairing.read(files[0].utterances, files[1].utterances).totals()[0].errors == 0
+
+
 def test_nothing_to_compare_on(tmp_path):
     silent = [{**record, "text": ""} for record in RECORDS]
     a, b = result(tmp_path / "a", [""] * len(silent), silent), result(tmp_path / "b", ["uh"] * len(silent), silent)

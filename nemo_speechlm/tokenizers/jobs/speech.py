@@ -52,7 +52,7 @@ def make_speech_units_work(
                 if isinstance(units, SpeechUnits):
                     results[position] = written(utterance.record, units)
                 elif isinstance(units, InputError):
-                    results[position] = InputError(units.reason, manifest, number)
+                    results[position] = InputError(str(units), manifest, number)  # with another file that is at fault
                 else:
                     results[position] = units
         return results  # type: ignore[return-value]  # none is None any more

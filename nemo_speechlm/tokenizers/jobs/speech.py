@@ -15,6 +15,9 @@ from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizing, Speec
 from nemo_speechlm.units.durations import estimate_durations
 from nemo_speechlm.units.inventory import UnitInventory
 
+_OF_OTHER_UNITS = ("units", "unit_durations", "alignment_score", "decoded_text")
+"""What an earlier tokenizer wrote into a line of its own units."""
+
 
 def make_speech_units_work(
     manifest: str | Path, output: str | Path, tokenizing: SpeechTokenizing, channel: Channel = "mix"
@@ -26,7 +29,7 @@ def make_speech_units_work(
     def read(number: int, line: str) -> SpeechInput:
         record = parse_line(line, manifest, number, ["audio_filepath"])
         samples = read_utterance(record, manifest, number, tokenizer.sample_rate, channel)
-        record = {key: value for key, value in record.items() if key not in ("units", "unit_durations")}
+        record = {key: value for key, value in record.items() if key not in _OF_OTHER_UNITS}
         record["duration"] = round(len(samples) / tokenizer.sample_rate, 4)
         text = text_of(record, "text", manifest, number) if is_transcribed(record) else None
         return SpeechInput(samples, text, record)

@@ -8,6 +8,7 @@ from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record, parse_line
+from nemo_speechlm.jobs.report import CUT_PHONES
 from nemo_speechlm.jobs.types import BatchWork
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.tokenizers.text import LineGenerators, TextTokenizing, TokenizedText
@@ -41,9 +42,10 @@ def make_text_units_work(
     def written(record: Record, made: TokenizedText) -> Record:
         if max_units is not None and made.units.count(" ") >= max_units:
             raise SkipItem(f"more than max_units={max_units} units")
+        for key in ("unit_durations", CUT_PHONES):  # they belong to the units that the line had before
+            record.pop(key, None)
         record |= made.extra
         record["units"] = made.units
-        record.pop("unit_durations", None)  # they belong to the units that the line had before
         if made.durations is not None:
             record["unit_durations"] = list(made.durations)
         return record

@@ -32,3 +32,11 @@ def test_errors_name_the_line_and_the_alignment(tmp_path, ctm, message):
     found = run(tmp_path, ctm)
     assert isinstance(found, InputError)
     assert str(found).startswith(message.format(tmp_path))
+
+
+def test_what_belongs_to_other_units_is_not_kept(tmp_path):
+    before = {"units": "X", "unit_durations": [9], "alignment_score": -50.0, "decoded_text": "x", "text": "s", "id": 7}
+    found = run(tmp_path, "u1 1 0.0 1.0 S_S\n", **before)
+    assert found == {
+        "audio_filepath": "u1.wav", "duration": 1.0, "text": "s", "id": 7, "units": "S_S", "unit_durations": [100],
+    }  # fmt: skip

@@ -38,7 +38,7 @@ def test_lines(units: Path):
             raise result
         return result
 
-    line = json.dumps({"text": "a cat sat", "id": 7, "units": "X", "unit_durations": [1]})
+    line = json.dumps({"text": "a cat sat", "id": 7, "units": "X", "unit_durations": [1], "cut_phones": 2})
     assert work(1, line) == {"text": "a cat sat", "id": 7, "units": "SIL AH K AE T S AE T SIL"}
     with pytest.raises(SkipItem, match="more than max_units=9 units"):
         work(2, '{"text": "a cat sat on"}')

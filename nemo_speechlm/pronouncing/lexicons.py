@@ -31,7 +31,7 @@ def fold_word(word: str) -> str:
 
 def add_variant(lexicon: dict[str, list[Pronunciation]], word: str, phones: Sequence[str]) -> None:
     """Add a pronunciation to a word's variants, unless it is one of them already."""
-    if word.endswith(")"):  # a variant: "read(2)"
+    if word.endswith(")") and "(" in word[1:]:  # a variant: "read(2)"
         word = word[: word.rindex("(")]
     variants = lexicon.setdefault(word, [])
     if tuple(phones) not in variants:

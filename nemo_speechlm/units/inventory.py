@@ -65,7 +65,7 @@ class UnitInventory:
             if symbol in seen:
                 raise InputError(f"unit inventory: symbol {symbol!r} at {seen[symbol]} and again at {position}", path)
             seen[symbol] = position
-        if self.silence is not None and self.silence not in seen:
+        if self.silence is not None and self.silence not in self.symbols:
             raise InputError(f"unit inventory: silence {self.silence!r} is not among its symbols", path)
         for symbol, (mean, std) in self.durations.items():
             if symbol not in seen:
@@ -102,7 +102,7 @@ class UnitInventory:
                     )
                 ids.append(symbol)
                 continue
-            found = self._ids.get(symbol)  # type: ignore[arg-type]  # a bool is found in no inventory
+            found = self._ids.get(symbol) if isinstance(symbol, str) else None
             if found is None:
                 raise InputError(
                     f"unit {position} is {symbol!r}, which is not among the {len(self.symbols)} units of the "
@@ -189,8 +189,11 @@ class UnitInventory:
             raise InputError(f"unit inventory: no key {', '.join(missing)}", path)
         if not isinstance(content["symbols"], list):
             raise InputError(f"unit inventory: symbols is {content['symbols']!r:.40}, expected a list", path)
+        given = content.get("durations") or {}
+        if not isinstance(given, dict):
+            raise InputError(f"unit inventory: durations is {given!r:.40}, expected an object of symbols", path)
         try:
-            durations = {s: DurationModel(*map(float, d)) for s, d in (content.get("durations") or {}).items()}
+            durations = {s: DurationModel(*map(float, d)) for s, d in given.items()}
             frame_rate = float(content["frame_rate"])
         except (TypeError, ValueError) as error:
             raise InputError(f"unit inventory: {error}", path) from error

@@ -21,7 +21,7 @@ def test_decode_inverts_encode(ids: list[int]):
     assert INVENTORY.encode(ids) == ids
 
 
-@pytest.mark.parametrize("symbol", ["EH", "", 3, -1, True, None, 1.0])
+@pytest.mark.parametrize("symbol", ["EH", "", 3, -1, True, None, 1.0, ["AH"]])
 def test_unknown_symbols_are_errors_with_file_and_line(symbol: object):
     with pytest.raises(InputError, match=r"^m\.json:4: unit 1 is "):
         INVENTORY.encode(["SIL", symbol], "m.json", 4)  # type: ignore[list-item]
@@ -59,6 +59,8 @@ def test_hidden_units_know_their_centroids(tmp_path: Path):
         ({"durations": {"A": [1, 1]}}, "durations name 'A'"),
         ({"durations": {"AH": [0, 1]}}, "duration of 'AH' has mean 0"),
         ({"durations": {"AH": [1]}}, "std"),
+        ({"durations": [[14, 7], [5, 2.5]]}, "durations is ..14, 7., .*, expected an object"),
+        ({"silence": ["SIL"]}, "silence .'SIL'. is not among its symbols"),
         ({"symbols": None}, "symbols is None, expected a list"),
         ({"symbols": "ABC"}, "symbols is 'ABC', expected a list"),
     ],

@@ -6,6 +6,7 @@ Axes: B utterances, S samples, T frames of the encoder, L frames of the inventor
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from kaldialign import edit_distance
@@ -218,7 +219,7 @@ class FrameClassifierModel(PretrainingModel):
         errors, phone_errors, total = 0, 0, 0
         for row, length, found in zip(units.tolist(), lengths.tolist(), decoded, strict=True):
             reference = self._spoken(UnitSequence.from_frames(row[:length]).ids)
-            hypothesis = self._spoken(found.units)
+            hypothesis = self._spoken([unit for unit, _ in groupby(found.units)])  # frames show no repeated unit
             errors += edit_distance(reference, hypothesis)["total"]
             phone_errors += edit_distance(self._phones(reference), self._phones(hypothesis))["total"]
             total += len(reference)

@@ -6,10 +6,11 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
-from nemo_speechlm.data.pretraining.batch import PAD_UNIT
+from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import FrameClassifierModel
 from nemo_speechlm.models.frame_classifier.classes import classes_of
+from nemo_speechlm.modules.phone_loop import DecodedUnits
 from nemo_speechlm.testing.configs import tiny_frame_classifier_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.trainer import tiny_trainer
@@ -36,6 +37,20 @@ def test_learns_tones(trained):
     assert logged["val_frame_accuracy"] > 0.85
     assert logged["val_phone_error_rate"] < 0.1
     assert logged["val_phone_error_rate"] == logged["val_unit_error_rate"]  # nothing is merged
+
+
+@torch.no_grad()
+def test_what_the_aligner_said_is_no_error(corpus, monkeypatch):
+    """A unit that follows itself is one in the frames, by which decoded units are judged."""
+    model = FrameClassifierModel(tiny_frame_classifier_config(corpus, train_ds=None, validation_ds=None))
+    units, durations = [0, 3, 3, 2, 0], [20, 15, 25, 20, 20]
+    frames = torch.tensor([units]).repeat_interleave(torch.tensor(durations), dim=1)
+    speech = SpeechBatch(torch.randn(1, 16000), torch.tensor([16000]), frames, torch.tensor([100]))
+    found: dict[str, float] = {}
+    monkeypatch.setattr(model.phone_loop, "forward", lambda scores, lengths: [DecodedUnits(units, durations, 0.0)])
+    monkeypatch.setattr(model, "log_mean", lambda name, total, count: found.update({name: float(total) / float(count)}))
+    model.validation_step(PretrainBatch(speech, None), 0)
+    assert found["val_unit_error_rate"] == found["val_phone_error_rate"] == 0
 
 
 def test_counts_classes_of_the_frames_it_learned_from(trained, corpus):

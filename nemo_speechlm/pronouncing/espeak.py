@@ -1,6 +1,7 @@
 """Words to phones by espeak-ng, for any of its languages."""
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -32,7 +33,8 @@ class EspeakPhonemizer(Phonemizer):
         self.language = language.code
         self._language = language
         self._known: dict[str, list[Pronunciation]] = {
-            word: [tuple(variant.split()) for variant in variants] for word, variants in language.words.items()
+            unicodedata.normalize("NFC", word).lower(): [tuple(variant.split()) for variant in variants]
+            for word, variants in language.words.items()
         }
         self._known.update((word, [tuple(v) for v in variants]) for word, variants in (lexicon or {}).items())
 

@@ -45,6 +45,14 @@ def test_words_of_russian():
     assert own.pronunciations("мама") == [("p",)]
 
 
+def test_own_words_are_found_however_they_are_written():
+    own = language("de", words={"Jeans": ["x"], "fu\u0308r": ["y"]})
+    phonemizer = EspeakPhonemizer(own)
+    assert [phonemizer.pronunciations(word) for word in own.sentence_words("Jeans für")] == [[("x",)], [("y",)]]
+    with pytest.raises(InputError, match=r"language\.words: True is no word; write words such as on and no in quotes"):
+        language("de", **OmegaConf.to_container(OmegaConf.create("words: {on: [o n]}")))
+
+
 def test_many_words_at_once_are_pronounced_as_each_alone():
     words = "молоко подъезд ёлка съёмка жизнь кто-то цапля щука нью-йорк ссср".split()
     together, alone = EspeakPhonemizer(russian()), EspeakPhonemizer(russian())

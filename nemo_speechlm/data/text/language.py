@@ -40,6 +40,8 @@ class Language:
         if self.characters != self.characters.lower() or " " not in self.characters:
             raise InputError(f"language.characters is {self.characters!r}, expected a space and letters in lower case")
         for word, variants in self.words.items():
+            if not isinstance(word, str):  # YAML takes on, off, yes and no for true and false
+                raise InputError(f"language.words: {word!r} is no word; write words such as on and no in quotes")
             if (
                 isinstance(variants, str)
                 or not variants

@@ -117,7 +117,10 @@ class SphinxTokenizing(SpeechTokenizing):
         if self.lm is not None:
             if self.dictionary is None:
                 words = [word for word in arpa_words(self.lm) if word[0] not in "<["]  # <sil>, [NOISE]
-                write_dictionary(words, made_dictionary, phonemizer)
+                try:
+                    write_dictionary(words, made_dictionary, phonemizer)
+                except InputError as error:
+                    raise InputError(f"{error.reason}; or give its dictionary", self.lm) from error
             return replace(self, dictionary=self.dictionary or made_dictionary)
         assert self.lm_text is not None
         print(f"making a language model of {self.lm_text} ...")

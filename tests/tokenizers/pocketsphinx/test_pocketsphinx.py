@@ -195,6 +195,14 @@ def test_not_a_language_model(tmp_path, model):
         SpeechDecoder(LanguageModel(tmp_path / "x.arpa", model.dictionary))
 
 
+def test_a_word_of_a_language_model_that_cannot_be_pronounced(tmp_path):
+    (tmp_path / "m.json").write_text('{"audio_filepath": "a.wav"}\n')
+    (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-1 the\n-1 r2d2\n\n\\end\\\n")
+    tokenizing = SphinxTokenizing(lm=str(tmp_path / "lm.arpa"))
+    with pytest.raises(InputError, match=r"lm\.arpa: 'r2d2' has digits in it.*; or give its dictionary"):
+        tokenizing.prepared(tmp_path / "m.json", tmp_path / "o.json")
+
+
 def test_text_without_words(tmp_path, phonemizer):
     (tmp_path / "t.txt").write_text("12\n...\n")
     with pytest.raises(InputError, match=r"t\.txt: no words"):

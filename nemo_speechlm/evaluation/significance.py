@@ -54,11 +54,11 @@ def groups_drawn(
         the ``groups`` of :func:`confidence_interval` and :func:`compare`.
 
     Raises:
-        InputError: if a record lacks the key: what it belongs to is not known.
+        InputError: if a record lacks the key, or has null there: what it belongs to is not known.
     """
     if draw_by is None:
         return None
-    if lacking := sum(draw_by not in record for record in records):
+    if lacking := sum(record.get(draw_by) is None for record in records):
         some = f"no {what} has" if lacking == len(records) else f"{lacking} of {len(records)} lack"
         raise InputError(f"draw_by: {some} {draw_by!r}", path)
     return [str(record[draw_by]) for record in records]

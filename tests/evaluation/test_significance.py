@@ -81,7 +81,7 @@ def test_one_group_says_nothing_of_others():
 
 
 def test_what_a_line_belongs_to_must_be_known():
-    lines = [{"speaker": 1}, {}, {"speaker": 2}]
-    with pytest.raises(InputError, match="1 of 3 lack 'speaker'"):
+    lines = [{"speaker": 1}, {}, {"speaker": 2}, {"speaker": None}]
+    with pytest.raises(InputError, match="2 of 4 lack 'speaker'"):
         groups_drawn(lines, "speaker", "line")
     assert groups_drawn(lines[::2], "speaker") == ["1", "2"]

@@ -191,7 +191,8 @@ def _reference(record: dict, manifest: str | Path, line: int, inventory: UnitInv
     segments: list[TimedPhone] = []
     last = len(ends) - 1
     for number, (unit, end) in enumerate(zip(sequence.ids, ends, strict=True)):
-        name = base_phone(inventory.symbols[unit]) if inventory.language == "en" else inventory.symbols[unit]
+        symbol = inventory.symbols[unit]
+        name = base_phone(symbol) if inventory.language == "en" else symbol.rsplit("_", 1)[0]  # as the model's phones
         if name == SILENCE and 0 < number < last:
             segments[-1] = segments[-1]._replace(end=float(end))
         else:

@@ -6,14 +6,14 @@ import torch
 
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.evaluation.matching import Matcher, alignment_report, retrieval
+from nemo_speechlm.evaluation.matching import Matcher, _reference, alignment_report, retrieval
 from nemo_speechlm.evaluation.matching_plots import plot_durations, plot_lattice, plot_similarity
 from nemo_speechlm.evaluation.shared_space import read_examples
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.maestro import tiny_maestro_config
 from nemo_speechlm.units.inventory import UnitInventory
-from nemo_speechlm.units.phones import phoneme_inventory
+from nemo_speechlm.units.phones import phone_inventory, phone_units, phoneme_inventory
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,16 @@ def test_its_own_alignments_are_right(corpus, matcher, tmp_path):
     assert report.accuracy.mean_error < 1e-9
     assert report.phones == sum(len(model.phone_encoder(e.text)) - 2 for e in read_examples(corpus.speech))
     assert report.correlation == pytest.approx(report.own_correlation)
+
+
+@pytest.mark.parametrize("style", ["position_stress", "plain"])
+def test_phones_of_other_languages_are_those_of_the_model(style):
+    inventory = phone_inventory("ru", ["m", "ˈɑ", "a"], style)
+    units = phone_units(("m", "ˈɑ"), style) + ["SIL"] + phone_units(("m", "a"), style)
+    record = {"units": ["SIL", *units, "SIL"], "unit_durations": [10] * 7}
+    found = _reference(record, "m.json", 1, inventory)
+    assert [phone for phone, _ in found] == ["SIL", "m", "ˈɑ", "m", "a", "SIL"]
+    assert [end for _, end in found] == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.6, 0.7])
 
 
 def test_pictures(corpus, matcher, tmp_path):

@@ -1,12 +1,13 @@
 """Durations of text units: statistics per unit (estimated, or the paper's) and draws from them."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.units.inventory import DurationModel, UnitInventory
-from nemo_speechlm.units.phones import SILENCE, SPOKEN_NOISE, base_phone
+from nemo_speechlm.units.phones import POSITIONS, SILENCE, SPOKEN_NOISE, base_phone
 from nemo_speechlm.units.sequence import UnitSequence
 
 PAPER_PHONE = DurationModel(5, 2.5)
@@ -14,6 +15,7 @@ PAPER_SILENCE = DurationModel(14, 7)
 PAPER_SPOKEN_NOISE = DurationModel(32, 11)
 _PAPER_FRAME_RATE = 100
 
+_POSITION = re.compile(f"_[{''.join(POSITIONS)}]$")
 _PRIOR_WEIGHT = 10
 """Occurrences of a unit that weigh as much as the statistics it backs off to."""
 
@@ -67,7 +69,9 @@ def estimate_durations(sequences: Iterable[UnitSequence], inventory: UnitInvento
 
 def _base(symbol: str, inventory: UnitInventory) -> str:
     """What units have in common whose durations are alike; hidden units have nothing in common."""
-    return base_phone(symbol) if inventory.kind == "phoneme" and inventory.language == "en" else symbol
+    if inventory.kind != "phoneme":
+        return symbol
+    return base_phone(symbol) if inventory.language == "en" else _POSITION.sub("", symbol)
 
 
 def _moments(duration: DurationModel) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.units.durations import DurationSampler, draw_durations, estimate_durations, paper_durations
 from nemo_speechlm.units.inventory import DurationModel, UnitInventory
-from nemo_speechlm.units.phones import base_phone, phoneme_inventory
+from nemo_speechlm.units.phones import base_phone, phone_inventory, phoneme_inventory
 from nemo_speechlm.units.sequence import UnitSequence
 
 INVENTORY = phoneme_inventory()
@@ -90,6 +90,16 @@ def test_rare_units_lie_between_their_own_and_their_base_phones():
     estimate = estimate_durations(sequences, INVENTORY)["AH1_S"]
     assert estimate.mean == pytest.approx(8, abs=0.3)  # ten of 13 beside ten of about 3
     assert 3 < estimate.std < 7
+
+
+def test_other_languages_have_base_phones_too():
+    inventory = phone_inventory("ru", ["a", "ˈɑ", "t"], "position_stress")
+    counted = [UnitSequence(inventory.encode(["a_B", "t_E"]), [20, 4])] * 1000
+    estimates = estimate_durations(counted, inventory)
+    assert estimates["a_I"].mean == estimates["a_S"].mean == pytest.approx(20, abs=0.2)
+    assert estimates["t_B"].mean == pytest.approx(4, abs=0.2)
+    assert estimates["ˈɑ_B"].mean == pytest.approx(12, abs=0.2)  # of all phones: stress is another sound
+    assert estimates["SIL"] == (14, 7)
 
 
 def test_estimates_against_a_slow_plain_version():

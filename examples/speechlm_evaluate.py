@@ -49,7 +49,9 @@ def main(cfg: DictConfig) -> None:
             "tune_on chooses lm_weight and word_score among lm_weights and word_scores; leave the former out"
         )
     if cfg.units_field is not None and cfg.phonemizer is None:
-        raise SpeechLMError("units_field is of PER: say phonemizer=, which pronounces what is recognized, or leave it out")
+        raise SpeechLMError(
+            "units_field is of PER: say phonemizer=, which pronounces what is recognized, or leave it out"
+        )
     from nemo_speechlm.evaluation.report import ReportFiles
 
     files = ReportFiles.at(cfg.output, cfg.overwrite)

@@ -58,11 +58,11 @@ class Pairing:
                     b,
                 )
         counts = [tuple(ErrorCounts(**r[MEASURES[measure]]) for r in pair) for pair in records]
-        for (mine, _), (one, other) in zip(records, counts, strict=True):
-            if one.length != other.length:
+        for (mine, _), (ours, theirs) in zip(records, counts, strict=True):
+            if ours.length != theirs.length:
                 raise InputError(
-                    f"{mine['audio_filepath']}: the reference has {other.length} {MEASURES[measure]}, {one.length} in "
-                    f"{a}; evaluate both with the same phonemizer and units_field",
+                    f"{mine['audio_filepath']}: the reference has {theirs.length} {MEASURES[measure]}, {ours.length} "
+                    f"in {a}; evaluate both with the same phonemizer and units_field",
                     b,
                 )
         return cls((Path(a), Path(b)), measure, records, counts)  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ class WordPronouncer:
         return [part for word in (word.strip("'-") for word in words) if word for part in self._parts(word)]
 
     def _parts(self, word: str) -> list[str]:
-        """The word, or what its hyphens join where the lexicon has that alone, as lexicons of alphabets without "-"."""
+        """The word, or what its hyphens join where the lexicon has that alone, as if "-" is no letter."""
         parts = [part for part in word.split("-") if part]
         known = self._how.lexicon
         return parts if word not in known and all(part in known for part in parts) else [word]

@@ -60,7 +60,9 @@ def test_phones_of_other_references_are_an_error(tmp_path):
         options = ReportOptions(phones=lambda record, text, said, reference=reference: (reference, "abd"))
         files.append(ReportFiles.at(tmp_path / name))
         RecognitionReport.of(RECORDS, TEXTS, TEXTS, options).write(files[-1])
-    with pytest.raises(InputError, match=r"b/utterances\.jsonl: 0\.wav: the reference has 4 phones, 3 in .*units_field"):
+    with pytest.raises(
+        InputError, match=r"b/utterances\.jsonl: 0\.wav: the reference has 4 phones, 3 in .*units_field"
+    ):
         Pairing.read(files[0].utterances, files[1].utterances, "per")
     assert Pairing.read(files[0].utterances, files[1].utterances).totals()[0].errors == 0
 

@@ -91,7 +91,7 @@ def test_its_own_alignments_are_right(corpus, matcher, tmp_path):
 @pytest.mark.parametrize("style", ["position_stress", "plain"])
 def test_phones_of_other_languages_are_those_of_the_model(style):
     inventory = phone_inventory("ru", ["m", "ˈɑ", "a"], style)
-    units = phone_units(("m", "ˈɑ"), style) + ["SIL"] + phone_units(("m", "a"), style)
+    units = [*phone_units(("m", "ˈɑ"), style), "SIL", *phone_units(("m", "a"), style)]
     record = {"units": ["SIL", *units, "SIL"], "unit_durations": [10] * 7}
     found = _reference(record, "m.json", 1, inventory)
     assert [phone for phone, _ in found] == ["SIL", "m", "ˈɑ", "m", "a", "SIL"]

@@ -259,7 +259,9 @@ def test_every_word_with_a_letter_has_a_pronunciation(phonemizer: EnglishPhonemi
 
 def test_own_lexicon_replaces(tmp_path: Path):
     path = tmp_path / "lexicon.txt"
-    path.write_text("Hello  HH EH1 L OW0\nhello(2) HH AH0 L OW1\n\nsnagsby S N AE1 G Z B IY0\n4th F AO1 R TH\n:) S M AY1 L\n")
+    path.write_text(
+        "Hello  HH EH1 L OW0\nhello(2) HH AH0 L OW1\n\nsnagsby S N AE1 G Z B IY0\n4th F AO1 R TH\n:) S M AY1 L\n"
+    )
     phonemizer = EnglishPhonemizer(path)
     assert joined(phonemizer.pronunciations(":)")) == ["S M AY1 L"]
     assert joined(phonemizer.pronunciations("hello")) == ["HH EH1 L OW0", "HH AH0 L OW1"]

@@ -61,8 +61,8 @@ def generate(
         model: the model.
         phones: ids of each sentence's phones.
         speakers: one for each sentence, where the model has speakers.
-        batch_frames: in a batch, padding included. A model with ``released_padding``, whose units depend on the padding
-            of their batch, is given sentences one by one.
+        batch_frames: in a batch, padding included. A model with ``released_padding``, whose units depend on the
+            padding of their batch, is given sentences one by one.
         speed: durations are divided by it.
 
     Returns:

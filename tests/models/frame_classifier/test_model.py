@@ -48,7 +48,9 @@ def test_what_the_aligner_said_is_no_error(corpus, monkeypatch):
     speech = SpeechBatch(torch.randn(1, 16000), torch.tensor([16000]), frames, torch.tensor([100]))
     found: dict[str, float] = {}
     monkeypatch.setattr(model.phone_loop, "forward", lambda scores, lengths: [DecodedUnits(units, durations, 0.0)])
-    monkeypatch.setattr(model, "log_mean", lambda name, total, count: found.update({name: float(total) / float(count)}))
+    monkeypatch.setattr(
+        model, "log_mean", lambda name, total, count: found.update({name: float(total) / float(count)})
+    )
     model.validation_step(PretrainBatch(speech, None), 0)
     assert found["val_unit_error_rate"] == found["val_phone_error_rate"] == 0
 

@@ -24,6 +24,8 @@ _SIBILANTS = frozenset(("S", "Z", "SH", "ZH", "CH", "JH"))
 _VOICELESS = frozenset(("P", "T", "K", "F", "TH", "HH", "S", "SH", "CH"))
 _AROUND = re.compile(r"^(?:[^\w'-]|_)+|(?:[^\w'-]|_)+$")
 """Punctuation around a word, but for apostrophes and hyphens, which rules know."""
+_JOINT = re.compile(r"(?:[^\w']|_)+")
+"""What stands between two words that are written as one: a hyphen, or a dash or a slash without spaces."""
 
 
 class EnglishPhonemizer(Phonemizer):
@@ -102,15 +104,19 @@ class EnglishPhonemizer(Phonemizer):
         return self._lexicon.get(word) or stopped or self._lexicon.get(bare) or self._by_rule(bare, guess)
 
     def _by_rule(self, word: str, guess: bool) -> list[Pronunciation] | None:
-        """Pronounce a stem with a clitic, or hyphenated words; stems are known or, with ``guess``, predicted."""
+        """Pronounce a stem with a clitic, or words that are joined; stems are known or, with ``guess``, predicted."""
 
         def stem(part: str) -> list[Pronunciation] | None:
             if not re.search("[a-z]", part):
                 return None
             return self.pronunciations(part) if guess else self.known(part)
 
-        if "-" in word:
-            parts = [stem(part) for part in re.split("-+", word.strip("-"))]
+        bare = word.strip("'")
+        if word.startswith("'") and word.endswith("'"):
+            return self._dropped_g(word, bare) or stem(bare)
+        joined = [part for part in _JOINT.split(word) if part.strip("'")]
+        if len(joined) > 1 or "-" in word:
+            parts = [stem(part) for part in joined]
             known = [part[0] for part in parts if part]
             return [sum(known, ())] if known and len(known) == len(parts) else None
         if "'" not in word:
@@ -118,7 +124,6 @@ class EnglishPhonemizer(Phonemizer):
         if word in _CONTRACTIONS:
             return [_CONTRACTIONS[word]]
         if word.startswith("'") or word.endswith("'"):
-            bare = word.strip("'")
             return self._dropped_g(word, bare) or stem(bare)
         if word.endswith("'d") and (whole := self._lexicon.get(word.removesuffix("'d") + "ed")):
             return list(whole)  # older prose leaves out a letter that is not spoken: "rais'd" is "raised"

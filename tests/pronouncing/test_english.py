@@ -223,6 +223,29 @@ def test_punctuation_around_a_word_is_not_spoken(word: str):
         assert phonemizer.known(written) == known, written
 
 
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("man\u2014softly", "man-softly"),
+        ("Well\u2026yes,", "well-yes"),
+        ("and/or", "and-or"),
+        ("end.The", "end-the"),
+        ("it's\u2014'tis", "it's-'tis"),
+        ("one_two", "one-two"),
+        ("snagsby\u2014like", "snagsby-like"),
+    ],
+)
+def test_words_that_are_joined_are_pronounced_each(written: str, spoken: str):
+    phonemizer = EnglishPhonemizer()
+    assert phonemizer.pronunciations(written) == phonemizer.pronunciations(spoken)
+    assert phonemizer.known(written) == phonemizer.known(spoken)
+    assert (phonemizer.known(written) is None) == ("snagsby" in written)
+
+
+def test_a_joined_word_with_digits_is_not_known(phonemizer: EnglishPhonemizer):
+    assert phonemizer.known("12\u2014year") is phonemizer.known("one\u2014\u043e") is None
+
+
 def test_letters_with_english_spellings(phonemizer: EnglishPhonemizer):
     for word, plain in (
         ("\u00e6sop", "aesop"),

@@ -212,7 +212,12 @@ def speakers_of(manifests: Sequence[str | Path]) -> list[str]:
     Raises:
         InputError: at a line without one.
     """
-    return sorted({str(record["speaker"]) for _, _, record in read_manifests(list(manifests), ["speaker"])})
+    found: set[str] = set()
+    for path, number, record in read_manifests(list(manifests), ["speaker"]):
+        if record["speaker"] is None:
+            raise InputError("speaker is null, expected a name", path, number)
+        found.add(str(record["speaker"]))
+    return sorted(found)
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:

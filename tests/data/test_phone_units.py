@@ -107,6 +107,12 @@ def test_speakers(corpus):
         paired(corpus, speakers=["s0"])
 
 
+def test_null_is_no_speaker(tmp_path):
+    (tmp_path / "m.json").write_text('{"speaker": "a"}\n{"speaker": null}\n')
+    with pytest.raises(InputError, match=r"m\.json:2: speaker is null, expected a name"):
+        speakers_of([tmp_path / "m.json"])
+
+
 def test_collate(corpus):
     data = paired(corpus, speakers=["s0", "s1"])
     items = [data[0], data[1], data[2]]

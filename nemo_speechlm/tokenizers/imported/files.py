@@ -114,7 +114,7 @@ _INDEX = re.compile(r"\[\s*\d*\s*\]")
 
 
 def read_textgrid(path: str | Path) -> dict[str, list[Interval]]:
-    """The interval tiers of a TextGrid by name, in its long or short text format.
+    """The interval tiers of a TextGrid by name, in its long or short text format; those of one name are numbered.
 
     Raises:
         InputError: if it is something else, or cut off.
@@ -141,7 +141,7 @@ def read_textgrid(path: str | Path) -> dict[str, list[Interval]]:
             raise ValueError(f"expected a number, found {token}")
         return float(token)
 
-    tiers: dict[str, list[Interval]] = {}
+    tiers: list[tuple[str, list[Interval]]] = []
     try:
         if (string(), string()) != ("ooTextFile", "TextGrid"):
             raise ValueError("expected the words ooTextFile and TextGrid at its beginning")
@@ -151,11 +151,15 @@ def read_textgrid(path: str | Path) -> dict[str, list[Interval]]:
             number(), number()
             count = int(number())
             if kind == "IntervalTier":
-                tiers[name] = [Interval(number(), number(), string().strip()) for _ in range(count)]
+                tiers.append((name, [Interval(number(), number(), string().strip()) for _ in range(count)]))
             else:  # points, which have one time each
                 for _ in range(count):
                     number(), string()
     except (StopIteration, ValueError) as error:
         reason = "it ends too early" if isinstance(error, StopIteration) else str(error)
         raise InputError(f"not a TextGrid in text format, or cut off: {reason}", path) from error
-    return tiers
+    names = [name for name, _ in tiers]
+    return {
+        name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})": intervals
+        for place, (name, intervals) in enumerate(tiers)
+    }

@@ -158,6 +158,13 @@ def test_labels_may_look_like_anything(tmp_path):
     assert list(tiers) == ["words", "phones"]
 
 
+def test_tiers_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "u1.TextGrid").write_text(LONG.replace('"words"', '"phones"'))
+    with pytest.raises(InputError, match=r"no tier 'phones'; it has 'phones \(1\)', 'phones \(2\)' \(option tier\)"):
+        tokenize(tmp_path, "u1")
+    assert tokenize(tmp_path, "u1", tier="phones (2)", style="as_is")[2] == ("EY1", 20)
+
+
 def test_ctm(ctm):
     assert tokenize(ctm, "u1") == EXPECTED
     store = CtmFile(ctm)

@@ -122,6 +122,9 @@ class RelativeTransformer(NeuralModule):
         input_norm: layer norm on the input; None: where this class's other arguments want it. HuBERT and wav2vec 2.0,
             cut in two, have none in the second half.
         output_norm: layer norm on the output; None: in pre-norm models. Cut in two, they have none in the first half.
+        init_std: standard deviation of all products' weights and of the relative positions at the start, where no bias
+            is; 0.02 in fairseq's HuBERT, and so in the released speech transformer. None: 0.02 in the feed-forwards
+            alone, Xavier's in attention, and 1 for positions.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class RelativeTransformer(NeuralModule):
         max_frames: int = 3000,
         input_norm: bool | None = None,
         output_norm: bool | None = None,
+        init_std: float | None = None,
     ):
         super().__init__()
         if position not in ("conv", "learned", None):
@@ -174,6 +178,16 @@ class RelativeTransformer(NeuralModule):
             for linear in (layer.fc1, layer.fc2):
                 nn.init.normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
+        if init_std is not None:
+            self._begin_with(init_std)
+
+    def _begin_with(self, std: float) -> None:
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+                nn.init.zeros_(module.bias)
+        if self.relative_positions is not None:
+            nn.init.normal_(self.relative_positions.table.weight, std=std)
 
     def forward(self, x_BTD: Tensor, padding: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Encode (B, T, D).

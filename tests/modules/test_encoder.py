@@ -130,3 +130,17 @@ def test_encoder_without_an_input_rate_says_so():
     encoder.input_rate = None
     with pytest.raises(SpeechLMError, match="rate of its input"):
         encoder.frame_rate  # noqa: B018
+
+
+def test_weights_begin_as_released_where_the_recipe_says_so():
+    torch.manual_seed(0)
+    sizes = {"n_layers": 2, "d_model": 64, "n_heads": 2, "d_ff": 128, "conv_kernel": 9, "conv_groups": 4}
+    parts = RelativeTransformer(**sizes, position="conv", init_std=0.02).state_dict()
+    drawn = [name for name, x in parts.items() if x.ndim == 2]
+    assert len(drawn) == 1 + 2 * 6  # positions; queries, keys, values, output, feed-forward
+    for name in drawn:
+        assert parts[name].std().item() == pytest.approx(0.02, rel=0.1), name
+    biases = [name for name in parts if name.startswith("layers.") and name.endswith(".bias")]
+    assert all(not parts[name].any() for name in biases)
+    ours = RelativeTransformer(**sizes, position="conv").state_dict()
+    assert ours["relative_positions.table.weight"].std().item() == pytest.approx(1.0, rel=0.1)

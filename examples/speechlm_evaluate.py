@@ -22,7 +22,6 @@ from omegaconf import DictConfig
 from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.cli import CONF, command, whole_numbers
 from nemo_speechlm.data.manifests.shards import label
-from nemo_speechlm.decoding.options import KINDS
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import file_digest, refuse_input_as_output
 from nemo_speechlm.imports import importing
@@ -38,6 +37,8 @@ def main(cfg: DictConfig) -> None:
         check_number("length_penalty", cfg.length_penalty)
     check_choice("tune_for", cfg.tune_for, ("wer", "cer"))
     if cfg.decoding is not None:
+        from nemo_speechlm.decoding.options import KINDS
+
         check_choice("decoding", cfg.decoding, KINDS)
     for key in ("lm_weights", "word_scores"):
         for value in cfg[key]:

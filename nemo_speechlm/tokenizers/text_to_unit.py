@@ -128,6 +128,8 @@ class TextToUnitTokenizer(TextTokenizer):
     def __init__(self, how: TextToUnitTokenizing, phone_tokenizer: TextTokenizer, phones: UnitInventory):
         self._how, self._phone_tokenizer, self._phones = how, phone_tokenizer, phones
         self._model = restore_file(TextToUnitModel, how.model, how.device)
+        # Where padding is seen, a sentence is alone: its units are to depend on nothing else.
+        self._batch_frames = 0 if self._model.released_padding else how.batch_frames
         if self._model.device.type == "cpu":
             torch.set_num_threads(1)
         speakers = self._model.speakers
@@ -158,7 +160,7 @@ class TextToUnitTokenizer(TextTokenizer):
                     extras.append(made.extra)
                 except InputError as error:
                     results[number] = error
-        spoken = self._model.generate(phones, self._speakers(rngs, good), self._how.batch_frames, self._how.speed)
+        spoken = self._model.generate(phones, self._speakers(rngs, good), self._batch_frames, self._how.speed)
         for number, sentence, extra in zip(good, spoken, extras, strict=True):
             runs = UnitSequence.from_frames(sentence.units)
             if runs.ids:

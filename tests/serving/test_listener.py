@@ -59,7 +59,7 @@ def test_units_of_a_pretrained_model_are_what_it_predicts_of_unmasked_frames(mod
     samples = torch.from_numpy(read_audio(recording))[None]
     length = torch.tensor([samples.shape[1]])
     units = torch.zeros(1, 2 * int(samples.shape[1] / 160), dtype=torch.long)
-    batch = SpeechBatch(samples, length, units, torch.zeros(1, dtype=torch.long))
+    batch = SpeechBatch(samples, length, units, torch.tensor([units.shape[1]]))
     nothing = torch.zeros(1, 1, dtype=torch.bool)
     with torch.no_grad():
         frames = model.forward(samples, length)[0].shape[2]

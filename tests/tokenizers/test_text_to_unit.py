@@ -37,7 +37,8 @@ def save_model(folder, silence="SIL", speakers=(), **overrides):
     cfg = tiny_text_to_unit_config(folder, speakers=list(speakers), speaker_dim=4, **overrides)
     phones = phoneme_inventory("plain")
     symbols = tuple(silence if symbol == "SIL" else symbol for symbol in phones.symbols)
-    UnitInventory("phoneme", "en", 100, symbols, silence).save(cfg.phones)
+    padding = ("<pad>",) if cfg.get("released_padding") else ()
+    UnitInventory("phoneme", "en", 100, (*symbols, *padding), silence).save(cfg.phones)
     model = TextToUnitModel(cfg)
     with torch.no_grad():
         model.duration_predictor.proj.bias.fill_(1.4)
@@ -92,6 +93,17 @@ def test_units_and_durations(model, manifest):
         assert all(one != next_one for one, next_one in pairwise(units)), "runs are merged"
     units = UnitInventory.load(manifest.parent / "units.json")
     assert units == restored.inventory
+
+
+def test_the_same_however_it_is_batched_with_the_released_padding_too(tmp_path, manifest):
+    model = save_model(tmp_path, released_padding=True)
+    restored = TextToUnitModel.restore_from(str(model), map_location="cpu")
+    phones = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11]]
+    alone = [restored.generate([sentence])[0] for sentence in phones]
+    assert restored.generate(phones) != alone
+    assert restored.generate(phones, batch_frames=0) == alone
+    whole = run(manifest, how(model)).read_bytes()
+    assert run(manifest, how(model, sentences=1), "alone.json").read_bytes() == whole
 
 
 def test_the_same_however_it_is_batched_or_shared(model, manifest):

@@ -31,7 +31,6 @@ class SpeakingModel(Protocol):
     """What generation needs of a :class:`TextToUnitModel`."""
 
     training: bool
-    released_padding: bool
     longest_phone: int | None
 
     @property
@@ -61,15 +60,14 @@ def generate(
         model: the model.
         phones: ids of each sentence's phones.
         speakers: one for each sentence, where the model has speakers.
-        batch_frames: in a batch, padding included. A model with ``released_padding``, whose units depend on the
-            padding of their batch, is given sentences one by one.
+        batch_frames: in a batch, padding included; 0: each sentence has its own. With ``released_padding``, units of a
+            sentence depend on its batch.
         speed: durations are divided by it.
 
     Returns:
         one for each sentence; without a frame where every phone is predicted to have none. A phone lasts
         ``longest_phone`` frames at most; how often that was met is counted.
     """
-    batch_frames = 0 if model.released_padding else batch_frames
     was_training = model.training
     model.train(False)
     try:

@@ -12,7 +12,6 @@ from nemo_speechlm.models import TextToUnitModel
 from nemo_speechlm.testing.configs import tiny_text_to_unit_config
 from nemo_speechlm.testing.corpora import tiny_paired_corpus
 from nemo_speechlm.testing.trainer import tiny_trainer
-from nemo_speechlm.units.inventory import UnitInventory
 
 SENTENCES = [[0, 3, 5, 2, 0], [4], [1, 2, 3, 4, 5, 6, 7, 8, 9], [0, 7, 0]]
 
@@ -90,17 +89,6 @@ def test_generation_does_not_depend_on_the_batch(model):
     assert model.generate(SENTENCES, batch_frames=1) == together
     assert model.generate(SENTENCES[::-1]) == together[::-1]
     assert not model.training
-
-
-def test_generation_with_the_released_padding_does_not_either(tmp_path):
-    cfg = tiny_text_to_unit_config(tmp_path, released_padding=True)
-    UnitInventory("phoneme", "en", 100, (*map(str, range(10)), "<pad>")).save(tmp_path / "phones.json")
-    torch.manual_seed(0)
-    model = TextToUnitModel(cfg).eval()
-    model.duration_predictor.proj.bias.data.fill_(1.1)
-    together = model.generate(SENTENCES)
-    assert any(spoken.units for spoken in together)
-    assert together == [model.generate([sentence])[0] for sentence in SENTENCES]
 
 
 def test_generation_is_the_models_own_forward(model):

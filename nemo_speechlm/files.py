@@ -94,6 +94,21 @@ def content_of(path: str | Path, known: Mapping[str, Any] | None = None) -> dict
     return {**found, "read_ns": time.time_ns(), "sha256": file_digest(path)}
 
 
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """What is below a folder, folders themselves apart, in no order.
+
+    Links to folders are followed, but for those to a folder that is looked at anyway.
+    """
+    home, followed = Path(folder).resolve(), set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in names)
+        for link in [path for path in (Path(place, name) for name in sorted(folders)) if path.is_symlink()]:
+            target = link.resolve()
+            if target.is_relative_to(home) or home.is_relative_to(target) or target in followed:
+                folders.remove(link.name)
+            followed.add(target)
+
+
 def sync(path: str | Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, so that a power cut does not undo them."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,5 +1,6 @@
 """Phones of references and hypotheses, for phone error rates."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from nemo_speechlm.evaluation.report import Phones
 from nemo_speechlm.files import Record
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
 from nemo_speechlm.units.inventory import UnitInventory
+
+_ARPABET = re.compile("[A-Z]+[012]")
 
 NOT_SPOKEN = ("SIL", "SPN")
 """Silence and noise; without positions, which they have in Kaldi's alignments."""
@@ -60,12 +63,13 @@ def spoken_units(record: Record, units_field: str) -> list[str]:
 
 
 def bare_phone(symbol: str) -> str:
-    """A phone without its position in the word and without the digit or mark of its stress.
+    """A phone without its position in the word and without the digit or mark of its stress; tones are kept.
 
-    >>> bare_phone("AH0_B"), bare_phone("T"), bare_phone("ˈa_S")
-    ('AH', 'T', 'a')
+    >>> bare_phone("AH0_B"), bare_phone("T"), bare_phone("ˈa_S"), bare_phone("i2")
+    ('AH', 'T', 'a', 'i2')
     """
-    return symbol.partition("_")[0].rstrip("012").lstrip("ˈˌ")
+    phone = symbol.partition("_")[0].lstrip("ˈˌ")
+    return phone.rstrip("012") if _ARPABET.fullmatch(phone) else phone
 
 
 def phones_of_units(inventory: UnitInventory) -> list[str]:

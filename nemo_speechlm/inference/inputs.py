@@ -44,7 +44,9 @@ def inputs_of(cfg: DictConfig) -> list[tuple[Path, Path]]:
             raise SpeechLMError(f"format is {kind!r}, expected one of {', '.join(FORMATS)}, or a list of them")
     if cfg.output is None and len(formats) != 1:
         raise SpeechLMError("several formats need output=FOLDER")
-    if not 0 < cfg.min_segment < cfg.max_segment:
+    for key in ("min_segment", "max_segment"):
+        check_number(key, cfg[key], above=0)
+    if cfg.min_segment >= cfg.max_segment:
         raise SpeechLMError(f"min_segment is {cfg.min_segment}, expected seconds between 0 and max_segment")
     if cfg.silence is not None:
         check_number("silence", cfg.silence, below=0)

@@ -28,7 +28,9 @@ def check_options(cfg: DictConfig) -> DecodingOptions:
     for key in ("max_megabytes", "max_duration", "time_limit"):
         check_number(key, cfg[key], above=0)
     check_whole("waiting", cfg.waiting)
-    if not 0 < cfg.min_segment < cfg.max_segment:
+    for key in ("min_segment", "max_segment"):
+        check_number(key, cfg[key], above=0)
+    if cfg.min_segment >= cfg.max_segment:
         raise SpeechLMError(f"min_segment is {cfg.min_segment}, expected seconds between 0 and max_segment")
     if cfg.silence is not None:
         check_number("silence", cfg.silence, below=0)

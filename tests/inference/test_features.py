@@ -36,6 +36,13 @@ def utterances(tmp_path: Path):
     return read_inputs([tiny_corpus(tmp_path, n_speech=6, n_text=1).speech])[0]
 
 
+def test_folders_behind_links_are_read(tmp_path):
+    audio = tiny_corpus(tmp_path / "disk", n_speech=3, n_text=1).speech.parent / "audio"
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "linked").symlink_to(audio)
+    assert len(read_inputs([tmp_path / "all"])[0]) == 3
+
+
 def run(model, utterances, output, kind="npy", **options):
     how = FeatureOptions(format=kind, batch_duration=0)
     return extract(model, utterances, (), output, how, model_path={"model": "tiny"}, **options)

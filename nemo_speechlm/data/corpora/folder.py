@@ -1,8 +1,7 @@
 """Folders of audio files, with or without transcripts, into manifests."""
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.files import Record, atomic_write, parse_line
+from nemo_speechlm.files import Record, atomic_write, files_below, parse_line
 from nemo_speechlm.jobs.types import Work
 
 
@@ -30,22 +29,10 @@ def find_audio(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("no such folder", folder)
-    found = sorted(p for p in _below(folder) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    found = sorted(p for p in files_below(folder) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
     if not found:
         raise InputError(f"no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) in it", folder)
     return found
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """What is below a folder, folders themselves apart."""
-    home, followed = folder.resolve(), set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        yield from (Path(place, name) for name in names)
-        for link in [path for path in (Path(place, name) for name in sorted(folders)) if path.is_symlink()]:
-            target = link.resolve()
-            if target.is_relative_to(home) or home.is_relative_to(target) or target in followed:
-                folders.remove(link.name)
-            followed.add(target)
 
 
 @dataclass(frozen=True)
@@ -137,7 +124,7 @@ def _no_transcripts(folder: Path, count: int) -> str:
     Raises:
         InputError: if Kaldi's files are there, which have them.
     """
-    others: Sequence[Path] = sorted(path for path in folder.rglob("*") if path.is_file())
+    others: Sequence[Path] = sorted(path for path in files_below(folder) if path.is_file())
     kaldi = [path for path in others if path.name in _KALDI]
     if kaldi:
         raise InputError(

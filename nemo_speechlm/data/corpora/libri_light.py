@@ -14,7 +14,7 @@ from typing import Any
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.corpora.listing import chosen_parts, write_listing
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import Record
+from nemo_speechlm.files import Record, files_below
 
 PARTS = ("small", "medium", "large", "duplicate")
 
@@ -56,7 +56,7 @@ def list_libri_light(
     def records() -> Iterator[Record]:
         nonlocal silent
         for part in chosen_parts(there, parts, root):
-            for audio in sorted((root / part).rglob("*.flac")):
+            for audio in sorted(path for path in files_below(root / part) if path.suffix == ".flac"):
                 found = list(_records(audio, join_up_to))
                 silent += not found
                 yield from found or [{"audio_filepath": str(audio), "_skip": "no voice in it, says its .json"}]

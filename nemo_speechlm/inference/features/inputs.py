@@ -6,6 +6,7 @@ from pathlib import Path
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
 from nemo_speechlm.data.audio.sources import naming
 from nemo_speechlm.data.audio.utterances import AudioPart, audio_part
+from nemo_speechlm.data.corpora.folder import find_audio
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
@@ -38,7 +39,7 @@ def _records(inputs: Sequence[str | Path]) -> Iterator[tuple[Record, Path, int |
     """(record, the file or manifest that it stands in, line); a line is None where the file is the audio itself."""
     for given in map(Path, expand_shards(inputs)):
         if given.is_dir():
-            for path in sorted(p for p in given.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
+            for path in find_audio(given):
                 yield {"audio_filepath": str(path.absolute())}, path, None
         elif given.suffix.lower() in AUDIO_SUFFIXES:
             yield {"audio_filepath": str(given.absolute())}, given, None

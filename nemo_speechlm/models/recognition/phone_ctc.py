@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_choice, check_number
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.ctc import ctc_figure
@@ -120,7 +120,7 @@ def _transcripts(cfg: DictConfig) -> Iterator[str]:
     paths = data.get("manifest_filepath") or []
     field = data.get("text_field") or "text"
     for path in expand_shards([paths] if isinstance(paths, str) else list(paths)):
-        yield from (record[field] for _, record in read_manifest(path, [field]))
+        yield from (text_of(record, field, path, number) for number, record in read_manifest(path, [field]))
 
 
 def build_phone_ctc(cfg: DictConfig, d_model: int) -> PhoneCTC | None:

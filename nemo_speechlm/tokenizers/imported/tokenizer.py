@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.files import iter_lines
+from nemo_speechlm.files import files_below, iter_lines
 from nemo_speechlm.tokenizers.imported.files import CtmFile, Interval, read_textgrid
 from nemo_speechlm.tokenizers.imported.frames import find_tier, merged_silences, position_in_word, whole_frames
 from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizer, SpeechTokenizing, SpeechUnits
@@ -99,7 +99,7 @@ class _Store:
         self._ctm: CtmFile | None = None
         self._grids: dict[str, Path] = {}
         if path.is_dir():
-            for file in sorted(path.rglob("*")):
+            for file in sorted(files_below(path)):
                 if file.suffix.lower() == ".textgrid":
                     if file.stem in self._grids:
                         raise InputError(f"the same name as {self._grids[file.stem]}", file)

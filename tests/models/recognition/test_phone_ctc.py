@@ -1,6 +1,7 @@
 """CTC of phones as a second head of CTC fine-tuning."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models import SpeechLMCTCModel
-from nemo_speechlm.models.recognition.phone_ctc import phone_encoder_of
+from nemo_speechlm.models.recognition.phone_ctc import _transcripts, phone_encoder_of
 from nemo_speechlm.testing.configs import tiny_architecture
 from nemo_speechlm.testing.corpora import russian, tiny_corpus, tiny_labels
 from nemo_speechlm.testing.slam import tiny_slam_architecture
@@ -60,6 +61,16 @@ def test_the_loss_is_that_of_a_slow_plain_version(corpus, architecture, layer, p
     assert figure.number == batch.phones[1].sum()
     model(input_signal=batch[0], input_signal_length=batch[1])
     assert model.phone_head._states is None  # nothing is kept of what is not trained on
+
+
+def test_a_transcript_that_is_no_text_is_told_by_its_line(corpus, tmp_path):
+    path = tmp_path / "train.json"
+    lines = corpus.speech.read_text().splitlines()
+    path.write_text("\n".join([lines[0], json.dumps({**json.loads(lines[1]), "text": None})]) + "\n")
+    russian = {"code": "ru", "voice": "ru", "characters": " " + "".join(map(chr, range(ord("а"), ord("я") + 1)))}
+    cfg = config(corpus, data={"manifest_filepath": str(path)}, language=russian)
+    with pytest.raises(InputError, match=r"train.json:2: 'text' is None, expected a string"):
+        _ = [*_transcripts(cfg)]
 
 
 def test_batches_have_the_phones_of_their_transcripts(corpus):

@@ -151,6 +151,14 @@ def test_textgrids(tmp_path, text, encoding):
     assert tokenize(tmp_path, "u1", style="as_is")[2] == ("EY1", 20)
 
 
+def test_textgrids_behind_links(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "u1.TextGrid").write_text(LONG)
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "speaker").symlink_to(tmp_path / "disk")
+    assert tokenize(tmp_path / "all", "u1") == EXPECTED
+
+
 def test_labels_may_look_like_anything(tmp_path):
     (tmp_path / "u.TextGrid").write_text(LONG)
     tiers = read_textgrid(tmp_path / "u.TextGrid")

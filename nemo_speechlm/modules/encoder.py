@@ -93,6 +93,11 @@ class SpeechLMEncoder(NeuralModule, Exportable):
         """Input steps (samples or mel frames) per output frame."""
         return self.front_end.subsampling
 
+    @property
+    def subsampling_factor(self) -> int:
+        """:attr:`subsampling`, as NeMo's transducers ask for it to tell times."""
+        return self.subsampling
+
     def take_input_rate(self, cfg: DictConfig) -> None:
         """Know the rate of the input from a model's config (``preprocessor``, ``sample_rate``), unless it is known."""
         if self.input_rate is None:

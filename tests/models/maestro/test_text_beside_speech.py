@@ -1,6 +1,7 @@
 """MAESTRO's text branch beside transcribed speech, in fine-tuning with RNN-T and with CTC."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -156,6 +157,20 @@ def test_without_text_it_is_nemos_own_model(corpus, pretrained):
     assert type(model) is EncDecRNNTModel
     assert "text_branch" not in model.cfg
     assert next(iter(model._train_dl)).text is None
+
+
+def test_nemos_own_model_tells_times(corpus, pretrained):
+    cfg = config(corpus, pretrained[1], TRANSDUCER)
+    cfg.train_ds.text.manifest_filepath = None
+    model = build_transducer(cfg).eval()
+    with torch.no_grad():  # something is said in each frame
+        model.joint.joint_net[-1].bias[-1] = -20.0
+    audio = corpus.speech.parent / json.loads(corpus.speech.read_text().splitlines()[0])["audio_filepath"]
+    (found,) = model.transcribe([str(audio)], timestamps=True, verbose=False)
+    assert found.timestamp["char"]
+    model.encoder.take_input_rate(model.cfg)
+    for character in found.timestamp["char"]:
+        assert character["start"] == pytest.approx(character["start_offset"] / model.encoder.frame_rate)
 
 
 def test_a_lexicon_must_be_named_again(corpus, build, tmp_path):

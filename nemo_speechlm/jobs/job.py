@@ -122,9 +122,9 @@ def run_job(
         if missing or not folder.exists():
             refuse_all()
         results = Results(folder, plan, batches, part, index)
-        if not skip_bad:
+        if folder.skips_bad and not skip_bad:
             results.refuse_bad(done, source)
-        folder.begin(plan, index, done)
+        folder.begin(plan, index, done, skip_bad)
         single = batch_size is None and batch_ends is None
         work = ChunkWork(folder.path.resolve(), plan.digest, source, make_work, batches, single, skip_bad)
         resources = Resources(engine.default_workers(most_workers) if workers is None else workers)

@@ -14,6 +14,10 @@ SUBMITTED = "slurm.json"
 """Which SLURM jobs a command waits for: the next one cancels them, whatever becomes of their results."""
 
 
+_SKIPS_BAD = "skips_bad"
+"""There where a command with ``skip_bad=true`` has worked: bad lines may be left out."""
+
+
 def skipped_path(output: str | Path) -> Path:
     """Where a job lists what it left out."""
     output = Path(output)
@@ -63,7 +67,12 @@ class JobFolder:
                 self.output,
             )
 
-    def begin(self, plan: Plan, index: LineIndex, done: list[Chunk]) -> None:
+    @property
+    def skips_bad(self) -> bool:
+        """Whether a command that was told to leave out bad lines has worked on the job."""
+        return (self.path / _SKIPS_BAD).exists()
+
+    def begin(self, plan: Plan, index: LineIndex, done: list[Chunk], skip_bad: bool = False) -> None:
         """Make the folder this plan's; what another plan's job had done goes."""
         if not done:
             for path in self.path.iterdir():
@@ -71,6 +80,8 @@ class JobFolder:
                     shutil.rmtree(path)
                 elif path.name not in (index.path.name, SUBMITTED):  # index.path: a gzipped source, unpacked
                     path.unlink()
+        if skip_bad:
+            (self.path / _SKIPS_BAD).touch()
         index.save(self.path)
         save_json(asdict(plan), self._plan)
 

@@ -131,9 +131,11 @@ class PretrainLoader(GuardedLoader):
                 f"processes, and now has {self._readers[0]} in {self._readers[1]}. Some utterances come twice in this "
                 "pass, others not at all. Give as many as before, or data as manifests"
             )
-        self._chapter_lines = state.get("chapter_lines", FIRST_CHAPTER_LINES)
-        for sequence in self.steps.sequences.values():
-            sequence.cut_chapters(self._chapter_lines)
+        lines = state.get("chapter_lines", FIRST_CHAPTER_LINES)
+        if lines != self._chapter_lines:  # cutting forgets the order of the pass, which was shuffled at the start
+            for sequence in self.steps.sequences.values():
+                sequence.cut_chapters(lines)
+        self._chapter_lines = lines
         self._delivered = _Behind(Place(state["step"], positions), *state.get("examples", (0, 0)))
         self._trained = None
 

@@ -224,13 +224,17 @@ def test_pairs_that_do_not_fit(corpus, tmp_path, changes, message):
         fit(MAESTROModel, spoil(corpus, tmp_path, **changes), 1)
 
 
+def changed(config, changes):
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    return config
+
+
 @pytest.mark.parametrize(
     "changes", [{"tasks.durations": 0}, {"stages": [{"steps": None, "tasks": ["rnnt", "aligned_mlm"]}]}]
 )
 def test_learned_durations_must_be_learned(corpus, changes):
-    config = tiny_maestro_config(corpus)
-    for key, value in changes.items():
-        OmegaConf.update(config, key, value)
+    config = changed(tiny_maestro_config(corpus), changes)
     with pytest.raises(SpeechLMError, match=r"model\.repetition\.kind=learned .* model\.tasks\.durations is 0"):
         fit(MAESTROModel, config, 1)
     config.tasks.aligned_mlm, config.stages = 0, None  # then nothing is repeated
@@ -247,9 +251,7 @@ def test_learned_durations_must_be_learned(corpus, changes):
     ],
 )
 def test_alignments_must_be_learned(corpus, changes):
-    config = tiny_maestro_config(corpus)
-    for key, value in changes.items():
-        OmegaConf.update(config, key, value)
+    config = changed(tiny_maestro_config(corpus), changes)
     with pytest.raises(SpeechLMError, match=r"model\.tasks\.matching needs alignments.* model\.tasks\.durations=0"):
         fit(MAESTROModel, config, 1)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from nemo_speechlm.losses.precision import at_least_float32
+
 
 class ContrastivePrediction(NamedTuple):
     """How well the code of frames is told from those of other frames; all are () tensors on the device.
@@ -63,7 +65,7 @@ def contrastive_prediction(
             all frames then has a loss of 0, which is what a codebook may collapse to; with False it has log(K + 1).
     """
     with torch.autocast(states_ND.device.type, enabled=False):
-        states, targets = (x if x.dtype == torch.float64 else x.float() for x in (states_ND, targets_ND))
+        states, targets = map(at_least_float32, (states_ND, targets_ND))
         similarities = F.normalize(states, dim=1) @ F.normalize(targets, dim=1).T
     own = similarities.diagonal().unsqueeze(1) / temperature
     same = codes_N[distractors_NK] == codes_N.unsqueeze(1)

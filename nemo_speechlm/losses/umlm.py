@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from nemo_speechlm.losses.precision import at_least_float32
 
 
 class UnitPrediction(NamedTuple):
@@ -30,6 +31,6 @@ def unit_prediction(logits: Tensor, units: Tensor, frames: Tensor) -> UnitPredic
         frames: (B, T) bool.
     """
     ignored = units.masked_fill(~frames, -100)
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 has three digits for a sum
-    loss = F.cross_entropy(wide.flatten(0, 1), ignored.flatten(), ignore_index=-100, reduction="sum")
+    wide = at_least_float32(logits).flatten(0, 1)
+    loss = F.cross_entropy(wide, ignored.flatten(), ignore_index=-100, reduction="sum")
     return UnitPrediction(loss, (logits.argmax(-1) == ignored).sum(), frames.sum())

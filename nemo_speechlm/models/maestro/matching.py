@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch, TokenBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.average import WeightAverage, in_precision_of
 from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.common.multitask.figures import Figure
@@ -142,7 +143,7 @@ def duration_figure(model: Branches, text: Tensor, durations: Tensor, lengths: T
         durations: (B, P) aligned frames.
         lengths: (B,) phones.
     """
-    predicted = _wide(model.duration_model(text, lengths))
+    predicted = at_least_float32(model.duration_model(text, lengths))
     error = (predicted - torch.log1p(durations.to(predicted.dtype))).square()
     return Figure(error.masked_fill(padding_mask(lengths, durations.shape[1]), 0.0).sum(), lengths.sum())
 
@@ -156,7 +157,7 @@ def matching_figures(refined: Tensor, target: Tensor, lengths: Tensor, model: Br
         lengths: (B,) frames.
         model: says whether they are normalized.
     """
-    refined, target = _wide(refined), _wide(target)
+    refined, target = at_least_float32(refined), at_least_float32(target)
     if model.normalize:
         refined, target = (F.layer_norm(x, x.shape[-1:]) for x in (refined, target))
     inside = ~padding_mask(lengths, refined.shape[1])
@@ -167,8 +168,3 @@ def matching_figures(refined: Tensor, target: Tensor, lengths: Tensor, model: Br
         "matching": Figure((distance * inside).sum(), number),
         "matching_cosine": Figure((cosine * inside).sum(), number),
     }
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float32 at least: bfloat16 has three digits for a sum."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -25,6 +25,7 @@ from nemo_speechlm.data.pretraining.loader import TakeTurns
 from nemo_speechlm.data.text.classified import TextWriter, read_classified
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_strictly, read_pretrained
@@ -181,7 +182,7 @@ class SLAMTextClassifier(TrainedModel):
 
     def training_step(self, batch: ClassifiedBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the batches of all processes together."""
-        losses = F.cross_entropy(self(batch.tokens, batch.lengths).float(), batch.classes, reduction="sum")
+        losses = F.cross_entropy(at_least_float32(self(batch.tokens, batch.lengths)), batch.classes, reduction="sum")
         mean = joint_means({"loss": (losses, len(batch.classes))})["loss"]
         self.log("train_loss", mean.mean, prog_bar=True)
         return mean.loss
@@ -192,7 +193,7 @@ class SLAMTextClassifier(TrainedModel):
 
     def validation_step(self, batch: ClassifiedBatch, batch_idx: int) -> None:
         """Count which class each text was taken for."""
-        logits, classes = self(batch.tokens, batch.lengths).float(), batch.classes
+        logits, classes = at_least_float32(self(batch.tokens, batch.lengths)), batch.classes
         if batch.stand_in:
             return
         self._counts.index_put_((classes, logits.argmax(1)), torch.ones_like(classes), accumulate=True)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.models.common.multitask.w2v_bert import W2vBert, prediction
@@ -107,8 +108,7 @@ def stm(
     """
     if texts is None:
         texts = draw_texts(batch, model.stm_mismatched, generator)
-    logits = match_logits(model, speech, lengths, batch.tokens[texts], batch.token_lengths[texts])
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(match_logits(model, speech, lengths, batch.tokens[texts], batch.token_lengths[texts]))
     matches = same_text(batch, texts)
     loss = F.binary_cross_entropy_with_logits(logits, matches.to(logits.dtype), reduction="sum")
     count = torch.tensor(len(matches), device=logits.device)

@@ -44,6 +44,16 @@ def inputs_of(cfg: DictConfig) -> list[tuple[Path, Path]]:
             raise SpeechLMError(f"format is {kind!r}, expected one of {', '.join(FORMATS)}, or a list of them")
     if cfg.output is None and len(formats) != 1:
         raise SpeechLMError("several formats need output=FOLDER")
+    check_cutting(cfg)
+    return find_recordings(list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input])
+
+
+def check_cutting(cfg: DictConfig) -> None:
+    """Check the options by which recordings are cut.
+
+    Raises:
+        SpeechLMError: naming the key that is wrong.
+    """
     for key in ("min_segment", "max_segment"):
         check_number(key, cfg[key], above=0)
     if cfg.min_segment >= cfg.max_segment:
@@ -51,4 +61,3 @@ def inputs_of(cfg: DictConfig) -> list[tuple[Path, Path]]:
     if cfg.silence is not None:
         check_number("silence", cfg.silence, below=0)
     check_channel(cfg.channel)
-    return find_recordings(list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input])

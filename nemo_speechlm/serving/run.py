@@ -7,10 +7,10 @@ from contextlib import suppress
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_model_file, check_number, check_whole, is_hub_name
-from nemo_speechlm.data.audio.files import check_channel
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.imports import importing
+from nemo_speechlm.inference.inputs import check_cutting
 from nemo_speechlm.quiet import verbose_by_environment
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -28,13 +28,7 @@ def check_options(cfg: DictConfig) -> DecodingOptions:
     for key in ("max_megabytes", "max_duration", "time_limit"):
         check_number(key, cfg[key], above=0)
     check_whole("waiting", cfg.waiting)
-    for key in ("min_segment", "max_segment"):
-        check_number(key, cfg[key], above=0)
-    if cfg.min_segment >= cfg.max_segment:
-        raise SpeechLMError(f"min_segment is {cfg.min_segment}, expected seconds between 0 and max_segment")
-    if cfg.silence is not None:
-        check_number("silence", cfg.silence, below=0)
-    check_channel(cfg.channel)
+    check_cutting(cfg)
     if cfg.units is not None and not is_hub_name(str(cfg.units)):
         check_model_file(cfg.units)
     return DecodingOptions.of(cfg)

@@ -25,7 +25,7 @@ from nemo_speechlm.models.maestro.matching import shared_input
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.modules.text_branch import resample, token_frames
 from nemo_speechlm.units.inventory import UnitInventory
-from nemo_speechlm.units.phones import SILENCE, base_phone
+from nemo_speechlm.units.phones import SILENCE, phone_of_unit
 
 
 class EncodedSpeech(NamedTuple):
@@ -191,8 +191,7 @@ def _reference(record: dict, manifest: str | Path, line: int, inventory: UnitInv
     segments: list[TimedPhone] = []
     last = len(ends) - 1
     for number, (unit, end) in enumerate(zip(sequence.ids, ends, strict=True)):
-        symbol = inventory.symbols[unit]
-        name = base_phone(symbol) if inventory.language == "en" else symbol.rsplit("_", 1)[0]  # as the model's phones
+        name = phone_of_unit(inventory.symbols[unit], inventory.language)  # as the model's phones
         if name == SILENCE and 0 < number < last:
             segments[-1] = segments[-1]._replace(end=float(end))
         else:

@@ -21,6 +21,7 @@ from nemo_speechlm.units.phones import (
     base_phone,
     check_style,
     phoneme_inventory,
+    without_position,
     word_units,
 )
 
@@ -86,7 +87,7 @@ class Pronouncing:
         """The phone whose sound a unit has."""
         if self.phonemizer == "english":
             return base_phone(unit)
-        return unit.rsplit("_", 1)[0] if self.style == "position_stress" and unit != SILENCE else unit
+        return without_position(unit) if self.style == "position_stress" else unit
 
 
 class WordPronouncer:

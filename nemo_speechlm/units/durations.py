@@ -1,13 +1,12 @@
 """Durations of text units: statistics per unit (estimated, or the paper's) and draws from them."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.units.inventory import DurationModel, UnitInventory
-from nemo_speechlm.units.phones import POSITIONS, SILENCE, SPOKEN_NOISE, base_phone
+from nemo_speechlm.units.phones import SILENCE, SPOKEN_NOISE, phone_of_unit
 from nemo_speechlm.units.sequence import UnitSequence
 
 PAPER_PHONE = DurationModel(5, 2.5)
@@ -15,7 +14,6 @@ PAPER_SILENCE = DurationModel(14, 7)
 PAPER_SPOKEN_NOISE = DurationModel(32, 11)
 _PAPER_FRAME_RATE = 100
 
-_POSITION = re.compile(f"_[{''.join(POSITIONS)}]$")
 _PRIOR_WEIGHT = 10
 """Occurrences of a unit that weigh as much as the statistics it backs off to."""
 
@@ -69,9 +67,7 @@ def estimate_durations(sequences: Iterable[UnitSequence], inventory: UnitInvento
 
 def _base(symbol: str, inventory: UnitInventory) -> str:
     """What units have in common whose durations are alike; hidden units have nothing in common."""
-    if inventory.kind != "phoneme":
-        return symbol
-    return base_phone(symbol) if inventory.language == "en" else _POSITION.sub("", symbol)
+    return phone_of_unit(symbol, inventory.language) if inventory.kind == "phoneme" else symbol
 
 
 def _moments(duration: DurationModel) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Phones as units: English ones with stress and position in the word, and those of other languages."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
@@ -20,6 +21,7 @@ UNKNOWN_WORD = "SPN_S"
 """The unit of a word without a pronunciation, in the style ``position_stress``."""
 POSITIONS = ("B", "E", "I", "S")
 """Begin, end, inside of a word, and singleton: the only phone of a word."""
+_POSITION = re.compile(f"_[{''.join(POSITIONS)}]$")
 
 FRAME_RATE = 100
 
@@ -75,6 +77,20 @@ def word_units(phones: Sequence[str], style: str = "position_stress") -> list[st
 def base_phone(symbol: str) -> str:
     """A phone or unit without its position and stress: ``AH0_B`` is ``AH``."""
     return symbol.split("_", 1)[0].rstrip("012")
+
+
+def without_position(symbol: str) -> str:
+    """A unit of any language without its position in the word.
+
+    >>> without_position("ˈa_I"), without_position("t_s")
+    ('ˈa', 't_s')
+    """
+    return _POSITION.sub("", symbol)
+
+
+def phone_of_unit(symbol: str, language: str) -> str:
+    """The phone of a phoneme unit: without its position in the word, and in English without stress."""
+    return base_phone(symbol) if language == "en" else without_position(symbol)
 
 
 def phone_inventory(language: str, phones: Iterable[str], style: str) -> UnitInventory:

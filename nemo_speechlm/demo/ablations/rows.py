@@ -1,7 +1,7 @@
 """The rows of an ablation, as a config lists them."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_speechlm.checks import check_choice, check_whole
 from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.errors import InputError, SpeechLMError
+
+FINE_TUNING = {
+    "ctc": "speechlm_finetune_ctc.py",
+    "rnnt": "speechlm_finetune_rnnt.py",
+    "encdec": "speechlm_finetune_encdec.py",
+}
+"""The command that fine-tunes each kind of recognizer."""
 
 SYSTEMS = ("speechlm_p", "speechlm_h", "mixed", "w2v_bert", "slam", "maestro")
 """What may be pretrained: phoneme units, hidden units, hidden units for speech and phonemes for text, and others."""
@@ -29,7 +36,7 @@ class Row:
         system: one of ``SYSTEMS``; None: there is no pretraining.
         text: sentences of text; 0: none; None: all.
         set: options of pretraining beyond the system's.
-        finetune_set: options of fine-tuning beyond the recipe's.
+        finetune_set: by kind of recognizer, options of fine-tuning beyond the recipe's.
         curve: belongs to the curve of WER against text.
     """
 
@@ -38,7 +45,7 @@ class Row:
     system: str | None = None
     text: int | None = None
     set: tuple[str, ...] = ()
-    finetune_set: tuple[str, ...] = ()
+    finetune_set: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     curve: bool = False
 
     @property
@@ -58,7 +65,7 @@ def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) ->
         SpeechLMError: naming the key that is wrong.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    known = {field.name for field in fields(Row)} - {"name"}
+    known = {each.name for each in fields(Row)} - {"name"}
     if only is not None and (unknown := [name for name in only if name not in plain]):
         raise SpeechLMError(f"only has {unknown[0]!r}, which is no row; there are: {', '.join(plain)}")
     rows = []
@@ -67,9 +74,8 @@ def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) ->
             continue
         if strange := sorted(set(values) - known):
             raise SpeechLMError(f"rows.{name}.{strange[0]} is no key of a row; there are: {', '.join(sorted(known))}")
-        row = Row(
-            name, **{"title": name, **values, **{key: tuple(values.get(key, ())) for key in ("set", "finetune_set")}}
-        )
+        tuning = _finetune_set(name, values.get("finetune_set", ()))
+        row = Row(name, **{"title": name, **values, "set": tuple(values.get("set", ())), "finetune_set": tuning})
         if row.system is not None:
             check_choice(f"rows.{name}.system", row.system, SYSTEMS)
         if row.text is not None:
@@ -82,6 +88,14 @@ def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) ->
     if not rows:
         raise SpeechLMError("only is empty; expected names of rows, or null for all")
     return rows
+
+
+def _finetune_set(row: str, given: Any) -> dict[str, tuple[str, ...]]:
+    """By kind of recognizer; a list is for all."""
+    options = given if isinstance(given, dict) else dict.fromkeys(FINE_TUNING, given)
+    for kind in options:
+        check_choice(f"a key of rows.{row}.finetune_set", kind, tuple(FINE_TUNING))
+    return {kind: tuple(words) for kind, words in options.items()}
 
 
 def rows_with_enough_text(

@@ -50,6 +50,8 @@ def run_ablation(cfg: DictConfig) -> None:
 
 def _rows(cfg: DictConfig) -> list[Row]:
     wanted = read_rows(cfg.rows, None if cfg.only is None else list(cfg.only))
+    if cfg.against not in cfg.rows:
+        raise SpeechLMError(f"against is {cfg.against!r}, which is no row; there are: {', '.join(cfg.rows)}")
     text = None if cfg.data is None else Data.in_folder(cfg.data).text
     rows, without = rows_with_enough_text(wanted, text, cfg.corpus.sentences)
     for row in without:
@@ -64,10 +66,9 @@ def show_results(cfg: DictConfig, folder: Path, rows: list[Row]) -> None:
     results = read_results(cfg, folder, rows)
     if not results:
         return
-    named = {result.row.name for result in results}
-    tests = p_values(results, cfg.against, cfg.draws) if cfg.against in named else {}
+    tests = p_values(results, cfg.against, cfg.draws)
     write_csv(folder / "ablation.csv", cfg, results, tests)
-    text = table(cfg, results, tests, [row for row in rows if row.name not in named])
+    text = table(cfg, results, tests, rows)
     with atomic_write(folder / "table.txt") as file:
         file.write(text + "\n")
     drawn = plot_text_curve(cfg, results, folder / "text_curve.png")

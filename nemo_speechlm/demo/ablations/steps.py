@@ -5,10 +5,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from nemo_speechlm.checks import check_choice
 from nemo_speechlm.demo.ablations.data_steps import Prepared, step
-from nemo_speechlm.demo.ablations.rows import WITH_CTC_HEAD, Row
+from nemo_speechlm.demo.ablations.rows import FINE_TUNING, WITH_CTC_HEAD, Row
 from nemo_speechlm.demo.steps import training_length
 from nemo_speechlm.demo.workflow import Step
+from nemo_speechlm.errors import SpeechLMError
 
 _SCRIPTS = {"slam": "slam_pretrain.py", "w2v_bert": "slam_pretrain.py", "maestro": "maestro_pretrain.py"}
 
@@ -18,9 +20,14 @@ def seeds_of(cfg: DictConfig) -> range:
     return range(cfg.seed, cfg.seed + cfg.seeds)
 
 
-def result_folder(folder: Path, row: Row, seed: int) -> Path:
+def tuned_name(row: Row, decoder: str) -> str:
+    """A row fine-tuned with a kind of recognizer, as names of steps and files have it."""
+    return row.name if decoder == "ctc" else f"{row.name}_{decoder}"
+
+
+def result_folder(folder: Path, row: Row, decoder: str, seed: int) -> Path:
     """Where the evaluation of a row writes."""
-    return folder / f"seed{seed}" / f"test_{row.name}"
+    return folder / f"seed{seed}" / f"test_{tuned_name(row, decoder)}"
 
 
 def ablation_steps(cfg: DictConfig, folder: Path, rows: Sequence[Row]) -> list[Step]:
@@ -33,6 +40,22 @@ def ablation_steps(cfg: DictConfig, folder: Path, rows: Sequence[Row]) -> list[S
     return found
 
 
+def decoders_of(cfg: DictConfig) -> list[str]:
+    """The kinds of recognizers that each pretrained model is fine-tuned to.
+
+    Raises:
+        SpeechLMError: if there is none, one is unknown or twice, or has no recipe.
+    """
+    kinds = list(cfg.decoders or [])
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise SpeechLMError(f"decoders is {kinds}; expected at least one of {', '.join(FINE_TUNING)}, each once")
+    for kind in kinds:
+        check_choice("decoders", kind, tuple(FINE_TUNING))
+        if cfg.recipes.get(kind) is None:
+            raise SpeechLMError(f"decoders has {kind}, for which recipes.{kind} names no recipe")
+    return kinds
+
+
 def updates(cfg: DictConfig, row: Row) -> tuple[int, int]:
     """A row's updates of pretraining and of fine-tuning; all rows get as many in all."""
     total = cfg.pretrain_steps + cfg.finetune_steps
@@ -42,7 +65,7 @@ def updates(cfg: DictConfig, row: Row) -> tuple[int, int]:
 def _row_steps(prepared: Prepared, row: Row, seed: int) -> list[Step]:
     cfg, data = prepared.cfg, prepared.data
     here = prepared.folder / f"seed{seed}"
-    pretrained, model, test = here / f"pretrained_{row.name}.nemo", here / f"ctc_{row.name}.nemo", data.test
+    pretrained = here / f"pretrained_{row.name}.nemo"
     found, start, needs = [], [], prepared.corpus
     common = (f"seed={seed}", f"exp_manager.exp_dir={here}/runs")
     if row.system is not None:
@@ -55,20 +78,31 @@ def _row_steps(prepared: Prepared, row: Row, seed: int) -> list[Step]:
             )
         )  # fmt: skip
         start, needs = [f"model.init_from_pretrained={pretrained}"], (f"pretrain_{row.name}_seed{seed}",)
-        if row.system in WITH_CTC_HEAD and row.reads_text:
-            start.append("model.reuse_ctc_head=true")
-    found.append(
-        step(
-            f"finetune_{row.name}_seed{seed}", "speechlm_finetune_ctc.py", model, "--config-name", cfg.recipes.ctc,
-            f"name=finetune_{row.name}", f"output={model}", f"model.train_ds.manifest_filepath={data.train}",
-            f"model.validation_ds.manifest_filepath={data.valid}", *training_length(updates(cfg, row)[1]), *common,
-            *cfg.finetune_set, *start, *row.finetune_set, needs=needs,
+    for decoder in decoders_of(cfg):
+        tuned = tuned_name(row, decoder)
+        model, output = here / f"{decoder}_{row.name}.nemo", result_folder(prepared.folder, row, decoder, seed)
+        reuse = str(row.system in WITH_CTC_HEAD and row.reads_text).lower()
+        found.append(
+            step(
+                f"finetune_{tuned}_seed{seed}", FINE_TUNING[decoder], model, "--config-name", cfg.recipes[decoder],
+                f"name=finetune_{tuned}", f"output={model}", f"model.train_ds.manifest_filepath={data.train}",
+                f"model.validation_ds.manifest_filepath={data.valid}", *training_length(updates(cfg, row)[1]), *common,
+                *start, *([f"model.reuse_ctc_head={reuse}"] if decoder == "ctc" else []), *cfg.finetune_set,
+                *row.finetune_set.get(decoder, ()), needs=needs,
+            )
+        )  # fmt: skip
+        arguments = [f"model={model}", f"manifest={data.test}", f"output={output}", *cfg.evaluate_set]
+        needed = (f"finetune_{tuned}_seed{seed}",)
+        found.append(
+            step(
+                f"evaluate_{tuned}_seed{seed}",
+                "speechlm_evaluate.py",
+                output / "summary.json",
+                *arguments,
+                needs=needed,
+            )
         )
-    )  # fmt: skip
-    output = result_folder(prepared.folder, row, seed)
-    arguments = [f"model={model}", f"manifest={test}", f"output={output}", *cfg.evaluate_set]
-    name, needs = f"evaluate_{row.name}_seed{seed}", (f"finetune_{row.name}_seed{seed}",)
-    return [*found, step(name, "speechlm_evaluate.py", output / "summary.json", *arguments, needs=needs)]
+    return found
 
 
 def _pretraining(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:

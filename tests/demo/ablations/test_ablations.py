@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache
@@ -91,11 +92,12 @@ def with_options(name, options):
 
 
 def test_every_training_is_a_config_that_its_command_takes():
-    """With the recipes of both sizes; tasks and stages of SLAM and MAESTRO fit each other."""
+    """With the recipes of both sizes and all kinds of recognizers; tasks and stages of SLAM and MAESTRO fit each other."""
     models = {"slam_pretrain": SLAMModel, "maestro_pretrain": MAESTROModel}
     checked = 0
     for name in ("ablation_small", "ablation_base"):
-        cfg = config("data=null", name=name)
+        kinds = "ctc,rnnt" if name == "ablation_small" else "ctc,rnnt,encdec"
+        cfg = config("data=null", f"decoders=[{kinds}]", name=name)
         for step in ablation_steps(cfg, Path("out"), read_rows(cfg.rows)):
             words = list(step.command[1:])
             if "--config-name" not in words:
@@ -113,9 +115,14 @@ def test_every_training_is_a_config_that_its_command_takes():
                 if any(name in step.name for name in ("slam", "maestro", "w2v_bert")):  # a Conformer
                     assert "speech_transformer" not in recipe.model.encoder_overrides
                 has_head &= "slam" not in step.name and "maestro" not in step.name
-                assert recipe.model.reuse_ctc_head is has_head, step.name
+                if words[1].startswith("ctc"):
+                    assert recipe.model.reuse_ctc_head is has_head, step.name
+                else:
+                    assert f"finetune_{words[1].partition('_')[0]}" in Path(step.command[0]).stem.replace(
+                        "speechlm_", ""
+                    )
             checked += 1
-    assert checked == 34 + 38
+    assert checked == 34 + 17 + 38 + 2 * 19
 
 
 def test_rows_differ_in_what_they_say(tmp_path):
@@ -131,6 +138,30 @@ def test_rows_differ_in_what_they_say(tmp_path):
     assert "model.units=out/hidden_units.json" in steps["pretrain_mixed_seed0"].command
     few = ablation_steps(cfg, Path("out"), read_rows(cfg.rows, ["none"]))
     assert [step.name for step in few] == ["corpus", "finetune_none_seed0", "evaluate_none_seed0"]
+
+
+def test_each_kind_of_recognizer_starts_from_the_same_pretraining():
+    cfg = config("decoders=[rnnt,ctc]")
+    steps = {step.name: step for step in ablation_steps(cfg, Path("out"), read_rows(cfg.rows, ["slam"]))}
+    assert list(steps)[-5:] == [
+        "pretrain_slam_seed0", "finetune_slam_rnnt_seed0", "evaluate_slam_rnnt_seed0", "finetune_slam_seed0",
+        "evaluate_slam_seed0",
+    ]  # fmt: skip
+    commands = [steps[f"finetune_slam{kind}_seed0"].command for kind in ("", "_rnnt")]
+    assert [Path(command[0]).name for command in commands] == ["speechlm_finetune_ctc.py", "speechlm_finetune_rnnt.py"]
+    for command in commands:
+        assert "model.init_from_pretrained=out/seed0/pretrained_slam.nemo" in command
+    assert "model=out/seed0/rnnt_slam.nemo" in steps["evaluate_slam_rnnt_seed0"].command
+
+
+def test_a_row_has_options_for_each_kind_of_recognizer():
+    both = {"set": ["a=1"], "finetune_set": ["b=2"]}
+    own = {"finetune_set": {"ctc": ["c=3"]}}
+    one, other = read_rows(OmegaConf.create({"one": both, "other": own}))
+    assert one.finetune_set["ctc"] == one.finetune_set["rnnt"] == ("b=2",)
+    assert other.finetune_set == {"ctc": ("c=3",)}
+    with pytest.raises(SpeechLMError, match=r"a key of rows\.a\.finetune_set is 'ctx', expected ctc, rnnt or encdec"):
+        read_rows(OmegaConf.create({"a": {"finetune_set": {"ctx": []}}}))
 
 
 def test_amounts_that_are_not_there(tmp_path):
@@ -208,6 +239,25 @@ def test_table_csv_and_curve(evaluations, monkeypatch, capsys):
     assert (evaluations / "text_curve.png").stat().st_size > 5000
 
 
+def test_kinds_of_recognizers_are_parts_of_the_table(evaluations, monkeypatch, capsys):
+    for name in ("speech", "speechlm_p"):
+        folder = evaluations / "seed0" / f"test_{name}"
+        shutil.copytree(folder, folder.with_name(f"test_{name}_rnnt"))
+    monkeypatch.setattr(module, "run_steps", lambda *_: None)
+    only = "only=[none,speech,speechlm_p]"
+    run_ablation(config(f"output={evaluations}", only, "against=speech", "decoders=[ctc,rnnt]", "draws=200"))
+    with open(evaluations / "ablation.csv") as file:
+        rows = [(row["decoder"], row["row"], row["p_wer_against_speech"]) for row in csv.DictReader(file)]
+    assert [row[:2] for row in rows] == [
+        ("ctc", "none"), ("ctc", "speech"), ("ctc", "speechlm_p"), ("rnnt", "speech"), ("rnnt", "speechlm_p"),
+    ]  # fmt: skip
+    assert [bool(row[2]) for row in rows] == [True, False, True, False, True]
+    ctc, rnnt = capsys.readouterr().out.split("\nrnnt ")
+    assert "not done" not in ctc
+    assert next(line for line in rnnt.splitlines() if line.startswith("no pretraining")).endswith("not done")
+    assert (evaluations / "text_curve.png").stat().st_size > 5000
+
+
 def test_a_dry_run_only_prints(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "run_steps", None)
     run_ablation(config(f"output={tmp_path}/o", "only=[none]", "dry_run=true"))
@@ -223,3 +273,10 @@ def test_what_is_wrong_is_said_first(tmp_path, monkeypatch):
         run_ablation(config(f"data={tmp_path}"))
     with pytest.raises(SpeechLMError, match="expected each once"):
         run_ablation(config("devices=[0,0]"))
+    with pytest.raises(SpeechLMError, match="against is 'all', which is no row; there are: none, speech"):
+        run_ablation(config("against=all"))
+    for kinds, told in (("[]", "at least one"), ("[ctc,ctc]", "each once"), ("[ctc,hmm]", "'hmm', expected ctc")):
+        with pytest.raises(SpeechLMError, match=told):
+            run_ablation(config(f"decoders={kinds}"))
+    with pytest.raises(SpeechLMError, match=r"recipes\.encdec names no recipe"):
+        run_ablation(config("decoders=[encdec]"))

@@ -7,8 +7,9 @@ Ours computes all of SpeechLM's losses on 4 x 10 s of speech and 4 x 500 units o
 HubertModel runs forward and backward on the same 4 x 10 s, without any loss but a sum of squares. They take turns in
 one process; peak memory is then measured in a process for each.
 
-With ``--model`` it is an update of a SLAM recipe, AdamW and all: 2 x 10 s of speech, 4 x 100 tokens of text, and two
-pairs of 10 s; ``--seconds`` shortens both. It has no peer: nobody else's SLAM is open.
+With ``--model`` it is an update of a recipe of SLAM or MAESTRO, AdamW and all: 2 x 10 s of speech, two pairs of 10 s,
+and four sentences: 100 tokens for SLAM, for MAESTRO as long as the speech. ``--seconds`` shortens both. There is no
+peer: nobody else's SLAM or MAESTRO is open.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.base import batch, our_model, peer_model, step_operations
 from benchmarks.common import alternate, measure_ceiling, peak_memory, report
-from benchmarks.slam_step import slam_operations, slam_step
+from benchmarks.multitask_step import counted_operations, multitask_step
 
 ROWS, SECONDS, SENTENCES, UNITS = 4, 10, 4, 500
 
@@ -53,8 +54,8 @@ STEPS = {"ours": our_step, "HubertModel": peer_step}
 
 
 def make_step(name: str, seconds: int) -> Callable[[], None]:
-    """A step of one of ``STEPS``, or of the SLAM recipe of that name, whose utterances last so long."""
-    return STEPS[name]() if name in STEPS else slam_step(name, seconds)
+    """A step of one of ``STEPS``, or of the SLAM or MAESTRO recipe of that name, whose utterances last so long."""
+    return STEPS[name]() if name in STEPS else multitask_step(name, seconds)
 
 
 def memory_of(name: str, threads: int, seconds: int) -> float:
@@ -69,8 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", help="a SLAM recipe: slam_small, slam_100m, slam_600m")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="of each utterance of a SLAM recipe's step")
+    parser.add_argument(
+        "--model", help="a recipe of SLAM or MAESTRO: slam_small, slam_100m, slam_600m, maestro_100m, ..."
+    )
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of each utterance of such a recipe's step")
     parser.add_argument("--profile", action="store_true", help="print where our time goes, and nothing else")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -98,7 +101,7 @@ def main() -> None:
         "HubertModel": step_operations(ROWS, samples, relative=False),
     }
     if options.model:
-        operations = {ours: slam_operations(steps[ours])}
+        operations = {ours: counted_operations(steps[ours])}
     rows = [
         {
             "model": name,

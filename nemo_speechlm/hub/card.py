@@ -18,9 +18,9 @@ from nemo_speechlm.units.inventory import UnitInventory
 _PATHS = (
     # data
     "manifest_filepath", "phones_manifest_filepath", "tarred_audio_filepaths", "file", "bigram_manifests",
-    "noise_path", "rir_path", "input_cfg", "cuts_path", "shar_path",
+    "noise_path", "rir_path", "input_cfg", "cuts_path", "shar_path", "cache",
     # weights at the start
-    "init_from_pretrained", "pretrained_from", "init_from",
+    "init_from_pretrained", "pretrained_from", "init_from", "recipe",
     # units, phones, tokens
     "units", "text_units", "phones", "lexicon", "dir", "model_path", "vocab_path", "spe_tokenizer_vocab",
 )  # fmt: skip
@@ -271,7 +271,10 @@ def without_folders(value: Any, key: str = "") -> Any:
         return {name: without_folders(item, str(name)) for name, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item, key) for item in value]
-    return _name(value) if key in _PATHS and isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    is_path = key in _PATHS or (key == "model" and value.endswith(".nemo"))  # a model may be user/name of the hub
+    return _name(value) if is_path else value
 
 
 def _name(path: str) -> str:

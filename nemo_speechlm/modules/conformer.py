@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from nemo_speechlm.kernels.attention import Positions, relative_attention
 from nemo_speechlm.kernels.cpu import full_precision, is_fast, is_fast_mixed
-from nemo_speechlm.kernels.dropout import Dropout
-from nemo_speechlm.kernels.linear import Linear, linear
+from nemo_speechlm.kernels.linear import linear
+from nemo_speechlm.modules.faster_layers import use_faster_layers
 
 
 class MaskedConformer(ConformerEncoder):
@@ -47,13 +47,7 @@ class MaskedConformer(ConformerEncoder):
             layer.conv.__class__ = MaskedConvolution
             if type(layer.self_attn) is RelPositionMultiHeadAttention:
                 layer.self_attn.__class__ = RelativeAttention
-            for module in layer.modules():
-                if other := _ON_CPUS.get(type(module)):
-                    module.__class__ = other
-
-
-_ON_CPUS = {nn.Linear: Linear, nn.Dropout: Dropout}
-"""Classes with the same parameters that know a faster way on CPUs."""
+            use_faster_layers(layer)
 
 
 class NoPositions(nn.Module):

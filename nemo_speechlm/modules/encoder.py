@@ -46,9 +46,10 @@ class SpeechLMEncoder(NeuralModule, Exportable):
         shared_transformer: second half, in pretraining also fed with text; either kind as well.
         d_model: width D.
         dropout_input: on the projected features.
-        mask_prob: share of frames masked while training; for fine-tuning (pretraining draws its own masks).
+        mask_prob: share of frames that masked spans would cover if they did not overlap, in training; for fine-tuning
+            (pretraining draws its own masks).
         mask_length: frames in a span.
-        mask_channel_prob: share of channels set to zero while training.
+        mask_channel_prob: the same of channels, which are set to zero while training.
         mask_channel_length: channels in a span.
         project_features: a linear layer between front end and speech transformer; None: where their widths differ.
         kernels: what masks and swaps: ``"triton"``, ``"torch"``, or ``"auto"`` for Triton on CUDA devices.

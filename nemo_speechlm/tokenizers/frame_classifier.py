@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.frame_classifier.model import FrameClassifierModel
 from nemo_speechlm.tokenizers.speech import SpeechBatchTokenizer, SpeechInput, SpeechTokenizing, SpeechUnits
@@ -69,7 +70,7 @@ class FrameClassifierTokenizing(SpeechTokenizing):
 
     def files(self) -> Sequence[str]:
         """The model."""
-        return [self.model]
+        return [str(model_file(self.model))]
 
     @property
     def batch_size(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
 from nemo_speechlm.jobs.report import CUT_PHONES
+from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.inventories import read_inventory
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.text_to_unit.model import TextToUnitModel
@@ -29,7 +30,7 @@ class TextToUnitTokenizing(TextTokenizing):
     """How text becomes hidden units.
 
     Attributes:
-        model: ``.nemo`` file of a :class:`TextToUnitModel`.
+        model: ``.nemo`` file of a :class:`TextToUnitModel`, or ``user/name`` of the hub.
         phone_tokenizer: config of the tokenizer that makes the model's phones of text (of ``conf/text_tokenizer/``).
         speaker: the voice, if the model has speakers; None draws one for each sentence.
         speed: durations are divided by it.
@@ -53,7 +54,7 @@ class TextToUnitTokenizing(TextTokenizing):
 
     def inventory(self) -> UnitInventory:
         """The model's hidden units."""
-        return read_inventory(self.model, "units")
+        return read_inventory(model_file(self.model), "units")
 
     def check(self, inventory: UnitInventory, path: str | Path) -> None:
         """Raise unless the model's units are those of an inventory, and its phones those of the phone tokenizer."""
@@ -77,7 +78,7 @@ class TextToUnitTokenizing(TextTokenizing):
 
     def files(self) -> Sequence[str | Path]:
         """The model, and what the phone tokenizer reads."""
-        return (self.model, *self._phone_tokenizing.files())
+        return (model_file(self.model), *self._phone_tokenizing.files())
 
     @property
     def batch_size(self) -> int:
@@ -106,7 +107,7 @@ class TextToUnitTokenizing(TextTokenizing):
     @cached_property
     def _phones(self) -> UnitInventory:
         """The model's phones, silence called as tokenizers of text call it."""
-        phones = read_inventory(self.model, "phones")
+        phones = read_inventory(model_file(self.model), "phones")
         if phones.silence in (None, _SILENCE) or _SILENCE in phones.symbols:
             return phones
         symbols = tuple(_SILENCE if symbol == phones.silence else symbol for symbol in phones.symbols)

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from nemo.core.classes import ModelPT
 from nemo.utils import logging
 from nemo.utils.exp_manager import exp_manager
@@ -93,6 +94,7 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     with one_message(trainer):
         with blaming("model"):
             model = build_model(cfg.model, trainer)
+        _check_divisible(trainer, model)
         expect_unused(trainer, model)
         try:
             trainer.fit(model)
@@ -145,6 +147,15 @@ def _check_sharded(trainer: Trainer, cfg: DictConfig) -> None:
     """Refuse what a divided model cannot do."""
     if isinstance(trainer.strategy, ModelParallelStrategy) and cfg.get("ema_decay") is not None:
         raise SpeechLMError(f"ema_decay is not possible with trainer.strategy={FSDP2}; set it to null")
+
+
+def _check_divisible(trainer: Trainer, model: ModelPT) -> None:
+    """Refuse to divide a model that has no way of it."""
+    if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", model):
+        raise SpeechLMError(
+            f"trainer.strategy={FSDP2} is not possible with a {type(model).__name__}, which cannot be divided; "
+            "set it to ddp"
+        )
 
 
 def _check_ended(trainer: Trainer, reason: str) -> None:

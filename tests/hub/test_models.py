@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import file_digest
-from nemo_speechlm.hub.card import Card
+from nemo_speechlm.hub.card import Card, without_folders
 from nemo_speechlm.hub.models import from_pretrained, push_to_hub, write_folder
 from nemo_speechlm.hub.records import read_results, refuse_other_run
 from nemo_speechlm.models import SpeechLMCTCModel
@@ -257,6 +257,15 @@ def test_neither_card_nor_file_names_a_folder_of_the_author(model, tmp_path):
     assert back.cfg.pretrained_from == "pretrained.nemo"
     assert back.cfg.phones == {"lexicon": "words.txt", "symbols": ["a", "/"]}
     assert same_weights(tuned, back)
+
+
+def test_files_of_a_probe_are_named_without_folders():
+    upstream = {"model": "/home/me/a.nemo", "recipe": "/home/me/b.nemo", "cache": "/home/me/cache"}
+    assert without_folders({"upstream": upstream}) == {
+        "upstream": {"model": "a.nemo", "recipe": "b.nemo", "cache": "cache"}
+    }
+    of_the_hub = {"model": "me/tiny", "recipe": "speechlm_p_small", "cache": None}
+    assert without_folders(of_the_hub) == of_the_hub
 
 
 def test_a_translation_model_has_two_languages():

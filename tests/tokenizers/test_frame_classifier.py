@@ -73,6 +73,10 @@ def test_description(model):
     assert tokenizing.inventory().symbols[0] == "SIL"
     assert not tokenizing.inventory().durations
     assert tokenizing.max_workers is None
+    assert tokenizing.files() == [str(model)]
+    folder = FrameClassifierTokenizing(str(model.parent), device="cpu")  # as a folder, or by its name on the hub
+    assert folder.files() == [str(model)]
+    assert folder.inventory() == tokenizing.inventory()
     assert "restored" not in tokenizing.__getstate__()
     assert tokenizing.files() == [str(model)]
 

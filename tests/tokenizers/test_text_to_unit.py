@@ -165,6 +165,12 @@ def test_the_released_models_silence(tmp_path, manifest, model):
     assert run(manifest, how(other), "x.json").read_bytes() == run(manifest, how(model)).read_bytes()
 
 
+def test_a_folder_with_the_model(model):
+    """As a name of the hub is: what is read is the file, not the name."""
+    assert how(model.parent).inventory() == how(model).inventory()
+    assert list(how(model.parent).files()) == list(how(model).files())
+
+
 def test_wrong_phones_and_units(tmp_path, manifest, model):
     stressed = TextToUnitTokenizing(str(model), ENGLISH | {"style": "position_stress"}, device="cpu")
     with pytest.raises(InputError, match=r"model\.nemo: .* units of style=position_stress are not among its 40"):

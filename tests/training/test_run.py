@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from nemo.core.classes import ModelPT
 from nemo.core.optim.lr_scheduler import prepare_lr_scheduler
 from omegaconf import OmegaConf
@@ -20,6 +22,13 @@ from nemo_speechlm.training.saving import Saver
 
 POLYNOMIAL = {"name": "PolynomialDecayAnnealing", "power": 1.0, "warmup_steps": 4, "min_lr": 0.0}
 TRI_STAGE = {"name": "TriStage", "phase_ratio": [0.25, 0.25, 0.5], "init_lr_scale": 0.01, "final_lr_scale": 0.05}
+
+
+def test_a_model_that_cannot_be_divided():
+    trainer = SimpleNamespace(strategy=ModelParallelStrategy())
+    with pytest.raises(SpeechLMError, match=r"trainer\.strategy=fsdp2 is not possible with a OneWeight"):
+        training._check_divisible(trainer, OneWeight(OmegaConf.create({})))
+    training._check_divisible(SimpleNamespace(strategy=SingleDeviceStrategy()), OneWeight(OmegaConf.create({})))
 
 
 class OneWeight(ModelPT):

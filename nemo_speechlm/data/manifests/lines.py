@@ -63,6 +63,31 @@ def text_of(record: Record, key: str, path: str | Path, number: int) -> str:
     return record[key]
 
 
+def read_texts(
+    manifests: str | Path | Sequence, key: str, skip_bad: bool = False
+) -> Iterator[tuple[str, int, Record, str]]:
+    """Yield (manifest, line number, record, text) of a manifest or of several.
+
+    Args:
+        manifests: see :func:`expand_shards`.
+        key: the text's.
+        skip_bad: leave out lines that have no text, or are no records: training will tell of them.
+
+    Raises:
+        InputError: at the first such line, unless they are left out.
+    """
+    for path in expand_shards(manifests):
+        for number, line in iter_lines(path):
+            try:
+                record = parse_line(line, path, number, (key,))
+                text = text_of(record, key, path, number)
+            except InputError:
+                if not skip_bad:
+                    raise
+                continue
+            yield path, number, record, text
+
+
 def audio_path(record: Record, manifest: str | Path) -> Path:
     """The record's audio file; a relative path is relative to the manifest, as in NeMo."""
     path = record["audio_filepath"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nemo_speechlm.data.manifests.lines import read_manifest, text_of
+from nemo_speechlm.data.manifests.lines import read_texts
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.text.characters import is_special
 from nemo_speechlm.data.text.pieces import TokenEncoder
@@ -110,31 +110,31 @@ class TargetSurvey:
     target_lang: str | None
 
 
-def survey_targets(manifests: str | Sequence, text_field: str = "text") -> TargetSurvey:
+def survey_targets(manifests: str | Sequence, text_field: str = "text", skip_bad: bool = False) -> TargetSurvey:
     """Read the texts of manifests through before there is a vocabulary.
 
     Args:
         manifests: paths as in ``manifest_filepath`` of NeMo's data configs.
         text_field: the text's key; languages are in ``source_lang`` and ``target_lang``.
+        skip_bad: leave out lines without such a text.
 
     Raises:
-        InputError: if a line has no such text, languages change from line to line, or there is no text at all.
+        InputError: if a line has no such text and is not left out, languages change from line to line, or there is no
+            text at all.
     """
     characters: set[str] = set()
     languages: dict[str, str] = {}
-    paths = expand_shards(manifests)
-    for path in paths:
-        for number, record in read_manifest(path, required=(text_field,)):
-            characters.update(text_of(record, text_field, path, number))
-            for field in ("source_lang", "target_lang"):
-                found = record.get(field)
-                if found is not None and languages.setdefault(field, found) != found:
-                    raise InputError(
-                        f"{field!r} is {found!r}, {languages[field]!r} before; train one model per language pair",
-                        path,
-                        number,
-                    )
+    for path, number, record, text in read_texts(manifests, text_field, skip_bad):
+        characters.update(text)
+        for field in ("source_lang", "target_lang"):
+            found = record.get(field)
+            if found is not None and languages.setdefault(field, found) != found:
+                raise InputError(
+                    f"{field!r} is {found!r}, {languages[field]!r} before; train one model per language pair",
+                    path,
+                    number,
+                )
     letters = sorted(character for character in characters if not character.isspace())
     if not letters:
-        raise InputError(f"there is no text in {', '.join(paths)}")
+        raise InputError(f"there is no text in {', '.join(expand_shards(manifests))}")
     return TargetSurvey([" ", *letters], languages.get("source_lang"), languages.get("target_lang"))

@@ -4,6 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_whole
@@ -34,7 +35,7 @@ def run_ablation(cfg: DictConfig) -> None:
     devices = [str(device) for device in cfg.devices]
     if len(set(devices)) < len(devices):
         raise SpeechLMError(f"devices is {devices}; expected each once")
-    jobs = cfg.jobs or len(devices) or len(os.sched_getaffinity(0))
+    jobs = cfg.jobs or len(devices) or (1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)))
     check_whole("jobs", jobs, 1)
     failure = None
     try:

@@ -67,7 +67,7 @@ def _row_steps(prepared: Prepared, row: Row, seed: int) -> list[Step]:
     here = prepared.folder / f"seed{seed}"
     pretrained = here / f"pretrained_{row.name}.nemo"
     found, start, needs = [], [], prepared.corpus
-    common = (f"seed={seed}", f"exp_manager.exp_dir={here}/runs")
+    common = ("trainer.devices=auto", f"seed={seed}", f"exp_manager.exp_dir={here}/runs")
     if row.system is not None:
         arguments, made_by = _pretraining(prepared, row)
         found.append(

@@ -1,5 +1,10 @@
 """What models fine-tuned from a SpeechLM encoder do with their configs."""
 
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from hydra.utils import get_class
 from lightning.pytorch import Trainer
 from nemo.utils.app_state import AppState
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -21,7 +26,8 @@ def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
         the pretraining file, None where the config names none.
 
     Raises:
-        SpeechLMError: if neither the config nor a file says what the encoder is, or SpecAugment has no mel features.
+        SpeechLMError: if neither the config nor a file says what the encoder is, SpecAugment has no mel features, an
+            override is for another kind of encoder, or weights of a head are wanted where weights are not.
         InputError: if the file cannot be read.
     """
     source = None
@@ -36,8 +42,49 @@ def take_architecture(cfg: DictConfig) -> PretrainedFile | None:
                 raise SpeechLMError(f"neither model.{key} nor model.init_from_pretrained is given to take it from")
         check_spec_augment(cfg)
         cfg.setdefault("sample_rate", 16000)
-        cfg.encoder = OmegaConf.merge(cfg.encoder, cfg.get("encoder_overrides") or {})
+        overrides = cfg.get("encoder_overrides") or {}
+        if source is not None:
+            _check_overrides(cfg.encoder, overrides, source)
+        cfg.encoder = OmegaConf.merge(cfg.encoder, overrides)
+        if not cfg.get("pretrained_weights", True):
+            _check_nothing_reused(cfg)
     return source
+
+
+def _check_nothing_reused(cfg: DictConfig) -> None:
+    for key in ("reuse_ctc_head", "reuse_decoder"):
+        if cfg.get(key):
+            raise SpeechLMError(
+                f"model.pretrained_weights is false, and model.{key} is true: the model would begin with weights of "
+                f"pretraining after all; set model.{key}=false"
+            )
+
+
+def _check_overrides(encoder: DictConfig, overrides: Mapping[str, Any], source: PretrainedFile) -> None:
+    """Check that the parts of an encoder have the options that a recipe changes in them."""
+    for part, values in overrides.items():
+        target = OmegaConf.select(encoder, f"{part}._target_")
+        if target is None or not isinstance(values, Mapping | DictConfig) or "_target_" in values:
+            continue
+        kind = get_class(target)
+        for key in values:
+            if key not in _options(kind):
+                raise SpeechLMError(
+                    f"model.encoder_overrides.{part}.{key}: the {part} of {source.path} is a {kind.__name__}, which "
+                    f"has no such option; leave out what the recipe says of it by ~model.encoder_overrides.{part}"
+                )
+
+
+def _options(kind: type) -> set[str]:
+    """The arguments of a class; where it hands on what it does not know, those of its bases too."""
+    found: set[str] = set()
+    for each in kind.__mro__:
+        if "__init__" in vars(each):
+            parameters = signature(each.__init__).parameters.values()  # type: ignore[misc]
+            found |= {parameter.name for parameter in parameters}
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return found
 
 
 def check_frozen(cfg: DictConfig, trainer: Trainer | None) -> None:

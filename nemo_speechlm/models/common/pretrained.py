@@ -174,7 +174,8 @@ def load_ctc_head(head: nn.Module, labels: list[str], source: PretrainedFile) ->
 
 def _labels(source: PretrainedFile, rows: int) -> list[str] | None:
     """The labels of the rows of a file's CTC head, the last of which is the blank's; None if they are not known."""
-    labels = [*(source.cfg.get("labels") or ())]
+    tokens = (source.cfg.get("decoder") or {}).get("vocabulary")
+    labels = [*(source.cfg.get("labels") or tokens or ())]
     # The head beside an attention decoder has a row for each of its symbols, of which <s> is the blank.
     for own in (labels, [*SPECIAL[1:], *labels]):
         if labels and len(own) + 1 == rows:

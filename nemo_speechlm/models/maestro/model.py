@@ -84,7 +84,7 @@ class MAESTROModel(Untuned, MultitaskModel):
         self.refiner = Refiner(width, **self._cfg.refiner)
         if "ctc" in self.tasks:
             self.ctc_head = nn.Linear(width, len(symbols) + 1)
-        self.average = WeightAverage(self._averaged_parts(), self._cfg.average.decay)
+        self.average = WeightAverage(self.averaged_parts(), self._cfg.average.decay)
         self.repetition = Repetition(**self._cfg.repetition)
         self.mlm_time, self.mlm_features = (CoveringMask(**self._cfg.mlm_masking[k]) for k in ("time", "features"))
         self.pairs_masking = SpanMask(**self._cfg.pairs_masking)
@@ -97,7 +97,8 @@ class MAESTROModel(Untuned, MultitaskModel):
             self._cfg.labels = list(self._cfg.get("labels") or self._cfg.language.characters)
         return CharacterEncoder(self._cfg.labels)
 
-    def _averaged_parts(self) -> dict[str, nn.Module]:
+    def averaged_parts(self) -> dict[str, nn.Module]:
+        """The parts whose weights are averaged, by name."""
         return {name: getattr(self, name) for name in _AVERAGED}
 
     def streams(self) -> list[Stream]:
@@ -139,7 +140,7 @@ class MAESTROModel(Untuned, MultitaskModel):
         begun = any(set(stage.tasks) - {"w2v_bert"} for stage in self.stages[: self.stage + 1])
         super().optimizer_step(*args, **kwargs)
         if begun:
-            self.average.update(self._averaged_parts())
+            self.average.update(self.averaged_parts())
 
     def on_fit_start(self) -> None:
         """Check that what other tasks need is learned: alignments of pairs, and durations of text.

@@ -6,8 +6,7 @@ from typing import Any
 from nemo.core.classes import ModelPT
 from omegaconf import OmegaConf, open_dict
 
-from nemo_speechlm.data.manifests.lines import read_manifest
-from nemo_speechlm.data.manifests.shards import expand_shards
+from nemo_speechlm.data.manifests.lines import read_texts
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.pronouncing.phone_encoder import PhoneEncoder
 
@@ -45,9 +44,9 @@ def registered_phones(model: ModelPT) -> tuple[PhoneEncoder, dict[str, Any]]:
 
 
 def _texts(cfg: Any) -> Iterator[str]:
+    skip_bad = (cfg.get("train_ds") or {}).get("on_bad") == "skip"
     for name in ("pairs", "text"):
         part = (cfg.get("train_ds") or {}).get(name) or {}
         paths = part.get("manifest_filepath") or []
-        for path in expand_shards([paths] if isinstance(paths, str) else list(paths)):
-            field = part.get("text_field") or "text"
-            yield from (record[field] for _, record in read_manifest(path, [field]))
+        for *_, text in read_texts(paths, part.get("text_field") or "text", skip_bad):
+            yield text

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nemo_speechlm.kernels.lattice import best_path
 from nemo_speechlm.losses.transducer import transducer_log_probs, transducer_loss
+from nemo_speechlm.modules.faster_layers import use_faster_layers
 
 
 class TransducerBranch(nn.Module):
@@ -48,6 +49,7 @@ class TransducerBranch(nn.Module):
         self.joint = RNNTJoint(
             jointnet=jointnet, num_classes=len(vocabulary), vocabulary=list(vocabulary), log_softmax=False
         )
+        use_faster_layers(self.joint)
 
     def lattice(self, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, D) and tokens (B, U) -> log-probabilities of blank (B, T, U + 1) and tokens (B, T, U)."""

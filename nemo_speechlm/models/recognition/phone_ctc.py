@@ -15,8 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_choice, check_number
-from nemo_speechlm.data.manifests.lines import read_manifest, text_of
-from nemo_speechlm.data.manifests.shards import expand_shards
+from nemo_speechlm.data.manifests.lines import read_texts
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.common.multitask.figures import Figure
@@ -119,8 +118,8 @@ def _transcripts(cfg: DictConfig) -> Iterator[str]:
     data = cfg.get("train_ds") or {}
     paths = data.get("manifest_filepath") or []
     field = data.get("text_field") or "text"
-    for path in expand_shards([paths] if isinstance(paths, str) else list(paths)):
-        yield from (text_of(record, field, path, number) for number, record in read_manifest(path, [field]))
+    for *_, text in read_texts(paths, field, data.get("on_bad") == "skip"):
+        yield text
 
 
 def build_phone_ctc(cfg: DictConfig, d_model: int) -> PhoneCTC | None:

@@ -14,7 +14,7 @@ def complete_targets(cfg: DictConfig) -> None:
     data = cfg.get("train_ds") or {}
     manifests = data.get("manifest_filepath")
     if manifests is not None and (need_labels or need_languages):
-        survey = survey_targets(manifests, data.get("text_field", "text"))
+        survey = survey_targets(manifests, data.get("text_field", "text"), data.get("on_bad") == "skip")
         if need_labels:
             cfg.labels = survey.characters
         if cfg.task == "translation":

@@ -33,6 +33,7 @@ from nemo_speechlm.models.recognition.text_branch import (
 )
 from nemo_speechlm.models.recognition.transducer_loss import use_lattice_on_cpu
 from nemo_speechlm.models.recognition.transducer_text import SpeechLMRNNTModel, SpeechLMRNNTModelBPE
+from nemo_speechlm.modules.faster_layers import use_faster_layers
 
 Encoder = CharacterEncoder | TokenEncoder
 
@@ -102,6 +103,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
             cfg.pop(key, None)
     model = _KINDS[has_tokens, text is not None](cfg=cfg, trainer=trainer)
     use_lattice_on_cpu(model.loss)
+    use_faster_layers(model.joint)
     model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
     if source is not None and weights:
         load_encoder(model, source)

@@ -17,6 +17,7 @@ from nemo_speechlm.data.audio.collation import collate_audio
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import file_digest
+from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_extractor
 from nemo_speechlm.tokenizers.kmeans.centroids import FeatureSource
@@ -75,7 +76,7 @@ class ModelTeacher(Teacher):
     """The states of a layer of a model that has ``extract_features``, in batches of similar length.
 
     Args:
-        path: ``.nemo`` file: a converted HuBERT, or a model of ours.
+        path: ``.nemo`` file, or ``user/name`` of the hub: a converted HuBERT, or a model of ours.
         layer: counted from 1, as papers do; -1 is the last.
         batch_seconds: of audio in a batch, padding included. Models whose features depend on the padding of their
             batch (``released_padding``) take utterances one by one.
@@ -94,6 +95,7 @@ class ModelTeacher(Teacher):
         device: str = "auto",
         precision: str = "float32",
     ):
+        path = model_file(path)
         self.model = restore_extractor(path, device)
         encoder = self.model.encoder
         count = encoder.num_layers

@@ -9,6 +9,7 @@ import torch
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import file_digest
+from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.tokenizers.kmeans.centroids import KMeans, load_kmeans
 from nemo_speechlm.tokenizers.kmeans.teacher import Teacher, make_teacher
 from nemo_speechlm.tokenizers.speech import SpeechBatchTokenizer, SpeechInput, SpeechTokenizing, SpeechUnits
@@ -22,7 +23,7 @@ class KMeansTokenizing(SpeechTokenizing):
 
     Args:
         kmeans: file of centroids (``train_kmeans.py``).
-        model: the teacher's file; None: where it was in training. It must be the same file.
+        model: the teacher's file, or ``user/name`` of the hub, the same file as in training; None: where it was then.
         utterances: given to a worker at once, so that batches hold utterances of similar length. Units near the border
             between two centroids may depend on the batch by rounding; the batches do not depend on the workers.
         batch_seconds: of audio in a batch of the teacher, padding included.
@@ -91,7 +92,7 @@ class KMeansTokenizing(SpeechTokenizing):
             if self.model is not None:
                 raise InputError("was made of MFCC, which need no model", self.kmeans)
             return None
-        model = self.model or kmeans.source.model
+        model = kmeans.source.model if self.model is None else str(model_file(self.model))
         if model is None or not Path(model).is_file():
             raise InputError(f"the teacher {model} is not there; give it as model=...", self.kmeans)
         return model

@@ -66,5 +66,9 @@ def test_survey_of_what_cannot_be_used(tmp_path):
         survey_targets(mixed)
     with pytest.raises(InputError, match=r"n\.json:1: 'text' is 3, expected a string"):
         survey_targets(lines(tmp_path / "n.json", {"text": 3}))
+    bad = lines(tmp_path / "b.json", {"text": "a"}, {"duration": 1.0}, {"text": "b"})
+    with pytest.raises(InputError, match=r"b\.json:2: .*text"):
+        survey_targets(bad)
+    assert survey_targets(bad, skip_bad=True).characters == [" ", "a", "b"]
     with pytest.raises(InputError, match="there is no text"):
         survey_targets(lines(tmp_path / "e.json", {"text": " "}))

@@ -92,7 +92,7 @@ def with_options(name, options):
 
 
 def test_every_training_is_a_config_that_its_command_takes():
-    """With the recipes of both sizes and all kinds of recognizers; tasks and stages of SLAM and MAESTRO fit each other."""
+    """With recipes of both sizes and all kinds of recognizers; tasks and stages of SLAM and MAESTRO fit each other."""
     models = {"slam_pretrain": SLAMModel, "maestro_pretrain": MAESTROModel}
     checked = 0
     for name in ("ablation_small", "ablation_base"):
@@ -111,6 +111,9 @@ def test_every_training_is_a_config_that_its_command_takes():
             if step.name.startswith("finetune"):
                 updates = cfg.finetune_steps + (cfg.pretrain_steps if "_none_" in step.name else 0)
                 assert recipe.trainer.max_steps == updates
+                if "_none_" in step.name:
+                    assert recipe.model.init_from_pretrained is None
+                    assert not recipe.model.freeze_front_end
                 has_head = not any(f"_{row}_" in step.name for row in ("none", "speech", "w2v_bert"))
                 if any(name in step.name for name in ("slam", "maestro", "w2v_bert")):  # a Conformer
                     assert "speech_transformer" not in recipe.model.encoder_overrides

@@ -93,6 +93,22 @@ def test_architecture_alone(pretrained):
     assert model.encoder.state_dict().keys() == source.encoder.state_dict().keys()
 
 
+def test_architecture_alone_has_no_pretrained_head(pretrained):
+    options = {"init_from_pretrained": str(pretrained[1]), "pretrained_weights": False, "reuse_ctc_head": True}
+    with pytest.raises(
+        SpeechLMError, match=r"pretrained_weights is false, and model\.reuse_ctc_head is true: .*=false"
+    ):
+        SpeechLMCTCModel(config(**options))
+
+
+def test_overrides_for_another_kind_of_encoder(pretrained):
+    _, path = pretrained
+    overrides = {"speech_transformer": {"dropout": 0.0, "conv_norm_type": "group_norm8"}}
+    expected = r"encoder_overrides\.speech_transformer\.conv_norm_type: .* is a RelativeTransformer, which has no such"
+    with pytest.raises(SpeechLMError, match=expected + r".*~model\.encoder_overrides\.speech_transformer"):
+        SpeechLMCTCModel(config(init_from_pretrained=str(path), encoder_overrides=overrides))
+
+
 def test_reuses_the_text_ctc_head(pretrained):
     source, path = pretrained
     model = SpeechLMCTCModel(config(init_from_pretrained=str(path), reuse_ctc_head=True))
@@ -291,6 +307,8 @@ def test_tokens_of_a_tokenizer(pretrained, tokenizer, corpus, tmp_path):
     restored = ASRModel.restore_from(str(tmp_path / "bpe.nemo"), map_location="cpu")
     assert type(restored) is SpeechLMCTCModelBPE
     assert torch.equal(log_probs(restored), log_probs(model))
+    again = {"init_from_pretrained": str(tmp_path / "bpe.nemo"), "reuse_ctc_head": True}
+    assert same_weights(SpeechLMCTCModelBPE(config(**again, tokenizer=cfg.tokenizer)).decoder, model.decoder)
 
     # The tokenizer came along: a restored model reads transcripts, too.
     data = {"manifest_filepath": str(corpus.speech), "use_lhotse": True, "batch_duration": 6, "num_workers": 0}

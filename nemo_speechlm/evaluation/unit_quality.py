@@ -34,7 +34,7 @@ class UnitQuality:
         phone_purity: share of frames whose phone is the commonest of their unit: accuracy, if each unit were a phone.
         cluster_purity: share of frames whose unit is the commonest of their phone.
         pnmi: mutual information of both, divided by the entropy of the phones: how much of the uncertainty about the
-            phone the unit removes.
+            phone the unit removes; None where only one phone occurs, about which nothing is uncertain.
     """
 
     frames: int
@@ -42,15 +42,16 @@ class UnitQuality:
     phones: int
     phone_purity: float
     cluster_purity: float
-    pnmi: float
+    pnmi: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded."""
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
+        pnmi = "none with a single phone" if self.pnmi is None else f"{self.pnmi:.3f}"
         return (
-            f"phone purity {self.phone_purity:.3f}, cluster purity {self.cluster_purity:.3f}, PNMI {self.pnmi:.3f} "
+            f"phone purity {self.phone_purity:.3f}, cluster purity {self.cluster_purity:.3f}, PNMI {pnmi} "
             f"({self.used_units} units, {self.phones} phones, {self.frames} frames)"
         )
 
@@ -79,7 +80,7 @@ def unit_quality(joint_UP: np.ndarray) -> UnitQuality:
         phones=int((p_P > 0).sum()),
         phone_purity=float(p_UP.max(1).sum()),
         cluster_purity=float(p_UP.max(0).sum()),
-        pnmi=float(information / entropy) if entropy > 0 else 1.0,
+        pnmi=float(information / entropy) if entropy > 0 else None,
     )
 
 

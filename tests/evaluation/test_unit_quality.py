@@ -31,6 +31,10 @@ def test_extremes():
     assert perfect.pnmi == pytest.approx(1)
     assert unit_quality(np.outer([1, 2, 0], [3, 4])).pnmi == pytest.approx(0)
     split = unit_quality(np.array([[4, 0], [4, 0], [0, 8]]))  # two units for one phone: they know all the same
+    alone = unit_quality(np.array([[3], [1]]))
+    assert alone.pnmi is None
+    assert alone.to_dict()["pnmi"] is None
+    assert "PNMI none with a single phone" in str(alone)
     assert (split.phone_purity, split.cluster_purity, split.pnmi) == pytest.approx((1, 0.75, 1))
     assert unit_quality(np.array([[7], [0]])).used_units == 1
     with pytest.raises(InputError, match="no frame"):

@@ -14,15 +14,17 @@ from torch import Tensor
 
 
 class JointMean(NamedTuple):
-    """A mean over the batches of all processes; both are () tensors.
+    """A mean over the batches of all processes; all are () tensors.
 
     Attributes:
         loss: this process's part of it, to be differentiated: averaged over the processes, it is the mean.
-        mean: the mean itself, the same in all processes, without a gradient.
+        mean: the mean itself, the same in all processes, without a gradient; 0 where there is nothing in any of them.
+        count: what it was taken over, in all of them.
     """
 
     loss: Tensor
     mean: Tensor
+    count: Tensor
 
 
 def joint_means(terms: Mapping[str, tuple[Tensor, Tensor | float]]) -> dict[str, JointMean]:
@@ -44,14 +46,17 @@ def joint_means(terms: Mapping[str, tuple[Tensor, Tensor | float]]) -> dict[str,
     world = _world_size()
     if world == 1:
         losses = [total / count.clamp(min=1) for total, count in zip(sums, counts, strict=True)]
-        return {name: JointMean(loss, loss.detach()) for name, loss in zip(terms, losses, strict=True)}
+        return {
+            name: JointMean(loss, loss.detach(), count)
+            for name, loss, count in zip(terms, losses, counts, strict=True)
+        }
     both = torch.stack([torch.stack([s.detach().double() for s in sums]), torch.stack([c.double() for c in counts])])
     torch.distributed.all_reduce(both)
     joint_sums, joint_counts = both[0], both[1].clamp(min=1)
     means, divisors = joint_sums / joint_counts, joint_counts / world
     return {
-        name: JointMean(total / divisor.to(total.dtype), mean.to(total.dtype))
-        for name, total, divisor, mean in zip(terms, sums, divisors, means, strict=True)
+        name: JointMean(total / divisor.to(total.dtype), mean.to(total.dtype), count)
+        for name, total, divisor, mean, count in zip(terms, sums, divisors, means, both[1], strict=True)
     }
 
 

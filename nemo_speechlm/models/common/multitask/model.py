@@ -138,7 +138,8 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         """The loss of a step, and its terms and what else is logged, all () tensors on the device.
 
         With several processes, terms are means over the batches of all of them, and the loss is this process's part of
-        what is to be averaged (see :mod:`~nemo_speechlm.models.common.joint`).
+        what is to be averaged (see :mod:`~nemo_speechlm.models.common.joint`). What no batch has anything of is logged
+        as NaN, which curves leave out: 0 would look like a loss.
 
         Args:
             batch: of some of the streams.
@@ -150,13 +151,15 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         """
         figures, codes = self.figures(batch, self.tasks if tasks is None else tasks, seed)
         means = joint_means(figures)
-        log = {name: mean.mean for name, mean in means.items()}
+        none = torch.tensor(float("nan"), device=self.device)
+        log = {name: torch.where(mean.count > 0, mean.mean, none.to(mean.mean)) for name, mean in means.items()}
         terms = [(means[name], weight) for name, weight in self.loss_weights.items() if name in means]
         if not terms:
             raise SpeechLMError("a training step without data for any task: check model.train_ds and model.tasks")
         loss = torch.stack([mean.loss * weight for mean, weight in terms]).sum()
         log["loss"] = torch.stack([mean.mean * weight for mean, weight in terms]).sum()
         if codes is not None:
+            codes = joint_sum(codes)
             log["codebook_perplexity"], log["used_codes"] = code_perplexity(codes), (codes > 0).sum()
         return loss, log
 

@@ -124,6 +124,7 @@ def command(
                         f"not given: {', '.join(missing)}; add {missing[0]}=... (--help lists all options)"
                     )
                 check_kinds(cfg, config_name, HydraConfig.get().overrides.task)
+                _refuse_replaced(cfg, HydraConfig.get().overrides.task)
                 _refuse_own_input(cfg)
                 _check_common(cfg, models)
                 with ExitStack() as held:
@@ -194,6 +195,25 @@ def _check_common(cfg: DictConfig, models: Sequence[str]) -> None:
         if cfg.get(key) is not None:
             check_number(key, cfg[key], least=0)  # 0: utterances one by one
     whole_numbers(cfg, "num_workers")
+
+
+_REPLACED = ("encoder", "preprocessor", "sample_rate")
+"""Keys below ``model`` that fine-tuning takes from ``model.init_from_pretrained``."""
+
+
+def _refuse_replaced(cfg: DictConfig, options: Sequence[str]) -> None:
+    """Raise if an option changes what is taken from a pretraining file."""
+    model = cfg.get("model")
+    if not isinstance(model, DictConfig) or "encoder_overrides" not in model or not model.get("init_from_pretrained"):
+        return
+    for option in options:
+        key = option.lstrip("+~").partition("=")[0]
+        parent, _, name = key.partition(".")
+        if parent == "model" and name.partition(".")[0] in _REPLACED:
+            raise SpeechLMError(
+                f"{key} is taken from model.init_from_pretrained, so it cannot be given beside it; "
+                "model.encoder_overrides changes what fine-tuning may change in the encoder"
+            )
 
 
 def _refuse_own_input(cfg: DictConfig) -> None:

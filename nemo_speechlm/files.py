@@ -20,6 +20,17 @@ from nemo_speechlm.storage import is_url, open_url
 
 _SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is trusted to tell it from a newer one
 
+FILE_KEYS = (
+    # data
+    "manifest_filepath", "phones_manifest_filepath", "tarred_audio_filepaths", "file", "bigram_manifests",
+    "noise_path", "rir_path", "input_cfg", "cuts_path", "shar_path", "cache",
+    # weights at the start
+    "init_from_pretrained", "pretrained_from", "init_from", "recipe",
+    # units, phones, tokens
+    "units", "text_units", "phones", "lexicon", "dir", "model_path", "vocab_path", "spe_tokenizer_vocab",
+)  # fmt: skip
+"""Keys of configs whose values are files or folders."""
+
 
 def open_text(path: str | Path, mode: str = "r") -> IO[str]:
     """Open a UTF-8 text file, through gzip where its name ends in ``.gz``; one at an address can be read.

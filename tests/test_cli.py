@@ -43,6 +43,10 @@ def test_how_a_command_ends_says_its_status(monkeypatch, capsys, raised, status,
          "'model=ä b.nemo' is not of the form key=value: LexerNoViableAltException: model=ä b.nemo; ^; a value with "
          "other characters needs quotes of its own: 'model=\"ä b.nemo\"'"),
         ("transcribe", ["model=a"], "not given: input; add input=... (--help lists all options)"),
+        ("ctc_small", ["output=a.nemo", "model.init_from_pretrained=b.nemo", "model.encoder.dropout_input=0.3",
+                       "model.train_ds.manifest_filepath=c", "model.validation_ds.manifest_filepath=c", "name=d"],
+         "model.encoder.dropout_input is taken from model.init_from_pretrained, so it cannot be given beside it; "
+         "model.encoder_overrides changes what fine-tuning may change in the encoder"),
         ("transcribe", ["model=a", "verbose=2"], "verbose=2: expected true or false"),
         ("transcribe", ["--config-dir", "nowhere"],
          "nowhere: no such folder; --config-dir names one with recipes of your own"),

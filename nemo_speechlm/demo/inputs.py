@@ -27,7 +27,7 @@ def input_files(command: Sequence[str]) -> dict[str, Path]:
         key, _, value = word.partition("=")
         if key.endswith(_WRITTEN):
             continue
-        names = [name for name in re.split(r"[\[\],]", value) if "/" in name]
+        names = [name for name in re.split(r"[\[\],]", value) if "/" in name or ("." in name and Path(name).is_file())]
         for number, name in enumerate(names):
             path = Path(name)
             files = sorted(path.rglob("[!.]*")) if path.is_dir() else [path]  # without locks

@@ -23,6 +23,7 @@ from nemo_speechlm.evaluation.aligner import AlignmentAccuracy, TimedPhone, alig
 from nemo_speechlm.evaluation.shared_space import Example, Share, check_enough, nearest_in_length, padded
 from nemo_speechlm.models.maestro.matching import shared_input
 from nemo_speechlm.models.maestro.model import MAESTROModel
+from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.text_branch import resample, token_frames
 from nemo_speechlm.units.inventory import UnitInventory
 from nemo_speechlm.units.phones import SILENCE, phone_of_unit
@@ -60,7 +61,7 @@ class Matcher:
         nothing = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
         length = torch.tensor([len(audio)], device=model.device)
         speech = model.speech_of(PairBatch(audio.unsqueeze(0), length, nothing, nothing[0]))
-        padding = torch.zeros(speech.states.shape[:2], dtype=torch.bool, device=model.device)
+        padding = padding_mask(speech.lengths, speech.states.shape[1])  # mel frames may be one more than the audio's
         encoded, _ = model.encoder.encode_shared(speech.states, padding)
         return EncodedSpeech(shared_input(model.encoder, speech.states), encoded, speech.lengths)
 

@@ -12,19 +12,9 @@ from omegaconf import OmegaConf
 
 from nemo_speechlm import __version__
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import FILE_KEYS
 from nemo_speechlm.hub.records import leaves
 from nemo_speechlm.units.inventory import UnitInventory
-
-_PATHS = (
-    # data
-    "manifest_filepath", "phones_manifest_filepath", "tarred_audio_filepaths", "file", "bigram_manifests",
-    "noise_path", "rir_path", "input_cfg", "cuts_path", "shar_path", "cache",
-    # weights at the start
-    "init_from_pretrained", "pretrained_from", "init_from", "recipe",
-    # units, phones, tokens
-    "units", "text_units", "phones", "lexicon", "dir", "model_path", "vocab_path", "spe_tokenizer_vocab",
-)  # fmt: skip
-"""Keys of configs whose values are files; cards name them without their folders."""
 
 _RECIPE = ("model.optim.name", "model.optim.lr", "model.optim.sched.name", "trainer.max_steps", "trainer.precision")
 """What of a run's record is worth a line of the table; all the rest is in the config below it."""
@@ -273,7 +263,7 @@ def without_folders(value: Any, key: str = "") -> Any:
         return [without_folders(item, key) for item in value]
     if not isinstance(value, str):
         return value
-    is_path = key in _PATHS or (key == "model" and value.endswith(".nemo"))  # a model may be user/name of the hub
+    is_path = key in FILE_KEYS or (key == "model" and value.endswith(".nemo"))  # a model may be user/name of the hub
     return _name(value) if is_path else value
 
 

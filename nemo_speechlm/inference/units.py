@@ -80,9 +80,9 @@ class UnitFinder:
         return _timed(units, rate, segment, self.inventory, self.sample_rate)
 
     def _frames(self, audio: torch.Tensor, lengths: torch.Tensor) -> UnitSequence:
-        (states_BTD,), _ = self._model.extract_features(audio, lengths, layers=[-1])
+        (states_BTD,), frames = self._model.extract_features(audio, lengths, layers=[-1])
         logits_BTV = self._model.unit_classifiers["shared"](states_BTD)
-        return UnitSequence.from_frames(logits_BTV[0].argmax(-1).cpu().numpy())
+        return UnitSequence.from_frames(logits_BTV[0, : int(frames[0])].argmax(-1).cpu().numpy())
 
 
 def _timed(

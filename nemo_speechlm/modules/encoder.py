@@ -28,7 +28,8 @@ class Frames(NamedTuple):
     Attributes:
         states: (B, T, D) projected features, unmasked.
         lengths: (B,) frames.
-        penalty: () mean square of the front end's features.
+        penalty: (B, T) mean square of the front end's features of each frame; 0 in padding, but with
+            ``released_padding``.
     """
 
     states: Tensor
@@ -117,6 +118,11 @@ class SpeechLMEncoder(NeuralModule, Exportable):
         return self.input_rate / self.subsampling
 
     @property
+    def released_padding(self) -> bool:
+        """Whether padding takes part in what an utterance's frames become; see :class:`ConvFrontEnd`."""
+        return bool(getattr(self.front_end, "released_padding", False))
+
+    @property
     def num_layers(self) -> int:
         """Layers of both transformers."""
         return len(self.speech_transformer.layers) + len(self.shared_transformer.layers)  # type: ignore[arg-type]
@@ -201,9 +207,11 @@ class SpeechLMEncoder(NeuralModule, Exportable):
             features, lengths = self.front_end(audio_signal, length)
         if max_frames is not None and max_frames < features.shape[1]:
             features, lengths = features[:, :max_frames], lengths.clamp(max=max_frames)
-            if getattr(self.front_end, "released_padding", False):
+            if self.released_padding:
                 lengths = released_lengths(length, audio_signal.shape[2], max_frames)
-        penalty = features.float().square().mean()
+        penalty = features.float().square().mean(2)
+        if not self.released_padding:
+            penalty = penalty.masked_fill(padding_mask(lengths, features.shape[1]), 0.0)
         return Frames(self.dropout_input(self.feature_proj(self.feature_norm(features))), lengths, penalty)
 
     def apply_mask(self, states: Tensor, mask: Tensor, padding: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_speechlm.modules.attention import MultiHeadAttention
+from nemo_speechlm.modules.full_width import FullWidth
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.sinusoids import fairseq_rates, fairseq_sinusoids
 
@@ -19,7 +20,7 @@ _FIRST_POSITION = 2
 """The position of the first frame: fairseq counts on from its padding index, 1."""
 
 
-class SinusoidalPositions(nn.Module):
+class SinusoidalPositions(FullWidth):
     """Sines, then cosines, of the position (fairseq's layout); nothing where padded.
 
     Args:

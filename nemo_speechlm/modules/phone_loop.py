@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from nemo_speechlm.modules.full_width import FullWidth
 
 IMPOSSIBLE = -1e9
 """A log-probability below all others. float32 has no digits left for what is added to it."""
@@ -29,7 +31,7 @@ class DecodedUnits(NamedTuple):
     score: float
 
 
-class PhoneLoop(nn.Module):
+class PhoneLoop(FullWidth):
     """Viterbi decoding of frame scores into units, which follow each other by a bigram.
 
     A unit is a chain of ``min_duration`` states, each of which lasts a frame or more. The score of a path sums up the

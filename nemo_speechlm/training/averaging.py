@@ -5,7 +5,7 @@ it can be resumed. Its average is in files of its own, beside the checkpoints th
 thousand updates, a third of its average with a decay of 0.999 is the weights that the training began with.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_number
+from nemo_speechlm.models.common.multitask.average import WeightAverage
 from nemo_speechlm.modules.moving_average import follow
 
 KEY = "averaged_weights"
@@ -57,8 +58,8 @@ class ExponentialAverage(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the parameters as they are, unless the run goes on."""
-        own = dict(pl_module.named_parameters())
-        kept = self._average if self._average.keys() == own.keys() else own
+        own = dict(_averaged(pl_module))
+        kept = self._average if self._average.keys() >= own.keys() else own
         self._average = {
             name: kept[name].detach().to(value.device, torch.promote_types(value.dtype, torch.float32), copy=True)
             for name, value in own.items()
@@ -71,12 +72,12 @@ class ExponentialAverage(Callback):
             return
         self._step = trainer.global_step
         self.updates += 1
-        follow(list(self._average.values()), pl_module.parameters(), self.decay, self.updates)
+        follow(list(self._average.values()), [value for _, value in _averaged(pl_module)], self.decay, self.updates)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the validation see the average."""
         if self._average and not self._trained:
-            self._trained = {name: value.detach().clone() for name, value in pl_module.named_parameters()}
+            self._trained = {name: value.detach().clone() for name, value in _averaged(pl_module)}
             _replace(pl_module, self._average)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,8 +93,14 @@ class ExponentialAverage(Callback):
 
 @torch.no_grad()
 def _replace(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
+    for name, parameter in _averaged(model):
         parameter.copy_(values[name])
+
+
+def _averaged(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters but for those that are an average already: MAESTRO's own."""
+    within = [f"{name}." for name, module in model.named_modules() if isinstance(module, WeightAverage)]
+    return ((name, value) for name, value in model.named_parameters() if not name.startswith(tuple(within)))
 
 
 def average_of(trainer: Trainer) -> ExponentialAverage | None:

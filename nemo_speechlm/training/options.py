@@ -34,6 +34,7 @@ def check_recipe(cfg: DictConfig) -> None:
         raise SpeechLMError("trainer and model must be mappings, such as trainer.max_steps=100")
     _check_length(cfg)
     _check_average(cfg)
+    _check_mean(cfg)
     _check_trainer(cfg.trainer)
     for part in ("train_ds", "validation_ds"):
         if isinstance(cfg.model.get(part), DictConfig):
@@ -116,6 +117,15 @@ def _check_length(cfg: DictConfig) -> None:
                 "exp_manager.max_time_per_run needs exp_manager.create_checkpoint_callback=true and "
                 "exp_manager.checkpoint_callback_params.save_last=true: otherwise there would be nothing to go on from"
             )
+
+
+def _check_mean(cfg: DictConfig) -> None:
+    """Refuse a mean of one checkpoint."""
+    key = "exp_manager.checkpoint_callback_params.save_top_k"
+    if cfg.save == "average" and OmegaConf.select(cfg, key, default=1) in (0, 1):
+        raise SpeechLMError(
+            f"save=average is the mean of the best checkpoints, and {key} keeps one; set it to 2 or more, or save=best"
+        )
 
 
 def _check_average(cfg: DictConfig) -> None:

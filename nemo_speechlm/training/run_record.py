@@ -15,7 +15,7 @@ from typing import Any
 from nemo_speechlm import __version__
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import atomic_write, content_of, plain, sync
+from nemo_speechlm.files import FILE_KEYS, atomic_write, content_of, plain, sync
 
 NAME = "run.json"
 
@@ -87,7 +87,7 @@ class RunRecord:
             if _matches(key, FREE) and not _matches(key, DECIDING):
                 if key.startswith(("trainer.", "model.")):  # what is in exp_manager may be secret, as a logger's key
                     free[key] = value
-            elif paths := _paths(value):
+            elif paths := _paths(value, key):
                 named[key] = [_describe(path, root, digests) for root in paths for path in _files_of(root)]
             else:
                 settings[key] = value
@@ -183,15 +183,17 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _paths(value: Any) -> list[Path]:
-    """The files or folders that a value names: one, a list, NeMo's ``a.json,b.json`` or ``audio_{0..3}.tar``.
+def _paths(value: Any, key: str) -> list[Path]:
+    """The files or folders that a key's value names: one, a list, NeMo's ``a.json,b.json`` or ``audio_{0..3}.tar``.
 
     Empty where it names none, or one that does not exist, which whoever reads it will say.
     """
     strings = [value] if isinstance(value, str) else value
     if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):
         return []
-    if not any("/" in item or "." in item for item in strings):  # a word, though there be a file of that name
+    is_word = not any("/" in item or "." in item for item in strings)
+    names = [name for name in key.split(".") if not name.isdigit()]  # without places in lists
+    if is_word and not (names and names[-1] in FILE_KEYS):  # though there be a file of that name
         return []
     paths = [Path(name) for item in strings for name in _expanded(item)]
     if all(path.is_file() or (path.is_dir() and path.name not in ("", "..")) for path in paths):

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.matching import Matcher, _reference, alignment_report, retrieval
@@ -105,3 +107,17 @@ def test_pictures(corpus, matcher, tmp_path):
     plot_durations(matcher, examples, tmp_path / "durations.png")
     for name in ("lattice", "similarity", "durations"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_frame_behind_the_audio_is_not_heard(matcher, tmp_path):
+    """Mel features have one more frame than the audio where it ends with one; every fourth utterance got it."""
+    for samples in (16_000, 12_345):
+        soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, samples), 16_000)
+        write_manifest(tmp_path / "a.json", [{"audio_filepath": "a.wav", "duration": samples / 16_000, "text": "a"}])
+        (example,) = read_examples(tmp_path / "a.json")
+        speech = matcher.speech(example)
+        audio = torch.from_numpy(read_audio(example.path, 16_000)).unsqueeze(0)
+        (states,), frames = matcher.model.extract_features(audio, torch.tensor([samples]), layers=[-1])
+        length = int(frames[0])
+        assert int(speech.lengths[0]) == length
+        torch.testing.assert_close(speech.encoded[:, :length], states[:, :length], rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.models.common.uctc import uctc as uctc_loss
-from nemo_speechlm.models.speechlm.umlm import LEVELS, predictions
+from nemo_speechlm.models.speechlm.umlm import LEVELS, SpeechOutput, predictions
 from nemo_speechlm.modules.padding import padding_mask
 from tests.golden import Reproduced, Value, collect, load, ours_of, released, without_gradient
 
@@ -25,6 +25,11 @@ GIVEN_STEP = set(
     "wave_padding_mask source labels_padded label_offset mask_indices swap_selected text_src_tokens text_target "
     "text_mask_indices".split()
 )
+
+
+def penalty_of(output: SpeechOutput) -> Tensor:
+    """The mean square of the front end's features."""
+    return output.penalty.sum() / output.counted
 
 
 @cache
@@ -186,7 +191,7 @@ def losses(folder: str, name: str) -> tuple[Reproduced, set[str]]:
     n_target = int((batch.text.target_lengths + 1).sum())  # with </s>
     spans = [[s.prob, s.length] for s in (model.masking, model.swapping, model.text_masking)]
     shapes = [list(golden[n].shape) for n in ("mask_indices", "swap_selected", "text_mask_indices")]
-    penalty = 10 * count * output.penalty
+    penalty = 10 * count * penalty_of(output)
     loss = sum(p.loss for p in masked.values()) + penalty + 0.1 * count * uctc
     limit = int(batch.speech.units.shape[1] / model.label_ratio)
     embedded = encoder.embed_speech(golden["source"].unsqueeze(1), batch.speech.audio_lengths, limit)
@@ -195,7 +200,7 @@ def losses(folder: str, name: str) -> tuple[Reproduced, set[str]]:
         "padding_mask": Value(padding_mask(embedded.lengths, frames)),
         "swap_indices": Value(output.swap),
         "unit_encoder_padding_mask": Value(tokens == PAD, scored),
-        "features_pen": Value(output.penalty),
+        "features_pen": Value(penalty_of(output)),
         "loss_features_pen": Value(penalty),
         "sample_size": Value(float(count)),
         "count_m_0": Value(count),
@@ -234,7 +239,7 @@ def gradients(folder: str, name: str) -> tuple[Reproduced, set[str]]:
     (model, plan), golden = model_of(folder), load(f"{folder}/loss.pt")
     output, masked, _, uctc = step(model, golden)
     count = golden["sample_size"]
-    loss = sum(p.loss for p in masked.values()) + count * (10 * output.penalty + 0.1 * uctc)
+    loss = sum(p.loss for p in masked.values()) + count * (10 * penalty_of(output) + 0.1 * uctc)
     model.zero_grad()
     loss.backward()
     ours = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}

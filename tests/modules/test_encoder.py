@@ -144,3 +144,16 @@ def test_weights_begin_as_released_where_the_recipe_says_so():
     assert all(not parts[name].any() for name in biases)
     ours = RelativeTransformer(**sizes, position="conv").state_dict()
     assert ours["relative_positions.table.weight"].std().item() == pytest.approx(1.0, rel=0.1)
+
+
+def test_the_penalty_is_of_the_utterances_own_frames(made):
+    made.eval()
+    lengths = torch.tensor([4000, 2500])
+    audio = torch.randn(2, 1, 4000)
+    audio[1, :, 2500:] = 0
+    with torch.no_grad():
+        together = made.embed_speech(audio, lengths)
+        alone = made.embed_speech(audio[1:, :, :2500], lengths[1:])
+    frames = int(alone.lengths[0])
+    torch.testing.assert_close(together.penalty[1, :frames], alone.penalty[0, :frames], rtol=1e-4, atol=1e-5)
+    assert not together.penalty[1, frames:].any()

@@ -180,3 +180,16 @@ def test_a_file_is_read_once_as_long_as_it_is_not_written(config, tmp_path, monk
     # Written a moment before it was read: another change in the same moment would leave the same time behind.
     RunRecord.of(config, 8, known=third)
     assert read == ["train.json"] * 2
+
+
+def test_files_that_are_named_by_a_word(config, tmp_path, monkeypatch):
+    """``model.tokenizer.dir=tokens``, as typed in the folder that holds it."""
+    monkeypatch.chdir(tmp_path)
+    config["model"]["tokenizer"]["dir"] = "tokens"
+    config["name"] = "tokens"
+    before = RunRecord.of(config, 1)
+    assert [file["name"] for file in before.files["model.tokenizer.dir"]] == ["tokenizer.model", "vocab.txt"]
+    assert "name" not in before.files
+    (tmp_path / "tokens" / "tokenizer.model").write_bytes(b"\x01\x02")
+    (line,) = before.differences(RunRecord.of(config, 1))
+    assert line.startswith("model.tokenizer.dir: the content of")

@@ -93,6 +93,7 @@ class Prepared:
         for amount in sorted({row.text for row in rows if row.text}):
             made = self.folder / f"text_{amount}.json"
             arguments = (f"source={self.folder}/text.json", f"output={made}", f"max_lines={amount}")
+            arguments += tuple(self.cfg.text_set)  # of the same language, in the same case
             found.append(step(f"text_{amount}", "prepare_text.py", made, *arguments, needs=("text",)))
         return found
 

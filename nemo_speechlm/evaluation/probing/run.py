@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.data.manifests.lines import read_manifests
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.probing.model import ProbeModel
 from nemo_speechlm.evaluation.probing.pictures import plot_layer_weights
 from nemo_speechlm.evaluation.probing.results import (
@@ -83,6 +83,11 @@ def _keep_what_no_run_made(recipe: DictConfig) -> None:
 def probe_recipe(cfg: DictConfig, output: str | Path) -> DictConfig:
     """The recipe of a training, from a probe's config."""
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+    if cfg.crop_seconds and cfg.kind != "classes":
+        raise SpeechLMError(
+            f"crop_seconds is {cfg.crop_seconds:g}, and the answers are {cfg.kind} of whole utterances, not of parts; "
+            "set it to null"
+        )
     language = OmegaConf.to_container(cfg.language)
     answers = learn_answers(cfg.kind, list(cfg.label_keys), language, [cfg.train], [cfg.train, cfg.valid, cfg.test])
     data = {"batch_size": cfg.batch_size, "num_workers": cfg.num_workers, "max_seconds": cfg.max_seconds}

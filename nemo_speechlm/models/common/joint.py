@@ -19,12 +19,12 @@ class JointMean(NamedTuple):
     Attributes:
         loss: this process's part of it, to be differentiated: averaged over the processes, it is the mean.
         mean: the mean itself, the same in all processes, without a gradient; 0 where there is nothing in any of them.
-        count: what it was taken over, in all of them.
+        number: what it was taken over, in all of them.
     """
 
     loss: Tensor
     mean: Tensor
-    count: Tensor
+    number: Tensor
 
 
 def joint_means(terms: Mapping[str, tuple[Tensor, Tensor | float]]) -> dict[str, JointMean]:

@@ -61,7 +61,7 @@ class FrameClassifierModel(PretrainingModel):
         self.register_buffer("phone_of_unit", torch.tensor(phone_of_unit), persistent=False)
         self.num_classes = len(self.phones) * self.parts
         self.classifier = nn.Linear(self.encoder.d_model, self.num_classes * self.label_ratio)
-        self.register_buffer("class_counts", torch.zeros(self.num_classes, dtype=torch.float64))
+        self.register_buffer("class_counts", torch.zeros(self.num_classes, dtype=torch.int64))
         decoding = self._cfg.decoding
         if decoding.min_duration < self.parts:
             raise SpeechLMError(
@@ -138,7 +138,7 @@ class FrameClassifierModel(PretrainingModel):
     @property
     def log_priors(self) -> Tensor:
         """(C,) log-probabilities of the classes in the frames that were trained on; one more frame of each."""
-        counts = self.class_counts + 1
+        counts = self.class_counts.double() + 1
         return (counts / counts.sum()).log().float()
 
     @torch.no_grad()
@@ -175,7 +175,7 @@ class FrameClassifierModel(PretrainingModel):
 
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
         """Cross-entropy per frame; the classes' frequencies are counted on the way."""
-        logits, classes, labeled = self._scored(batch)
+        logits, classes, labeled, _ = self._scored(batch)
         # Of all processes: DistributedDataParallel takes over the first one's buffers.
         self.class_counts += joint_sum(torch.bincount(classes[labeled], minlength=self.num_classes))
         scored = unit_prediction(logits, classes, labeled)
@@ -186,8 +186,8 @@ class FrameClassifierModel(PretrainingModel):
         self.log_speed()
         return means["loss"].loss
 
-    def _scored(self, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, L, C), classes (B, L) and where there are both (B, L)."""
+    def _scored(self, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits (B, L, C), classes (B, L), where there are both (B, L), and the frames that have logits (B,)."""
         if batch.speech is None:
             raise SpeechLMError("a batch without speech: check model.train_ds")
         logits, frames = self(batch.speech.audio, batch.speech.audio_lengths)
@@ -196,13 +196,13 @@ class FrameClassifierModel(PretrainingModel):
         L = min(logits.shape[1], classes.shape[1])
         logits, classes = logits[:, :L], classes[:, :L]
         heard = torch.arange(L, device=frames.device) < frames.unsqueeze(1)
-        return logits, classes, heard & (classes != PAD_UNIT)
+        return logits, classes, heard & (classes != PAD_UNIT), frames.clamp(max=L)
 
     # --- validation ----------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss, share of frames with the right phone, and error rates of what is decoded (without silence)."""
-        logits, classes, labeled = self._scored(batch)
+        logits, classes, labeled, heard_frames = self._scored(batch)
         assert batch.speech is not None
         scored = unit_prediction(logits, classes, labeled)
         weight = 0 if batch.stand_in else 1
@@ -214,8 +214,7 @@ class FrameClassifierModel(PretrainingModel):
         units, lengths = batch.speech.units, batch.speech.unit_lengths
         assert units is not None
         assert lengths is not None
-        frames = torch.minimum(lengths, torch.tensor(logits.shape[1], device=lengths.device))
-        decoded = self.phone_loop(self.scores(logits, frames, lengths), lengths)
+        decoded = self.phone_loop(self.scores(logits, heard_frames, lengths), lengths)
         errors, phone_errors, total = 0, 0, 0
         for row, length, found in zip(units.tolist(), lengths.tolist(), decoded, strict=True):
             reference = self._spoken(UnitSequence.from_frames(row[:length]).ids)

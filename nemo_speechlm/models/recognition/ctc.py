@@ -191,7 +191,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
             terms["phone"], weights["phone"] = self.phone_head.figure(*phones), self.cfg.phone_ctc.weight
         means = joint_means(terms) if terms else {}
         if "speech" in means:
-            output["loss"], loss = means["speech"]
+            output["loss"], loss = means["speech"].loss, means["speech"].mean
         if weights:
             output["log"]["train_speech_loss"] = loss.detach()
         for name, weight in weights.items():

@@ -121,12 +121,12 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     if cfg.get("compile", False):
         compile_layers(model.encoder)
     _give_data(model, data, encoder)
-    check_data_fit(model)
+    check_data_fit(model, speeds=(data.get("train_ds") or {}).get("speeds"))
     return model
 
 
 def _reused_decoder(cfg: DictConfig, source: PretrainedFile | None) -> PretrainedFile:
-    """Give prediction and joint network the sizes that they have in the pretraining file.
+    """Give prediction and joint network the sizes and the kinds of layers that they have in the pretraining file.
 
     Raises:
         SpeechLMError: if there is no such file, or no decoder in it.
@@ -141,11 +141,14 @@ def _reused_decoder(cfg: DictConfig, source: PretrainedFile | None) -> Pretraine
         cfg.model_defaults.pred_hidden, cfg.model_defaults.joint_hidden = sizes.pred_hidden, sizes.joint_hidden
         cfg.decoder.prednet.pred_hidden, cfg.joint.jointnet.joint_hidden = sizes.pred_hidden, sizes.joint_hidden
         cfg.decoder.prednet.pred_rnn_layers = sizes.pred_rnn_layers
+        cfg.joint.jointnet.activation = sizes.get("activation", "relu")
+        cfg.decoder.normalization_mode = sizes.get("normalization_mode")
+        cfg.decoder.blank_as_pad = sizes.get("blank_as_pad", True)
     return source
 
 
 def _decoder_sizes(source: PretrainedFile) -> DictConfig:
-    """``pred_hidden``, ``pred_rnn_layers`` and ``joint_hidden`` of a file's RNN-T decoder.
+    """What a file's RNN-T decoder is: sizes, and where they are not those of MAESTRO, kinds of layers.
 
     Raises:
         InputError: if it has none.
@@ -157,7 +160,8 @@ def _decoder_sizes(source: PretrainedFile) -> DictConfig:
         return source.cfg.transducer
     prednet, jointnet = source.cfg.decoder.prednet, source.cfg.joint.jointnet
     sizes = {key: prednet[key] for key in ("pred_hidden", "pred_rnn_layers")}
-    return OmegaConf.create({**sizes, "joint_hidden": jointnet.joint_hidden})
+    kinds = {key: source.cfg.decoder.get(key) for key in ("normalization_mode", "blank_as_pad")}
+    return OmegaConf.create({**sizes, **kinds, **{key: jointnet[key] for key in ("joint_hidden", "activation")}})
 
 
 def _joint_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:

@@ -164,6 +164,16 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
         self.log_speed()
         return loss
 
+    def on_fit_start(self) -> None:
+        """Check that something learns from the text, where there is some."""
+        super().on_fit_start()
+        text = (self._cfg.get("train_ds") or {}).get("text") or {}
+        if self._cfg.loss.uctc == 0 and (text.get("manifest_filepath") or text.get("input_cfg")):
+            raise SpeechLMError(
+                "model.loss.uctc is 0, so nothing learns from model.train_ds.text; give it a weight, or set "
+                "model.train_ds.text=null"
+            )
+
     def compute_loss(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step, and its terms and what else is logged, all () tensors on the device.
 

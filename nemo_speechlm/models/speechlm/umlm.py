@@ -30,8 +30,8 @@ class SpeechOutput(NamedTuple):
         units: (B, T) the unit of each frame, ``PAD_UNIT`` where it has none.
         mask: (B, T) bool, frames that were masked.
         swap: (B, T) bool, frames swapped for the embedding of their unit before the shared transformer.
-        penalty: () mean square of the front end's features.
-        elements: how many features that mean was taken over.
+        penalty: (B, T) mean square of the front end's features of each frame, 0 where it does not count.
+        counted: () frames in which it does.
     """
 
     logits: list[Tensor]
@@ -39,7 +39,7 @@ class SpeechOutput(NamedTuple):
     mask: Tensor
     swap: Tensor
     penalty: Tensor
-    elements: int
+    counted: Tensor
 
 
 class SpeechBranch(Protocol):
@@ -121,8 +121,8 @@ def forward_speech(
     shared_input = mix_states(speech, padding_BT=hidden, backend=encoder.kernels, **swapped)
     shared, _ = encoder.encode_shared(shared_input, unlabeled)
     logits = [model.unit_classifiers["speech"](speech), model.unit_classifiers["shared"](shared)]
-    elements = states.shape[0] * T * encoder.front_end.output_dim
-    return SpeechOutput(logits, targets, mask, swap, frames.penalty, elements)
+    counted = torch.tensor(padding.numel()) if encoder.released_padding else frames.lengths.sum()
+    return SpeechOutput(logits, targets, mask, swap, frames.penalty, counted)
 
 
 def _of_rows(seeds: Sequence[int] | None, purpose: int) -> dict[str, list[tuple[int, int]]]:
@@ -163,7 +163,7 @@ def umlm_terms(output: SpeechOutput) -> dict[str, tuple[Tensor, Tensor | float]]
         terms[f"masked_accuracy_{level}"] = masked[level].correct.float(), masked[level].frames
         terms[f"unmasked_accuracy_{level}"] = unmasked[level].correct.float(), unmasked[level].frames
     labeled = (output.units != PAD_UNIT).sum()
-    terms["feature_penalty"] = output.penalty * output.elements, output.elements
+    terms["feature_penalty"] = output.penalty.sum(), output.counted
     terms["fraction_masked"] = output.mask.sum().float(), labeled
     terms["fraction_swapped"] = output.swap.sum().float(), labeled
     return terms

@@ -121,3 +121,10 @@ def test_batches_know_their_audio(tmp_path, num_workers):
     found = [example for batch in build(corpus.speech, num_workers=num_workers) for example in batch_ids(batch)]
     files = [corpus.speech.parent / record["audio_filepath"] for _, record in read_manifest(corpus.speech)]
     assert sorted(found) == sorted(map(str, files))
+
+
+@pytest.mark.parametrize("key", ["truncate_duration", "cut_into_windows_duration"])
+def test_audio_is_not_cut_below_its_transcript(tmp_path, key):
+    corpus = tiny_corpus(tmp_path)
+    with pytest.raises(InputError, match=rf"{key} cannot be used, texts would no longer fit"):
+        build(corpus.speech, endless=True, **{key: 1.0})

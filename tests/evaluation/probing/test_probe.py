@@ -231,6 +231,7 @@ def test_the_upstream_of_s3prl(pretrained):
         (["model=fbank", "label_keys=[weather]"], "weather"),
         (["model=fbank", "label_keys=[]"], "label_keys is empty"),
         (["model=fbank", "+head.hidden=3"], "head: .*unexpected keyword argument 'hidden'"),
+        (["model=fbank", "task=characters", "crop_seconds=8"], "crop_seconds is 8, and the answers are characters of"),
         (["model=fbank", "head._target_=nemo_speechlm.evaluation.probing.FrameHead"], "does not fit kind=classes"),
     ],
 )

@@ -287,7 +287,7 @@ def test_alone_it_is_the_plain_mean():
     means["a"].loss.backward()
     assert float(total.grad) == 0.25
     assert not means["a"].mean.requires_grad
-    assert (float(means["a"].count), float(means["none"].count)) == (4, 0)
+    assert (float(means["a"].number), float(means["none"].number)) == (4, 0)
 
 
 def test_means_of_a_validation():

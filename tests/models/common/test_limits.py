@@ -42,6 +42,9 @@ def test_long_audio_and_long_text(tmp_path):
     with pytest.raises(SpeechLMError, match=r"18.1 s, played at a speed of 0.9 .*speeds.*max_duration=17"):
         check_data_fit(slowed)
     check_data_fit(fast)
+    with pytest.raises(SpeechLMError, match=r"18.1 s, played at a speed of 0.9"):
+        check_data_fit(model_with(near), speeds=[0.9, 1.1])  # a transducer's config does not tell them
+    check_data_fit(model_with(near), speeds=[1.0, 1.1])
 
 
 def test_the_longest_audio_fits():

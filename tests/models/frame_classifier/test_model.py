@@ -164,3 +164,14 @@ def test_bad_data(corpus):
         model.setup_training_data({"speech": {"input_cfg": [], "batch_duration": 8}})
     model.estimate_bigram([str(corpus.text)])  # text has units too
     assert float(model.phone_loop.bigram[-1, 0].exp()) > 0.8
+
+
+def test_classes_are_counted_exactly_in_bf16(corpus):
+    """Sums of bf16 stand still at 256 times what is added."""
+    model = FrameClassifierModel(tiny_frame_classifier_config(corpus)).to(torch.bfloat16)
+    before = model.class_counts.clone()
+    for _ in range(1000):
+        model.class_counts += 3
+    assert torch.equal(model.class_counts, before + 3000)
+    expected = (before + 3001).double()
+    torch.testing.assert_close(model.log_priors, (expected / expected.sum()).log().float())

@@ -99,6 +99,27 @@ def test_rnnt_begins_with_its_decoder(pretrained):
     torch.testing.assert_close(log_probs[:, :, 1, 4], emit[:, :, 1])
 
 
+def test_a_decoder_keeps_its_kind_of_layers(tmp_path):
+    plain = "model.decoder.prednet.dropout=0"  # LSTMs with layer norms have none
+
+    def build(*overrides):
+        small = [plain, "model.model_defaults.pred_hidden=8", "model.model_defaults.joint_hidden=8"]
+        config = compose_recipe("rnnt_small", "output=none.nemo", *small, *overrides).model
+        config.train_ds, config.validation_ds = None, None
+        return build_transducer(config).eval()
+
+    first = build("model.joint.jointnet.activation=tanh", "model.decoder.normalization_mode=layer")
+    first.save_to(str(tmp_path / "rnnt.nemo"))
+    second = build(f"model.init_from_pretrained={tmp_path}/rnnt.nemo", "model.reuse_decoder=true")
+    width, tokens = first.encoder.d_model, torch.tensor([[1, 2]])
+    states = torch.randn(1, 5, width)
+    found = [
+        model.joint.joint(states, model.decoder.predict(tokens, state=None, add_sos=True)[0])
+        for model in (first, second)
+    ]
+    torch.testing.assert_close(*found)
+
+
 def test_a_decoder_that_cannot_be_taken_over(pretrained, tmp_path, corpus):
     path, _ = pretrained
     base = ["output=none.nemo", "model.reuse_decoder=true"]

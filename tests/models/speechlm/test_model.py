@@ -4,7 +4,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, build_validation_dataloaders
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.uctc import greedy_texts
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
 from nemo_speechlm.models.speechlm.umlm import predictions
@@ -270,4 +270,11 @@ def test_units_of_another_inventory(corpus, tmp_path):
     UnitInventory("phoneme", "en", 100, ("SIL", "X"), "SIL").save(tmp_path / "units.json")
     config = tiny_pretrain_config(corpus, units=str(tmp_path / "units.json"))
     with pytest.raises(InputError, match=r"speech.json:1: unit \d+ is"):
+        fit(config, 1)
+
+
+def test_text_that_nothing_learns_from(corpus):
+    config = tiny_pretrain_config(corpus)
+    config.loss.uctc = 0
+    with pytest.raises(SpeechLMError, match=r"model\.loss\.uctc is 0, so nothing learns from model\.train_ds\.text"):
         fit(config, 1)

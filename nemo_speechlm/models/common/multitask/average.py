@@ -4,7 +4,7 @@ NeMo's ``EMA`` callback keeps an average beside the optimizer, and swaps it in a
 has to compute beside the model within a step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_number
+from nemo_speechlm.modules.full_width import FullWidth, is_half
 from nemo_speechlm.modules.moving_average import follow
 
 
-class WeightAverage(nn.Module):
+class WeightAverage(FullWidth):
     """Averaged copies of some parts of a model, always in evaluation mode and without gradients.
 
     They stay in fp32 where the model is in bf16 (``trainer.precision=bf16-true``), which would round the steps of an
@@ -52,13 +53,6 @@ class WeightAverage(nn.Module):
         """The average of a part."""
         return self.parts[name]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WeightAverage":
-        def widely(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if _is_half(moved) else moved
-
-        return super()._apply(widely, recurse)
-
     def train(self, mode: bool = True) -> "WeightAverage":
         """Stay in evaluation mode."""
         return super().train(False)
@@ -77,8 +71,4 @@ class WeightAverage(nn.Module):
 def in_precision_of(module: nn.Module) -> AbstractContextManager[Any]:
     """A context in which weights in fp32 compute as those of a module do, which may be in bf16."""
     weight = next(module.parameters())
-    return torch.autocast(weight.device.type, weight.dtype) if _is_half(weight) else nullcontext()
-
-
-def _is_half(tensor: Tensor) -> bool:
-    return tensor.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(weight.device.type, weight.dtype) if is_half(weight) else nullcontext()

@@ -19,7 +19,13 @@ from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.shared import check_shared_transformer
-from nemo_speechlm.models.common.multitask.stages import check_stages, read_stages, stage_at
+from nemo_speechlm.models.common.multitask.stages import (
+    check_all_learned,
+    check_stages,
+    read_stages,
+    stage_at,
+    updates_of,
+)
 from nemo_speechlm.models.common.multitask.tasks import Tasks, read_weights, term_weights, validation_metrics
 from nemo_speechlm.models.common.multitask.w2v_bert import CodebookWatch, W2vBert
 from nemo_speechlm.models.common.pretraining import PretrainingModel
@@ -87,8 +93,9 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
     # --- training ------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Check that each stage has its data."""
+        """Check that each task has a stage, and each stage its data."""
         super().on_fit_start()
+        check_all_learned(self.stages, self.tasks)
         data = self._cfg.get("train_ds") or {}
         if data:
             present = {stream.name for stream in self.streams() if data.get(stream.name)}
@@ -114,7 +121,9 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
         """One step on a batch of each stream of the stage; logs every term of the loss."""
         if hasattr(self, "w2v_bert"):
-            self.w2v_bert.quantizer.set_num_updates(self.trainer.global_step)
+            # Where stages without it come first, the temperature begins to fall when it begins to learn.
+            learned = updates_of(self.stages, "w2v_bert", self.trainer.global_step)
+            self.w2v_bert.quantizer.set_num_updates(learned)
         loss, log = self.compute_loss(batch, self.stages[self.stage].tasks)
         self._log_step({name: value.detach().float() for name, value in log.items()})
         self.log("loss", log["loss"].detach(), prog_bar=True, logger=False)
@@ -152,7 +161,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         figures, codes = self.figures(batch, self.tasks if tasks is None else tasks, seed)
         means = joint_means(figures)
         none = torch.tensor(float("nan"), device=self.device)
-        log = {name: torch.where(mean.count > 0, mean.mean, none.to(mean.mean)) for name, mean in means.items()}
+        log = {name: torch.where(mean.number > 0, mean.mean, none.to(mean.mean)) for name, mean in means.items()}
         terms = [(means[name], weight) for name, weight in self.loss_weights.items() if name in means]
         if not terms:
             raise SpeechLMError("a training step without data for any task: check model.train_ds and model.tasks")

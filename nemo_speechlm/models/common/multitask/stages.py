@@ -74,6 +74,31 @@ def stage_at(stages: Sequence[Stage], step: int) -> int:
     return len(stages) - 1
 
 
+def updates_of(stages: Sequence[Stage], task: str, step: int) -> int:
+    """How many of the first ``step`` updates belong to stages that learn a task."""
+    found = 0
+    for number, stage in enumerate(stages):
+        last = stage.steps is None or number == len(stages) - 1
+        taken = step if last else min(step, stage.steps or 0)
+        found += taken if task in stage.tasks else 0
+        step -= taken
+    return found
+
+
+def check_all_learned(stages: Sequence[Stage], weighted: Collection[str]) -> None:
+    """Check that each task with a weight is learned in some stage.
+
+    Raises:
+        SpeechLMError: naming the first that is not.
+    """
+    learned = {task for stage in stages for task in stage.tasks}
+    if idle := [task for task in weighted if task not in learned]:
+        raise SpeechLMError(
+            f"model.tasks.{idle[0]} has a weight, and no stage of model.stages learns it, so val_loss would count "
+            f"what is never trained. Name it in the tasks of a stage, or set model.tasks.{idle[0]}=0"
+        )
+
+
 def check_stages(stages: Sequence[Stage], tasks: Tasks, streams: Collection[str], max_steps: int) -> None:
     """Check that each stage has its data, and that they last as long as the training; warn of one that never begins.
 

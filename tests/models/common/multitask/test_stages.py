@@ -1,7 +1,14 @@
 import pytest
 
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.models.common.multitask.stages import Stage, check_stages, read_stages, stage_at
+from nemo_speechlm.models.common.multitask.stages import (
+    Stage,
+    check_all_learned,
+    check_stages,
+    read_stages,
+    stage_at,
+    updates_of,
+)
 from nemo_speechlm.models.common.multitask.tasks import read_weights, term_weights
 from nemo_speechlm.models.slam.tasks import TASKS
 
@@ -107,3 +114,19 @@ def test_a_stage_that_never_begins(monkeypatch):
             f"model.stages[{number}] begins after {begins} updates, and trainer.max_steps is {steps}: it never begins"
         )
         assert not said
+
+
+def test_updates_of_a_task_are_those_of_its_stages():
+    learning = {"a": [True] * 3 + [False] * 4 + [True] * 20, "b": [False] * 3 + [True] * 24}
+    stages = [Stage(3, ("a",)), Stage(4, ("b",)), Stage(None, ("a", "b"))]
+    for task, taken in learning.items():
+        for step in range(20):
+            assert updates_of(stages, task, step) == sum(taken[:step])
+    assert updates_of(stages[:2], "b", 9) == 6, "behind the end, the last stage goes on"
+
+
+def test_a_task_that_no_stage_learns():
+    stages = [Stage(3, ("tlm",)), Stage(None, ("tlm", "stm"))]
+    check_all_learned(stages, ["tlm", "stm"])
+    with pytest.raises(SpeechLMError, match=r"model\.tasks\.ctc has a weight, and no stage .* model\.tasks\.ctc=0"):
+        check_all_learned(stages, ["tlm", "ctc"])

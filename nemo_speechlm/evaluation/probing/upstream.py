@@ -3,6 +3,8 @@
 Axis legend: B utterances, S samples, T frames, D width.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +192,9 @@ class UpstreamSpec:
             found |= model_origin(path)
             if self.model == RANDOM:
                 found["model"] = RANDOM
+        elif self.model == RANDOM and self.recipe is not None:
+            plain = json.dumps(_architecture(self.recipe), sort_keys=True)  # a recipe of that name may change
+            found["architecture_sha256"] = hashlib.sha256(plain.encode()).hexdigest()
         return found
 
     def restore(self, device: str = "auto") -> Upstream:
@@ -209,15 +214,21 @@ class UpstreamSpec:
 def _random_encoder(recipe: str | None, seed: int) -> nn.Module:
     if recipe is None:
         raise SpeechLMError("model=random needs recipe=NAME, or the .nemo file of a model whose architecture it takes")
+    config = OmegaConf.create(_architecture(recipe))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SpeechLMEncoderModel(config)
+
+
+def _architecture(recipe: str) -> dict[str, Any]:
+    """Preprocessor, encoder and sample rate of a recipe, or of a ``.nemo`` file."""
     cfg = read_pretrained(recipe).cfg if recipe.endswith(".nemo") else _recipe(recipe).model
     if cfg.get("preprocessor") is None or cfg.get("encoder") is None:
         raise SpeechLMError(f"recipe={recipe} has no model.encoder of its own; name one such as speechlm_p_small")
     parts: dict[str, Any] = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("preprocessor", "encoder")
     }
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return SpeechLMEncoderModel(OmegaConf.create({**parts, "sample_rate": int(cfg.get("sample_rate", 16000))}))
+    return {**parts, "sample_rate": int(cfg.get("sample_rate", 16000))}
 
 
 def _recipe(name: str) -> DictConfig:

@@ -4,8 +4,9 @@ Axis legend: B utterances, S samples, T frames, D features.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +30,12 @@ class Teacher(ABC):
     Attributes:
         source: which features it makes.
         device: where the features are.
+        how: what else decides their last digits.
     """
 
     source: FeatureSource
     device: torch.device
+    how: Mapping[str, Any]
 
     @abstractmethod
     def features(self, utterances: Sequence[np.ndarray]) -> list[Tensor]:
@@ -55,6 +58,7 @@ class MfccTeacher(Teacher):
 
     def __init__(self, normalize: bool = False):
         self.mfcc = Mfcc()
+        self.how = {}
         self.device = torch.device("cpu")
         self.source = FeatureSource("mfcc", FRAME_RATE, self.mfcc.size, SAMPLE_RATE, normalize)
 
@@ -118,6 +122,7 @@ class ModelTeacher(Teacher):
         self._batch_samples = 1 if one_by_one else max(1, round(batch_seconds * sample_rate))
         autocast(self.device.type, precision)  # a wrong name is an error now, not at the first batch
         self._precision = precision
+        self.how = {"precision": precision, "batch_seconds": batch_seconds}
 
     @torch.inference_mode()
     def features(self, utterances: Sequence[np.ndarray]) -> list[Tensor]:

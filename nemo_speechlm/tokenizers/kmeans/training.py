@@ -161,7 +161,8 @@ class KMeansTraining:
     def _settings(self, teacher: Teacher) -> dict[str, Any]:
         own = {key: value for key, value in asdict(self).items() if key not in ("num_workers", "save_seconds")}
         digests = [file_digest(path) for path in self.manifests]
-        return own | {"features": asdict(teacher.source) | {"model": None}, "digests": digests}
+        features = asdict(teacher.source) | {"model": None} | dict(teacher.how)
+        return own | {"features": features, "digests": digests}
 
 
 def _as_it_is(handful: Handful) -> Handful:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.evaluation.probing import upstream
 from nemo_speechlm.evaluation.probing.run import run_probe
 from nemo_speechlm.evaluation.probing.s3prl_upstream import nemo_speechlm_local
 from nemo_speechlm.evaluation.probing.upstream import FBANK, RANDOM, FrozenEncoder, UpstreamSpec
@@ -171,7 +172,7 @@ def test_a_probe_without_its_run_is_kept(tones, tmp_path):
     assert (tmp_path / "a" / "probe.nemo").read_text() == "mine"
 
 
-def test_random_weights(pretrained, tmp_path):
+def test_random_weights(pretrained, monkeypatch):
     first, same, other = (UpstreamSpec("random", str(pretrained), seed).restore("cpu") for seed in (1, 1, 2))
     audio, length = torch.randn(1, 8000), torch.tensor([8000])
     states = [model.extract_features(audio, length)[0][2] for model in (first, same, other)]
@@ -180,6 +181,11 @@ def test_random_weights(pretrained, tmp_path):
     assert first.encoder.frame_rate == 50
     named = UpstreamSpec("random", "speechlm_p_small").restore("cpu")
     assert named.names == ["input", *(f"speech {i}" for i in (1, 2, 3)), *(f"shared {i}" for i in (1, 2, 3))]
+    before, other_recipe = UpstreamSpec("random", "speechlm_p_small").identity(), upstream._recipe("speechlm_h_base")
+    assert before == UpstreamSpec("random", "speechlm_p_small").identity()
+    monkeypatch.setattr(upstream, "_recipe", lambda name: other_recipe)
+    assert before != UpstreamSpec("random", "speechlm_p_small").identity(), "features of another architecture"
+    monkeypatch.undo()
     with pytest.raises(SpeechLMError, match=r"has no no_such_recipe\.yaml"):
         UpstreamSpec("random", "no_such_recipe").restore("cpu")
     with pytest.raises(SpeechLMError, match="needs recipe="):

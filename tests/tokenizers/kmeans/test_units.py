@@ -140,6 +140,11 @@ def test_training_goes_on_after_a_kill(corpus, trained, tmp_path, monkeypatch, s
     assert torch.equal(gone_on.centroids, whole.centroids)
     assert gone_on.statistics == whole.statistics
     assert len(asked) < 2 * 4 + 4, "it did not begin anew"
+    with monkeypatch.context() as context:
+        context.setattr(teacher, "how", {"precision": "bfloat16"})
+        before = len(asked)
+        plan.run(teacher, tmp_path / "cut.safetensors")
+        assert len(asked) > before, "what the features were computed with has changed"
     other, _ = replace(plan, seed=1).run(teacher, tmp_path / "cut.safetensors")
     assert not torch.equal(other.centroids, whole.centroids), "settings decide"
     progress_path(tmp_path / "cut.safetensors").write_bytes(b"damaged")

@@ -76,15 +76,13 @@ def test_classes(tmp_path):
 
 def test_batches_of_so_many():
     lengths = np.arange(10) + 1.0
-    batches = CountBatches(lengths, 4, seed=3)
-    stream = iter(batches)
+    stream = iter(CountBatches(lengths, 4, seed=3))
     first = [next(stream) for _ in range(3)]
     assert sorted(len(batch) for batch in first) == [2, 4, 4]
     assert sorted(row for batch in first for row in batch) == list(range(10))
     later = [next(stream) for _ in range(3)]
     assert later != first
-    batches.start = 3
-    stream = iter(batches)
+    stream = iter(CountBatches(lengths, 4, seed=3, used=lambda: 3))
     assert [next(stream) for _ in range(3)] == later
 
 

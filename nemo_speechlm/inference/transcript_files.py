@@ -59,7 +59,13 @@ def render(transcript: Transcript, kind: str) -> str:
     return "".join(passage.text + "\n" for passage in transcript.passages if passage.text)
 
 
-def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, longest: float | None = None) -> None:
+def run_transcription(
+    cfg: DictConfig,
+    recognize: Recognizer,
+    sample_rate: int,
+    longest: float | None = None,
+    padding_counts: bool = False,
+) -> None:
     """What ``transcribe.py`` and ``translate.py`` do once they have a model; exits with status 1 if a file failed.
 
     Args:
@@ -67,6 +73,7 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
         recognize: the model.
         sample_rate: its sample rate.
         longest: seconds that it takes at once; segments are no longer than that.
+        padding_counts: whether a text depends on the padding of its batch, and so on ``batch_duration``.
 
     Raises:
         InputError: if transcripts that are kept were made with another model or other options, or of a recording that
@@ -75,17 +82,18 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
     """
     formats = list(cfg.format) if isinstance(cfg.format, ListConfig) else [cfg.format]
     recordings = inputs_of(cfg)
+    options = CuttingOptions.of(cfg, longest, one_by_one=padding_counts)
     missing: dict[Path, list[Path]] = {}
     record = None
     if cfg.output is not None:
         missing = plan_outputs(recordings, cfg.output, formats)
-        record = MadeWith(cfg.output, settings_of(cfg))
+        batches = {"batch_duration": options.batch_duration} if padding_counts else {}
+        record = MadeWith(cfg.output, settings_of(cfg) | batches)
         if not cfg.overwrite:
             missing = {path: _not_there(record, path, files) for path, files in missing.items()}
     todo = list(dict.fromkeys(path for path, _ in recordings if missing.get(path) != []))
     if done := sum(not files for files in missing.values()):
         print(f"{done} of {len(recordings)} files have their transcripts already", file=sys.stderr)
-    options = CuttingOptions.of(cfg, longest)
     failures: list[Transcript] = []
     with tqdm(total=_seconds(todo), desc="Transcribing", unit="s", unit_scale=True, smoothing=0.1) as bar:
 

@@ -30,6 +30,33 @@ def transcribed(cfg, text, **changes):
     return texts(cfg)
 
 
+def test_batches_of_a_model_that_depends_on_padding(cfg):
+    """Segments go one by one; a text is another one where they did not."""
+    cfg.batch_duration, cfg.format, cfg.max_segment, cfg.min_segment = None, "text", 0.3, 0.1
+    batches = []
+
+    def run(padding_counts=True, **changes):
+        batches.clear()
+        changed = OmegaConf.merge(cfg, changes)
+
+        def recognize(segments, rate):
+            batches.append(len(segments))
+            return [Passage(s.start, s.start + 0.1, "one") for s in segments]
+
+        run_transcription(changed, recognize, 16000, padding_counts=padding_counts)
+
+    run(padding_counts=False)
+    assert len(batches) == 1 < batches[0]
+    with pytest.raises(InputError, match=r"a.txt: was made with batch_duration null, now 0"):
+        run()
+    run(overwrite=True)
+    assert set(batches) == {1} != len(batches)
+    run(batch_duration=0)
+    assert not batches
+    with pytest.raises(InputError, match=r"a.txt: was made with batch_duration 0.*, now 60"):
+        run(batch_duration=60)
+
+
 def texts(cfg):
     return {path.name: path.read_text() for path in Path(cfg.output).glob("a.*")}
 

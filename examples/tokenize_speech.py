@@ -13,7 +13,8 @@ Each speech_tokenizer has options of its own, listed below by --help; those of o
     python examples/tokenize_speech.py speech_tokenizer=pocketsphinx --help
 
 The unit inventory units.json is made if it is not there, with statistics of the units' durations; text gets its
-durations from them in training, so begin with the speech that you trust most (the transcribed one).
+durations from them in training, so begin with the speech that you trust most (the transcribed one). They are estimated
+anew with overwrite=true, where they are those of the output that is replaced.
 
 Everything that could not be aligned is counted by reason and listed line by line in <output>.skipped.jsonl. To
 continue an interrupted run, give the same command again. On several machines, give each the same command with
@@ -35,7 +36,7 @@ from nemo_speechlm.jobs.shards import parse_join
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
 from nemo_speechlm.tokenizers.jobs.several import for_each
-from nemo_speechlm.tokenizers.jobs.speech import make_speech_units_work, with_estimated_durations
+from nemo_speechlm.tokenizers.jobs.speech import has_durations_of, make_speech_units_work, with_estimated_durations
 from nemo_speechlm.tokenizers.speech import SpeechTokenizing
 from nemo_speechlm.units.inventory import UnitInventory
 
@@ -52,15 +53,20 @@ def main(cfg: DictConfig) -> None:
     def tokenize(manifest: str, output: str) -> str:
         with ExitStack() as held:
             makes_units = not Path(cfg.units).exists()
-            if makes_units and (cfg.shard is None or parse_join(cfg.shard)):  # a shard leaves it to the joining
+            whole = cfg.shard is None or parse_join(cfg.shard) is not None  # a shard leaves it to the joining
+            if makes_units and whole:
                 held.enter_context(only_writer(cfg.units))
             inventory = tokenizing.inventory() if makes_units else UnitInventory.load(cfg.units)
             tokenizing.check(inventory, cfg.units)
+            replaces = whole and not makes_units and cfg.overwrite and Path(output).exists()
+            renews_units = replaces and has_durations_of(inventory, output)
+            if renews_units:
+                held.enter_context(only_writer(cfg.units))
 
             def save_units(made: Path) -> None:
                 with_estimated_durations(inventory, made).save(cfg.units)
 
-            return tokenize_manifest(
+            said = tokenize_manifest(
                 manifest,
                 output,
                 tokenizing,
@@ -74,10 +80,11 @@ def main(cfg: DictConfig) -> None:
                 engine=engine,
                 skip_bad=cfg.skip_bad,
                 overwrite=cfg.overwrite,
-                before_rename=save_units if makes_units else None,
+                before_rename=save_units if makes_units or renews_units else None,
                 description="tokenize speech",
                 unit="utterance",
             )
+            return f"{said}\n{cfg.units}: its durations are those of the new output" if renews_units else said
 
     made_with = {"channel": cfg.channel, "tokenizing": repr(tokenizing), "shard": cfg.shard}
     print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files()))

@@ -27,7 +27,12 @@ from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
 from nemo_speechlm.tokenizers.jobs.several import for_each
-from nemo_speechlm.tokenizers.jobs.text import make_text_units_work, prepare_inventory
+from nemo_speechlm.tokenizers.jobs.text import (
+    check_durations,
+    make_text_units_work,
+    open_inventory,
+    prepare_inventory,
+)
 from nemo_speechlm.tokenizers.text import TextTokenizing
 
 
@@ -39,9 +44,14 @@ def main(cfg: DictConfig) -> None:
     engine = chosen(cfg.engine, Executor)
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     next(read_manifests(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
-    inventory = prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
+    check_durations(cfg.durations, cfg.aligned_manifest)
+    inventory = open_inventory(cfg.units, tokenizing)
     options = {"seed": cfg.seed, "max_units": cfg.max_units}
     settings = {**options, "inventory": inventory.digest}  # words with other units are left out
+
+    @functools.cache  # once for several manifests
+    def save_units() -> None:
+        prepare_inventory(cfg.units, tokenizing, cfg.durations, cfg.aligned_manifest)
 
     def tokenize(manifest: str, output: str) -> str:
         return tokenize_manifest(
@@ -55,6 +65,7 @@ def main(cfg: DictConfig) -> None:
             engine=engine,
             skip_bad=cfg.skip_bad,
             overwrite=cfg.overwrite,
+            begin=save_units,  # a refused output leaves the units as they are
             max_lines=cfg.max_lines,
             description="tokenize text",
         )

@@ -26,10 +26,12 @@ def main(cfg: DictConfig) -> None:
         from nemo_speechlm.inference.recognition import longest_audio, restore
         from nemo_speechlm.inference.recognizers import make_recognizer
         from nemo_speechlm.inference.transcript_files import run_transcription
+        from nemo_speechlm.models.common.batching import depends_on_padding
 
     model = restore(cfg.model, cfg.device)
     recognize = make_recognizer(model, cfg, options)
-    run_transcription(cfg, recognize, int(model.cfg.get("sample_rate", 16000)), longest_audio(model))
+    sample_rate = int(model.cfg.get("sample_rate", 16000))
+    run_transcription(cfg, recognize, sample_rate, longest_audio(model), depends_on_padding(model))
 
 
 if __name__ == "__main__":

@@ -27,13 +27,15 @@ def main(cfg: DictConfig) -> None:
         from nemo_speechlm.inference.recognizers import PlainRecognizer
         from nemo_speechlm.inference.search import is_translation, set_search
         from nemo_speechlm.inference.transcript_files import run_transcription
+        from nemo_speechlm.models.common.batching import depends_on_padding
 
     model = restore(cfg.model, cfg.device)
     if not is_translation(model):
         raise InputError("recognizes speech, it does not translate; transcribe.py takes it", cfg.model)
     set_search(model, beam_size=cfg.beam_size, length_penalty=cfg.length_penalty)
+    recognize = PlainRecognizer(model, cfg.precision)
     sample_rate = int(model.cfg.get("sample_rate", 16000))
-    run_transcription(cfg, PlainRecognizer(model, cfg.precision), sample_rate, longest_audio(model))
+    run_transcription(cfg, recognize, sample_rate, longest_audio(model), depends_on_padding(model))
 
 
 if __name__ == "__main__":

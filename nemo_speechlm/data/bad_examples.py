@@ -11,7 +11,7 @@ from zlib import crc32
 from nemo.utils import logging
 
 from nemo_speechlm.checks import check_choice, check_number
-from nemo_speechlm.data.pretraining.utterance_audio import base_of
+from nemo_speechlm.data.pretraining.utterance_audio import base_of, name_of
 from nemo_speechlm.data.waiting import Reading
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.locks import only_writer
@@ -131,7 +131,7 @@ class Preparation:
             except InputError as error:
                 if not self.skips:
                     raise
-                bad.append(BadExample.of(error, str(example.id)))
+                bad.append(BadExample.of(error, name_of(example)))
                 continue
             kept.append(example)
         if self.reading is not None:
@@ -142,9 +142,8 @@ class Preparation:
 
 def _name(example: Any) -> str:
     """Where an example stands, and the file of its audio."""
-    cut = base_of(example)
-    recording = getattr(cut, "recording", None)
-    return str(cut.id) if recording is None else f"{cut.id} ({recording.id})"
+    recording = getattr(base_of(example), "recording", None)
+    return name_of(example) if recording is None else f"{name_of(example)} ({recording.id})"
 
 
 class BadCount:

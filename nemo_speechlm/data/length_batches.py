@@ -1,6 +1,6 @@
 """Batches of items of similar length, up to so many frames (samples, seconds) in each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -48,7 +48,7 @@ class LengthBatches(Sampler[list[int]]):
     """Endless batches for training, pass after pass over all items; a batch depends only on the seed and its number.
 
     In each pass lengths are jittered before they are sorted, so that batches differ from pass to pass, and the
-    batches come in random order. A resumed run skips the batches it has had.
+    batches come in random order. An iteration, as of a resumed run or another epoch, skips the batches that were used.
 
     Args:
         lengths: frames of each item.
@@ -57,9 +57,7 @@ class LengthBatches(Sampler[list[int]]):
         rank: of this process.
         world_size: processes, which take turns with the batches.
         jitter: share of its length by which an item's place in the order may differ.
-
-    Attributes:
-        start: batches of this process to leave out, because they have been used.
+        used: tells when an iteration begins how many batches of this process were used before; None: there are none.
     """
 
     def __init__(
@@ -70,14 +68,15 @@ class LengthBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         jitter: float = 0.1,
+        used: Callable[[], int] | None = None,
     ):
         self.lengths, self.max_frames = np.asarray(lengths), max_frames
         self.seed, self.rank, self.world_size, self.jitter = seed, rank, world_size, jitter
-        self.start = 0
+        self.used = used
 
     def __iter__(self) -> Iterator[list[int]]:
         number, turn = 0, 0
-        first = self.start * self.world_size + self.rank
+        first = (0 if self.used is None else self.used()) * self.world_size + self.rank
         while True:
             batches = self._pass(turn)
             for batch in batches:

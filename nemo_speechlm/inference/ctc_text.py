@@ -16,6 +16,7 @@ from nemo_speechlm.decoding.options import Decoded, Decoder, DecodingOptions
 from nemo_speechlm.decoding.tokens import labels_of, text_encoder, words_of
 from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
 from nemo_speechlm.inference.recognition import check_lengths
+from nemo_speechlm.models.common.batching import batch_seconds, depends_on_padding
 from nemo_speechlm.models.common.precision import autocast
 
 
@@ -23,7 +24,7 @@ def log_probabilities(
     model: EncDecCTCModel,
     utterances: Sequence[Utterance],
     *,
-    batch_duration: float = 120.0,
+    batch_duration: float | None = None,
     num_workers: int = 0,
     precision: str = "float32",
     quiet: bool = False,
@@ -33,7 +34,7 @@ def log_probabilities(
     Args:
         model: a CTC model, NeMo's or ours.
         utterances: what to recognize.
-        batch_duration: seconds of audio in a batch, padding included.
+        batch_duration: see :func:`~nemo_speechlm.models.common.batching.batch_seconds`.
         num_workers: processes that load audio.
         precision: ``bfloat16`` and ``float16`` run the model under autocast.
         quiet: show no progress.
@@ -42,7 +43,8 @@ def log_probabilities(
         InputError: if an utterance is longer than the model takes.
     """
     check_lengths(model, utterances)
-    batches, loader = audio_loader(utterances, int(model.cfg.get("sample_rate", 16000)), batch_duration, num_workers)
+    seconds = batch_seconds(batch_duration, depends_on_padding(model))
+    batches, loader = audio_loader(utterances, int(model.cfg.get("sample_rate", 16000)), seconds, num_workers)
     found: list[np.ndarray] = [np.zeros((0, 0), dtype=np.float32)] * len(utterances)
     with (
         torch.inference_mode(),

@@ -14,7 +14,7 @@ from nemo_speechlm.models.common.hub import model_file
 NAME = ".made_with.jsonl"
 
 _FREE = ("input", "output", "format", "overwrite", "batch_duration", "device")
-"""Keys that decide nothing of a transcript."""
+"""Keys that decide nothing of a transcript, unless the padding of its batch counts (``batch_duration``)."""
 
 _FILES = ("model", "lm")
 """Keys that name a file: its content counts."""

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.inference.audio_batches import Utterance, audio_loader
+from nemo_speechlm.models.common.batching import batch_seconds, depends_on_padding
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_file
@@ -93,7 +94,7 @@ def transcribe(
     model: ASRModel,
     utterances: list[Utterance],
     *,
-    batch_duration: float = 120.0,
+    batch_duration: float | None = None,
     num_workers: int = 0,
     precision: str = "float32",
 ) -> list[str]:
@@ -102,7 +103,8 @@ def transcribe(
     Args:
         model: any of NeMo's recognition models that ``transcribe`` without prompts.
         utterances: what to recognize.
-        batch_duration: seconds of audio in a batch, padding included; a longer utterance is a batch of its own.
+        batch_duration: see :func:`~nemo_speechlm.models.common.batching.batch_seconds`; a longer utterance is a batch
+            of its own.
         num_workers: processes that load audio.
         precision: ``bfloat16`` and ``float16`` run the model under autocast.
 
@@ -113,7 +115,8 @@ def transcribe(
         InputError: if an utterance is longer than the model takes.
     """
     check_lengths(model, utterances)
-    batches, loader = audio_loader(utterances, int(model.cfg.get("sample_rate", 16000)), batch_duration, num_workers)
+    seconds = batch_seconds(batch_duration, depends_on_padding(model))
+    batches, loader = audio_loader(utterances, int(model.cfg.get("sample_rate", 16000)), seconds, num_workers)
     texts = [""] * len(utterances)
     settings = TranscribeConfig(batch_size=1, num_workers=num_workers, verbose=False)
     with (

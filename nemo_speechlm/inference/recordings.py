@@ -14,6 +14,7 @@ from nemo_speechlm.data.audio.stream import Segment, cut_at_silences, stream_aud
 from nemo_speechlm.decoding.times import TimedWord
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.inference.recognizers import Passage, Recognizer
+from nemo_speechlm.models.common.batching import BATCH_DURATION, batch_seconds
 
 
 @dataclass
@@ -70,23 +71,24 @@ class CuttingOptions:
         max_segment: seconds of the longest segment.
         min_segment: seconds of the shortest, but for a recording's last.
         silence: dB below full scale; segments that are nowhere louder are left out; None: none are.
-        batch_duration: seconds of audio in a batch, padding included.
+        batch_duration: seconds of audio in a batch, padding included; 0: segments one by one.
         channel: of files with several.
     """
 
     max_segment: float = 30.0
     min_segment: float = 5.0
     silence: float | None = -60.0
-    batch_duration: float = 120.0
+    batch_duration: float = BATCH_DURATION
     channel: Channel = "mix"
 
     @classmethod
-    def of(cls, cfg: DictConfig, longest: float | None) -> "CuttingOptions":
+    def of(cls, cfg: DictConfig, longest: float | None, one_by_one: bool = False) -> "CuttingOptions":
         """Read them from a config whose keys have the same names.
 
         Args:
-            cfg: the config; ``batch_duration`` may be missing.
+            cfg: the config; ``batch_duration`` may be missing or null.
             longest: seconds that the model takes at once. A ``max_segment`` above it is lowered, and this is said.
+            one_by_one: whether segments are batches of their own unless ``batch_duration`` says otherwise.
         """
         max_segment, min_segment = cfg.max_segment, cfg.min_segment
         if longest is not None and max_segment > longest:
@@ -94,8 +96,8 @@ class CuttingOptions:
                 f"max_segment={max_segment:g} is more than the model takes; cutting at {longest:g} s", file=sys.stderr
             )
             max_segment, min_segment = longest, min(min_segment, longest / 2)
-        batch_duration = cfg.get("batch_duration", cls.batch_duration)
-        return cls(max_segment, min_segment, cfg.silence, batch_duration, cfg.channel)
+        seconds = batch_seconds(cfg.get("batch_duration"), one_by_one)
+        return cls(max_segment, min_segment, cfg.silence, seconds, cfg.channel)
 
 
 def transcribe_files(

@@ -59,7 +59,13 @@ def render(transcript: Transcript, kind: str) -> str:
     return "".join(passage.text + "\n" for passage in transcript.passages if passage.text)
 
 
-def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, longest: float | None = None) -> None:
+def run_transcription(
+    cfg: DictConfig,
+    recognize: Recognizer,
+    sample_rate: int,
+    longest: float | None = None,
+    padding_counts: bool = False,
+) -> None:
     """What ``transcribe.py`` and ``translate.py`` do once they have a model; exits with status 1 if a file failed.
 
     Args:
@@ -67,6 +73,7 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
         recognize: the model.
         sample_rate: its sample rate.
         longest: seconds that it takes at once; segments are no longer than that.
+        padding_counts: whether a text depends on the padding of its batch, and so on ``batch_duration``.
 
     Raises:
         InputError: if transcripts that are kept were made with another model or other options, or of a recording that
@@ -75,18 +82,18 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
     """
     formats = list(cfg.format) if isinstance(cfg.format, ListConfig) else [cfg.format]
     recordings = inputs_of(cfg)
-    planned: dict[Path, list[Path]] = {}
+    options = CuttingOptions.of(cfg, longest, one_by_one=padding_counts)
+    missing: dict[Path, list[Path]] = {}
     record = None
     if cfg.output is not None:
-        planned = plan_outputs(recordings, cfg.output, formats)
-        record = MadeWith(cfg.output, settings_of(cfg))
-    done = [path for path, files in planned.items() if not cfg.overwrite and all(file.exists() for file in files)]
-    todo = list(dict.fromkeys(path for path, _ in recordings if path not in done))
-    if done and record is not None:
-        for path in done:
-            record.refuse_others(path, planned[path])
-        print(f"{len(done)} of {len(recordings)} files have their transcripts already", file=sys.stderr)
-    options = CuttingOptions.of(cfg, longest)
+        missing = plan_outputs(recordings, cfg.output, formats)
+        batches = {"batch_duration": options.batch_duration} if padding_counts else {}
+        record = MadeWith(cfg.output, settings_of(cfg) | batches)
+        if not cfg.overwrite:
+            missing = {path: _not_there(record, path, files) for path, files in missing.items()}
+    todo = list(dict.fromkeys(path for path, _ in recordings if missing.get(path) != []))
+    if done := sum(not files for files in missing.values()):
+        print(f"{done} of {len(recordings)} files have their transcripts already", file=sys.stderr)
     failures: list[Transcript] = []
     with tqdm(total=_seconds(todo), desc="Transcribing", unit="s", unit_scale=True, smoothing=0.1) as bar:
 
@@ -99,9 +106,9 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
                 tqdm.write(f"{transcript.path}: {transcript.error}", file=sys.stderr)
                 continue
             if record is not None:
-                for file in planned[transcript.path]:
+                for file in missing[transcript.path]:
                     write_transcript(transcript, file)
-                record.add(transcript.path, planned[transcript.path])
+                record.add(transcript.path, missing[transcript.path])
             else:
                 title = f"{transcript.path}: " if len(todo) > 1 and formats[0] == "text" else ""
                 text = render(transcript, formats[0])
@@ -111,6 +118,13 @@ def run_transcription(cfg: DictConfig, recognize: Recognizer, sample_rate: int, 
     if failures:
         listed = "\n".join(f"  {failure.path}: {failure.error}" for failure in failures)
         raise SpeechLMError(f"{len(failures)} of {len(todo)} files failed; the others are done:\n{listed}")
+
+
+def _not_there(record: MadeWith, recording: Path, files: Sequence[Path]) -> list[Path]:
+    """Those of a recording's files that are to be written; raises if the others were made otherwise."""
+    there = [file for file in files if file.exists()]
+    record.refuse_others(recording, there)
+    return [file for file in files if file not in there]
 
 
 def _seconds(paths: Sequence[Path]) -> float:

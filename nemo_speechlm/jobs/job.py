@@ -47,6 +47,7 @@ def run_job(
     written: Callable[[Record], Record] | None = None,
     others: Sequence[Path] = (),
     ending: Callable[[Results], JobReport] | None = None,
+    begin: Callable[[], Any] | None = None,
     before_rename: Callable[[Path], None] | None = None,
     engine: Executor | None = None,
     most_workers: int | None = None,
@@ -79,6 +80,7 @@ def run_job(
         written: makes a record of a result what stands in the output; None is the result itself.
         ending: makes the output of all results in another way than to write them line by line.
         others: the files besides ``output`` that ``place`` names.
+        begin: called before work begins, once nothing refuses the output or what has been done of it.
         before_rename: called with the finished output before it takes its name; so what it makes exists first.
         engine: where the workers run; None is this machine.
         most_workers: processes that the work is good for on one machine, if ``workers`` is None.
@@ -131,6 +133,8 @@ def run_job(
         left = sum(chunk.size for chunk in missing)
         with tqdm(total=part.size, initial=part.size - left, desc=description, unit=unit, smoothing=0.1) as bar:
             try:
+                if begin is not None:
+                    begin()
                 engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
             except SpeechLMError:
                 folder.remove_if_bare()

@@ -31,9 +31,7 @@ def test_longest_first_in_seconds(durations, batch_duration):
 
 
 def take(count, start=0, **arguments):
-    sampler = LengthBatches(LENGTHS, 200, **arguments)
-    sampler.start = start
-    return list(islice(sampler, count))
+    return list(islice(LengthBatches(LENGTHS, 200, **arguments, used=lambda: start), count))
 
 
 def test_a_pass_has_all_items_in_batches_of_similar_length():

@@ -162,6 +162,28 @@ def test_output_is_not_overwritten(run, corpus, tmp_path):
     assert "exists already" in printed
 
 
+def test_durations_of_an_output_that_is_replaced_are_found_anew(run, tmp_path):
+    """Those of another manifest that shares the units do not replace them."""
+    for name in ("train", "valid"):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(16000, 0.1), 16000)
+        (tmp_path / f"{name}.json").write_text(json.dumps({"audio_filepath": f"{name}.wav", "duration": 1.0}) + "\n")
+    arguments = ["speech_tokenizer=imported", f"alignments={tmp_path / 'a.ctm'}", "style=as_is"]
+
+    def durations(name, each, *more):
+        phones = [f"{name} 1 {each * i:.2f} {each} {'B' if i % 2 else 'AA'}" for i in range(round(1 / each))]
+        (tmp_path / "a.ctm").write_text("\n".join(phones) + "\n")
+        status, printed = tokenize(run, tmp_path / f"{name}.json", tmp_path / f"{name}_units.json", *arguments, *more)
+        assert status == 0, printed
+        return UnitInventory.load(tmp_path / "units.json").durations, printed
+
+    first, _ = durations("train", 0.05)
+    assert durations("valid", 0.25)[0] == first
+    assert durations("valid", 0.1, "overwrite=true")[0] == first
+    later, printed = durations("train", 0.25, "overwrite=true")
+    assert later["AA"].mean > first["AA"].mean
+    assert "units.json: its durations are those of the new output" in printed
+
+
 def test_folder_to_manifest_and_back(run, corpus, tmp_path):
     output = corpus / "found.json"
     arguments = ["corpus=folder", f"source={corpus / 'train'}", f"output={output}", "workers=1"]

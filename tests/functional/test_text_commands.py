@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.units.inventory import UnitInventory
-from nemo_speechlm.units.phones import phone_inventory
+from nemo_speechlm.units.inventory import DurationModel, UnitInventory
+from nemo_speechlm.units.phones import phone_inventory, phoneme_inventory
 from tests.functional.commands import run_example
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +139,23 @@ def test_what_was_made_with_other_units_is_neither_joined_nor_kept(run: Callable
     (tmp_path / "more.json").write_text(line)
     said = run("tokenize_text.py", *several, "units=all.json", fails=True)
     assert said.startswith("made_0.json: exists already")
+
+
+def test_a_refused_output_leaves_the_units_as_they_are(run: Callable[..., str], tmp_path: Path):
+    (tmp_path / "t.json").write_text(json.dumps({"text": "hello world"}) + "\n")
+    inventory = phoneme_inventory("plain")
+    units, output = tmp_path / "units.json", tmp_path / "o.json"
+    inventory.with_durations({symbol: DurationModel(9, 1) for symbol in inventory.symbols}).save(units)
+    arguments = ["manifest=t.json", "output=o.json", "units=units.json", "style=plain", "durations=paper"]
+    output.write_text("mine")
+    before = units.read_text()
+    assert "exists already" in run("tokenize_text.py", *arguments, fails=True)
+    assert units.read_text() == before
+    units.unlink()
+    assert "exists already" in run("tokenize_text.py", *arguments, fails=True)
+    assert not units.exists()
+    run("tokenize_text.py", *arguments, "overwrite=true")
+    assert UnitInventory.load(units).durations["AH"] == (5, 2.5)
 
 
 @pytest.mark.skipif(not (DATA / "text").exists(), reason=f"no {DATA}/text; set NEMO_SPEECHLM_DATA")

@@ -53,7 +53,7 @@ def test_train_resume_and_tokenize(tmp_path, monkeypatch, capsys):
     iterate = LengthBatches.__iter__
 
     def recorded(self):
-        starts.append(self.start)
+        starts.append(self.used())
         return iterate(self)
 
     monkeypatch.setattr(LengthBatches, "__iter__", recorded)

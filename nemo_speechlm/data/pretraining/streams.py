@@ -27,7 +27,7 @@ from nemo_speechlm.data.pretraining.speech_reader import SpeechReader
 from nemo_speechlm.data.pretraining.text_reader import TextUnits, TextUnitsReader
 from nemo_speechlm.data.pretraining.token_reader import TextTokens, TokensReader
 from nemo_speechlm.data.pretraining.transcripts_reader import TranscriptsReader
-from nemo_speechlm.data.pretraining.utterance_audio import audio_and_units, audio_of, base_of
+from nemo_speechlm.data.pretraining.utterance_audio import audio_and_units, audio_of, base_of, name_of
 from nemo_speechlm.units.inventory import UnitInventory
 
 
@@ -287,7 +287,7 @@ def noise(sample_rate: int) -> np.ndarray:
 
 def ids_of(examples: Iterable[Any]) -> tuple[str, ...]:
     """Where the examples stand in their manifests."""
-    return tuple(example.id for example in examples)
+    return tuple(name_of(example) for example in examples)
 
 
 def pad(rows: Sequence[np.ndarray], dtype: torch.dtype, value: float) -> tuple[Tensor, Tensor]:

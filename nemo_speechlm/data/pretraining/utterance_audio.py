@@ -74,11 +74,21 @@ def base_of(cut: Cut) -> Cut:
     return cut.tracks[0].cut if isinstance(cut, MixedCut) else cut
 
 
+def name_of(example: Any) -> str:
+    """Where an example stands in its manifest, or its id; of a cut with noise, whose ids NeMo draws, the audio's."""
+    base = base_of(example)
+    custom = getattr(base, "custom", None) or {}
+    if "manifest" in custom and "line" in custom:
+        return f"{custom['manifest']}:{custom['line']}"
+    recording = getattr(base, "recording", None)
+    return str(recording.id if recording is not None and isinstance(example, MixedCut) else base.id)
+
+
 def _place(cut: Cut) -> tuple[Cut, str, int | None]:
     """The cut without what augmentation added, and where it came from."""
     base = base_of(cut)
     custom = base.custom or {}
-    return base, custom.get("manifest", custom.get("manifest_origin", base.id)), custom.get("line")
+    return base, custom.get("manifest", custom.get("manifest_origin", name_of(cut))), custom.get("line")
 
 
 def _frames(cut: Cut, inventory: UnitInventory, path: str, line: int | None) -> np.ndarray:

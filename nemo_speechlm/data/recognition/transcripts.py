@@ -21,7 +21,7 @@ from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.lines import text_of
-from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, check_regular
+from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, check_regular, name_of
 from nemo_speechlm.data.recognition.batch import REPEATED
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
@@ -217,10 +217,10 @@ def _is_ours(cut: Cut) -> bool:
 
 def source_of(cut: Cut) -> str:
     """The file of a cut's audio, or its id where there is none."""
+    base = base_of(cut)
     if _is_ours(cut):
-        base = base_of(cut)
         return str(base.custom.get("tar", base.recording.id))
-    return next(_files(cut), str(cut.id))
+    return next(_files(base), name_of(cut))
 
 
 def _files(cut: Cut) -> Iterator[str]:

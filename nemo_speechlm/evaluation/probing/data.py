@@ -3,7 +3,7 @@
 Axis legend: B utterances, S samples, L layers, T frames, D width, U answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -133,10 +133,19 @@ class CountBatches(LengthBatches):
         seed: of the order.
         rank: of this process.
         world_size: processes, which take turns with the batches.
+        used: see :class:`LengthBatches`.
     """
 
-    def __init__(self, lengths: np.ndarray, size: int, seed: int = 0, rank: int = 0, world_size: int = 1):
-        super().__init__(lengths, 0, seed, rank, world_size)
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        used: Callable[[], int] | None = None,
+    ):
+        super().__init__(lengths, 0, seed, rank, world_size, used=used)
         self.size = size
 
     def _pass(self, turn: int) -> list[np.ndarray]:

@@ -177,9 +177,9 @@ class ProbeModel(TrainedModel):
         """Build the endless loader of ``cfg.train_ds``."""
         cfg = train_data_config
         data = self.dataset(cfg)
-        batches = CountBatches(
-            data.examples.durations, cfg["batch_size"], cfg.get("seed", 0), self.global_rank, self.world_size
-        )
+        ranks = self.global_rank, self.world_size
+        durations, size, seed = data.examples.durations, cfg["batch_size"], cfg.get("seed", 0)
+        batches = CountBatches(durations, size, seed, *ranks, used=self.used_batches)
         self._train_dl = DataLoader(
             data,
             batch_sampler=batches,
@@ -187,14 +187,6 @@ class ProbeModel(TrainedModel):
             num_workers=cfg.get("num_workers", 0),
             worker_init_fn=leave_signals_to_parent,
         )
-
-    def train_dataloader(self) -> DataLoader:
-        """The training loader; resumed, it goes on behind the batches that were used."""
-        if self._train_dl is not None:
-            batches = self._train_dl.batch_sampler
-            assert isinstance(batches, CountBatches)
-            batches.start = self.used_batches()
-        return self._train_dl
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
         """Build the loader of ``cfg.validation_ds``, which is passed once."""

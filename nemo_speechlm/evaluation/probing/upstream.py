@@ -19,10 +19,12 @@ from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.inference.features.extraction import model_origin
+from nemo_speechlm.models.common.batching import depends_on_padding
 from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.pretrained import read_pretrained
 from nemo_speechlm.models.common.restore import pick_device, restore_extractor
@@ -101,13 +103,26 @@ class FrozenEncoder:
     def extract_features(
         self, waveform: Tensor, length: Tensor, layers: Sequence[int] | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """See :class:`Upstream`."""
+        """See :class:`Upstream`. A model that depends on padding takes the utterances one by one."""
+        if len(waveform) > 1 and depends_on_padding(self.model):
+            return self._one_by_one(waveform, length, layers)
         encoder = self.model.encoder
         signal, signal_length = self.model.preprocessor(input_signal=waveform, length=length)
         frames = encoder.embed_speech(signal, signal_length)
         padding = padding_mask(frames.lengths, frames.states.shape[1])
         states = [frames.states, *encoder.encode_layers(frames.states, padding)]
         return (states if layers is None else [states[layer] for layer in layers]), frames.lengths
+
+    def _one_by_one(
+        self, waveform: Tensor, length: Tensor, layers: Sequence[int] | None
+    ) -> tuple[list[Tensor], Tensor]:
+        parts = [
+            self.extract_features(waveform[row : row + 1, :samples], length[row : row + 1], layers)
+            for row, samples in enumerate(length.tolist())
+        ]
+        by_layer = zip(*(states for states, _ in parts), strict=True)
+        padded = [pad_sequence([x_BTD[0] for x_BTD in own], batch_first=True) for own in by_layer]
+        return padded, torch.cat([frames for _, frames in parts])
 
 
 class MelFeatures:

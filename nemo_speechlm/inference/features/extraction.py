@@ -27,10 +27,8 @@ from nemo_speechlm.jobs.progress import progress_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.versions import versions
 from nemo_speechlm.locks import lock_path, only_writer
+from nemo_speechlm.models.common.batching import batch_seconds, depends_on_padding
 from nemo_speechlm.models.common.hub import model_file
-
-BATCH_DURATION = 120.0
-"""Seconds of audio in a batch unless said otherwise."""
 
 _TOGETHER = 8
 """Batches that a worker is given at once: what it reads ahead."""
@@ -149,9 +147,7 @@ def _items(
     folder: Path, model: Any, utterances: Sequence[Utterance], options: FeatureOptions, layers: int
 ) -> list[FeatureItem]:
     """The lines of the job, in the order of the utterances."""
-    batch_duration = options.batch_duration
-    if batch_duration is None:
-        batch_duration = 0.0 if getattr(model.encoder.front_end, "released_padding", False) else BATCH_DURATION
+    batch_duration = batch_seconds(options.batch_duration, depends_on_padding(model))
     names = [f"{index:07d}_{utterance.path.stem[:40]}" for index, utterance in enumerate(utterances)]
     if options.format == "huggingface":
         files = [str(path.relative_to(folder)) for path in _shard_files(folder, model, utterances, options, layers)]

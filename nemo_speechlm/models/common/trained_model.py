@@ -34,8 +34,15 @@ class TrainedModel(ModelPT):
         self.setup_validation_data(val_data_config)
 
     def used_batches(self) -> int:
-        """Batches that each process has been trained on: where a resumed run goes on in its data."""
-        return 0 if self._trainer is None else self._trainer.global_step * self._trainer.accumulate_grad_batches
+        """Batches that each process has been trained on: where the next epoch, or a resumed run, goes on."""
+        if self._trainer is None:
+            return 0
+        steps, each = self._trainer.global_step, self._trainer.accumulate_grad_batches
+        epoch = self._trainer.limit_train_batches
+        if not isinstance(epoch, int):  # the data have no end, and neither has their epoch
+            return steps * each
+        epochs, steps = divmod(steps, -(-epoch // each))  # the last update of an epoch may have fewer batches
+        return epochs * epoch + steps * each
 
     def configure_callbacks(self) -> list[Callback]:
         """Log the means of validations."""

@@ -148,14 +148,9 @@ class SLAMTextClassifier(TrainedModel):
         data = self._dataset(train_data_config)
         ranks = self.global_rank, self.world_size
         size, seed = train_data_config["batch_size"], train_data_config.get("seed", 0)
-        self._order = LengthBatches(np.ones(len(data)), size, seed, *ranks)  # all being as long: at random
-        self._train_dl = DataLoader(data, batch_size=None, sampler=self._order)
-
-    def train_dataloader(self) -> DataLoader:
-        """The training loader; resumed, it goes on behind the batches that were used."""
-        if self._train_dl is not None:
-            self._order.start = self.used_batches()
-        return self._train_dl
+        alike = np.ones(len(data))  # all being as long: at random
+        order = LengthBatches(alike, size, seed, *ranks, used=self.used_batches)
+        self._train_dl = DataLoader(data, batch_size=None, sampler=order)
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
         """Batches of the lines of ``file``, of which each process has its share."""

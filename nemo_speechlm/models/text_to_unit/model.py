@@ -223,16 +223,10 @@ class TextToUnitModel(TrainedModel):
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
         """Build the endless loader of ``cfg.train_ds``."""
         cfg, data = self._dataset(train_data_config)
-        batches = LengthBatches(data.frames(), cfg.batch_frames, cfg.get("seed", 0), self.global_rank, self.world_size)
+        ranks = self.global_rank, self.world_size
+        seed, used = cfg.get("seed", 0), self.used_batches
+        batches = LengthBatches(data.frames(), cfg.batch_frames, seed, *ranks, used=used)
         self._train_dl = _loader(data, batches, cfg)
-
-    def train_dataloader(self) -> DataLoader:
-        """The training loader; resumed, it goes on behind the batches that were used."""
-        if self._train_dl is not None:
-            batches = self._train_dl.batch_sampler
-            assert isinstance(batches, LengthBatches)
-            batches.start = self.used_batches()
-        return self._train_dl
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
         """Build the loader of ``cfg.validation_ds``, which is passed once."""

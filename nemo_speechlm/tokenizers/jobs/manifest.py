@@ -38,6 +38,7 @@ def tokenize_manifest(
     shard: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    begin: Callable[[], Any] | None = None,
     before_rename: Callable[[Path], None] | None = None,
     channel: Channel = "mix",
     **options: Any,
@@ -53,6 +54,7 @@ def tokenize_manifest(
         shard: ``"i/n"``, ``"join/n"``, or None: all in one.
         workers: processes; None is what suits the tokenizer and the engine.
         overwrite: replace an existing output.
+        begin: called once nothing refuses the output: before the work, or when shards have been joined.
         before_rename: called with the finished output, whole or joined, before it takes its name.
         channel: which one ``make_work`` reads of audio with several.
         options: of :func:`run_job`.
@@ -66,7 +68,9 @@ def tokenize_manifest(
     given = {"tokenizing": repr(tokenizing)}
     joined = parse_join(shard)
     if joined is not None:
-        what = functools.partial(_join, settings=settings, given=given, max_lines=options.get("max_lines"))
+        what = functools.partial(
+            _join, settings=settings, given=given, max_lines=options.get("max_lines"), begin=begin
+        )
         return f"{output}: {what(manifest, output, joined, overwrite, before_rename)}"
     part = None if shard is None else Shard.parse(shard)
     path = Path(output) if part is None else part.path(output)
@@ -90,6 +94,7 @@ def tokenize_manifest(
             batch_size=tokenizing.batch_size,
             shard=part,
             overwrite=overwrite,
+            begin=begin,
             before_rename=before_rename if part is None else None,
             given=given,
             libraries=tokenizing.libraries,
@@ -108,6 +113,7 @@ def _join(
     settings: dict[str, Any],
     given: dict[str, Any],
     max_lines: int | None,
+    begin: Callable[[], Any] | None,
 ) -> JobReport:
     """Concatenate the outputs of all shards, which are kept."""
     refuse_input_as_output([output], {"the input": manifest})
@@ -139,6 +145,8 @@ def _join(
                 f"its shards have {found} lines, {manifest} has {index.total}; run the command of each shard again",
                 output,
             )
+        if begin is not None:
+            begin()
     if not report.skipped:
         skipped_path(output).unlink()
     return report

@@ -70,3 +70,11 @@ def with_estimated_durations(inventory: UnitInventory, manifest: str | Path) -> 
         for number, record in read_manifest(manifest, ["units", "unit_durations"])
     )
     return inventory.with_durations(estimate_durations(sequences, inventory))
+
+
+def has_durations_of(inventory: UnitInventory, manifest: str | Path) -> bool:
+    """Whether an inventory's duration statistics were estimated from a speech manifest, and not from another one."""
+    try:
+        return with_estimated_durations(inventory, manifest).to_dict() == inventory.to_dict()
+    except InputError:  # it has other units, or none
+        return False

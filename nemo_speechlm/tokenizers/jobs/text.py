@@ -70,6 +70,27 @@ def make_text_units_work(
     return work
 
 
+def open_inventory(units: str | Path, tokenizing: TextTokenizing) -> UnitInventory:
+    """The unit inventory ``units``, or where there is none the tokenizer's; nothing is written.
+
+    Raises:
+        InputError: if the inventory is another tokenizer's.
+    """
+    inventory = UnitInventory.load(units) if Path(units).exists() else tokenizing.inventory()
+    tokenizing.check(inventory, units)
+    return inventory
+
+
+def check_durations(durations: str | None, aligned_manifest: str | Path | None) -> None:
+    """Raise if the options of :func:`prepare_inventory` do not go together."""
+    if durations is not None and durations not in get_args(Durations):
+        raise InputError(f"durations is {durations!r}, expected {' or '.join(get_args(Durations))}")
+    if durations == "estimate" and aligned_manifest is None:
+        raise InputError("durations=estimate needs aligned_manifest, a speech manifest with units and unit_durations")
+    if durations == "paper" and aligned_manifest is not None:
+        raise InputError("durations=paper makes no use of aligned_manifest; leave out one of the two")
+
+
 def prepare_inventory(
     units: str | Path,
     tokenizing: TextTokenizing,
@@ -88,19 +109,11 @@ def prepare_inventory(
     Raises:
         InputError: if the inventory is another tokenizer's, or the aligned manifest does not fit it.
     """
-    if durations is not None and durations not in get_args(Durations):
-        raise InputError(f"durations is {durations!r}, expected {' or '.join(get_args(Durations))}")
-    if durations is None and aligned_manifest is not None:
-        durations = "estimate"
-    if durations == "estimate" and aligned_manifest is None:
-        raise InputError("durations=estimate needs aligned_manifest, a speech manifest with units and unit_durations")
-    if durations == "paper" and aligned_manifest is not None:
-        raise InputError("durations=paper makes no use of aligned_manifest; leave out one of the two")
+    check_durations(durations, aligned_manifest)
     with only_writer(units, wait=True):  # shards may run at the same time
-        old = UnitInventory.load(units) if Path(units).exists() else None
-        inventory = old or tokenizing.inventory()
-        tokenizing.check(inventory, units)
-        if durations == "estimate" and aligned_manifest is not None:
+        old = open_inventory(units, tokenizing)
+        inventory = old
+        if aligned_manifest is not None:
             sequences = (
                 unit_sequence(record, inventory, aligned_manifest, number)
                 for number, record in read_manifest(aligned_manifest, ["units", "unit_durations"])
@@ -108,6 +121,6 @@ def prepare_inventory(
             inventory = inventory.with_durations(estimate_durations(sequences, inventory))
         elif durations == "paper" or (not inventory.durations and inventory.kind == "phoneme"):
             inventory = inventory.with_durations(paper_durations(inventory))
-        if inventory != old:
+        if inventory != old or not Path(units).exists():
             inventory.save(units)
     return inventory

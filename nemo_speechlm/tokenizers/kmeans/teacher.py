@@ -18,6 +18,7 @@ from nemo_speechlm.data.audio.collation import collate_audio
 from nemo_speechlm.data.length_batches import batches_by_length
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import file_digest
+from nemo_speechlm.models.common.batching import depends_on_padding
 from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_extractor
@@ -118,8 +119,7 @@ class ModelTeacher(Teacher):
             digest=file_digest(path),
         )
         self.device = self.model.device
-        one_by_one = getattr(encoder.front_end, "released_padding", False)
-        self._batch_samples = 1 if one_by_one else max(1, round(batch_seconds * sample_rate))
+        self._batch_samples = 1 if depends_on_padding(self.model) else max(1, round(batch_seconds * sample_rate))
         autocast(self.device.type, precision)  # a wrong name is an error now, not at the first batch
         self._precision = precision
         self.how = {"precision": precision, "batch_seconds": batch_seconds}

@@ -6,6 +6,7 @@ import pytest
 import soundfile
 from lhotse import Recording, RecordingSet, lazy
 
+from nemo_speechlm.data.pretraining.utterance_audio import name_of
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.corpora import tiny_corpus
 from tests.data.pretraining.test_loader import build, equal, first, make_config
@@ -51,6 +52,7 @@ def pairs_of_rows(sounds, **options):
     changed = first(build(with_options(sounds, **options)), 9)
     for before, after in zip(plain, changed, strict=True):
         assert before.speech.audio.shape == after.speech.audio.shape
+        assert before.speech.ids == after.speech.ids
         assert (before.speech.units == after.speech.units).all()  # the units stay on their audio
         for row, length in enumerate(before.speech.audio_lengths):
             yield before.speech.audio[row, :length].numpy(), after.speech.audio[row, :length].numpy()
@@ -72,6 +74,13 @@ def test_noise_comes_to_the_share_that_was_asked_for(sounds):
         for clean, noisy in pairs_of_rows(sounds, noise_path="DIR/noise.json", noise_mix_prob=0.5)
     ]
     assert 0.2 < np.mean(changed) < 0.8
+
+
+def test_audio_with_noise_that_nemo_reads_has_the_name_of_its_file(sounds):
+    cut = Recording.from_file(sounds.folder / "noise.wav").to_cut()
+    noisy = cut.mix(cut, snr=10).truncate(duration=1.0)  # as NeMo does it, with new ids
+    assert name_of(cut) == cut.id
+    assert name_of(noisy) == cut.recording.id
 
 
 def test_a_room_adds_its_echo(sounds):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import InputError
@@ -10,7 +11,9 @@ from nemo_speechlm.evaluation.probing.data import CountBatches
 from nemo_speechlm.evaluation.probing.heads import FrameHead, LayerMix, RecurrentHead, UtteranceHead
 from nemo_speechlm.evaluation.probing.results import summary_line
 from nemo_speechlm.evaluation.probing.targets import CharacterTargets, ClassTargets, PhoneTargets, learn_answers
-from nemo_speechlm.evaluation.probing.upstream import MelFeatures
+from nemo_speechlm.evaluation.probing.upstream import FrozenEncoder, MelFeatures
+from nemo_speechlm.models.encoder import SpeechLMEncoderModel
+from nemo_speechlm.testing.configs import tiny_architecture
 
 ENGLISH = {"code": "en", "voice": "en-us", "characters": " abcdefghijklmnopqrstuvwxyz'"}
 
@@ -76,16 +79,31 @@ def test_classes(tmp_path):
 
 def test_batches_of_so_many():
     lengths = np.arange(10) + 1.0
-    batches = CountBatches(lengths, 4, seed=3)
-    stream = iter(batches)
+    stream = iter(CountBatches(lengths, 4, seed=3))
     first = [next(stream) for _ in range(3)]
     assert sorted(len(batch) for batch in first) == [2, 4, 4]
     assert sorted(row for batch in first for row in batch) == list(range(10))
     later = [next(stream) for _ in range(3)]
     assert later != first
-    batches.start = 3
-    stream = iter(batches)
+    stream = iter(CountBatches(lengths, 4, seed=3, used=lambda: 3))
     assert [next(stream) for _ in range(3)] == later
+
+
+@pytest.mark.parametrize("released_padding", [True, False])
+def test_layers_of_an_encoder_do_not_depend_on_padding(released_padding):
+    """So they are the same from the cache, whose batches are others than those of training."""
+    torch.manual_seed(0)
+    architecture = tiny_architecture()
+    architecture["encoder"]["front_end"]["released_padding"] = released_padding
+    upstream = FrozenEncoder(SpeechLMEncoderModel(OmegaConf.create(architecture)))
+    audio, lengths = torch.randn(2, 48000), torch.tensor([16000, 48000])
+    audio[0, 16000:] = 0
+    alone, _ = upstream.extract_features(audio[:1, :16000], lengths[:1])
+    together, frames = upstream.extract_features(audio, lengths)
+    assert len(together) == len(alone) == len(upstream.names)
+    for own, both in zip(alone, together, strict=True):
+        assert own.shape[1] == frames[0]
+        torch.testing.assert_close(both[0, : own.shape[1]], own[0], atol=1e-5, rtol=1e-5)
 
 
 def test_mel_features_do_not_depend_on_padding():

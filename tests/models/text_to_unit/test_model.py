@@ -177,6 +177,30 @@ def test_every_process_has_something_to_validate(tmp_path):
         validation_sets(tmp_path, len(every) + 1)
 
 
+def test_an_epoch_goes_on_behind_the_one_before(tmp_path):
+    """Also a resumed one, and where the last update of an epoch has fewer batches than others."""
+    cfg = training_config(tmp_path)
+
+    def trained_on(steps, resume=None, **options):
+        trainer = tiny_trainer(steps, limit_val_batches=0, accumulate_grad_batches=2, **options)
+        model = TextToUnitModel(cfg, trainer)
+        batches = []
+        with patch.object(model, "on_train_batch_start", lambda batch, _: batches.append(batch.ids)):
+            trainer.fit(model, ckpt_path=resume)
+        return batches, trainer
+
+    whole, _ = trained_on(6)
+    assert len(whole) == 12
+    assert whole[:3] != whole[3:6]
+    parts, _ = trained_on(6, limit_train_batches=3)
+    assert parts == whole[:9]
+    parts, trainer = trained_on(3, limit_train_batches=3)
+    assert parts == whole[:5]
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    parts, _ = trained_on(6, tmp_path / "x.ckpt", limit_train_batches=3)
+    assert parts == whole[5:9]
+
+
 def test_it_learns(tmp_path):
     torch.manual_seed(0)
     cfg = training_config(tmp_path)

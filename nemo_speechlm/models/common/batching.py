@@ -8,7 +8,7 @@ BATCH_DURATION = 120.0
 
 def depends_on_padding(model: Any) -> bool:
     """Whether what a model makes of an utterance depends on the padding of its batch (``released_padding``)."""
-    return bool(getattr(getattr(getattr(model, "encoder", None), "front_end", None), "released_padding", False))
+    return bool(getattr(getattr(model, "encoder", None), "released_padding", False))
 
 
 def batch_seconds(given: float | None, one_by_one: bool) -> float:

@@ -10,13 +10,14 @@ run, give the same command again.
 """
 
 import functools
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifests.sentences import is_json_lines
-from nemo_speechlm.data.text.cleaning import make_cleaning_work
+from nemo_speechlm.data.text.cleaning import lost_accents, make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.data.text.held_out import place_sentences
 from nemo_speechlm.data.text.normalizer import check_normalizer
@@ -52,6 +53,8 @@ def main(cfg: DictConfig) -> None:
         json_lines=is_json_lines(cfg.source) if cfg.format == "auto" else cfg.format == "json",
     )
     check_normalizer(cleaning)
+    if (warning := lost_accents(cfg.source, cleaning)) is not None:
+        print(warning, file=sys.stderr)
     report = run_job(
         cfg.source,
         cfg.output,

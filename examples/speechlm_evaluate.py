@@ -67,20 +67,25 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
     with importing():
         from nemo_speechlm.evaluation.phones import make_phones
         from nemo_speechlm.evaluation.report import RecognitionReport, ReportOptions, split_tables
-        from nemo_speechlm.evaluation.test_sets import read_utterances
+        from nemo_speechlm.evaluation.test_sets import read_utterances, unwritable
         from nemo_speechlm.evaluation.translation import check_languages, translation_scores
         from nemo_speechlm.evaluation.worst_page import write_page
-        from nemo_speechlm.inference.recognition import restore
+        from nemo_speechlm.inference.recognition import letters_of, restore
         from nemo_speechlm.inference.search import is_translation
         from nemo_speechlm.models.common.hub import model_file
 
-    phones = None if cfg.phonemizer is None else make_phones(cfg.phonemizer, cfg.units_field, CONF / "language")
-    options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     utterances, skipped = read_utterances(cfg.manifest, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
+    phones = None
+    if cfg.phonemizer is not None:
+        texts = [utterance.text for utterance in utterances]
+        phones = make_phones(cfg.phonemizer, cfg.units_field, CONF / "language", texts)
+    options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     model = restore(cfg.model, cfg.device)
     content = file_digest(model_file(cfg.model))
     check_languages(model, [u.record for u in utterances], label(cfg.manifest))
     manifest = label(cfg.manifest)
+    if (warning := unwritable([u.text for u in utterances], letters_of(model))) is not None:
+        print(f"{manifest}: {warning}", file=sys.stderr)
     start = time.perf_counter()
     texts, facts = _recognize(cfg, model, utterances, files)
     seconds = time.perf_counter() - start

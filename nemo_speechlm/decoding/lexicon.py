@@ -5,6 +5,7 @@ Axis legend: T frames, V labels without the blank.
 
 import math
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -49,9 +50,15 @@ class LexiconDecoder:
         self._blank = len(labels)
         # Flashlight's silence may stand between words. Where no label is the space, it is a class that never occurs.
         self._silence = 2 * self._blank + 1 if self._space is None else self._space
-        spellings = dict(_spellings(lm, spell, self._space))
+        spellings, lost = _spellings(lm, spell, self._space)
         if not spellings:
             raise InputError("none of its words can be spelled with the labels of this model", lm)
+        if lost:
+            print(
+                f"{lm}: {len(lost):,} of its {len(lost) + len(spellings):,} words cannot be spelled with the labels "
+                f"of this model and will not be recognized, such as {', '.join(map(repr, lost[:3]))}",
+                file=sys.stderr,
+            )
         words = create_word_dict({**{word: [] for word in spellings}, "<unk>": []})
         self._unknown = words.get_index("<unk>")
         with tempfile.TemporaryDirectory() as folder:
@@ -141,14 +148,22 @@ def _without_outer(tokens: list[int], space: int) -> list[int]:
     return tokens[start:end]
 
 
-def _spellings(lm: Path, spell: Callable[[str], list[int]], space: int | None) -> Iterator[tuple[str, list[int]]]:
+def _spellings(
+    lm: Path, spell: Callable[[str], list[int]], space: int | None
+) -> tuple[dict[str, list[int]], list[str]]:
+    """The labels of each word of a model, and the words that cannot be spelled."""
+    found, lost = {}, []
     for word in _words(lm):
+        if word in SPECIAL:  # a list beside a binary model may have them
+            continue
         try:
             ids = spell(word)
         except InputError:
+            lost.append(word)
             continue
-        if ids and word not in SPECIAL:  # a list beside a binary model may have them
-            yield word, ids if space is None else [*ids, space]
+        if ids:
+            found[word] = ids if space is None else [*ids, space]
+    return found, lost
 
 
 def _words(lm: Path) -> Iterator[str]:

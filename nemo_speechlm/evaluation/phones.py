@@ -1,6 +1,7 @@
 """Phones of references and hypotheses, for phone error rates."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from nemo_speechlm.evaluation.report import Phones
 from nemo_speechlm.files import Record
 from nemo_speechlm.pronouncing.phonemizer import Phonemizer
 from nemo_speechlm.units.inventory import UnitInventory
+from nemo_speechlm.units.phones import without_position
 
 _ARPABET = re.compile("[A-Z]+[012]")
 
@@ -19,13 +21,22 @@ NOT_SPOKEN = ("SIL", "SPN")
 """Silence and noise; without positions, which they have in Kaldi's alignments."""
 
 
-def make_phones(language: str, units_field: str | None, languages: Path) -> Phones:
+PRONOUNCED = 0.9
+"""The least share of the references' words that a phonemizer of their language knows."""
+
+
+def make_phones(language: str, units_field: str | None, languages: Path, references: Sequence[str] = ()) -> Phones:
     """Return a function that makes phones of references and hypotheses, without stress, positions and silences.
 
     Args:
         language: whose phonemizer pronounces texts: ``en`` for English, or a file in ``languages``.
         units_field: manifest field of phoneme units that are the references' phones; None pronounces them.
         languages: folder of language configs.
+        references: the texts, if they are what is pronounced.
+
+    Raises:
+        SpeechLMError: if there is no such language, or it does not pronounce the references' words: they would count
+            as one phone each, and the phone error rate would be that of words.
     """
     phonemizer, words = _phonemizer(language, languages)
 
@@ -38,6 +49,16 @@ def make_phones(language: str, units_field: str | None, languages: Path) -> Phon
 
     def sentence(text: str) -> list[str]:
         return [phone for spoken in words(text) for phone in word(spoken)]
+
+    if units_field is None:
+        spoken = Counter(each for text in references for each in words(text))
+        strange = [each for each in spoken if word(each) == (f"?{each}",)]
+        share = sum(spoken[each] for each in strange) / max(1, spoken.total())
+        if share > 1 - PRONOUNCED:
+            raise SpeechLMError(
+                f"phonemizer={language} cannot pronounce {share:.0%} of the words of the references, such as "
+                f"{strange[0]!r}; give the language of the texts"
+            )
 
     def phones(record: Record, reference: str, hypothesis: str) -> tuple[Sequence[str], Sequence[str]]:
         if units_field is None:
@@ -65,10 +86,10 @@ def spoken_units(record: Record, units_field: str) -> list[str]:
 def bare_phone(symbol: str) -> str:
     """A phone without its position in the word and without the digit or mark of its stress; tones are kept.
 
-    >>> bare_phone("AH0_B"), bare_phone("T"), bare_phone("ˈa_S"), bare_phone("i2")
-    ('AH', 'T', 'a', 'i2')
+    >>> bare_phone("AH0_B"), bare_phone("T"), bare_phone("ˈa_S"), bare_phone("i2"), bare_phone("t_s_B")
+    ('AH', 'T', 'a', 'i2', 't_s')
     """
-    phone = symbol.partition("_")[0].lstrip("ˈˌ")
+    phone = without_position(symbol).lstrip("ˈˌ")
     return phone.rstrip("012") if _ARPABET.fullmatch(phone) else phone
 
 

@@ -1,6 +1,7 @@
 """Manifests with references, read for evaluation."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def read_utterances(
     if not utterances:
         raise InputError(f"none of its {len(skipped)} lines can be used; the first: {skipped[0].reason}", manifest)
     return utterances, skipped
+
+
+def unwritable(references: Iterable[str], letters: Collection[str]) -> str | None:
+    """What to say where references have characters that a model never writes: each is an error, whatever it hears.
+
+    Args:
+        references: the texts.
+        letters: that the model may write; none: they are not known.
+    """
+    strange = Counter(c for text in references for c in set(text) if letters and not c.isspace() and c not in letters)
+    if not strange:
+        return None
+    (most, number), *_ = strange.most_common(1)
+    return (
+        f"the references have characters that the model never writes: {' '.join(map(repr, sorted(strange)[:8]))} "
+        f"({most!r} in {number:,} of them). Each counts as an error; prepare_text.py and prepare_data.py (clean=true) "
+        "write texts as models do"
+    )
 
 
 def _utterance(record: Record, manifest: str | Path, number: int, text_field: str, decode: bool) -> Utterance:

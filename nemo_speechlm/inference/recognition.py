@@ -131,6 +131,15 @@ def transcribe(
     return texts
 
 
+def letters_of(model: ASRModel) -> frozenset[str]:
+    """The characters that a model of characters, NeMo's or ours, may write; empty for a model of tokens."""
+    for part in ("joint", "decoder"):
+        labels = getattr(getattr(model, part, None), "vocabulary", None)
+        if labels and all(isinstance(label, str) and len(label) == 1 for label in labels):
+            return frozenset(labels)
+    return frozenset()
+
+
 def hypothesis_text(hypothesis: Any) -> str:
     """The text of what NeMo's models return: a text, a hypothesis, or a list of these, best first."""
     while isinstance(hypothesis, list):  # n-best lists have the best first

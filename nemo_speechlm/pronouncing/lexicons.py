@@ -63,7 +63,7 @@ Lexicon = Mapping[str, Sequence[Sequence[str]]]
 
 
 class LexiconPhonemizer:
-    """Pronunciations from a lexicon alone.
+    """Pronunciations from a lexicon alone; words with an apostrophe at an edge ('tis, boys') may stand there without.
 
     Args:
         lexicon: of words in lower case.
@@ -74,7 +74,8 @@ class LexiconPhonemizer:
 
     def pronunciations(self, word: str) -> Sequence[Sequence[str]]:
         """The word's pronunciations."""
-        found = self._lexicon.get(word.lower())
+        word = word.lower()
+        found = self._lexicon.get(word) or self._lexicon.get(word.strip("'"))
         if not found:
             raise InputError(f"{word!r} is not in the lexicon")
         return found

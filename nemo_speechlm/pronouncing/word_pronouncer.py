@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
-from nemo_speechlm.data.text.folding import PunctuationFolder
+from nemo_speechlm.data.text.folding import APOSTROPHES, PunctuationFolder, in_lower_case, without_strays
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 from nemo_speechlm.pronouncing.lexicons import Lexicon, LexiconPhonemizer, read_any_lexicon, read_lexicon
@@ -101,7 +101,8 @@ class WordPronouncer:
         self._how = pronouncing
         self._fallback = EnglishPhonemizer() if pronouncing.phonemizer == "english" else None
         self._lexicon = LexiconPhonemizer(pronouncing.lexicon)
-        self._punctuation = PunctuationFolder("".join(pronouncing.lexicon))
+        self._letters = "".join(sorted(set("".join(pronouncing.lexicon))))
+        self._punctuation = PunctuationFolder(self._letters)
         self._made: dict[str, list[list[tuple[str, str]]]] = {}
         self._cleaner: SentenceCleaner | None = None
         if pronouncing.characters is not None:
@@ -117,9 +118,14 @@ class WordPronouncer:
         """
         if self._cleaner is not None:
             return self._cleaner.clean(text).split()
-        text = unicodedata.normalize("NFC", self._punctuation(text)).lower()
-        words = ("".join(c if c in "'-" or unicodedata.category(c)[0] in "LMN" else " " for c in text)).split()
-        return [part for word in (word.strip("'-") for word in words) if word for part in self._parts(word)]
+        text = in_lower_case(unicodedata.normalize("NFC", self._punctuation(text)), self._letters)
+        text = without_strays(text, self._letters)
+        words = (
+            "".join(c if c in APOSTROPHES or c == "-" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
+        ).split()
+        return [
+            part for word in (word.strip("-" + APOSTROPHES) for word in words) if word for part in self._parts(word)
+        ]
 
     def _parts(self, word: str) -> list[str]:
         """The word, or what its hyphens join where the lexicon has that alone, as if "-" is no letter."""

@@ -284,3 +284,13 @@ def test_fusion_is_nemos(characters):
     expected = search(torch.from_numpy(np.stack(inputs)), torch.full((3,), 30)).to_hyps_list(score_norm=False)
     assert found == [Decoded([int(t) for t in e.y_sequence], float(e.score)) for e in expected]
     assert len({tuple(each.tokens) for each in found}) == 3
+
+
+def test_words_that_cannot_be_spelled_are_told(tmp_path, capsys):
+    needs_flashlight()
+    train_ngram_model([["ab", "Ab"], ["b", "äb"]], order=2).write_arpa(tmp_path / "words.arpa", "<unk>")
+    labels = ["a", "b", " "]
+    make_decoder(DecodingOptions("lexicon", str(tmp_path / "words.arpa")), labels, CharacterEncoder(labels))
+    said = capsys.readouterr().err
+    assert "words.arpa: 2 of its 4 words cannot be spelled with the labels of this model" in said
+    assert "'Ab'" in said

@@ -8,6 +8,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.error_rates import align_words
 from nemo_speechlm.evaluation.phones import make_phones
 from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions, split_tables
+from nemo_speechlm.evaluation.test_sets import unwritable
 
 LANGUAGES = Path(__file__).resolve().parents[2] / "conf" / "language"
 RECORDS = [{"audio_filepath": "a.wav", "text": "one two"}, {"audio_filepath": "b.wav", "text": "", "speaker": "7"}]
@@ -119,6 +120,21 @@ def test_phones():
         units({"audio_filepath": "a.wav", "units": "12 5 0"}, "", "")
     with pytest.raises(SpeechLMError, match="there is no language 'xx'; there are"):
         make_phones("xx", None, LANGUAGES)
+
+
+def test_a_phonemizer_of_another_language_is_refused():
+    with pytest.raises(SpeechLMError, match=r"phonemizer=en cannot pronounce 100% of the words .* such as 'привет'"):
+        make_phones("en", None, LANGUAGES, ["привет мир"])
+    make_phones("en", None, LANGUAGES, ["hello there"] * 9 + ["hello мир"])
+    make_phones("en", "units", LANGUAGES, ["привет"])  # the references' phones are their units
+
+
+def test_references_that_a_model_cannot_write():
+    letters = "abc '"
+    assert unwritable(["a b", "c"], letters) is None
+    assert unwritable(["A, b", "c, a"], "") is None, "not known"
+    said = unwritable(["A, b", "c, a"], letters)
+    assert said.startswith("the references have characters that the model never writes: ',' 'A' (',' in 2 of them)")
 
 
 def test_punctuation_is_no_phone():

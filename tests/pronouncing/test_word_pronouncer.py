@@ -101,3 +101,12 @@ def test_words_are_those_of_the_lexicon_of_a_language(characters, text, words):
 def test_bad_settings(settings, message):
     with pytest.raises(InputError, match=message):
         Pronouncing.read(None, **settings)
+
+
+def test_words_with_an_apostrophe_at_an_edge():
+    """They stand without it in a lexicon that make_lexicon.py has made."""
+    lexicon = {"tis": [("t", "ɪ", "z")], "boys": [("b", "ɔɪ", "z")], "o'er": [("ɔː",)]}
+    pronouncer = WordPronouncer(Pronouncing(phonemizer=None, lexicon=lexicon, style="plain"))
+    words = pronouncer.words("'Tis the boys' o'er")
+    assert words == ["'tis", "the", "boys'", "o'er"]
+    assert pronouncer.unknown(words) == ["the"]

@@ -1,10 +1,12 @@
 """Sentences, or pairs of them, with their class: tab-separated files as GLUE has them."""
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from nemo_speechlm.data.text.folding import PunctuationFolder, without_strays
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError
 
@@ -70,6 +72,7 @@ class TextWriter:
     def __init__(self, encoder: TokenEncoder, lower_case: bool, unknown_characters: UnknownCharacters):
         self.encoder, self.lower_case = encoder, lower_case
         self.known = {" ", *"".join(encoder.labels)} if unknown_characters == "drop" else None
+        self._punctuation = PunctuationFolder("".join(encoder.labels))
 
     def __call__(self, text: str, path: str | Path, line: int) -> list[int]:
         """The tokens of a text.
@@ -79,6 +82,9 @@ class TextWriter:
         """
         text = text.lower() if self.lower_case else text
         if self.known is not None:
+            # The forms that the tokens were learned in: what is only written otherwise is not unknown.
+            text = unicodedata.normalize("NFKC", self._punctuation(text))
+            text = without_strays(text, self.known)
             text = "".join(character if character in self.known else " " for character in text)
         tokens = self.encoder(text, path, line)
         if not tokens:

@@ -2,17 +2,26 @@
 
 import re
 import unicodedata
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
 from nemo_speechlm.data.text.folding import PLAIN_LETTERS, PunctuationFolder
 from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
-from nemo_speechlm.errors import SkipItem
-from nemo_speechlm.files import Record, parse_line
+from nemo_speechlm.errors import InputError, SkipItem
+from nemo_speechlm.files import Record, iter_lines, parse_line
 from nemo_speechlm.jobs.types import Work
 
 _OTHER = "\0"
+
+SURVEYED = 2000
+"""Lines of a text that are looked at before it is cleaned."""
+
+RARE = 0.01
+"""Share of letters with accents in a text of a language without: of foreign words."""
+
 _ELIDED = re.compile(
     "'(?:tis|twas|twere|twill|twould|em|till?|bout|cause|course|round|neath|gainst|mongst)", re.IGNORECASE
 )
@@ -40,7 +49,7 @@ class SentenceCleaner:
         cleaning = self._cleaning
         if self._normalize is not None and NEEDS_NORMALIZER.search(text):
             text = self._normalize(text)  # before NFKC, which makes 21/2 of two and a half
-        text = cased(unicodedata.normalize("NFKC", self._punctuation(text)), cleaning.case)
+        text = cased(unicodedata.normalize("NFKC", self._punctuation(text)), cleaning.case, cleaning.characters)
         translated = text.translate(self._table)
         words = translated.split()
         if _OTHER in translated:
@@ -120,6 +129,42 @@ def _without_quotes(word: str) -> str:
     if word.startswith("'") and not _ELIDED.fullmatch(word):
         return word.strip("'")
     return word if word.lower().endswith(("s'", "in'")) else word.rstrip("'")
+
+
+def lost_accents(source: str | Path, cleaning: TextCleaning) -> str | None:
+    """What to say where the letters of a text are those of the alphabet but for accents, which would be taken off.
+
+    The text may be of another language than the alphabet: of English, "příliš" would become "prilis" without a word.
+    The first ``SURVEYED`` lines tell.
+
+    Args:
+        source: text, or JSON lines with ``text``.
+        cleaning: what it is about to be cleaned by.
+
+    Returns:
+        None where hardly any letter would lose an accent.
+    """
+    kept = frozenset(cleaning.characters)
+    table, letters, lost = _CharacterTable(cleaning.characters), 0, Counter[str]()
+    for number, line in islice(iter_lines(source), SURVEYED):
+        text = line
+        if cleaning.json_lines:
+            try:
+                text = text_of(parse_line(line, source, number, ["text"]), "text", source, number)
+            except InputError:  # the job will tell of it
+                continue
+        for character in cased(unicodedata.normalize("NFKC", text), cleaning.case, cleaning.characters):
+            if character.isalpha():
+                letters += 1
+                if character not in kept and table[ord(character)] != _OTHER:
+                    lost[character] += 1
+    if not letters or lost.total() <= RARE * letters:
+        return None
+    return (
+        f"{source}: {lost.total() / letters:.0%} of the letters lose their accents "
+        f"({', '.join(character for character, _ in lost.most_common(5))}): they are not in characters. "
+        "If the text is of another language, give language="
+    )
 
 
 def make_cleaning_work(cleaning: TextCleaning | None, source: str | Path) -> Work:

@@ -1,8 +1,10 @@
 """What text cleaning is asked to do."""
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from nemo_speechlm.data.text.folding import in_lower_case
 from nemo_speechlm.errors import InputError
 
 Case = Literal["lower", "upper", "keep"]
@@ -49,10 +51,34 @@ class TextCleaning:
             raise InputError(f"characters is {self.characters!r}, expected a text of all of them")
         if not any(c.isalpha() for c in self.characters):
             raise InputError(f"characters is {self.characters!r}: no letters in it, so nothing would be left")
-        if cased(self.characters, self.case) != self.characters:
+        check_composed("characters", self.characters)
+        if cased(self.characters, self.case, self.characters) != self.characters:
             raise InputError(f"case={self.case} makes letters that are not in characters ({self.characters!r})")
 
 
-def cased(text: str, case: Case) -> str:
-    """A text in the case that is asked for."""
-    return text.upper() if case == "upper" else text.lower() if case == "lower" else text
+def check_composed(name: str, characters: str) -> None:
+    """Check that an alphabet has its letters in the form that texts are brought to (NFKC).
+
+    Raises:
+        InputError: naming the first that has another one: it would never be found in a text.
+    """
+    for character in characters:
+        if (form := unicodedata.normalize("NFKC", character)) != character:
+            raise InputError(
+                f"{name} has {character!r} (U+{ord(character):04X}), which texts have as {form!r} "
+                f"({' '.join(f'U+{ord(c):04X}' for c in form)}) after Unicode's NFKC; give that instead"
+            )
+    if unicodedata.normalize("NFC", characters) != characters:
+        raise InputError(
+            f"{name} has letters that are composed of two characters ({characters!r}); give it in Unicode's NFC, as "
+            "texts are brought to"
+        )
+
+
+def cased(text: str, case: Case, alphabet: str = "") -> str:
+    """A text in the case that is asked for; by the rules of Turkish where the alphabet has both of its i."""
+    if case == "lower":
+        return in_lower_case(text, alphabet)
+    if case == "upper":
+        return (text.replace("i", "İ") if "İ" in alphabet and "I" in alphabet else text).upper()
+    return text

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
-from nemo_speechlm.data.text.folding import PunctuationFolder
+from nemo_speechlm.data.text.cleaning_options import check_composed
+from nemo_speechlm.data.text.folding import APOSTROPHES, PunctuationFolder, in_lower_case, without_strays
 from nemo_speechlm.errors import InputError, SkipItem
 
 Foreign = Literal["skip_line", "drop_word", "espeak"]
@@ -37,7 +38,8 @@ class Language:
     def __post_init__(self) -> None:
         if self.foreign not in get_args(Foreign):
             raise InputError(f"language.foreign is {self.foreign!r}, expected {', '.join(get_args(Foreign))}")
-        if self.characters != self.characters.lower() or " " not in self.characters:
+        check_composed("language.characters", self.characters)
+        if self.characters != in_lower_case(self.characters, self.characters) or " " not in self.characters:
             raise InputError(f"language.characters is {self.characters!r}, expected a space and letters in lower case")
         for word, variants in self.words.items():
             if not isinstance(word, str):  # YAML takes on, off, yes and no for true and false
@@ -77,9 +79,10 @@ class Language:
         >>> Language("cs", "cs", " aábcdeěp").sentence_words("A, B - 'pěč'?")
         ['a', 'b', 'pěč']
         """
-        text = unicodedata.normalize("NFC", self._punctuation(text)).lower()
+        text = in_lower_case(unicodedata.normalize("NFC", self._punctuation(text)), self.characters)
+        text = without_strays(text, self._letters)
         spaced = "".join(c if c in self._letters or unicodedata.category(c)[0] in "LMN" else " " for c in text)
-        return [word for word in (word.strip("-'") for word in spaced.split()) if word]
+        return [word for word in (word.strip("-" + APOSTROPHES) for word in spaced.split()) if word]
 
     def is_foreign(self, word: str) -> bool:
         """Whether a word has a character outside the alphabet."""

@@ -15,7 +15,7 @@ from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import SpeechLMError
 
 _SEVERAL_READINGS = ("ru",)
-NEEDS_NORMALIZER = re.compile(r"[0-9$£€¥₽%&@#°½¼¾№]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Capt|Col|Gen|Lt|Rev|Hon|etc|vs)\.")
+NEEDS_NORMALIZER = re.compile(r"[\d$£€¥₽%&@#°½¼¾№]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Capt|Col|Gen|Lt|Rev|Hon|etc|vs)\.")
 
 
 def nemo_normalizer(cleaning: TextCleaning) -> Callable[[str], str]:

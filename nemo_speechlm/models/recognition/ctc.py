@@ -35,6 +35,7 @@ from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import edit_counts
 from nemo_speechlm.models.common.uctc import ctc_terms
 from nemo_speechlm.models.recognition.phone_ctc import build_phone_ctc, complete_phone_ctc, phone_encoder_of
+from nemo_speechlm.models.recognition.spaces import keep_spaces
 from nemo_speechlm.models.recognition.text_branch import (
     build_text_branch,
     load_text_branch,
@@ -87,6 +88,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         complete_phone_ctc(cfg)
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
+        keep_spaces(self)
         self.encoder.take_input_rate(self._cfg)
         self.text_branch = build_text_branch(self._cfg, self.encoder.d_model)
         self.phone_head = build_phone_ctc(self._cfg, self.encoder.d_model)
@@ -212,6 +214,11 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         log_probs = self.decoder(encoder_output=encoded.states.transpose(1, 2))
         loss = UCTCLoss(blank=log_probs.shape[2] - 1)
         return ctc_terms(loss, log_probs, encoded.targets, encoded.lengths, encoded.target_lengths)
+
+    def change_decoding_strategy(self, *args: Any, **kwargs: Any) -> None:
+        """NeMo's."""
+        super().change_decoding_strategy(*args, **kwargs)  # type: ignore[misc]
+        keep_spaces(self)
 
     def _loss_count(self, batch: Any) -> Tensor | int | None:
         """What NeMo divides the loss of a batch by, where it divides by a count."""

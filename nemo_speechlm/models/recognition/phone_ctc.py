@@ -97,6 +97,7 @@ def complete_phone_ctc(cfg: DictConfig) -> None:
     if settings.phones.get("symbols"):
         return
     encoder = phone_encoder_of(cfg)
+    _check_language(cfg)
     if not encoder.english:
         encoder.learn(_transcripts(cfg))
     if not encoder.symbols:
@@ -106,6 +107,19 @@ def complete_phone_ctc(cfg: DictConfig) -> None:
         )
     with open_dict(cfg):
         settings.phones.symbols = encoder.symbols
+
+
+def _check_language(cfg: DictConfig) -> None:
+    """Check that labels are letters of the language whose phones are learned; English would read any Latin text."""
+    language = cfg.phone_ctc.language
+    foreign = [
+        label for label in cfg.get("labels") or () if label.isalpha() and label.lower() not in language.characters
+    ]
+    if foreign:
+        raise SpeechLMError(
+            f"model.phone_ctc.language is {language.code!r}, whose alphabet has no {foreign[0]!r}, and model.labels "
+            "has; give the language of the transcripts, as in language=cs"
+        )
 
 
 def phone_encoder_of(cfg: DictConfig) -> PhoneEncoder:

@@ -25,6 +25,7 @@ from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
+from nemo_speechlm.models.recognition.spaces import keep_spaces
 from nemo_speechlm.models.recognition.text_branch import (
     TextBranch,
     load_text_branch,
@@ -104,6 +105,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     model = _KINDS[has_tokens, text is not None](cfg=cfg, trainer=trainer)
     use_lattice_on_cpu(model.loss)
     use_faster_layers(model.joint)
+    keep_spaces(model)
     model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
     if source is not None and weights:
         load_encoder(model, source)

@@ -1,6 +1,9 @@
 import pytest
 
-from nemo_speechlm.data.text.classified import Classified, read_classified
+from nemo_speechlm.data.manifests.sentences import read_sentences
+from nemo_speechlm.data.text.classified import Classified, TextWriter, read_classified
+from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.data.text.sentencepiece_training import train_tokenizer
 from nemo_speechlm.errors import InputError
 
 MRPC = (
@@ -44,3 +47,13 @@ def test_files_that_do_not_fit(tmp_path, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_classified(tmp_path / "a.tsv", ["sentence"], "label")
+
+
+def test_what_is_only_written_otherwise_is_not_unknown(tmp_path):
+    (tmp_path / "text.txt").write_text("мой дом сто'ит don't\n" * 20, encoding="utf-8")
+    train_tokenizer(read_sentences(tmp_path / "text.txt"), tmp_path / "tokens", 24)
+    encoder = TokenEncoder(tmp_path / "tokens" / "tokenizer.model")
+    write = TextWriter(encoder, lower_case=True, unknown_characters="drop")
+    expected = write("мой дом don't", "a.tsv", 1)
+    assert write("Мои\u0306 до\u00adм don\u2019t", "a.tsv", 1) == expected
+    assert write("мой дом # don't", "a.tsv", 1) == expected

@@ -1,6 +1,7 @@
 """What becomes of sentences that are not yet a lower-case alphabet."""
 
 import json
+import re
 import sys
 import types
 from importlib.util import find_spec
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.data.manifests.sentences import is_json_lines
-from nemo_speechlm.data.text.cleaning import SentenceCleaner, make_cleaning_work
+from nemo_speechlm.data.text.cleaning import SentenceCleaner, lost_accents, make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.data.text.held_out import place_sentences
 from nemo_speechlm.data.text.normalizer import check_normalizer
@@ -213,3 +215,16 @@ def test_real_normalizer_from_a_cache(tmp_path):
         "mister smith paid five dollars fifty cents for twelve eggs"
     )
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == grammars
+
+
+def test_a_text_of_another_language_is_told(tmp_path):
+    czech, english = "příliš žluťoučký kůň", "a naïve man"
+    (tmp_path / "cs.txt").write_text(f"{czech}\n" * 3, encoding="utf-8")
+    (tmp_path / "en.txt").write_text("some words of english\n" * 50 + f"{english}\n", encoding="utf-8")
+    write_manifest(tmp_path / "cs.json", [{"text": czech}, {"no": "text"}])
+    expected = r"cs\.\w+: 50% of the letters lose their accents \(ř, í, .*give language="
+    assert re.search(expected, lost_accents(tmp_path / "cs.txt", TextCleaning()) or "")
+    assert re.search(expected, lost_accents(tmp_path / "cs.json", TextCleaning(json_lines=True)) or "")
+    assert lost_accents(tmp_path / "en.txt", TextCleaning()) is None
+    alphabet = " aábcčdďeéěfghiíjklmnňoópqrřsštťuúůvwxyýzž"
+    assert lost_accents(tmp_path / "cs.txt", TextCleaning(characters=alphabet)) is None

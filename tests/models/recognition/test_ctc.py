@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.data.text.sentencepiece_training import train_tokenizer
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.inference.recognition import hypothesis_text
 from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMModel
 from nemo_speechlm.models.common.pretrained import read_pretrained
 from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModelBPE, ctc_model_class
@@ -84,6 +85,19 @@ def test_takes_over_the_pretrained_encoder(pretrained):
     assert list(model.cfg.labels) == tiny_labels()
     assert model.encoder.time_mask.prob == 0.25
     assert not same_weights(model.decoder, source.ctc_head)
+
+
+def test_a_space_before_an_apostrophe_is_kept():
+    """NeMo deletes it, as before a comma."""
+    labels = [" ", "a", "'"]
+    model = scratch(labels=labels)
+    path = [1, 0, 2, 1]  # "a 'a"
+    log_probs = torch.full((1, len(path), 4), -9.0)
+    log_probs[0, range(len(path)), path] = 0.0
+    for _ in range(2):
+        (found,) = model.decoding.ctc_decoder_predictions_tensor(log_probs, decoder_lengths=torch.tensor([len(path)]))
+        assert hypothesis_text(found) == "a 'a"
+        model.change_decoding_strategy(model.cfg.decoding, verbose=False)
 
 
 def test_architecture_alone(pretrained):

@@ -136,3 +136,12 @@ def test_what_is_wrong_is_said_in_a_line(corpus):
     language = {"code": "ru", **{key: russian().__dict__.get(key) for key in ("voice", "characters")}}
     with pytest.raises(InputError, match=r"phones\.source is cmudict, and language\.code 'ru', expected en"):
         SpeechLMCTCModel(config(corpus, language=language, phones={**PHONES, "source": "cmudict"}))
+
+
+def test_labels_of_another_language(corpus):
+    """English would read the Latin letters of any language."""
+    cfg = config(corpus)
+    cfg.labels = [*tiny_labels(), "ř"]
+    expected = r"phone_ctc\.language is '\w+', whose alphabet has no 'ř', and model\.labels has; give the language"
+    with pytest.raises(SpeechLMError, match=expected):
+        SpeechLMCTCModel(cfg)

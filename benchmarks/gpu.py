@@ -7,6 +7,7 @@ Kernels (torch and triton are enough; NeMo need not be installed):
 
 - masking, swapping and padding in one pass: the Triton kernel, its PyTorch twin and the compiled twin, in turns, in
   GB/s of the bytes that must move at least, beside the copy bandwidth measured in the same run; results are compared;
+- the RNN-T lattice: loss and gradients by the Triton kernel beside PyTorch's diagonals, compared;
 - attention with relative positions beside plain fused attention, forward and backward, with the memory that they take;
 - spans drawn on the device.
 
@@ -30,6 +31,8 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.common import Ceiling, Timing, alternate, machine, markdown_table, measure_ceiling, report, versions
 from nemo_speechlm.kernels.attention import Positions, relative_attention
+from nemo_speechlm.kernels.backend import Backend
+from nemo_speechlm.kernels.lattice import lattice_nll
 from nemo_speechlm.kernels.mixing import mix_states_torch
 from nemo_speechlm.kernels.mixing_triton import mix_states_triton
 
@@ -130,6 +133,33 @@ def mixing_rows(bench: Bench) -> list[Row]:
                         GB_per_s=rate / 1e9, of_copy=rate / bench.ceiling.bytes, difference=differences[name],
                     )
                 )  # fmt: skip
+    return rows
+
+
+def lattice_rows(bench: Bench) -> list[Row]:
+    """The RNN-T loss and its gradients: the Triton kernel beside PyTorch's diagonals."""
+    rows = []
+    for B, T, U in [(2, 6, 3)] if bench.smoke else [(4, 100, 1), (8, 250, 60), (16, 500, 300), (2, 1500, 1100)]:
+        blank = -torch.rand(B, T, U + 1, device=bench.device)
+        emit = -torch.rand(B, T, U, device=bench.device)
+        leaves = [blank.requires_grad_(), emit.requires_grad_()]
+        frames = torch.randint(T // 2, T + 1, (B,), device=bench.device)
+        targets = torch.randint(U // 2, U + 1, (B,), device=bench.device)
+
+        def both(backend: Backend) -> list[Tensor]:
+            nll = lattice_nll(*leaves, frames, targets, backend)  # noqa: B023 - called at once
+            return [nll, *torch.autograd.grad(nll.sum(), leaves)]  # noqa: B023
+
+        expected, found = both("torch"), both("triton")
+        difference = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
+        timings = bench.alternate({name: (lambda name=name: both(name)) for name in ("triton", "torch")})
+        for name, timing in timings.items():
+            rows.append(
+                kernel_row(
+                    bench, f"RNN-T lattice {B} x {T} x {U}, forward and backward", name, timing, timings["torch"],
+                    difference=difference if name == "triton" else 0.0,
+                )
+            )  # fmt: skip
     return rows
 
 
@@ -318,7 +348,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     bench = Bench(options.smoke, options.minutes)
-    kernels = [*mixing_rows(bench), *attention_rows(bench), *span_rows(bench)]
+    kernels = [*mixing_rows(bench), *lattice_rows(bench), *attention_rows(bench), *span_rows(bench)]
     report("gpu", kernels, PACKAGES, bench.device, options.out)
     try:
         import nemo.collections.asr  # noqa: F401

@@ -4,10 +4,14 @@ Axis legend: B utterances, T frames, V labels without the blank; the blank is cl
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nemo_speechlm.decoding.options import Decoded, Decoder, DecodingOptions
+
+if TYPE_CHECKING:
+    import torch
 
 
 class GreedyDecoder:
@@ -37,13 +41,19 @@ def greedy(log_probs: np.ndarray) -> Decoded:
     return Decoded(best[first & (best != blank)].tolist(), float(log_probs.max(axis=1).sum()))
 
 
-def make_decoder(options: DecodingOptions, labels: Sequence[str], spell: Callable[[str], list[int]]) -> Decoder:
+def make_decoder(
+    options: DecodingOptions,
+    labels: Sequence[str],
+    spell: Callable[[str], list[int]],
+    device: "torch.device | str | None" = None,
+) -> Decoder:
     """Make the decoder that options name, its language model loaded.
 
     Args:
         options: see there.
         labels: the V labels.
         spell: turns a word into label ids; raises an ``InputError`` where it cannot be spelled.
+        device: where beams are searched; None: a GPU where there is one.
 
     Raises:
         SpeechLMError: if the options do not go together, or the model cannot be read.
@@ -58,4 +68,4 @@ def make_decoder(options: DecodingOptions, labels: Sequence[str], spell: Callabl
         return LexiconDecoder(options.lm, labels, spell)
     from nemo_speechlm.decoding.fusion import FusionDecoder, load_ngram
 
-    return FusionDecoder(len(labels), None if options.lm is None else load_ngram(options.lm, labels))
+    return FusionDecoder(len(labels), None if options.lm is None else load_ngram(options.lm, labels), device)

@@ -176,7 +176,9 @@ class FusionDecoder:
         device: where to search.
     """
 
-    def __init__(self, vocabulary_size: int, lm: NGramGPULanguageModel | None = None, device: str | None = None):
+    def __init__(
+        self, vocabulary_size: int, lm: NGramGPULanguageModel | None = None, device: torch.device | str | None = None
+    ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.lm = None if lm is None else lm.to(self.device)
         if self.lm is not None and self.device.type == "cpu":

@@ -79,7 +79,7 @@ class CTCText:
     def of(cls, model: EncDecCTCModel, options: DecodingOptions) -> "CTCText":
         """Make the decoder that options name for a model."""
         labels = labels_of(model)
-        return cls(make_decoder(options, labels, text_encoder(model)), labels)
+        return cls(make_decoder(options, labels, text_encoder(model), model.device), labels)
 
     def decode(self, log_probs: Sequence[np.ndarray], options: DecodingOptions, quiet: bool = False) -> list[Decoded]:
         """Label ids of utterances."""

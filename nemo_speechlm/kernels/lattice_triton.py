@@ -70,5 +70,6 @@ def alpha_beta_triton(blank: Tensor, emit: Tensor, frames: Tensor, targets: Tens
     ends = frames + targets
     beta[N].masked_fill_((ends == N).unsqueeze(1) & (torch.arange(W, device=ends.device) == targets.unsqueeze(1)), 0.0)
     if B:
-        _kernel[(B, 2)](blank, emit, alpha, beta, ends, targets, N, B, W, WIDTH=triton.next_power_of_2(W))
+        with torch.cuda.device_of(blank):  # Triton launches on the current device
+            _kernel[(B, 2)](blank, emit, alpha, beta, ends, targets, N, B, W, WIDTH=triton.next_power_of_2(W))
     return alpha, beta

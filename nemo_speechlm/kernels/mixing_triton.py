@@ -83,11 +83,12 @@ class _Mix(torch.autograd.Function):
         embedding = None if embedding is None else _rows_of_channels(embedding)
         mixed = torch.empty(B, T, D, dtype=states.dtype, device=states.device)
         if mixed.numel():
-            _forward_kernel[_grid(B * T, D)](
-                states, fates, _or(units, fates), _or(mask_vector, states), _or(embedding, states), mixed,
-                B * T, T, D, states.stride(0), states.stride(1), 0 if embedding is None else embedding.stride(0),
-                HAS_MASK=mask_vector is not None, HAS_SWAP=embedding is not None, ROWS=ROWS, COLUMNS=COLUMNS,
-            )  # fmt: skip
+            with torch.cuda.device_of(states):  # Triton launches on the current device
+                _forward_kernel[_grid(B * T, D)](
+                    states, fates, _or(units, fates), _or(mask_vector, states), _or(embedding, states), mixed,
+                    B * T, T, D, states.stride(0), states.stride(1), 0 if embedding is None else embedding.stride(0),
+                    HAS_MASK=mask_vector is not None, HAS_SWAP=embedding is not None, ROWS=ROWS, COLUMNS=COLUMNS,
+                )  # fmt: skip
         ctx.save_for_backward(fates, units)
         ctx.mask_dtype = None if mask_vector is None else mask_vector.dtype
         ctx.embedding_like = None if embedding is None else (embedding.shape, embedding.dtype)
@@ -105,11 +106,12 @@ class _Mix(torch.autograd.Function):
         of_mask = torch.empty(grid[0], D, device=device) if for_mask else None
         of_embedding = torch.zeros(ctx.embedding_like[0], device=device) if for_embedding else None
         if gradient.numel():
-            _backward_kernel[grid](
-                gradient, fates, _or(units, fates), _or(of_states, gradient), _or(of_mask, gradient),
-                _or(of_embedding, gradient), B * T, T, D, gradient.stride(0), gradient.stride(1),
-                HAS_STATES=for_states, HAS_MASK=for_mask, HAS_SWAP=for_embedding, ROWS=ROWS, COLUMNS=COLUMNS,
-            )  # fmt: skip
+            with torch.cuda.device_of(gradient):
+                _backward_kernel[grid](
+                    gradient, fates, _or(units, fates), _or(of_states, gradient), _or(of_mask, gradient),
+                    _or(of_embedding, gradient), B * T, T, D, gradient.stride(0), gradient.stride(1),
+                    HAS_STATES=for_states, HAS_MASK=for_mask, HAS_SWAP=for_embedding, ROWS=ROWS, COLUMNS=COLUMNS,
+                )  # fmt: skip
         return (
             of_states,
             None,

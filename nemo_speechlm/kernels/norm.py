@@ -2,7 +2,8 @@
 
 from functools import cache
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @cache
@@ -11,7 +12,17 @@ def _layer_norm_class() -> type[nn.Module]:
         from apex.normalization import FusedLayerNorm
     except ImportError:  # PyPI's package of that name has none
         return nn.LayerNorm
-    return FusedLayerNorm
+
+    class LayerNorm(FusedLayerNorm):  # type: ignore[misc]
+        """Under autocast apex's would give its type, where PyTorch's gives fp32."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not (x.is_cuda and torch.is_autocast_enabled("cuda")):
+                return super().forward(x)
+            with torch.autocast("cuda", enabled=False):
+                return super().forward(x.float())
+
+    return LayerNorm
 
 
 def layer_norm(width: int) -> nn.Module:

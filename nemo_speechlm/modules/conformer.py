@@ -35,6 +35,7 @@ class MaskedConformer(ConformerEncoder):
         width, heads = options.get("d_model", 0), options.get("n_heads", 4)  # NeMo's own error has no message
         if heads < 1 or width % heads:
             raise ValueError(f"MaskedConformer: d_model {width} is not a multiple of n_heads {heads}")
+        options.setdefault("sync_max_audio_length", False)  # NeMo's: all processes wait for one another in each call
         super().__init__(**options)
         if not positions:
             if self.self_attention_model != "abs_pos":

@@ -15,6 +15,9 @@ _KEY = "nemo_speechlm: processes that have failed"
 _PATIENCE = 1.0
 """Seconds that a process which has nothing to say leaves the one that has: launchers stop all when one has ended."""
 
+_GRACE = 5.0
+"""Seconds that other processes of this machine have to end by themselves."""
+
 _LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport", "NCCL")
 
 
@@ -36,6 +39,7 @@ def one_message(trainer: Trainer) -> Iterator[None]:
             if not _is_first():
                 _leave()
             _let_others_ask(trainer.world_size)
+            end_others(trainer)
         raise
     except RuntimeError as error:
         if trainer.world_size == 1 or not _was_left_alone(error):
@@ -61,6 +65,19 @@ def _let_others_ask(processes: int) -> None:
         store, deadline = distributed_c10d._get_default_store(), time.monotonic() + _PATIENCE / 2
         while store.add(_KEY, 0) < processes and time.monotonic() < deadline:
             time.sleep(0.02)
+
+
+def end_others(trainer: Trainer) -> None:
+    """End the processes that this one has started, where they do not end by themselves.
+
+    With gloo their collectives fail when this process ends. NCCL's wait for half an hour, and keep the GPUs.
+    """
+    processes = getattr(trainer.strategy.launcher, "procs", None) or []
+    deadline = time.monotonic() + _GRACE
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()  # nothing where it has ended
 
 
 def _leave() -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -117,7 +117,22 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar on stderr, which counts up to ``max_steps`` where the data have no end."""
+    """Lightning's bar on stderr, which counts up to ``max_steps`` where the data have no end.
+
+    It shows the loss as often as it is logged. What models log for Lightning's bar (``prog_bar``) would be asked of
+    the device after every step, which then waits for it.
+    """
+
+    _loss: float | None = None
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        shown = super().get_metrics(trainer, pl_module)
+        if self._loss is None or trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
+            known = trainer.callback_metrics
+            loss = known.get("loss", known.get("train_loss"))
+            self._loss = None if loss is None else float(loss)
+        return shown if self._loss is None else {**shown, "loss": f"{self._loss:.3g}"}
 
     def init_sanity_tqdm(self) -> Any:
         """The bar of the validation before training."""

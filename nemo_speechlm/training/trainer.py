@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from nemo.utils import logging
-from nemo.utils.trainer_utils import resolve_trainer_cfg
+from nemo.utils.trainer_utils import HalfPrecisionForAudio, resolve_trainer_cfg
 from omegaconf import DictConfig, OmegaConf
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
@@ -54,7 +54,11 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
     except ValueError as error:
         raise SpeechLMError(f"trainer.precision: {error}") from error
     if "plugins" in precision:
-        options |= {"precision": None, "plugins": [*_listed(options.get("plugins")), *precision["plugins"]]}
+        plugins = [
+            HalfPrecisionOfBatches(plugin.precision) if isinstance(plugin, HalfPrecisionForAudio) else plugin
+            for plugin in precision["plugins"]
+        ]
+        options |= {"precision": None, "plugins": [*_listed(options.get("plugins")), *plugins]}
     options["callbacks"] = [*callbacks, *_listed(options.get("callbacks"))]
     try:
         trainer = Trainer(**options)
@@ -68,6 +72,14 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
     if not isinstance(trainer.strategy, _RIGHT):
         raise SpeechLMError(_refusal(type(trainer.strategy).__name__))
     return trainer
+
+
+class HalfPrecisionOfBatches(HalfPrecisionForAudio):
+    """NeMo's half precision, which leaves audio alone in dicts, for our batches too, which are named tuples."""
+
+    def convert_input(self, data: Any) -> Any:
+        """A batch as it is: its floating-point numbers are audio."""
+        return data if isinstance(data, tuple) and hasattr(data, "_fields") else super().convert_input(data)
 
 
 def choose_precision(trainer: DictConfig) -> None:

@@ -31,6 +31,24 @@ def test_a_model_that_cannot_be_divided():
     training._check_divisible(SimpleNamespace(strategy=SingleDeviceStrategy()), OneWeight(OmegaConf.create({})))
 
 
+def test_the_bar_asks_for_the_loss_as_often_as_it_is_logged():
+    """To ask a GPU after each step would make it wait."""
+    asked = []
+
+    class Loss:
+        def __float__(self):
+            asked.append(trainer.global_step)
+            return 1.2345
+
+    trainer = SimpleNamespace(
+        global_step=0, log_every_n_steps=10, callback_metrics={"loss": Loss()}, progress_bar_metrics={}, loggers=[],
+    )  # fmt: skip
+    bar = training.StepProgressBar()
+    for trainer.global_step in range(25):
+        assert bar.get_metrics(trainer, None)["loss"] == "1.23"
+    assert asked == [0, 10, 20]
+
+
 class OneWeight(ModelPT):
     """Brings a weight from that of its start file towards the numbers of its manifest."""
 

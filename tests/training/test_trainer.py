@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
+from nemo_speechlm.data.pretraining.batch import PretrainBatch, SpeechBatch
 from nemo_speechlm.errors import SpeechLMError, Unfinished
 from nemo_speechlm.models import SpeechLMModel
 from nemo_speechlm.models.common.pretrained import read_pretrained
@@ -19,7 +20,7 @@ from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.training import run as training
 from nemo_speechlm.training import trainer as trainer_module
-from nemo_speechlm.training.trainer import build_trainer, choose_precision, expect_unused
+from nemo_speechlm.training.trainer import HalfPrecisionOfBatches, build_trainer, choose_precision, expect_unused
 from tests.long_forms import LONG
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -123,6 +124,15 @@ def test_ddp_looks_for_unused_parameters_where_there_may_be_some(strategy, reaso
     expect_unused(trainer, model)
     expected = False if strategy.endswith("false") else None if reason is None else True
     assert trainer.strategy._ddp_kwargs.get("find_unused_parameters") is expected
+
+
+def test_half_precision_leaves_audio_alone():
+    plugin = HalfPrecisionOfBatches("bf16-true")
+    batch = PretrainBatch(SpeechBatch(torch.randn(1, 10), torch.tensor([10])))
+    assert plugin.convert_input(batch) is batch
+    assert plugin.convert_input(torch.randn(2)).dtype == torch.bfloat16
+    made = build(precision="bf16-true")
+    assert isinstance(made.precision_plugin, HalfPrecisionOfBatches)
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+import torch
 from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
@@ -31,7 +32,7 @@ class Settings(NamedTuple):
     Attributes:
         seed: of the order, of crops and of drawn durations.
         num_workers: processes that make batches.
-        pin_memory: as PyTorch's data loader has it.
+        pin_memory: as PyTorch's data loader has it; None: where there is a GPU, so that copying waits for nothing.
         prefetch_factor: batches that each worker makes ahead.
         timeout: seconds after which a worker that reads the same example still is taken to hang; 0: never. Without
             workers nobody is there to notice.
@@ -40,7 +41,7 @@ class Settings(NamedTuple):
 
     seed: int = 0
     num_workers: int = 0
-    pin_memory: bool = False
+    pin_memory: bool | None = None
     prefetch_factor: int | None = None
     timeout: float = 0
     bad: BadRule = BadRule()
@@ -64,7 +65,7 @@ class Settings(NamedTuple):
         prefetch, timeout = (self.prefetch_factor, self.timeout) if self.num_workers else (None, 0)
         return {
             "num_workers": self.num_workers,
-            "pin_memory": self.pin_memory,
+            "pin_memory": torch.cuda.is_available() if self.pin_memory is None else self.pin_memory,
             "prefetch_factor": prefetch,
             "timeout": timeout,
         }

@@ -85,8 +85,10 @@ class TranscribedBatch:
         """The batch as one that is not counted, nor what was bad in it."""
         return self._replace(stand_in=True, read=0, bad=())
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TranscribedBatch":
-        """The batch on another device."""
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> "TranscribedBatch":
+        """The batch on another device; Lightning does not say ``non_blocking``, which pays on the way to a GPU."""
+        if non_blocking is None:
+            non_blocking = torch.device(device).type == "cuda"
         return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking), {*self.on_host})
 
     def pin_memory(self) -> "TranscribedBatch":

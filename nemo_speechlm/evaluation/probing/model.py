@@ -134,7 +134,7 @@ class ProbeModel(TrainedModel):
             states, lengths = self._cropped(states, lengths, self._cfg.crop_seconds)
         losses = self.losses(self(states, lengths), lengths, batch)
         mean = joint_means({"loss": (losses.sum(), len(losses))})["loss"]
-        self.log("train_loss", mean.mean, prog_bar=True)
+        self.log("train_loss", mean.mean)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return mean.loss
 

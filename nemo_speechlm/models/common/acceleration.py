@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.strategies import ModelParallelStrategy
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 from nemo.utils import logging
 from omegaconf import DictConfig
@@ -67,7 +68,8 @@ class Accelerated(_Host):
         config = self._optim_config_copy(optim_config)
         if config is None or config.get("name") != "adamw" or not _on_gpu(self._trainer):
             return super().setup_optimization(config, optim_kwargs)
-        if _APEX in AVAILABLE_OPTIMIZERS:
+        divided = isinstance(self._trainer.strategy, ModelParallelStrategy)  # apex's does not know parts of tensors
+        if _APEX in AVAILABLE_OPTIMIZERS and not divided:
             config.name = _APEX
         elif self._trainer.precision != "16-mixed":  # there, gradients are clipped before PyTorch's would unscale them
             optim_kwargs = {"fused": True, **(optim_kwargs or {})}

@@ -116,7 +116,8 @@ class FrameClassifierModel(PretrainingModel):
         finally:
             if was_training:
                 self.train()
-        lengths = (input_signal_length * self.inventory.frame_rate / self._cfg.sample_rate).round().long().clamp(min=1)
+        seconds = input_signal_length.double() / self._cfg.sample_rate  # bf16-true would round them
+        lengths = (seconds * self.inventory.frame_rate).round().long().clamp(min=1)
         return self.scores(logits, frames, lengths), lengths
 
     def decode(self, input_signal: Tensor, input_signal_length: Tensor) -> list[UnitSequence]:
@@ -181,7 +182,7 @@ class FrameClassifierModel(PretrainingModel):
         scored = unit_prediction(logits, classes, labeled)
         terms = {"loss": (scored.loss, scored.frames), "accuracy": (scored.correct.float(), scored.frames)}
         means = joint_means(terms)
-        self.log("train_loss", means["loss"].mean, prog_bar=True)
+        self.log("train_loss", means["loss"].mean)
         self.log("train_class_accuracy", means["accuracy"].mean)
         self.log_speed()
         return means["loss"].loss

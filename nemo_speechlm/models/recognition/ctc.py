@@ -199,7 +199,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         for name, weight in weights.items():
             output["log"][f"train_{name}_loss"] = means[name].mean
             output["loss"], loss = output["loss"] + weight * means[name].loss, loss + weight * means[name].mean
-        self.log("train_loss", loss.detach(), prog_bar=True)
+        self.log("train_loss", loss.detach())
         return output
 
     def text_terms(self, batch: TextBatch | TokenBatch, generator: Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -220,7 +220,7 @@ class SpeechLMEncDecModel(
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of the batches of all processes (:class:`JointMean`), logged with its parts."""
         means = joint_means(self._terms(batch)[0])
-        self.log("train_loss", self._loss({name: mean.mean for name, mean in means.items()}), prog_bar=True)
+        self.log("train_loss", self._loss({name: mean.mean for name, mean in means.items()}))
         rest = {f"train_{name}": mean.mean for name, mean in means.items()}
         self.log_dict({**rest, "learning_rate": self._optimizer.param_groups[0]["lr"]})
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))

@@ -32,7 +32,7 @@ from nemo_speechlm.models.recognition.text_branch import (
     take_text_branch,
     writing_of,
 )
-from nemo_speechlm.models.recognition.transducer_loss import use_lattice_on_cpu
+from nemo_speechlm.models.recognition.transducer_loss import use_our_lattice
 from nemo_speechlm.models.recognition.transducer_text import SpeechLMRNNTModel, SpeechLMRNNTModelBPE
 from nemo_speechlm.modules.faster_layers import use_faster_layers
 
@@ -103,7 +103,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
         for key in _OURS:
             cfg.pop(key, None)
     model = _KINDS[has_tokens, text is not None](cfg=cfg, trainer=trainer)
-    use_lattice_on_cpu(model.loss)
+    use_our_lattice(model.loss)
     use_faster_layers(model.joint)
     keep_spaces(model)
     model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)

@@ -179,7 +179,7 @@ class SLAMTextClassifier(TrainedModel):
         """Cross-entropy of the batches of all processes together."""
         losses = F.cross_entropy(at_least_float32(self(batch.tokens, batch.lengths)), batch.classes, reduction="sum")
         mean = joint_means({"loss": (losses, len(batch.classes))})["loss"]
-        self.log("train_loss", mean.mean, prog_bar=True)
+        self.log("train_loss", mean.mean)
         return mean.loss
 
     def on_validation_epoch_start(self) -> None:

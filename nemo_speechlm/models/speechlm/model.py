@@ -160,7 +160,7 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
         """One step on a batch of speech, of text, or of both; logs every term of the loss."""
         loss, log = self.compute_loss(batch)
         self.log_dict({f"train_{name}": value.detach() for name, value in log.items()})
-        self.log("loss", log["loss"], prog_bar=True, logger=False)
+        self.log("loss", log["loss"], logger=False)
         self.log_speed()
         return loss
 
@@ -178,7 +178,7 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
         """The loss of a step, and its terms and what else is logged, all () tensors on the device.
 
         The loss is this process's part (:class:`JointMean`), what is logged is that of the batches of all processes.
-        Nothing here waits for the device.
+        Nothing here asks the device for a number; PyTorch's CTC copies the lengths of texts to it.
         """
         terms: dict[str, tuple[Tensor, Tensor | float]] = {}
         weights = self._cfg.loss

@@ -96,7 +96,7 @@ def forward_speech(
     states, lengths = frames.states, frames.lengths
     if not model.released_labels:  # each ends with its own labels, whatever the longest in the batch has
         assert batch.unit_lengths is not None
-        lengths = torch.minimum(lengths, (batch.unit_lengths / model.label_ratio).long().clamp(min=1))
+        lengths = torch.minimum(lengths, (batch.unit_lengths.double() / model.label_ratio).long().clamp(min=1))
     T = states.shape[1]
     units = units_of_frames(batch.units, T, model.label_ratio, label_offset)
     padding = padding_mask(lengths, T)
@@ -131,7 +131,8 @@ def _of_rows(seeds: Sequence[int] | None, purpose: int) -> dict[str, list[tuple[
 
 def units_of_frames(units: Tensor, num_frames: int, ratio: float, offset: int) -> Tensor:
     """Units (B, L) -> (B, num_frames): frame t takes unit ``t * ratio + offset``, or the last one."""
-    index = (torch.arange(num_frames, device=units.device) * ratio).long() + offset
+    frames = torch.arange(num_frames, device=units.device, dtype=torch.float64)  # bf16-true would round places
+    index = (frames * ratio).long() + offset
     return units[:, index.clamp(max=units.shape[1] - 1)]
 
 

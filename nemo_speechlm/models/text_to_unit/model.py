@@ -176,7 +176,7 @@ class TextToUnitModel(TrainedModel):
         weight = self._cfg.loss.duration
         joint = means["unit_loss"].mean + weight * means["duration_loss"].mean
         self.log_dict({"train_loss": joint, **{f"train_{name}": mean.mean for name, mean in means.items()}})
-        self.log("loss", joint, prog_bar=True, logger=False)
+        self.log("loss", joint, logger=False)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return means["unit_loss"].loss + weight * means["duration_loss"].loss
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from nemo.collections.asr.losses.rnnt import RNNTLoss
 
-from nemo_speechlm.models.recognition.transducer_loss import LatticeOnCPU, use_lattice_on_cpu
+from nemo_speechlm.models.recognition import transducer_loss as module
+from nemo_speechlm.models.recognition.transducer_loss import OurLattice, numba_compiles, use_our_lattice
 
 FRAMES, TARGETS = torch.tensor([9, 6, 4]), torch.tensor([4, 0, 5])
 
@@ -24,8 +25,8 @@ def test_equals_nemos(inputs, name, reduction):
     for ours in (False, True):
         loss = RNNTLoss(num_classes=7, reduction=reduction, loss_name=name)
         if ours:
-            use_lattice_on_cpu(loss)
-            assert isinstance(loss._loss, LatticeOnCPU)
+            use_our_lattice(loss)
+            assert isinstance(loss._loss, OurLattice)
         acts = logits[:, :, :6].log_softmax(-1)
         value = loss(log_probs=acts, targets=tokens[:, :5], input_lengths=FRAMES, target_lengths=TARGETS)
         found.append((value, *torch.autograd.grad(value.sum(), logits)))
@@ -37,7 +38,7 @@ def test_more_places_than_targets(inputs):
     """Without fused batches, NeMo's joint has a place for each padded target."""
     logits, tokens = inputs
     loss = RNNTLoss(num_classes=7, reduction=None)
-    use_lattice_on_cpu(loss)
+    use_our_lattice(loss)
     wide = loss(log_probs=logits, targets=tokens, input_lengths=FRAMES, target_lengths=TARGETS)
     narrow = loss(log_probs=logits[:, :, :6], targets=tokens[:, :5], input_lengths=FRAMES, target_lengths=TARGETS)
     torch.testing.assert_close(wide, narrow)
@@ -53,5 +54,21 @@ def test_more_places_than_targets(inputs):
 def test_other_losses_stay_nemos(options):
     loss = RNNTLoss(num_classes=7, **options)
     before = loss._loss
-    use_lattice_on_cpu(loss)
+    use_our_lattice(loss)
     assert loss._loss is before
+
+
+def test_our_lattice_computes_where_numba_cannot(inputs, monkeypatch):
+    """As on a GPU without the CUDA toolkit."""
+    logits, tokens = inputs
+    loss = RNNTLoss(num_classes=7, reduction=None)
+    use_our_lattice(loss)
+    elsewhere = logits.detach().to("meta")
+    asked = []
+    monkeypatch.setattr(module, "lattice_nll", lambda *_: asked.append("ours"))
+    monkeypatch.setattr(loss._loss.others, "forward", lambda **_: asked.append("NeMo's"))
+    for compiles in (True, False):
+        monkeypatch.setattr(module, "numba_compiles", lambda compiles=compiles: compiles)
+        loss._loss(elsewhere, tokens.to("meta"), FRAMES, TARGETS)
+    assert asked == ["NeMo's", "ours"]
+    assert numba_compiles() in (True, False)

@@ -7,7 +7,7 @@ from nemo_speechlm.data.pretraining.loader import build_pretrain_dataloader, bui
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.uctc import greedy_texts
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
-from nemo_speechlm.models.speechlm.umlm import predictions
+from nemo_speechlm.models.speechlm.umlm import predictions, units_of_frames
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.trainer import tiny_trainer
@@ -278,3 +278,14 @@ def test_text_that_nothing_learns_from(corpus):
     config.loss.uctc = 0
     with pytest.raises(SpeechLMError, match=r"model\.loss\.uctc is 0, so nothing learns from model\.train_ds\.text"):
         fit(config, 1)
+
+
+def test_places_of_labels_are_exact_where_bf16_is_the_default():
+    units = torch.arange(1502).unsqueeze(0)
+    expected = units_of_frames(units, 750, 2.0, 1)
+    torch.set_default_dtype(torch.bfloat16)  # as in steps with trainer.precision=bf16-true
+    try:
+        assert torch.equal(units_of_frames(units, 750, 2.0, 1), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(expected[0], torch.arange(750) * 2 + 1)

@@ -126,7 +126,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
             self.w2v_bert.quantizer.set_num_updates(learned)
         loss, log = self.compute_loss(batch, self.stages[self.stage].tasks)
         self._log_step({name: value.detach().float() for name, value in log.items()})
-        self.log("loss", log["loss"].detach(), prog_bar=True, logger=False)
+        self.log("loss", log["loss"].detach(), logger=False)
         self.log("stage", float(self.stage))
         if "codebook_perplexity" in log:
             self.log("gumbel_temperature", float(self.w2v_bert.quantizer.curr_temp))
@@ -138,7 +138,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
     def _log_step(self, log: dict[str, Tensor]) -> None:
         """Log figures. Those of an earlier stage's tasks become NaN, or Lightning would repeat the last ones."""
         self._logged |= log.keys()
-        none = torch.tensor(float("nan"), device=self.device)
+        none = torch.full((), float("nan"), device=self.device)
         self.log_dict({f"train_{name}": log.get(name, none) for name in sorted(self._logged)})
 
     def compute_loss(
@@ -160,7 +160,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         """
         figures, codes = self.figures(batch, self.tasks if tasks is None else tasks, seed)
         means = joint_means(figures)
-        none = torch.tensor(float("nan"), device=self.device)
+        none = torch.full((), float("nan"), device=self.device)
         log = {name: torch.where(mean.number > 0, mean.mean, none.to(mean.mean)) for name, mean in means.items()}
         terms = [(means[name], weight) for name, weight in self.loss_weights.items() if name in means]
         if not terms:

@@ -147,7 +147,6 @@ class MAESTROModel(Untuned, MultitaskModel):
 
         A file of a model that lacks them can still be read.
         """
-        super().on_fit_start()
         learned = {task for stage in self.stages for task in stage.tasks}
         aligned = [task for task in ("matching", "durations") if task in learned]
         if aligned and ("rnnt" not in learned or not self.loss_weights["rnnt_phones"]):
@@ -162,6 +161,7 @@ class MAESTROModel(Untuned, MultitaskModel):
                 "nothing: model.tasks.durations is 0, or no stage has it; give it a weight and a stage, or set "
                 "model.repetition.kind to random or fixed"
             )
+        super().on_fit_start()
 
     # --- states --------------------------------------------------------------------------------------------------
 

@@ -49,23 +49,52 @@ def _without_places(word: str) -> str:
 class InputRecord:
     """A JSON file beside a step's log: its command, and the files that it was made from with their digests.
 
+    Until a step has ended well, its record is in a list of those that have begun: where this process is killed, the
+    step may go on, and make the output though another was begun since.
+
     Args:
         path: of the record.
+
+    Attributes:
+        begun_path: of the list.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self.begun_path = path.with_suffix(".begun.json")
 
-    def write(self, command: Sequence[str]) -> None:
-        """Put down what a command that is about to start will read."""
+    def begin(self, command: Sequence[str]) -> None:
+        """Put down what a command that is about to start will read; its output is not there."""
         files = {place: content_of(file) for place, file in input_files(command).items()}
+        self._write_begun([*self._begun(), {"command": list(command), "files": files}])
+        self.path.unlink(missing_ok=True)  # of an output that is gone
+
+    def end(self) -> None:
+        """The command that began last has made the output."""
         with atomic_write(self.path) as file:
-            json.dump({"command": list(command), "files": files}, file, indent=1)
+            json.dump(self._begun()[-1], file, indent=1)
+        self.begun_path.unlink()
+
+    def forget(self) -> None:
+        """The command that began last has ended and made nothing."""
+        self._write_begun(self._begun()[:-1])
+
+    def _begun(self) -> list[dict[str, Any]]:
+        """The records of commands whose end nobody has seen, and of the one that runs; oldest first."""
+        return json.loads(self.begun_path.read_text(encoding="utf-8")) if self.begun_path.exists() else []
+
+    def _write_begun(self, records: Sequence[Mapping[str, Any]]) -> None:
+        if not records:
+            self.begun_path.unlink(missing_ok=True)
+            return
+        with atomic_write(self.begun_path) as file:
+            json.dump(records, file, indent=1)
 
     def check(self, command: Sequence[str], what: str) -> None:
         """Raise if the command has other settings, or names other files, than the one it was run with.
 
-        Files may have been moved, and the content of one that is gone is not compared.
+        Files may have been moved, and the content of one that is gone is not compared. Any of the commands that have
+        begun may have made the output.
 
         Args:
             command: of now.
@@ -74,30 +103,34 @@ class InputRecord:
         Raises:
             SpeechLMError: naming the settings or the file.
         """
-        if not self.path.exists():
-            return
-        record = json.loads(self.path.read_text(encoding="utf-8"))
-        if "command" not in record:  # of 2026-11-29: files alone
-            record = {"command": command, "files": record}
-        gone, new = _difference(record["command"], command), _difference(command, record["command"])
-        if gone or new:
-            was, would_be = (" ".join(words) or "fewer settings" for words in (gone, new))
+        done = [json.loads(self.path.read_text(encoding="utf-8"))] if self.path.exists() else []
+        for record in [*done, *self._begun()]:
+            if "command" not in record:  # of 2026-11-29: files alone
+                record = {"command": command, "files": record}
+            _check(record, command, what)
+
+
+def _check(record: Mapping[str, Any], command: Sequence[str], what: str) -> None:
+    """:meth:`InputRecord.check` against one record."""
+    gone, new = _difference(record["command"], command), _difference(command, record["command"])
+    if gone or new:
+        was, would_be = (" ".join(words) or "fewer settings" for words in (gone, new))
+        raise SpeechLMError(
+            f"{what} was made with {was}, now it is {would_be}; give another output, or remove that file and what "
+            "was made from it"
+        )
+    known: Mapping[str, Mapping[str, Any]] = record["files"]
+    for place, file in input_files(command).items():
+        if place not in known:
+            continue
+        before = known[place]
+        now = content_of(file, before)
+        if now["sha256"] != before["sha256"]:
+            source = "another content of that file" if before["path"] == now["path"] else before["path"]
             raise SpeechLMError(
-                f"{what} was made with {was}, now it is {would_be}; give another output, or remove that file and what "
-                "was made from it"
+                f"{what} was made from other data: {place} is {file}, and it was made from {source}; give another "
+                "output, or remove that file and what was made from it"
             )
-        known: Mapping[str, Mapping[str, Any]] = record["files"]
-        for place, file in input_files(command).items():
-            if place not in known:
-                continue
-            before = known[place]
-            now = content_of(file, before)
-            if now["sha256"] != before["sha256"]:
-                source = "another content of that file" if before["path"] == now["path"] else before["path"]
-                raise SpeechLMError(
-                    f"{what} was made from other data: {place} is {file}, and it was made from {source}; give another "
-                    "output, or remove that file and what was made from it"
-                )
 
 
 def _difference(command: Sequence[str], other: Sequence[str]) -> list[str]:

@@ -138,6 +138,25 @@ def partial_path(path: str | Path) -> Path:
     return path.with_name(f".partial.{path.name}")
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no more room to write to."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+@contextmanager
+def room_for(path: str | Path) -> Iterator[None]:
+    """Turn the error of a full disk into an :class:`OutputError`; where a write fails, Python names no file."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise OutputError(path, error.strerror) from error
+
+
 @contextmanager
 def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[IO[str]]:
     """Open a text file for writing that takes the name ``path`` only when the block ends without an error.
@@ -148,11 +167,12 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
 
     Raises:
         InputError: if another process is writing the file.
+        OutputError: if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    with only_writer(path):
+    with room_for(path), only_writer(path):
         try:
             with open_text(partial, "w") as file:
                 yield file
@@ -161,14 +181,6 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no more room to write to."""
-    return isinstance(error, OSError) and error.errno in _FULL
 
 
 @contextmanager
@@ -188,21 +200,21 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         InputError: if it cannot be written there, or another process is writing it.
+        OutputError: if the disk is full.
     """
     path = Path(path)
     partial = partial_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(path):
-            try:
-                yield partial
-                os.replace(partial, path)
-            finally:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with only_writer(path):
+                try:
+                    yield partial
+                    os.replace(partial, path)
+                finally:
+                    with suppress(OSError):
+                        partial.unlink(missing_ok=True)
     except OSError as error:
-        if is_full(error):
-            raise OutputError(path, error.strerror) from error
         raise InputError(f"cannot be written: {error}", path) from error
 
 

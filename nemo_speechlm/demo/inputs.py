@@ -3,11 +3,12 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.checks import is_hub_name
+from nemo_speechlm.demo.overrides import value_of
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import atomic_write, content_of
 
@@ -24,10 +25,15 @@ def input_files(command: Sequence[str]) -> dict[str, Path]:
     """
     found = {}
     for word in command:
-        key, _, value = word.partition("=")
+        key = word.partition("=")[0]
         if key.endswith(_WRITTEN):
             continue
-        names = [name for name in re.split(r"[\[\],]", value) if "/" in name or ("." in name and Path(name).is_file())]
+        names = [
+            name
+            for text in _texts(value_of(word))
+            for name in ([text] if Path(text).exists() else text.split(","))  # as NeMo names several
+            if "/" in name or ("." in name and Path(name).is_file())
+        ]
         for number, name in enumerate(names):
             path = Path(name)
             files = sorted(path.rglob("[!.]*")) if path.is_dir() else [path]  # without locks
@@ -38,12 +44,43 @@ def input_files(command: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, in order."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
 def _without_places(word: str) -> str:
     """An argument with ``/`` for each path in it: wherever the files are, as many of them are named."""
-    key, _, value = word.partition("=")
-    if key == "model" and is_hub_name(value):
+    key, _, given = word.partition("=")
+    if key == "model" and is_hub_name(given):
         return word
-    return re.sub(r"[^\[\],=]*/[^\[\],]*", "/", word)
+    value = value_of(word)
+    if value is None:  # code, the name of a script
+        return re.sub(r"[^\[\],=]*/[^\[\],]*", "/", word)
+    if not any("/" in text for text in _texts(value)):
+        return word
+    return f"{key}={_placeless(_paths(value) if isinstance(value, str) else value)}"
+
+
+def _paths(text: str) -> list[str]:
+    """The paths in a text: one with commas in it, or several with commas between them, as NeMo names them."""
+    paths = text.split(",")
+    alike = len({path.startswith("/") for path in paths}) == 1 and all("/" in path for path in paths)
+    return paths if alike else [text]
+
+
+def _placeless(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _placeless(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placeless(item) for item in value]
+    return "/" if isinstance(value, str) and "/" in value else value
 
 
 class InputRecord:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ class _Running:
 
 
 def _command_line(step: Step) -> str:
-    return " ".join(("$ python", *step.command))
+    return f"$ python {shlex.join(step.command)}"
 
 
 def _record(step: Step, logs: Path) -> InputRecord:

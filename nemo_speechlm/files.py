@@ -120,6 +120,17 @@ def files_below(folder: str | Path) -> Iterator[Path]:
             followed.add(target)
 
 
+def is_hidden(path: str | Path) -> bool:
+    """Whether a part of a path begins with a dot, as of locks, files that are being written, files that NFS keeps."""
+    return any(part.startswith(".") and part != ".." for part in Path(path).parts)
+
+
+def shown_files(folder: Path) -> list[Path]:
+    """The files below a folder, in order, without hidden ones, which come and go."""
+    found = (path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder)))
+    return sorted(path for path in found if path.is_file())
+
+
 def sync(path: str | Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, so that a power cut does not undo them."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -10,7 +10,7 @@ from typing import Any
 from nemo_speechlm.checks import is_hub_name
 from nemo_speechlm.demo.overrides import value_of
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.files import atomic_write, content_of
+from nemo_speechlm.files import atomic_write, content_of, shown_files
 
 _WRITTEN = ("output", "exp_dir")
 """How keys end that name what a command writes."""
@@ -36,7 +36,7 @@ def input_files(command: Sequence[str]) -> dict[str, Path]:
         ]
         for number, name in enumerate(names):
             path = Path(name)
-            files = sorted(path.rglob("[!.]*")) if path.is_dir() else [path]  # without locks
+            files = shown_files(path) if path.is_dir() else [path]
             for file in files:
                 if file.is_file():
                     place = "" if file == path else f"/{file.relative_to(path)}"

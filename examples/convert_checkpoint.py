@@ -19,7 +19,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import SpeechLMError, system_error
 from nemo_speechlm.imports import importing
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import as_typed, shown
@@ -174,7 +174,5 @@ if __name__ == "__main__":
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:  # a folder that is a file, a disk that is full
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {system_error(error)}", file=sys.stderr)
         sys.exit(1)

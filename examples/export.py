@@ -9,6 +9,8 @@ length, in samples or frames; outputs are log probabilities (batch, frames, labe
 width, frames) with their lengths. An ONNX file's metadata have sample_rate, labels, blank, normalize, steps_per_frame.
 """
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command
@@ -25,18 +27,22 @@ def main(cfg: DictConfig) -> None:
         from nemo_speechlm.models.common.restore import restore_file
 
     model = restore_file(ModelPT, cfg.model, "cpu")
-    paths = export(model, cfg.output, cfg.part, cfg.opset, cfg.overwrite)
+
+    def check(made: list[Path]) -> None:
+        part = "encoder" if len(made) > 1 else cfg.part  # of a transducer, the encoder comes first
+        if not can_compare(made[0]):
+            print("not compared with the model: onnxruntime is not installed")
+            return
+        difference = compare(model, made[0], part)
+        if not difference <= cfg.tolerance:  # it may be NaN
+            raise SpeechLMError(
+                f"{made[0].name} differs from the model by up to {difference:.2g}, allowed is {cfg.tolerance}; "
+                "nothing is written (check=false leaves this out)"
+            )
+        print(f"differs from the model by {difference:.2g} at most")
+
+    paths = export(model, cfg.output, cfg.part, cfg.opset, cfg.overwrite, check if cfg.check else None)
     print("\n".join(str(path) for path in paths))
-    part = "encoder" if len(paths) > 1 else cfg.part  # of a transducer, the encoder comes first
-    if not cfg.check:
-        return
-    if not can_compare(paths[0]):
-        print("not compared with the model: onnxruntime is not installed")
-        return
-    difference = compare(model, paths[0], part)
-    if not difference <= cfg.tolerance:  # it may be NaN
-        raise SpeechLMError(f"{paths[0]} differs from the model by up to {difference:.2g}, allowed is {cfg.tolerance}")
-    print(f"differs from the model by {difference:.2g} at most")
 
 
 if __name__ == "__main__":

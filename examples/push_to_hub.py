@@ -29,12 +29,13 @@ def main(cfg: DictConfig) -> None:
         from nemo_speechlm.models.common.hub import model_file
 
     model = from_pretrained(cfg.model, "cpu")
-    results = read_results(_list(cfg.results), model_file(cfg.model))
+    file = model_file(cfg.model)
+    results = read_results(_list(cfg.results), file)
     if run is not None:
         refuse_other_run(run, OmegaConf.to_container(model.cfg, resolve=True), cfg.run)
     card = Card.of(model, cfg.licence, language=_list(cfg.languages), data=cfg.data, run=run, results=results)
     if cfg.folder is not None:
-        print("\n".join(str(path) for path in write_folder(model, cfg.folder, cfg.name, card, cfg.overwrite)))
+        print("\n".join(map(str, write_folder(model, cfg.folder, cfg.name, card, cfg.overwrite, file))))
     else:
         print(push_to_hub(model, cfg.name, card, private=cfg.private))
 

@@ -15,6 +15,7 @@ compare_results.py tells whether a difference between two results is more than c
 
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -96,11 +97,12 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
         scores = translation_scores(texts, references, model.cfg.get("target_lang"))
     report = RecognitionReport.of([u.record for u in utterances], references, texts, options, scores)
     facts |= {"audio_hours": round(audio / 3600, 4), "seconds": round(seconds, 2)}
-    summary = report.write(files, skipped, model=cfg.model, model_sha256=content, manifest=manifest, **facts)
-    if cfg.tune_on is None:
-        files.tuning.unlink(missing_ok=True)  # of an earlier report
-    if cfg.worst:
-        write_page(files.page, report.records, summary, manifest, cfg.worst)
+    if cfg.tune_on is None:  # of an earlier report
+        files.summary.unlink(missing_ok=True)
+        files.tuning.unlink(missing_ok=True)
+    page = partial(write_page, files.page, report.records, manifest=manifest, count=cfg.worst) if cfg.worst else None
+    facts = {"model": cfg.model, "model_sha256": content, "manifest": manifest, **facts}
+    summary = report.write(files, skipped, page, **facts)
     print(f"\n{manifest}: {len(utterances)} utterances, {audio / 3600:.2f} h, {audio / seconds:.1f} x real time")
     print(report.table() + split_tables(summary))
     for name, value in scores.items():
@@ -151,6 +153,7 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
             log_probs = log_probabilities(model, held_out, **loading)
             references = [utterance.text for utterance in held_out]
             trials = tune(text, log_probs, references, options, cfg.lm_weights, cfg.word_scores)
+            files.summary.unlink(missing_ok=True)  # of an earlier report
             write_trials(files.tuning, trials)
             best = best_trial(trials, cfg.tune_for)
             options = with_weights(options, best.lm_weight, best.word_score)

@@ -38,7 +38,7 @@ from nemo_speechlm.command_help import (
     explain,
     help_text,
 )
-from nemo_speechlm.errors import SpeechLMError, Unfinished
+from nemo_speechlm.errors import SpeechLMError, Unfinished, system_error
 from nemo_speechlm.locks import only_writer
 from nemo_speechlm.program import CONF
 from nemo_speechlm.quiet import environment, quiet, verbose_by_environment
@@ -140,10 +140,12 @@ def command(
                     traceback.print_exc()
                 print(f"error: {_in_a_line(error)}", file=sys.stderr)
                 sys.exit(1)
-            except OSError as error:  # a folder that is a file, a disk that is full, ...: Python says which and why
-                if error.filename is None or os.environ.get("HYDRA_FULL_ERROR"):
+            except OSError as error:  # a folder that is a file, a disk that is full, ...: Python says why
+                if os.environ.get("HYDRA_FULL_ERROR"):
                     raise
-                print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+                if verbose_by_environment():
+                    traceback.print_exc()
+                print(f"error: {system_error(error)}", file=sys.stderr)
                 sys.exit(1)
             except KeyboardInterrupt:
                 print("interrupted; run the same command again to go on", file=sys.stderr)

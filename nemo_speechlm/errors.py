@@ -71,3 +71,9 @@ class SkipItem(SpeechLMError):
 
     def __reduce__(self):
         return type(self), (str(self), self.path)
+
+
+def system_error(error: OSError) -> str:
+    """An error of the system in a line: the file, if Python names one, and what is wrong."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return reason if error.filename is None else f"{error.filename}: {reason}"

@@ -120,6 +120,17 @@ def files_below(folder: str | Path) -> Iterator[Path]:
             followed.add(target)
 
 
+def is_hidden(path: str | Path) -> bool:
+    """Whether a part of a path begins with a dot, as of locks, files that are being written, files that NFS keeps."""
+    return any(part.startswith(".") and part != ".." for part in Path(path).parts)
+
+
+def shown_files(folder: Path) -> list[Path]:
+    """The files below a folder, in order, without hidden ones, which come and go."""
+    found = (path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder)))
+    return sorted(path for path in found if path.is_file())
+
+
 def sync(path: str | Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, so that a power cut does not undo them."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -138,6 +149,25 @@ def partial_path(path: str | Path) -> Path:
     return path.with_name(f".partial.{path.name}")
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no more room to write to."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+@contextmanager
+def room_for(path: str | Path) -> Iterator[None]:
+    """Turn the error of a full disk into an :class:`OutputError`; where a write fails, Python names no file."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise OutputError(path, error.strerror) from error
+
+
 @contextmanager
 def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[IO[str]]:
     """Open a text file for writing that takes the name ``path`` only when the block ends without an error.
@@ -148,11 +178,12 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
 
     Raises:
         InputError: if another process is writing the file.
+        OutputError: if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    with only_writer(path):
+    with room_for(path), only_writer(path):
         try:
             with open_text(partial, "w") as file:
                 yield file
@@ -161,14 +192,6 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no more room to write to."""
-    return isinstance(error, OSError) and error.errno in _FULL
 
 
 @contextmanager
@@ -188,21 +211,21 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         InputError: if it cannot be written there, or another process is writing it.
+        OutputError: if the disk is full.
     """
     path = Path(path)
     partial = partial_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(path):
-            try:
-                yield partial
-                os.replace(partial, path)
-            finally:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with only_writer(path):
+                try:
+                    yield partial
+                    os.replace(partial, path)
+                finally:
+                    with suppress(OSError):
+                        partial.unlink(missing_ok=True)
     except OSError as error:
-        if is_full(error):
-            raise OutputError(path, error.strerror) from error
         raise InputError(f"cannot be written: {error}", path) from error
 
 

@@ -4,7 +4,7 @@ Aligners and centroids are kept in such files, and so is what their trainings ha
 """
 
 import json
-import os
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path, plain
+from nemo_speechlm.errors import InputError, OutputError
+from nemo_speechlm.files import plain, whole_file
 
 
 class TensorFile(NamedTuple):
@@ -37,17 +37,16 @@ class TensorFile(NamedTuple):
     remedy: str
 
     def save(self, path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Write a file, under a temporary name until all is written."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(path)
-        try:
-            content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            text = json.dumps({"version": self.version, **header}, ensure_ascii=False)
+        """Write a file, under a temporary name until all is written.
+
+        Raises:
+            InputError: if it cannot be written there.
+            OutputError: if the disk is full.
+        """
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        text = json.dumps({"version": self.version, **header}, ensure_ascii=False)
+        with whole_file(path) as partial:
             partial.write_bytes(save(content, {self.key: text}))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Read header and tensors.
@@ -91,8 +90,14 @@ class TrainingProgress:
         self.path, self._settings = progress_path(output), plain(settings)
 
     def save(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Replace what was saved before."""
-        _PROGRESS.save(self.path, {"settings": self._settings, "values": values}, tensors)
+        """Replace what was saved before; where that cannot be written, what was there stays, and training goes on."""
+        try:
+            _PROGRESS.save(self.path, {"settings": self._settings, "values": values}, tensors)
+        except (InputError, OutputError) as error:
+            logging.getLogger(__name__).warning(
+                f"The progress in {self.path} could not be written ({error.reason}). Training goes on; what it learns "
+                "from now on is lost if it ends before this is written"
+            )
 
     def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Values and tensors as they were saved; None if there are none, of these settings, undamaged.

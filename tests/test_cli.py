@@ -12,6 +12,10 @@ from nemo_speechlm.errors import SpeechLMError, Unfinished
     [
         (Unfinished("the time is over"), 75, "the time is over\n"),
         (SpeechLMError("no such thing"), 1, "error: no such thing\n"),
+        (OSError(27, "File too large"), 1, "error: File too large\n"),
+        (OSError(27, "File too large", "a.txt"), 1, "error: a.txt: File too large\n"),
+        (OSError("two\nlines"), 1, "error: two lines\n"),
+        (ConnectionResetError(), 1, "error: ConnectionResetError\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on\n"),
     ],
 )  # fmt: skip

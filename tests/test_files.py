@@ -1,4 +1,4 @@
-"""No command destroys what it reads."""
+"""No command destroys what it reads, and no file is left half-written."""
 
 import re
 
@@ -6,9 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import refuse_input_as_output, refuse_one_file_twice
+from nemo_speechlm.errors import InputError, OutputError
+from nemo_speechlm.files import atomic_write, refuse_input_as_output, refuse_one_file_twice
 from tests.functional.commands import EXAMPLES, run_example
+from tests.training.test_checkpoint_io import no_more_than
 
 CONF = EXAMPLES.parent / "conf"
 
@@ -114,3 +115,19 @@ def test_reports_do_not_replace_what_they_are_of(tmp_path, capsys):
     (tmp_path / "vocab.txt").write_text("a b c\n")
     assert run_example("train_tokenizer.py", *arguments) == 1
     assert "is also what source names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.txt.gz"])
+def test_a_full_disk_is_said_with_the_file(name, tmp_path):
+    """Python's error of a write names none."""
+    path = tmp_path / name
+    path.write_bytes(b"before")
+    text = "".join(f"{number * number}\n" for number in range(50_000))
+    with (
+        no_more_than(5000),
+        pytest.raises(OutputError, match=rf"{name}: cannot be written: File too large"),
+        atomic_write(path) as file,
+    ):
+        file.write(text)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

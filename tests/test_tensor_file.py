@@ -1,6 +1,11 @@
+import logging
+
+import pytest
 import torch
 
-from nemo_speechlm.tensor_file import TrainingProgress, progress_path
+from nemo_speechlm.errors import OutputError
+from nemo_speechlm.tensor_file import TensorFile, TrainingProgress, progress_path
+from tests.training.test_checkpoint_io import no_more_than
 
 SETTINGS = {"size": (1, 2)}
 
@@ -21,3 +26,17 @@ def test_damaged_progress_is_none(tmp_path):
     TrainingProgress(output, SETTINGS).save({}, {"rows": torch.arange(4)})
     progress_path(output).write_bytes(progress_path(output).read_bytes()[:-3])
     assert TrainingProgress(output, SETTINGS).load() is None
+
+
+def test_a_full_disk_is_no_end_of_a_training(tmp_path, caplog):
+    """What was saved before stays; a result that cannot be written is an error that names it."""
+    output, big = tmp_path / "x.safetensors", {"rows": torch.zeros(50_000)}
+    progress = TrainingProgress(output, SETTINGS)
+    progress.save({"done": 3}, {"rows": torch.arange(4)})
+    with no_more_than(5000), caplog.at_level(logging.WARNING):
+        progress.save({"done": 4}, big)
+        with pytest.raises(OutputError, match=r"/x\.safetensors: cannot be written: File too large"):
+            TensorFile("a", 1, "b", "c", "d", "e").save(output, {}, big)
+    assert "could not be written (File too large). Training goes on" in caplog.text
+    assert progress.load()[0] == {"done": 3}
+    assert [path.name for path in tmp_path.iterdir()] == [progress.path.name]

@@ -13,6 +13,7 @@ from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.corpora.demo.corpus import SAMPLE_RATE
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.data.manifests.units import unit_sequence
+from nemo_speechlm.demo.overrides import option
 from nemo_speechlm.demo.workflow import Step, run_steps
 from nemo_speechlm.files import atomic_write
 from nemo_speechlm.program import COMMANDS
@@ -78,27 +79,28 @@ def _data_steps(cfg: DictConfig, folder: Path) -> list[Step]:
     make = [
         _step(
             "corpus", "prepare_data.py", corpus / "text.txt",
-            "corpus=demo", f"output={corpus}", *(f"{key}={cfg[key]}" for key in amounts),
+            "corpus=demo", option("output", corpus), *(f"{key}={cfg[key]}" for key in amounts),
         ),
         _step(
             "text", "prepare_text.py", folder / "text.json",
-            f"source={corpus}/text.txt", f"output={folder}/text.json",
-            "valid_lines=300", f"valid_output={folder}/valid_text.json", needs=("corpus",),
+            option("source", corpus / "text.txt"), option("output", folder / "text.json"),
+            "valid_lines=300", option("valid_output", folder / "valid_text.json"), needs=("corpus",),
         ),
     ]  # fmt: skip
     # Transcribed speech is aligned; what is said in the rest is recognized first, with a language model of the text.
     speech = [
         _step(
             f"units_{name}", "tokenize_speech.py", folder / f"{name}_units.json",
-            f"manifest={corpus}/{name}.json", f"output={folder}/{name}_units.json", f"units={units}",
-            f"lm_text={folder}/text.json", needs=needs,
+            option("manifest", corpus / f"{name}.json"), option("output", folder / f"{name}_units.json"),
+            option("units", units), option("lm_text", folder / "text.json"), needs=needs,
         )
         for name, needs in (("train", ("text",)), ("untranscribed", ("units_train",)), ("valid", ("units_train",)))
     ]  # fmt: skip
     text = [
         _step(
             f"units_{name}", "tokenize_text.py", folder / f"{name}_units.json",
-            f"manifest={folder}/{name}.json", f"output={folder}/{name}_units.json", f"units={units}", "workers=1",
+            option("manifest", folder / f"{name}.json"), option("output", folder / f"{name}_units.json"),
+            option("units", units), "workers=1",
             needs=("units_train",),
         )
         for name in ("valid_text", "text")
@@ -125,13 +127,16 @@ def _training_steps(cfg: DictConfig, folder: Path, seed: int) -> list[Step]:
 def _pretraining_steps(cfg: DictConfig, folder: Path, seed: int) -> list[Step]:
     here = _seed_folder(folder, seed)
     speech = [
-        f"model.units={folder}/units.json",
-        f"model.train_ds.speech.manifest_filepath=[{folder}/train_units.json,{folder}/untranscribed_units.json]",
-        f"model.validation_ds.speech.manifest_filepath={folder}/valid_units.json",
+        option("model.units", folder / "units.json"),
+        option(
+            "model.train_ds.speech.manifest_filepath",
+            [folder / "train_units.json", folder / "untranscribed_units.json"],
+        ),
+        option("model.validation_ds.speech.manifest_filepath", folder / "valid_units.json"),
     ]
     text = [
-        f"model.train_ds.text.manifest_filepath={folder}/text_units.json",
-        f"model.validation_ds.text.manifest_filepath={folder}/valid_text_units.json",
+        option("model.train_ds.text.manifest_filepath", folder / "text_units.json"),
+        option("model.validation_ds.text.manifest_filepath", folder / "valid_text_units.json"),
     ]
     no_text = [
         "model.train_ds.text=null",
@@ -143,8 +148,9 @@ def _pretraining_steps(cfg: DictConfig, folder: Path, seed: int) -> list[Step]:
     return [
         _step(
             f"pretrain_{system}_seed{seed}", "speechlm_pretrain.py", here / f"pretrained_{system}.nemo",
-            "--config-name", "demo_pretrain", f"name=pretrain_{system}", f"output={here}/pretrained_{system}.nemo",
-            *training_length(cfg.pretrain_steps), f"seed={seed}", f"exp_manager.exp_dir={here}/runs",
+            "--config-name", "demo_pretrain", f"name=pretrain_{system}",
+            option("output", here / f"pretrained_{system}.nemo"), *training_length(cfg.pretrain_steps),
+            f"seed={seed}", option("exp_manager.exp_dir", here / "runs"),
             *speech, *arguments, needs=needs,
         )
         for system, arguments, needs in (
@@ -162,16 +168,17 @@ def _updates(cfg: DictConfig, system: str) -> tuple[int, int]:
 
 def _fine_tuning_steps(cfg: DictConfig, folder: Path, seed: int, system: str) -> list[Step]:
     corpus, here = folder / "corpus", _seed_folder(folder, seed)
-    start = [] if system == "none" else [f"model.init_from_pretrained={here}/pretrained_{system}.nemo"]
+    start = [] if system == "none" else [option("model.init_from_pretrained", here / f"pretrained_{system}.nemo")]
     if system == "speechlm_p":
         start.append("model.reuse_ctc_head=true")
     return [
         _step(
             f"finetune_{system}_seed{seed}", "speechlm_finetune_ctc.py", here / f"ctc_{system}.nemo",
-            "--config-name", "demo_ctc", f"name=finetune_{system}", f"output={here}/ctc_{system}.nemo",
-            f"model.train_ds.manifest_filepath={corpus}/train.json",
-            f"model.validation_ds.manifest_filepath={corpus}/valid.json",
-            *training_length(_updates(cfg, system)[1]), f"seed={seed}", f"exp_manager.exp_dir={here}/runs", *start,
+            "--config-name", "demo_ctc", f"name=finetune_{system}", option("output", here / f"ctc_{system}.nemo"),
+            option("model.train_ds.manifest_filepath", corpus / "train.json"),
+            option("model.validation_ds.manifest_filepath", corpus / "valid.json"),
+            *training_length(_updates(cfg, system)[1]), f"seed={seed}", option("exp_manager.exp_dir", here / "runs"),
+            *start,
             needs=("corpus",) if system == "none" else (f"pretrain_{system}_seed{seed}",),
         ),
         _evaluation_step(folder, seed, system, f"ctc_{system}", f"finetune_{system}"),
@@ -183,7 +190,8 @@ def _evaluation_step(folder: Path, seed: int, name: str, model: str, training: s
     here = _seed_folder(folder, seed)
     return _step(
         f"evaluate_{name}_seed{seed}", "speechlm_evaluate.py", here / f"test_{name}" / "summary.json",
-        f"model={here}/{model}.nemo", f"manifest={folder}/corpus/test.json", f"output={here}/test_{name}",
+        option("model", here / f"{model}.nemo"), option("manifest", folder / "corpus" / "test.json"),
+        option("output", here / f"test_{name}"),
         needs=(f"{training}_seed{seed}",),
     )  # fmt: skip
 

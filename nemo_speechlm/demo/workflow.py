@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,8 +16,14 @@ from tqdm import tqdm
 
 from nemo_speechlm.demo.inputs import InputRecord
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.locks import only_writer
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) \[")
+_REFUSAL = "another process runs these steps ({holder}); wait until that has ended, or give another output"
+
+
+class StepsFailed(SpeechLMError):
+    """Steps failed, and all that do not need them are done."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,16 @@ class Step:
 
 
 class _Running:
-    """A step's process with its log and its bar."""
+    """A step's process with its record, its log and its bar."""
 
-    def __init__(self, step: Step, log: Path, position: int, threads: int, device: str | None = None):
-        self.step, self.log, self.device, self.started = step, log, device, time.monotonic()
+    def __init__(self, step: Step, logs: Path, position: int, threads: int, device: str | None = None):
+        self.step, self.log, self.device, self.started = step, logs / f"{step.name}.log", device, time.monotonic()
+        self.record = _record(step, logs)
+        self.record.begin(step.command)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        with open(log, "w", encoding="utf-8") as file:
+        with open(self.log, "w", encoding="utf-8") as file:
             print(_command_line(step), file=file, flush=True)
             self.process = subprocess.Popen(
                 [sys.executable, *step.command], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
@@ -66,9 +75,15 @@ class _Running:
 
     def close(self) -> None:
         self.bar.close()
-        if self.process.poll() is None:
+        ended = self.process.poll() is not None
+        if not ended:
             self.process.terminate()
             self.process.wait()
+        if self.process.returncode == 0:
+            self.record.end()
+        elif not self.step.output.exists():
+            self.record.forget()
+        if not ended:
             return
         seconds = time.monotonic() - self.started
         if self.process.returncode:
@@ -78,7 +93,7 @@ class _Running:
 
 
 def _command_line(step: Step) -> str:
-    return " ".join(("$ python", *step.command))
+    return f"$ python {shlex.join(step.command)}"
 
 
 def _record(step: Step, logs: Path) -> InputRecord:
@@ -111,10 +126,16 @@ def run_steps(
 
     Raises:
         SpeechLMError: when a step fails, with the end of its log; the other running steps are ended. Also if a step
-            needs one that is not among them, or was done before with other settings or from other files.
+            needs one that is not among them, or was done before with other settings or from other files, or if
+            another process runs steps with this folder of logs.
+        StepsFailed: in the end, with ``keep_going``.
     """
-    jobs = min(jobs, len(devices)) if devices else jobs
-    logs.mkdir(parents=True, exist_ok=True)
+    with only_writer(logs / "steps", refusal=_REFUSAL):
+        _run_steps(steps, logs, min(jobs, len(devices)) if devices else jobs, devices, keep_going)
+
+
+def _run_steps(steps: Sequence[Step], logs: Path, jobs: int, devices: Sequence[str], keep_going: bool) -> None:
+    """:func:`run_steps` once nobody else runs them."""
     cores = len(os.sched_getaffinity(0))
     unknown = {need for step in steps for need in step.needs} - {step.name for step in steps}
     if unknown:
@@ -138,8 +159,7 @@ def run_steps(
                 waiting.remove(step)
                 position = min(set(range(jobs)) - {-r.bar.pos for r in running} or {0})
                 device = next((d for d in devices if d not in {r.device for r in running}), None)
-                _record(step, logs).write(step.command)
-                running.append(_Running(step, logs / f"{step.name}.log", position, max(1, cores // jobs), device))
+                running.append(_Running(step, logs, position, max(1, cores // jobs), device))
             time.sleep(0.5)
             for process in [r for r in running if r.update()]:
                 running.remove(process)
@@ -160,7 +180,7 @@ def run_steps(
     if failed:
         lost = [step.name for step in steps if step.name not in failed and _lost(step, steps, failed)]
         behind = f"; for want of them: {', '.join(lost)}" if lost else ""
-        raise SpeechLMError(f"failed: {', '.join(failed)}{behind}. Their logs are in {logs}")
+        raise StepsFailed(f"failed: {', '.join(failed)}{behind}. Their logs are in {logs}")
 
 
 def _checks(

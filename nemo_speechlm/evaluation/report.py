@@ -26,6 +26,8 @@ Phones = Callable[[Record, str, str], tuple[Sequence[str], Sequence[str]]]
 class ReportFiles:
     """Where a report goes.
 
+    The summary is removed before any other file is replaced, and written last: where it is, the report is whole.
+
     Attributes:
         utterances: JSON lines, one per utterance.
         summary: one JSON object.
@@ -45,17 +47,17 @@ class ReportFiles:
         """Plan the files: in a folder, or beside a file named ``*.jsonl`` or ``*.json`` that holds the utterances.
 
         Raises:
-            InputError: if any exists and must not be overwritten.
+            InputError: if there is a report, or a file of the name given, and it must not be overwritten.
         """
         output = Path(output)
         endings = (".summary.json", ".skipped.jsonl", ".html", ".tuning.csv")
         if output.suffix in (".json", ".jsonl"):
+            refuse_overwrite(output, overwrite)
             files = cls(output, *(output.with_suffix(ending) for ending in endings))
         else:
             names = ("utterances.jsonl", "summary.json", "skipped.jsonl", "worst.html", "tuning.csv")
             files = cls(*(output / name for name in names))
-        for path in (files.utterances, files.summary):
-            refuse_overwrite(path, overwrite)
+        refuse_overwrite(files.summary, overwrite)
         return files
 
 
@@ -160,18 +162,35 @@ class RecognitionReport:
                 part[f"{rate}_interval"] = None if interval is None else [interval.low, interval.high]
         return part
 
-    def write(self, files: ReportFiles, skipped: Iterable[InputError] = (), **facts: Any) -> dict[str, Any]:
-        """Write the report's files; ``facts`` go into the summary, which is returned.
+    def write(
+        self,
+        files: ReportFiles,
+        skipped: Iterable[InputError] = (),
+        write_page: Callable[[Mapping[str, Any]], None] | None = None,
+        **facts: Any,
+    ) -> dict[str, Any]:
+        """Write the report's files, the summary last.
 
         A list of what was left out and a page of an earlier report do not stay beside it.
+
+        Args:
+            files: where to.
+            skipped: lines that were left out.
+            write_page: writes the page of the worst utterances, given the summary; None: there is no page.
+            facts: for the summary.
+
+        Returns:
+            the summary.
         """
         left_out = [{"file": error.path, "line": error.line, "reason": error.reason} for error in skipped]
         summary = self.summary(**facts, skipped=len(left_out))
-        for path in (files.skipped, files.page):
+        for path in (files.summary, files.skipped, files.page):
             path.unlink(missing_ok=True)
         write_manifest(files.utterances, self.records)
         if left_out:
             write_manifest(files.skipped, left_out)
+        if write_page is not None:
+            write_page(summary)
         with atomic_write(files.summary) as file:
             json.dump(summary, file, indent=2, ensure_ascii=False)
             file.write("\n")

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 import nemo_speechlm.models  # noqa: F401  # NeMo builds only classes that are registered
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.files import atomic_write, refuse_input_as_output, refuse_overwrite, whole_file
 from nemo_speechlm.hub.card import Card, without_folders
 from nemo_speechlm.models.common.hub import first_line, model_file
 from nemo_speechlm.models.common.restore import restore_file
@@ -69,7 +69,14 @@ def push_to_hub(
         raise InputError(f"cannot be put on the Hugging Face hub: {first_line(error)}", name) from error
 
 
-def write_folder(model: ModelPT, folder: str | Path, name: str, card: Card, overwrite: bool = False) -> list[Path]:
+def write_folder(
+    model: ModelPT,
+    folder: str | Path,
+    name: str,
+    card: Card,
+    overwrite: bool = False,
+    source: str | Path | None = None,
+) -> list[Path]:
     """Write what would be put on the hub into a folder: ``README.md`` and the ``.nemo`` file.
 
     Args:
@@ -78,6 +85,7 @@ def write_folder(model: ModelPT, folder: str | Path, name: str, card: Card, over
         name: ``user/name``.
         card: of the model.
         overwrite: replace files that are there.
+        source: the file that the model comes from, which is never replaced.
 
     Returns:
         the files.
@@ -89,10 +97,12 @@ def write_folder(model: ModelPT, folder: str | Path, name: str, card: Card, over
     paths = [folder / "README.md", folder / f"{name.split('/')[-1]}.nemo"]
     for path in paths:
         refuse_overwrite(path, overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_input_as_output(paths, {"model": source})
     _forget_folders(model)
-    paths[0].write_text(card.text(name), encoding="utf-8")
-    model.save_to(str(paths[1]))
+    with whole_file(paths[1]) as partial:
+        model.save_to(str(partial))
+    with atomic_write(paths[0]) as file:
+        file.write(card.text(name))
     return paths
 
 

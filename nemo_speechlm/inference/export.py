@@ -24,7 +24,12 @@ KINDS = {".onnx": "ONNX", ".ts": "TorchScript"}
 
 
 def export(
-    model: ModelPT, output: str | Path, part: str = "model", opset: int | None = None, overwrite: bool = False
+    model: ModelPT,
+    output: str | Path,
+    part: str = "model",
+    opset: int | None = None,
+    overwrite: bool = False,
+    before_rename: Callable[[list[Path]], None] | None = None,
 ) -> list[Path]:
     """Write a model, or its encoder, as a graph whose inputs may have any length and batch size.
 
@@ -37,6 +42,8 @@ def export(
         part: ``model`` or ``encoder``.
         opset: of ONNX; None takes NeMo's default.
         overwrite: replace files that are there.
+        before_rename: called with the finished files under other names; if it raises, there are no new files, and
+            those that were there stay.
 
     Returns:
         the files: one, or two for a transducer.
@@ -65,12 +72,16 @@ def export(
             made, _ = chosen.export(str(Path(folder) / output.name), onnx_opset_version=opset)
         except (OnnxExporterError, ValueError) as error:
             raise SpeechLMError(f"PyTorch cannot export it (opset is {opset}): {error}") from error
-        targets = [output.parent / Path(path).name for path in made]
+        paths = [Path(path) for path in made]
+        targets = [output.parent / path.name for path in paths]
         for target in targets:
             refuse_overwrite(target, overwrite)
-        for path, target in zip(map(Path, made), targets, strict=True):
-            if output.suffix == ".onnx":
+        if output.suffix == ".onnx":
+            for path in paths:
                 _describe(path, facts_of(model))
+        if before_rename is not None:
+            before_rename(paths)
+        for path, target in zip(paths, targets, strict=True):
             path.replace(target)
     return targets
 
@@ -121,7 +132,9 @@ def compare(model: ModelPT, path: str | Path, part: str, frames: Sequence[int] =
             found = run(signal, length)
             found = found.transpose(0, 2, 1) if part == "model" else found
             if found.shape != tuple(expected.shape):
-                raise SpeechLMError(f"{path} makes {found.shape} of {steps} steps, expected {tuple(expected.shape)}")
+                raise SpeechLMError(
+                    f"{Path(path).name} makes {found.shape} of {steps} steps, expected {tuple(expected.shape)}"
+                )
             for row, n in enumerate(valid.tolist()):
                 difference = np.abs(found[row, :, :n] - expected[row, :, :n].cpu().numpy())
                 worst = float(np.maximum(worst, difference.max(initial=0.0)))  # NaN where one is

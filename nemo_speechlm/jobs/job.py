@@ -6,15 +6,15 @@ reasons for what is missing ``<output>.skipped.jsonl``. A job that was killed go
 Two processes never work on one output: the second is refused.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from nemo_speechlm.errors import InputError, OutputError, SpeechLMError
-from nemo_speechlm.files import Record, is_full, refuse_input_as_output, refuse_overwrite
+from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.files import Record, refuse_input_as_output, refuse_overwrite, room_for
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, ListedBatches, gaps
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
 from nemo_speechlm.jobs.engines.local import LocalEngine
@@ -105,7 +105,7 @@ def run_job(
             refuse_overwrite(path, overwrite)
 
     with ExitStack() as held:
-        held.enter_context(_said_plainly(output))
+        held.enter_context(room_for(output))
         for path in (output, *others):
             held.enter_context(only_writer(path))
         if not folder.exists():  # else it may have been killed between naming its files
@@ -147,17 +147,6 @@ def run_job(
             save_shard_plan(output, plan, shard, report, given)
         folder.remove()
         return report
-
-
-@contextmanager
-def _said_plainly(output: Path) -> Iterator[None]:
-    """Turn errors of a full disk into an :class:`OutputError`."""
-    try:
-        yield
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise OutputError(output, error.strerror) from error
 
 
 def _index(source: Path, folder: JobFolder, max_lines: int | None) -> LineIndex:

@@ -15,7 +15,7 @@ from typing import Any
 from nemo_speechlm import __version__
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import FILE_KEYS, atomic_write, content_of, plain, sync
+from nemo_speechlm.files import FILE_KEYS, atomic_write, content_of, is_hidden, plain, shown_files, sync
 
 NAME = "run.json"
 
@@ -208,7 +208,7 @@ def _expanded(item: str) -> list[str]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    return [path] if path.is_file() else shown_files(path)
 
 
 def _describe(path: Path, root: Path, digests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -234,6 +234,8 @@ def _file_differences(key: str, before: RunRecord, now: RunRecord) -> list[str]:
         ]
         return [f"{key}: {states[0]} before, {states[1]} now"]
     old, new = before.files[key], now.files[key]
+    if not any(is_hidden(file["name"]) for file in new):  # records of 0.1.0 have the hidden files of folders
+        old = [file for file in old if not is_hidden(file["name"])]
     if len(old) != len(new):
         return [f"{key}: {len(old)} files before, {len(new)} now"]
     return [

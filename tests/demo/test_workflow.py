@@ -1,3 +1,9 @@
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from nemo_speechlm.demo.workflow import Step, run_steps
@@ -152,3 +158,67 @@ def test_more_or_fewer_files_than_before_are_other_data(tmp_path):
     more.unlink()
     with pytest.raises(SpeechLMError, match="was made with manifest"):
         run_steps([alone], logs, jobs=1)
+
+
+_DEMO = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from nemo_speechlm.demo.workflow import Step, run_steps
+made = Path(sys.argv[2])
+run_steps([Step("a", ("-c", sys.argv[3], sys.argv[2], "steps=100"), made)], made.parent / "logs", jobs=1)
+"""
+
+_SLOW = """
+import sys, time
+from pathlib import Path
+made = Path(sys.argv[1])
+made.with_name("begun").touch()
+while not made.with_name("go").exists():
+    time.sleep(0.05)
+made.write_text("x")
+"""
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def test_a_step_that_goes_on_after_a_kill_keeps_its_settings(tmp_path):
+    """While its command lives, another is refused; afterwards another's settings do not become those of the output."""
+    made, logs = tmp_path / "made", tmp_path / "logs"
+    same = Step("a", ("-c", _SLOW, str(made), "steps=100"), made)
+    other = Step("a", ("-c", "raise SystemExit('another process is making it')", str(made), "steps=900"), made)
+    demo = [sys.executable, "-c", _DEMO, str(Path(__file__).parents[2]), str(made), _SLOW]
+    with subprocess.Popen(demo) as process:
+        try:
+            wait_for(tmp_path / "begun")
+            with pytest.raises(SpeechLMError, match=rf"another process runs these steps \(process {process.pid} on "):
+                run_steps([other], logs, jobs=1)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    with pytest.raises(SpeechLMError, match="a failed"):
+        run_steps([other], logs, jobs=1)
+    (tmp_path / "go").touch()
+    wait_for(made)
+    with pytest.raises(SpeechLMError, match=r"was made with (.|\n)*steps=100, now it is (.|\n)* steps=900"):
+        run_steps([other], logs, jobs=1)
+    run_steps([same], logs, jobs=1)
+
+
+def test_the_record_of_a_step_is_there_when_it_has_ended_well(tmp_path):
+    made, logs = tmp_path / "made", tmp_path / "logs"
+    with pytest.raises(SpeechLMError, match="a failed"):
+        run_steps([Step("a", ("-c", "raise SystemExit(1)", "steps=100"), made)], logs, jobs=1)
+    assert [path.name for path in logs.iterdir()] == ["a.log"]
+    fails_late = f"open({str(made)!r}, 'w'); raise SystemExit(1)"
+    with pytest.raises(SpeechLMError, match="a failed"):
+        run_steps([Step("a", ("-c", fails_late, "steps=200"), made)], logs, jobs=1)
+    with pytest.raises(SpeechLMError, match=r"now it is .*steps=300"):
+        run_steps([Step("a", ("-c", fails_late, "steps=300"), made)], logs, jobs=1)
+    made.unlink()
+    run_steps([Step("a", ("-c", f"open({str(made)!r}, 'w')", "steps=300"), made)], logs, jobs=1)
+    assert sorted(path.name for path in logs.iterdir()) == ["a.inputs.json", "a.log"]

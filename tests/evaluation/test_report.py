@@ -44,6 +44,29 @@ def test_nothing_of_an_earlier_report_stays(tmp_path):
     assert not files.page.exists()
 
 
+def test_a_report_is_there_when_its_summary_is(tmp_path):
+    """Where writing stops halfway, the same command goes on, and no earlier summary is beside new utterances."""
+    files = ReportFiles.at(tmp_path)
+
+    def stops(summary):
+        assert files.utterances.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report().write(files, write_page=stops)
+    files = ReportFiles.at(tmp_path)
+    report().write(files)
+    with pytest.raises(KeyboardInterrupt):
+        report().write(ReportFiles.at(tmp_path, overwrite=True), write_page=stops)
+    assert not files.summary.exists()
+
+
+def test_a_file_that_the_user_names_is_never_replaced_unasked(tmp_path):
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(InputError, match=r"mine\.json: exists already"):
+        ReportFiles.at(tmp_path / "mine.json")
+
+
 def test_composed_and_decomposed_letters_are_equal():
     found = RecognitionReport.of(RECORDS[:1], [normalize("NFD", "мой ёж")], [normalize("NFC", "мой ёж")])
     assert found.summary()["wer"] == 0

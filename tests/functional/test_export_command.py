@@ -120,8 +120,12 @@ def test_a_file_that_makes_no_numbers_differs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.jit, "load", lambda path: Broken())
     assert np.isnan(compare(model, "x.ts", "model", (5,)))
     model.save_to(str(tmp_path / "ctc.nemo"))
-    assert run_example("export.py", f"model={tmp_path / 'ctc.nemo'}", f"output={tmp_path / 'ctc.ts'}") == 1
-    assert "differs from the model by up to nan, allowed is 0.0001" in capsys.readouterr().err
+    (tmp_path / "ctc.ts").write_text("a good one")
+    arguments = [f"model={tmp_path / 'ctc.nemo'}", f"output={tmp_path / 'ctc.ts'}", "overwrite=true"]
+    assert run_example("export.py", *arguments) == 1
+    assert "ctc.ts differs from the model by up to nan, allowed is 0.0001; nothing is" in capsys.readouterr().err
+    assert (tmp_path / "ctc.ts").read_text() == "a good one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ctc.nemo", "ctc.ts"]
 
 
 def test_a_transducer_makes_two_files(tmp_path):

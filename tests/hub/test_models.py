@@ -1,6 +1,7 @@
 """Models to the hub and back, through Hugging Face's and NeMo's own clients, against a stand-in of its endpoints."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -257,6 +258,32 @@ def test_neither_card_nor_file_names_a_folder_of_the_author(model, tmp_path):
     assert back.cfg.pretrained_from == "pretrained.nemo"
     assert back.cfg.phones == {"lexicon": "words.txt", "symbols": ["a", "/"]}
     assert same_weights(tuned, back)
+
+
+def test_the_model_itself_is_not_replaced(model, tmp_path, capsys):
+    model.save_to(str(tmp_path / "tiny.nemo"))
+    before = file_digest(tmp_path / "tiny.nemo")
+    arguments = [f"model={tmp_path}", "name=me/tiny", "licence=mit", f"folder={tmp_path}", "overwrite=true"]
+    assert run_example("push_to_hub.py", *arguments) == 1
+    assert f"tiny.nemo: is also what model names ({tmp_path / 'tiny.nemo'})" in capsys.readouterr().err
+    assert file_digest(tmp_path / "tiny.nemo") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.nemo"]
+
+
+def test_what_is_there_stays_until_all_is_written(model, tmp_path, monkeypatch):
+    card = Card.of(model, "mit")
+    paths = write_folder(model, tmp_path, "me/tiny", card)
+    before = [file_digest(path) for path in paths]
+
+    def stops(path):
+        Path(path).write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "save_to", stops)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(model, tmp_path, "me/tiny", Card.of(model, "other"), overwrite=True)
+    assert [file_digest(path) for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
 def test_files_of_a_probe_are_named_without_folders():

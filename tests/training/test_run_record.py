@@ -142,6 +142,21 @@ def test_files_are_compared_by_content_wherever_they_are(config, tmp_path):
     assert line.startswith("model.tokenizer.dir: the content of")
 
 
+def test_hidden_files_of_a_folder_come_and_go(config, tmp_path):
+    """A lock that a kill left, half a tokenizer; records of before have them."""
+    before = RunRecord.of(config, 8)
+    for name in (".lock.tokenizer.model", ".nfs0001", ".partial.x/text"):
+        (tmp_path / "tokens" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "tokens" / name).write_text("x")
+    assert before.differences(RunRecord.of(config, 8)) == []
+    lock = {"name": ".lock.tokenizer.model", "path": "/x", "size": 1, "sha256": "0"}
+    key = "model.tokenizer.dir"
+    with_lock = RunRecord(before.settings, {**before.files, key: [lock, *before.files[key]]}, before.free)
+    assert with_lock.differences(before) == []
+    (tmp_path / "tokens" / "more.txt").write_text("x")
+    assert with_lock.differences(RunRecord.of(config, 8)) == [f"{key}: 2 files before, 3 now"]
+
+
 def test_files_in_nemos_notations_and_in_a_list_of_data(config, tmp_path):
     for number in range(3):
         (tmp_path / f"m_{number}.json").write_text(str(number))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import refuse_overwrite
 from nemo_speechlm.locks import only_writer
 
 KINDS = ("unigram", "bpe", "char", "word")
 FILES = ("tokenizer.model", "tokenizer.vocab", "vocab.txt")
-"""What the folder holds; the model is the last to be there."""
+"""What the folder holds. The model is removed first and written last: where it is, the others are its own."""
 
 
 def train_tokenizer(
@@ -58,8 +59,7 @@ def _train(
     overwrite: bool,
 ) -> int:
     """:func:`train_tokenizer` once nobody else writes the folder."""
-    if not overwrite and (found := [name for name in FILES if (folder / name).exists()]):
-        raise InputError("exists already; give another output, or overwrite=true to replace it", folder / found[0])
+    refuse_overwrite(folder / FILES[0], overwrite)
     from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,7 @@ def _train(
             )
         except RuntimeError as error:
             raise InputError(f"SentencePiece cannot make {vocab_size} tokens of this text: {error}") from error
+        (folder / FILES[0]).unlink(missing_ok=True)
         for name in reversed(FILES):
             os.replace(Path(work) / "made" / name, folder / name)
     with open(folder / "tokenizer.vocab", encoding="utf-8") as file:

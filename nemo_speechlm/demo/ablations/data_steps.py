@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nemo_speechlm.demo.ablations.rows import Data, Row
+from nemo_speechlm.demo.overrides import option
 from nemo_speechlm.demo.workflow import Step
 from nemo_speechlm.program import COMMANDS
 
@@ -70,7 +71,10 @@ class Prepared:
         if hidden:
             found += self._hidden_units(rows)
         if "slam" in systems:
-            arguments = (f"source=[{self.folder}/text.json,{self.data.train}]", f"output={self.folder}/tokens")
+            arguments = (
+                option("source", [self.folder / "text.json", self.data.train]),
+                option("output", self.folder / "tokens"),
+            )
             size = f"vocab_size={self.cfg.vocab_size}"
             made = self.folder / "tokens" / "tokenizer.model"
             found.append(step("tokens", "train_tokenizer.py", made, *arguments, size, needs=("text",)))
@@ -79,20 +83,20 @@ class Prepared:
     def _corpus(self) -> Step:
         made = self.folder / "corpus"
         amounts = [f"{key}={value}" for key, value in self.cfg.corpus.items()]
-        arguments = ("corpus=demo", f"output={made}", f"seed={self.cfg.seed}", *amounts)
+        arguments = ("corpus=demo", option("output", made), f"seed={self.cfg.seed}", *amounts)
         return step("corpus", "prepare_data.py", made / "text.txt", *arguments)
 
     def _texts(self, rows: Sequence[Row]) -> list[Step]:
         found = [
             step(
-                "text", "prepare_text.py", self.folder / "text.json", f"source={self.data.text}",
-                f"output={self.folder}/text.json", f"valid_lines={self.cfg.valid_lines}",
-                f"valid_output={self.folder}/valid_text.json", *self.cfg.text_set, needs=self.corpus,
+                "text", "prepare_text.py", self.folder / "text.json", option("source", self.data.text),
+                option("output", self.folder / "text.json"), f"valid_lines={self.cfg.valid_lines}",
+                option("valid_output", self.folder / "valid_text.json"), *self.cfg.text_set, needs=self.corpus,
             )
         ]  # fmt: skip
         for amount in sorted({row.text for row in rows if row.text}):
             made = self.folder / f"text_{amount}.json"
-            arguments = (f"source={self.folder}/text.json", f"output={made}", f"max_lines={amount}")
+            arguments = (option("source", self.folder / "text.json"), option("output", made), f"max_lines={amount}")
             arguments += tuple(self.cfg.text_set)  # of the same language, in the same case
             found.append(step(f"text_{amount}", "prepare_text.py", made, *arguments, needs=("text",)))
         return found
@@ -103,10 +107,10 @@ class Prepared:
         for name, manifest in self.parts.items():
             made = self.folder / f"{name}.units.json"
             arguments = (
-                f"manifest={manifest}",
-                f"output={made}",
-                f"units={units}",
-                f"lm_text={self.folder}/text.json",
+                option("manifest", manifest),
+                option("output", made),
+                option("units", units),
+                option("lm_text", self.folder / "text.json"),
             )
             needs = ("text",) if name == "train" else ("units_train",)
             found.append(
@@ -126,8 +130,9 @@ class Prepared:
                 texts[name] = name, path
         return [
             step(
-                f"{kind}_{name}", "tokenize_text.py", self.folder / f"{name}.{kind}.json", f"manifest={path}",
-                f"output={self.folder}/{name}.{kind}.json", f"units={inventory}", "workers=1", *arguments,
+                f"{kind}_{name}", "tokenize_text.py", self.folder / f"{name}.{kind}.json",
+                option("manifest", path), option("output", self.folder / f"{name}.{kind}.json"),
+                option("units", inventory), "workers=1", *arguments,
                 needs=(*needs, source),
             )
             for name, (source, path) in texts.items()
@@ -138,33 +143,39 @@ class Prepared:
         phones, units, kmeans = folder / "phones.json", folder / "hidden_units.json", folder / "kmeans.safetensors"
         found = [
             step(
-                f"phones_{name}", "tokenize_speech.py", folder / f"{name}.phones.json", f"manifest={manifest}",
-                f"output={folder}/{name}.phones.json", f"units={phones}", "style=plain", needs=needs,
+                f"phones_{name}", "tokenize_speech.py", folder / f"{name}.phones.json",
+                option("manifest", manifest), option("output", folder / f"{name}.phones.json"),
+                option("units", phones), "style=plain", needs=needs,
             )
             for name, manifest, needs in (("train", data.train, self.corpus), ("valid", data.valid, ("phones_train",)))
         ]  # fmt: skip
-        arguments = (f"manifest={data.train}", f"output={kmeans}", *self.cfg.kmeans_set)
+        arguments = (option("manifest", data.train), option("output", kmeans), *self.cfg.kmeans_set)
         found.append(step("kmeans", "train_kmeans.py", kmeans, *arguments, needs=self.corpus))
         for name, manifest in self.parts.items():
             made = folder / f"{name}.hidden.json"
-            arguments = (f"kmeans={kmeans}", f"manifest={manifest}", f"output={made}", f"units={units}")
+            arguments = (
+                option("kmeans", kmeans),
+                option("manifest", manifest),
+                option("output", made),
+                option("units", units),
+            )
             needs = ("kmeans",) if name == "train" else ("hidden_train",)
             found.append(
                 step(f"hidden_{name}", "tokenize_speech.py", made, "speech_tokenizer=kmeans", *arguments, needs=needs)
             )
         model = folder / "text_to_unit.nemo"
         manifests = [
-            f"model.{key}.{kind}={folder}/{name}.{units_kind}.json"
+            option(f"model.{key}.{kind}", folder / f"{name}.{units_kind}.json")
             for key, name in (("train_ds", "train"), ("validation_ds", "valid"))
             for kind, units_kind in (("manifest_filepath", "hidden"), ("phones_manifest_filepath", "phones"))
         ]
         found.append(
             step(
                 "text_to_unit", "train_text_to_unit.py", model, "--config-name", self.cfg.recipes.text_to_unit,
-                f"output={model}", f"model.phones={phones}", f"model.units={units}", *manifests,
-                f"exp_manager.exp_dir={folder}/runs", f"seed={self.cfg.seed}", *self.cfg.text_to_unit_set,
+                option("output", model), option("model.phones", phones), option("model.units", units), *manifests,
+                option("exp_manager.exp_dir", folder / "runs"), f"seed={self.cfg.seed}", *self.cfg.text_to_unit_set,
                 needs=("phones_train", "phones_valid", "hidden_train", "hidden_valid"),
             )
         )  # fmt: skip
-        spoken = ("text_tokenizer=text_to_unit", f"model={model}", "phone_tokenizer.style=plain")
+        spoken = ("text_tokenizer=text_to_unit", option("model", model), "phone_tokenizer.style=plain")
         return found + self._tokenized_text(rows, ("speechlm_h",), True, ("text_to_unit",), *spoken)

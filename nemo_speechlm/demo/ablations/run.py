@@ -11,7 +11,7 @@ from nemo_speechlm.checks import check_whole
 from nemo_speechlm.demo.ablations.results import p_values, plot_text_curve, read_results, table, write_csv
 from nemo_speechlm.demo.ablations.rows import Data, Row, read_rows, rows_with_enough_text
 from nemo_speechlm.demo.ablations.steps import ablation_steps
-from nemo_speechlm.demo.workflow import run_steps
+from nemo_speechlm.demo.workflow import StepsFailed, run_steps
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import atomic_write
 
@@ -40,9 +40,7 @@ def run_ablation(cfg: DictConfig) -> None:
     failure = None
     try:
         run_steps(steps, folder / "logs", jobs, devices, cfg.keep_going)
-    except SpeechLMError as error:
-        if not cfg.keep_going:
-            raise
+    except StepsFailed as error:
         failure = error
     show_results(cfg, folder, rows)
     if failure is not None:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from nemo_speechlm.checks import check_choice
 from nemo_speechlm.demo.ablations.data_steps import Prepared, step
 from nemo_speechlm.demo.ablations.rows import FINE_TUNING, WITH_CTC_HEAD, Row
+from nemo_speechlm.demo.overrides import option
 from nemo_speechlm.demo.steps import training_length
 from nemo_speechlm.demo.workflow import Step
 from nemo_speechlm.errors import SpeechLMError
@@ -67,17 +68,18 @@ def _row_steps(prepared: Prepared, row: Row, seed: int) -> list[Step]:
     here = prepared.folder / f"seed{seed}"
     pretrained = here / f"pretrained_{row.name}.nemo"
     found, start, needs = [], [], prepared.corpus
-    common = ("trainer.devices=auto", f"seed={seed}", f"exp_manager.exp_dir={here}/runs")
+    common = ("trainer.devices=auto", f"seed={seed}", option("exp_manager.exp_dir", here / "runs"))
     if row.system is not None:
         arguments, made_by = _pretraining(prepared, row)
         found.append(
             step(
                 f"pretrain_{row.name}_seed{seed}", _SCRIPTS.get(row.system, "speechlm_pretrain.py"), pretrained,
-                "--config-name", cfg.recipes[row.system], f"name=pretrain_{row.name}", f"output={pretrained}",
-                *training_length(cfg.pretrain_steps), *common, *arguments, *cfg.pretrain_set, *row.set, needs=made_by,
+                "--config-name", cfg.recipes[row.system], f"name=pretrain_{row.name}",
+                option("output", pretrained), *training_length(cfg.pretrain_steps), *common, *arguments,
+                *cfg.pretrain_set, *row.set, needs=made_by,
             )
         )  # fmt: skip
-        start, needs = [f"model.init_from_pretrained={pretrained}"], (f"pretrain_{row.name}_seed{seed}",)
+        start, needs = [option("model.init_from_pretrained", pretrained)], (f"pretrain_{row.name}_seed{seed}",)
     for decoder in decoders_of(cfg):
         tuned = tuned_name(row, decoder)
         model, output = here / f"{decoder}_{row.name}.nemo", result_folder(prepared.folder, row, decoder, seed)
@@ -85,13 +87,20 @@ def _row_steps(prepared: Prepared, row: Row, seed: int) -> list[Step]:
         found.append(
             step(
                 f"finetune_{tuned}_seed{seed}", FINE_TUNING[decoder], model, "--config-name", cfg.recipes[decoder],
-                f"name=finetune_{tuned}", f"output={model}", f"model.train_ds.manifest_filepath={data.train}",
-                f"model.validation_ds.manifest_filepath={data.valid}", *training_length(updates(cfg, row)[1]), *common,
-                *start, *([f"model.reuse_ctc_head={reuse}"] if decoder == "ctc" else []), *cfg.finetune_set,
+                f"name=finetune_{tuned}", option("output", model),
+                option("model.train_ds.manifest_filepath", data.train),
+                option("model.validation_ds.manifest_filepath", data.valid),
+                *training_length(updates(cfg, row)[1]), *common, *start,
+                *([f"model.reuse_ctc_head={reuse}"] if decoder == "ctc" else []), *cfg.finetune_set,
                 *row.finetune_set.get(decoder, ()), needs=needs,
             )
         )  # fmt: skip
-        arguments = [f"model={model}", f"manifest={data.test}", f"output={output}", *cfg.evaluate_set]
+        arguments = [
+            option("model", model),
+            option("manifest", data.test),
+            option("output", output),
+            *cfg.evaluate_set,
+        ]
         needed = (f"finetune_{tuned}_seed{seed}",)
         found.append(
             step(
@@ -111,33 +120,33 @@ def _pretraining(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
         return _units(prepared, row)
     folder, data = prepared.folder, prepared.data
     text, made_by = prepared.text(row)
-    speech = ",".join(str(path) for path in (data.unlabeled, data.train) if path is not None)
+    speech = [path for path in (data.unlabeled, data.train) if path is not None]
     arguments = [
-        f"model.train_ds.speech.manifest_filepath=[{speech}]",
-        f"model.validation_ds.speech.manifest_filepath={data.valid}",
+        option("model.train_ds.speech.manifest_filepath", speech),
+        option("model.validation_ds.speech.manifest_filepath", data.valid),
     ]
     if row.system == "w2v_bert":
         return arguments, list(prepared.corpus)
     arguments += [
-        f"model.train_ds.text.manifest_filepath={text}",
-        f"model.validation_ds.text.manifest_filepath={folder}/valid_text.json",
-        f"model.train_ds.pairs.manifest_filepath={data.train}",
-        f"model.validation_ds.pairs.manifest_filepath={data.valid}",
+        option("model.train_ds.text.manifest_filepath", text),
+        option("model.validation_ds.text.manifest_filepath", folder / "valid_text.json"),
+        option("model.train_ds.pairs.manifest_filepath", data.train),
+        option("model.validation_ds.pairs.manifest_filepath", data.valid),
     ]
     if row.system == "maestro":
         return arguments, [made_by]
-    return [f"model.tokenizer.dir={folder}/tokens", *arguments], ["tokens", made_by]
+    return [option("model.tokenizer.dir", folder / "tokens"), *arguments], ["tokens", made_by]
 
 
 def _units(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
     folder = prepared.folder
     kind = "units" if row.system == "speechlm_p" else "hidden"
     inventory = folder / ("units.json" if row.system == "speechlm_p" else "hidden_units.json")
-    speech = ",".join(str(folder / f"{name}.{kind}.json") for name in ("train", "unlabeled") if name in prepared.parts)
+    speech = [folder / f"{name}.{kind}.json" for name in ("train", "unlabeled") if name in prepared.parts]
     arguments = [
-        f"model.units={inventory}",
-        f"model.train_ds.speech.manifest_filepath=[{speech}]",
-        f"model.validation_ds.speech.manifest_filepath={folder}/valid.{kind}.json",
+        option("model.units", inventory),
+        option("model.train_ds.speech.manifest_filepath", speech),
+        option("model.validation_ds.speech.manifest_filepath", folder / f"valid.{kind}.json"),
     ]
     needs = [f"{kind}_{name}" for name in prepared.parts]
     if not row.reads_text:
@@ -152,9 +161,9 @@ def _units(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
     text, made_by = prepared.text_units(row, hidden)
     text_kind = "hidden" if hidden else "units"
     if row.system == "mixed":
-        arguments.append(f"model.text_units={folder}/units.json")
+        arguments.append(option("model.text_units", folder / "units.json"))
     arguments += [
-        f"model.train_ds.text.manifest_filepath={text}",
-        f"model.validation_ds.text.manifest_filepath={folder}/valid_text.{text_kind}.json",
+        option("model.train_ds.text.manifest_filepath", text),
+        option("model.validation_ds.text.manifest_filepath", folder / f"valid_text.{text_kind}.json"),
     ]
     return arguments, [*needs, made_by, f"{text_kind}_valid_text"]

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import pytest
 
@@ -56,6 +57,17 @@ def test_does_not_overwrite(folder):
         train_tokenizer(TEXT, folder, 3, overwrite=True)
     assert (folder / "tokenizer.model").read_bytes() == before
     assert {p.name for p in folder.iterdir()} == set(FILES)
+
+
+def test_what_a_kill_leaves_is_replaced(folder, tmp_path, monkeypatch):
+    """The model is the last to be there and the first to go, so it never is beside another's vocabulary."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            train_tokenizer(TEXT, tmp_path, 18, overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == set(FILES) - {"tokenizer.model"}
+    assert train_tokenizer(TEXT, tmp_path, 18) == 18
 
 
 def test_sentences_of_text_and_of_manifests(tmp_path):

@@ -19,6 +19,7 @@ from nemo_speechlm.demo.ablations import run as module
 from nemo_speechlm.demo.ablations.rows import read_rows, rows_with_enough_text
 from nemo_speechlm.demo.ablations.run import run_ablation
 from nemo_speechlm.demo.ablations.steps import ablation_steps
+from nemo_speechlm.demo.workflow import StepsFailed
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
 from nemo_speechlm.models import MAESTROModel, SLAMModel
@@ -216,7 +217,7 @@ def test_table_csv_and_curve(evaluations, monkeypatch, capsys):
 
     def fake(steps, logs, jobs, devices, keep_going):
         asked.update(jobs=jobs, devices=devices, keep_going=keep_going)
-        raise SpeechLMError("failed: pretrain_no_swapping_seed0")
+        raise StepsFailed("failed: pretrain_no_swapping_seed0")
 
     monkeypatch.setattr(module, "run_steps", fake)
     only = "only=[none,speech,text_1k,speechlm_p,no_swapping]"

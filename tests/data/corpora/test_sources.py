@@ -103,6 +103,23 @@ def test_lines_are_those_of_lhotse_s_recipe(prepare, tmp_path, corpus, recipe, m
     assert sorted(ours, key=str) == sorted(theirs, key=str)
 
 
+def test_a_recipe_s_manifests_are_of_the_corpus_that_is_named(prepare, tmp_path):
+    first, second = tiny.librispeech(tmp_path / "first"), tiny.librispeech(tmp_path / "second")
+    arguments = ["corpus=recipe", "recipe=librispeech"]
+    work = tmp_path / "out" / ".partial.m.json.lhotse"
+    for home in (first, second):
+        prepare(*arguments, f"source={home}", status=1)  # several parts, and none is named
+        assert list(work.glob("*.jsonl.gz")), "to go on from"
+    records, _ = prepare(*arguments, f"source={second}", "parts=dev-clean")
+    assert all(record["audio_filepath"].startswith(str(second)) for record in records)
+    assert not work.exists()
+    prepare(*arguments, f"source={second}", "overwrite=true", status=1)
+    texts = next(second.rglob("84-121123.trans.txt"))
+    texts.write_text(texts.read_text().replace("GO DO YOU HEAR", "CHANGED"))
+    records, _ = prepare(*arguments, f"source={second}", "parts=dev-clean", "overwrite=true")
+    assert "changed" in [record["text"] for record in records]
+
+
 def test_recipes_that_are_not_there(prepare, tmp_path):
     _, printed = prepare("corpus=recipe", f"source={tmp_path}", "recipe=nothing", status=1)
     assert "recipe is 'nothing', expected one of Lhotse's: adept, aishell" in printed

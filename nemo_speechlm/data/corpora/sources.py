@@ -37,7 +37,8 @@ def _covost2(source: Path, listing: Path, options: Options) -> list[str]:
 
 
 def _huggingface(source: Path, listing: Path, options: Options) -> list[str]:
-    return list_huggingface(source, listing, options["parts"], f"{options['output']}.audio")
+    output = Path(options["output"])
+    return list_huggingface(source, listing, options["parts"], f"{output}.audio", output)
 
 
 def recipe_folder(output: str | Path) -> Path:

@@ -365,6 +365,23 @@ def test_huggingface(prepare, tmp_path, form):
     assert (tmp_path / "out" / records[1]["audio_filepath"]).read_bytes() == content
 
 
+def test_no_older_manifest_of_huggingface_names_newer_audio(prepare, tmp_path):
+    datasets = pytest.importorskip("datasets")
+
+    def save(name, *rows):
+        columns = {"audio": [audio for audio, _ in rows], "text": [text for _, text in rows]}
+        split = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+        split.save_to_disk(str(tmp_path / name))
+        return ["corpus=huggingface", f"source={tmp_path / name}"]
+
+    one, two = ({"bytes": tiny.audio(tmp_path / "x.wav", s).read_bytes(), "path": "x.wav"} for s in (1.0, 1.5))
+    prepare(*save("old", (one, "one")))
+    records, _ = prepare(*save("none", (None, "four")), "overwrite=true", status=1)
+    assert records[0]["text"] == "one", "its audio is there still"
+    records, _ = prepare(*save("new", (two, "three"), (None, "four")), "overwrite=true", status=1)
+    assert records is None
+
+
 def test_audio_with_a_table_needs_no_decoder(prepare, tmp_path):
     """``datasets`` opens it with a decoder of audio only; the command says how it is read without one."""
     pytest.importorskip("datasets")

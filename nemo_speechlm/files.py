@@ -105,6 +105,11 @@ def content_of(path: str | Path, known: Mapping[str, Any] | None = None) -> dict
     return {**found, "read_ns": time.time_ns(), "sha256": file_digest(path)}
 
 
+def shown(path: str | Path) -> str:
+    r"""A path as text that can be printed and written: bytes of a name that are not UTF-8 stand as ``\xe9``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def files_below(folder: str | Path) -> Iterator[Path]:
     """What is below a folder, folders themselves apart, in no order.
 

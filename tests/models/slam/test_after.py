@@ -90,6 +90,25 @@ def test_states_that_were_interrupted_go_on(pretrained, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out/features").iterdir()] == ["0000000.safetensors"]
 
 
+def test_no_list_names_states_of_two_models(pretrained, tmp_path, monkeypatch):
+    (tmp_path / "text.json").write_text('{"text": "tab"}\n{"text": "tab tab"}\n')
+    given = (pretrained, tmp_path / "text.json", tmp_path / "out")
+    extract_states(*given)
+    once, stops = states._states, [1, 2]
+
+    def stopping(*given):
+        if given[3] == stops[0]:
+            raise KeyboardInterrupt
+        return once(*given)
+
+    monkeypatch.setattr(states, "_states", stopping)
+    for replaced in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            extract_states(*given, dtype="float16", overwrite=True)
+        assert (tmp_path / "out/features.jsonl").exists() != replaced
+        stops.pop(0)
+
+
 def test_states_of_a_text_that_cannot_be_written(pretrained, tmp_path):
     (tmp_path / "text.json").write_text('{"text": "tab"}\n{"text": "quiz"}\n')
     with pytest.raises(InputError, match=r"text\.json:2: .*cannot be spelled"):

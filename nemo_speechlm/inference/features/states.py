@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nemo_speechlm.checks import check_choice
 from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.data.audio.sources import audio_source
+from nemo_speechlm.data.audio.sources import audio_source, moved_record
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import InputError
@@ -73,7 +73,7 @@ class StateWork:
             (self.folder / _MANIFEST).unlink(missing_ok=True)  # one that is there names files of before
             os.replace(partial, path)
         made = {"features_filepath": str(path.relative_to(self.folder)), "num_tokens": len(states["text"])}
-        return record | made
+        return moved_record(record, self.manifest, self.folder / _MANIFEST) | made
 
 
 def extract_states(

@@ -1,5 +1,7 @@
 """What follows pretraining works on a SLAM encoder: fine-tuning, features, export."""
 
+from pathlib import Path
+
 import pytest
 import soundfile
 import torch
@@ -45,6 +47,7 @@ def test_states_of_text_and_of_pairs(pretrained, build, corpus, tmp_path, of):
     count = extract_states(pretrained, corpus.speech, tmp_path / "states", of)
     lines = [record for _, record in read_manifest(tmp_path / "states" / "features.jsonl", ["features_filepath"])]
     assert count == len(lines) == 16
+    assert all(Path(record["audio_filepath"]).is_absolute() for record in lines), "the folder is another"
     found = load_file(tmp_path / "states" / lines[3]["features_filepath"])
     model = build().eval()
     tokens = torch.tensor([model.text_encoder(lines[3]["text"])])

@@ -279,6 +279,25 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
+def differences(mine: Mapping[str, Any], its: Mapping[str, Any], of: str = "") -> list[str]:
+    """What differs in settings; of a mapping within a mapping each key is named: another version of torch."""
+    found = []
+    for name in sorted({*mine, *its}):
+        one, two = mine.get(name), its.get(name)
+        if isinstance(one, Mapping) and isinstance(two, Mapping):
+            found += differences(one, two, f"{name} of ")
+        elif one != two:
+            found.append(f"another {of}{name} ({_short(one)}, not {_short(two)})")
+    return found
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
 Record = dict[str, Any]
 
 _SECONDS = ("offset", "duration")

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import partial_path, plain
+from nemo_speechlm.files import differences, partial_path, plain
 
 
 class TensorFile(NamedTuple):
@@ -81,23 +81,29 @@ class TrainingProgress:
 
     Args:
         output: the file that the training will make.
-        settings: everything that affects the result.
+        settings: everything that affects the result; of files what is in them, not where they are.
 
     Attributes:
         path: where it is kept; not the name under which the output itself is written.
     """
 
     def __init__(self, output: str | Path, settings: Mapping[str, Any]):
-        self.path, self._settings = progress_path(output), plain(settings)
+        self.path, self._output, self._settings = progress_path(output), output, plain(settings)
 
     def save(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Replace what was saved before."""
         _PROGRESS.save(self.path, {"settings": self._settings, "values": values}, tensors)
 
-    def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Values and tensors as they were saved; None if there are none, of these settings, undamaged.
+    def load(self, overwrite: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Values and tensors as they were saved; None if there are none, undamaged.
 
         A damaged file is not an error: nothing is lost but time.
+
+        Args:
+            overwrite: leave aside what was learned by other settings; the next :meth:`save` replaces it.
+
+        Raises:
+            InputError: if it was learned by other settings, saying in what they differ.
         """
         if not self.path.exists():
             return None
@@ -105,7 +111,16 @@ class TrainingProgress:
             header, tensors = _PROGRESS.load(self.path)
         except InputError:
             return None
-        return (header["values"], tensors) if header.get("settings") == self._settings else None
+        if header["settings"] == self._settings:
+            return header["values"], tensors
+        if overwrite:
+            return None
+        differ = "; ".join(differences(header["settings"], self._settings))
+        raise InputError(
+            f"its training was begun with {differ}; give that again to go on, overwrite=true to begin anew, "
+            "or another output",
+            self._output,
+        )
 
 
 def progress_path(output: str | Path) -> Path:

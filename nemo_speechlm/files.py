@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nemo_speechlm.errors import InputError, OutputError, SpeechLMError
-from nemo_speechlm.locks import only_writer
+from nemo_speechlm.locks import only_writer, real_path
 from nemo_speechlm.storage import is_url, open_url
 
 _SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is trusted to tell it from a newer one
@@ -148,13 +148,13 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
     """Open a text file for writing that takes the name ``path`` only when the block ends without an error.
 
     Args:
-        path: the file.
+        path: the file. If it is a link, the file that it leads to is written, and the link stays.
         before_rename: called with the finished file under its other name; if it raises, the file is not created.
 
     Raises:
         InputError: if another process is writing the file.
     """
-    path = Path(path)
+    path = real_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     with only_writer(path):
@@ -191,10 +191,12 @@ def writing(path: str | Path) -> Iterator[None]:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give another name to write to; the file takes the name ``path`` only when the block ends without an error.
 
+    Of a link, the file that it leads to is written, as by :func:`atomic_write`.
+
     Raises:
         InputError: if it cannot be written there, or another process is writing it.
     """
-    path = Path(path)
+    path = real_path(path)
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ Aligners and centroids are kept in such files, and so is what their trainings ha
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import differences, partial_path, plain
+from nemo_speechlm.files import differences, plain, whole_file
 
 
 class TensorFile(NamedTuple):
@@ -38,16 +37,10 @@ class TensorFile(NamedTuple):
 
     def save(self, path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a file, under a temporary name until all is written."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(path)
-        try:
-            content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            text = json.dumps({"version": self.version, **header}, ensure_ascii=False)
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        text = json.dumps({"version": self.version, **header}, ensure_ascii=False)
+        with whole_file(path) as partial:
             partial.write_bytes(save(content, {self.key: text}))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Read header and tensors.

@@ -11,6 +11,7 @@ from nemo_speechlm.data.corpora.folder_transcripts import TEXT_COLUMNS
 from nemo_speechlm.data.corpora.listing import chosen_parts, write_listing
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import Record, whole_file
+from nemo_speechlm.locks import real_path
 
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
 """Names under which speakers are looked for, in this order."""
@@ -128,7 +129,7 @@ def _file_of(value: Any, folder: Path, number: int, source: Path, manifest: Path
         with whole_file(path) as partial:
             partial.write_bytes(content)
             if path.exists():
-                manifest.unlink(missing_ok=True)
+                real_path(manifest).unlink(missing_ok=True)
     return path
 
 

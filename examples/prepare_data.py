@@ -41,6 +41,7 @@ run, give the same command again.
 """
 
 import functools
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -51,7 +52,13 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.corpora.folder import CorpusOptions, make_folder_work, make_manifest_work
-from nemo_speechlm.data.corpora.sources import LISTERS, check_parts, ready_source, refuse_without_effect
+from nemo_speechlm.data.corpora.sources import (
+    LISTERS,
+    check_parts,
+    ready_source,
+    recipe_folder,
+    refuse_without_effect,
+)
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.text.cleaning import make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
@@ -100,7 +107,9 @@ def _listed(cfg: DictConfig, cleaned: CorpusOptions, source: Path, options: dict
     try:
         for note in LISTERS[cfg.corpus](source, listing, options):
             print(note)
-        return _run(cfg, cleaned, listing, functools.partial(make_folder_work, listing, cfg.output, cleaned))
+        report = _run(cfg, cleaned, listing, functools.partial(make_folder_work, listing, cfg.output, cleaned))
+        shutil.rmtree(recipe_folder(cfg.output), ignore_errors=True)
+        return report
     finally:
         listing.unlink(missing_ok=True)
 

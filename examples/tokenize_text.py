@@ -58,7 +58,9 @@ def main(cfg: DictConfig) -> None:
             manifest,
             output,
             tokenizing,
-            lambda prepared, _: functools.partial(make_text_units_work, manifest, cfg.units, prepared, **options),
+            lambda prepared, _: functools.partial(
+                make_text_units_work, manifest, cfg.units, prepared, output=output, **options
+            ),
             settings=settings,
             shard=cfg.shard,
             workers=cfg.workers,

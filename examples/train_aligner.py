@@ -82,7 +82,7 @@ def main(cfg: DictConfig) -> None:
         if report.number == training.plan.passes:  # before the aligner takes its name: then all is there
             plot_passes(reports, f"{cfg.output}.png")
 
-    done = training.run(cfg.output, show)
+    done = training.run(cfg.output, show, cfg.overwrite)
     print(passes_table(done.reports))
     report = JobReport()
     for failure in done.failures:

@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
     training = KMeansTraining(manifests, **{name: cfg[name] for name in own})
     teacher = make_teacher(cfg.model, cfg.layer, cfg.normalize, cfg.batch_seconds, cfg.device, cfg.precision)
-    kmeans, errors = training.run(teacher, cfg.output, cfg.language.code)
+    kmeans, errors = training.run(teacher, cfg.output, cfg.language.code, cfg.overwrite)
     if phones is not None:
         quality = quality_of_kmeans(
             kmeans, teacher, cfg.phones, phones, cfg.phones_utterances, cfg.merge_phones, cfg.channel

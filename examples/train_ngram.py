@@ -24,7 +24,7 @@ from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_overwrite, whole_file
-from nemo_speechlm.language_models.arpa import ArpaModel
+from nemo_speechlm.language_models.arpa import ArpaModel, labels_beside
 from nemo_speechlm.language_models.builders import NGramOptions, find_builder, make_arpa
 
 
@@ -37,7 +37,9 @@ def main(cfg: DictConfig) -> None:
         raise SpeechLMError("a .nemo language model is one of tokens: say tokens_of=, or an output ending in .arpa")
     refuse_overwrite(output, cfg.overwrite)
     if cfg.perplexity_of is not None:
-        next(read_sentences(cfg.perplexity_of, max_lines=1), None)  # before the model is made: it may not be there
+        next(
+            read_sentences(cfg.perplexity_of, cfg.text_field, 1), None
+        )  # before the model is made: it may not be there
     options = NGramOptions(
         cfg.order or (3 if cfg.tokens_of is None else 6),
         tuple(cfg.cutoffs),
@@ -47,22 +49,24 @@ def main(cfg: DictConfig) -> None:
     sources = expand_shards(cfg.source)
     split = _Splitter(cfg.tokens_of)
     sentences = chain.from_iterable(read_sentences(path, cfg.text_field, cfg.max_lines) for path in sources)
-    with tempfile.TemporaryDirectory() as folder:
-        arpa = Path(folder) / "lm.arpa" if is_nemo else output
+    with tempfile.TemporaryDirectory() as folder, whole_file(output) as partial:
+        arpa = Path(folder) / "lm.arpa" if is_nemo else partial
         builder = make_arpa(split(sentences), arpa, options)
-        print(f"{output}: {options.order}-grams by {builder}{split.left_out()}")
+        said = [f"{output}: {options.order}-grams by {builder}{split.left_out()}"]
         if cfg.perplexity_of is not None:
             other = _Splitter(cfg.tokens_of, split)
             found = ArpaModel(arpa).perplexity(other(read_sentences(cfg.perplexity_of, cfg.text_field)))
-            print(f"{cfg.perplexity_of}: {found}{other.left_out()}")
-        if split.labels is not None:
+            said.append(f"{cfg.perplexity_of}: {found}{other.left_out()}")
+        if split.labels is None:
+            labels_beside(output).unlink(missing_ok=True)  # of an earlier model
+        else:
             from nemo_speechlm.decoding.fusion import put_labels_beside, save_ngram
 
             if is_nemo:
-                with whole_file(output) as partial:
-                    save_ngram(arpa, partial, split.labels)
+                save_ngram(arpa, partial, split.labels)
             else:
                 put_labels_beside(output, split.labels)
+    print("\n".join(said))
 
 
 class _Splitter:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nemo_speechlm.errors import InputError, OutputError, SpeechLMError
-from nemo_speechlm.locks import only_writer
+from nemo_speechlm.locks import only_writer, real_path
 from nemo_speechlm.storage import is_url, open_url
 
 _SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is trusted to tell it from a newer one
@@ -105,6 +105,11 @@ def content_of(path: str | Path, known: Mapping[str, Any] | None = None) -> dict
     return {**found, "read_ns": time.time_ns(), "sha256": file_digest(path)}
 
 
+def shown(path: str | Path) -> str:
+    r"""A path as text that can be printed and written: bytes of a name that are not UTF-8 stand as ``\xe9``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def files_below(folder: str | Path) -> Iterator[Path]:
     """What is below a folder, folders themselves apart, in no order.
 
@@ -173,14 +178,14 @@ def atomic_write(path: str | Path, before_rename: Callable[[Path], None] | None 
     """Open a text file for writing that takes the name ``path`` only when the block ends without an error.
 
     Args:
-        path: the file.
+        path: the file. If it is a link, the file that it leads to is written, and the link stays.
         before_rename: called with the finished file under its other name; if it raises, the file is not created.
 
     Raises:
         InputError: if another process is writing the file.
         OutputError: if the disk is full.
     """
-    path = Path(path)
+    path = real_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     with room_for(path), only_writer(path):
@@ -209,11 +214,13 @@ def writing(path: str | Path) -> Iterator[None]:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give another name to write to; the file takes the name ``path`` only when the block ends without an error.
 
+    Of a link, the file that it leads to is written, as by :func:`atomic_write`.
+
     Raises:
         InputError: if it cannot be written there, or another process is writing it.
         OutputError: if the disk is full.
     """
-    path = Path(path)
+    path = real_path(path)
     partial = partial_path(path)
     try:
         with room_for(path):
@@ -295,6 +302,25 @@ def refuse_one_file_twice(outputs: Mapping[str, str | Path | None]) -> None:
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON gives them back (lists for tuples, texts for paths), to be compared with those in a file."""
     return json.loads(json.dumps(values, default=str))
+
+
+def differences(mine: Mapping[str, Any], its: Mapping[str, Any], of: str = "") -> list[str]:
+    """What differs in settings; of a mapping within a mapping each key is named: another version of torch."""
+    found = []
+    for name in sorted({*mine, *its}):
+        one, two = mine.get(name), its.get(name)
+        if isinstance(one, Mapping) and isinstance(two, Mapping):
+            found += differences(one, two, f"{name} of ")
+        elif one != two:
+            found.append(f"another {of}{name} ({_short(one)}, not {_short(two)})")
+    return found
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 Record = dict[str, Any]

@@ -12,9 +12,18 @@ from nemo_speechlm.errors import InputError
 _REFUSAL = "another process is making it ({holder}); wait until that has ended, or give another output"
 
 
-def lock_path(path: str | Path) -> Path:
-    """The hidden file that is locked while ``path`` is being made; it is not there otherwise."""
+def real_path(path: str | Path) -> Path:
+    """The file that is written where ``path`` is a link to one, which may be missing; else ``path`` itself."""
     path = Path(path)
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError):  # links in a circle
+        return path
+
+
+def lock_path(path: str | Path) -> Path:
+    """The hidden file, beside the one itself, that is locked while ``path`` is being made; else it is not there."""
+    path = real_path(path)
     return path.with_name(f".lock.{path.name}")
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nemo_speechlm.errors import InputError, OutputError
-from nemo_speechlm.files import plain, whole_file
+from nemo_speechlm.files import differences, plain, whole_file
 
 
 class TensorFile(NamedTuple):
@@ -80,14 +80,14 @@ class TrainingProgress:
 
     Args:
         output: the file that the training will make.
-        settings: everything that affects the result.
+        settings: everything that affects the result; of files what is in them, not where they are.
 
     Attributes:
         path: where it is kept; not the name under which the output itself is written.
     """
 
     def __init__(self, output: str | Path, settings: Mapping[str, Any]):
-        self.path, self._settings = progress_path(output), plain(settings)
+        self.path, self._output, self._settings = progress_path(output), output, plain(settings)
 
     def save(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Replace what was saved before; where that cannot be written, what was there stays, and training goes on."""
@@ -99,10 +99,16 @@ class TrainingProgress:
                 "from now on is lost if it ends before this is written"
             )
 
-    def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Values and tensors as they were saved; None if there are none, of these settings, undamaged.
+    def load(self, overwrite: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Values and tensors as they were saved; None if there are none, undamaged.
 
         A damaged file is not an error: nothing is lost but time.
+
+        Args:
+            overwrite: leave aside what was learned by other settings; the next :meth:`save` replaces it.
+
+        Raises:
+            InputError: if it was learned by other settings, saying in what they differ.
         """
         if not self.path.exists():
             return None
@@ -110,7 +116,16 @@ class TrainingProgress:
             header, tensors = _PROGRESS.load(self.path)
         except InputError:
             return None
-        return (header["values"], tensors) if header.get("settings") == self._settings else None
+        if header["settings"] == self._settings:
+            return header["values"], tensors
+        if overwrite:
+            return None
+        differ = "; ".join(differences(header["settings"], self._settings))
+        raise InputError(
+            f"its training was begun with {differ}; give that again to go on, overwrite=true to begin anew, "
+            "or another output",
+            self._output,
+        )
 
 
 def progress_path(output: str | Path) -> Path:

@@ -81,3 +81,41 @@ def test_a_process_may_hold_it_several_times(output):
     with pytest.raises(ZeroDivisionError), only_writer(output):
         1 / 0  # noqa: B018
     assert list(output.parent.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_leads_to_what_was_written(output, tmp_path, there):
+    """A folder of runs with links to another disk."""
+    (tmp_path / "runs").mkdir()
+    link = tmp_path / "runs" / "units.json"
+    link.symlink_to(os.path.relpath(output, link.parent))
+    if there:
+        output.write_text("old")
+    with atomic_write(link) as file:
+        assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
+            [".lock.units.json", ".partial.units.json", *(["units.json"] if there else [])]
+        )
+        file.write("new")
+    assert link.is_symlink()
+    assert output.read_text() == "new"
+    with whole_file(link) as partial:
+        partial.write_text("newer")
+    assert link.is_symlink()
+    assert output.read_text() == "newer"
+    assert [path.name for path in link.parent.iterdir()] == [link.name]
+
+
+def test_a_link_and_its_file_have_one_lock(output, holder, tmp_path):
+    (tmp_path / "link.json").symlink_to(output)
+    with (
+        pytest.raises(InputError, match=r"link\.json: another process is making it"),
+        only_writer(tmp_path / "link.json"),
+    ):
+        pass
+
+
+def test_links_in_a_circle_are_replaced(output):
+    output.symlink_to(output)
+    with atomic_write(output) as file:
+        file.write("new")
+    assert output.read_text() == "new"

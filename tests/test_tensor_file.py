@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from nemo_speechlm.errors import OutputError
+from nemo_speechlm.errors import InputError, OutputError
 from nemo_speechlm.tensor_file import TensorFile, TrainingProgress, progress_path
 from tests.training.test_checkpoint_io import no_more_than
 
@@ -17,7 +17,11 @@ def test_progress_is_taken_up_under_the_same_settings(tmp_path):
     values, tensors = TrainingProgress(output, SETTINGS).load()
     assert values == {"done": 3}
     assert tensors["rows"].tolist() == [0, 1, 2, 3]
-    assert TrainingProgress(output, {"size": (1, 3)}).load() is None
+    other = TrainingProgress(output, {"size": (1, 3)})
+    with pytest.raises(InputError, match=r"x\.safetensors: its training was begun with another size \(\[1, 2\], not "):
+        other.load()
+    assert other.load(overwrite=True) is None
+    assert TrainingProgress(output, SETTINGS).load() is not None, "until something else is saved"
     assert [path.name for path in output.parent.iterdir()] == [progress_path(output).name]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write
+from nemo_speechlm.language_models.arpa import labels_beside
 
 BATCH_FRAMES = 16000
 """Frames of a batch, padding included; with the beam and the labels they decide the memory that is needed."""
@@ -74,20 +75,16 @@ def save_ngram(arpa: str | Path, output: str | Path, labels: Sequence[str]) -> N
 
 def put_labels_beside(arpa: str | Path, labels: Sequence[str]) -> None:
     """Say beside an ARPA file of label ids, as ``<name>.labels``, what the labels are: in it there is no place."""
-    with atomic_write(_labels_beside(Path(arpa))) as file:
+    with atomic_write(labels_beside(arpa)) as file:
         json.dump(list(labels), file, ensure_ascii=False)
         file.write("\n")
-
-
-def _labels_beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.labels")
 
 
 def _labels_on_record(path: Path, model: NGramGPULanguageModel) -> list[str] | None:
     """The labels that a language model was made of, where that is written down."""
     if (own := model.cfg.get("labels")) is not None:
         return list(own)
-    beside = _labels_beside(path)
+    beside = labels_beside(path)
     if not beside.is_file():
         return None
     try:

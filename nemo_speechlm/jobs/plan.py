@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import plain
+from nemo_speechlm.files import differences, plain
 
 _FORMAT = 1
 
@@ -46,9 +46,9 @@ class Plan:
         if (self.source, self.lines) != (other.source, other.lines):
             same = self.lines == other.lines
             return f"another manifest ({self.lines} lines{' as well' if same else f', not {other.lines}'})"
-        differences = _differences(self.settings, other.settings)
-        if differences:
-            return "; ".join(differences)
+        found = differences(self.settings, other.settings)
+        if found:
+            return "; ".join(found)
         return None if self == other else "another version of nemo_speechlm"
 
 
@@ -67,22 +67,3 @@ def load_plan(values: Any, path: Path) -> Plan:
         return Plan(**values)
     except TypeError as error:
         raise InputError(f"is not the plan of a job: {error}", path) from error
-
-
-def _differences(mine: Mapping[str, Any], its: Mapping[str, Any], of: str = "") -> list[str]:
-    """What differs; of a mapping within a mapping each key is named: another version of torch."""
-    found = []
-    for name in sorted({*mine, *its}):
-        one, two = mine.get(name), its.get(name)
-        if isinstance(one, Mapping) and isinstance(two, Mapping):
-            found += _differences(one, two, f"{name} of ")
-        elif one != two:
-            found.append(f"another {of}{name} ({_short(one)}, not {_short(two)})")
-    return found
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "none"
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:200] + "..."

@@ -14,6 +14,11 @@ SPECIAL = (BEGIN, END, *UNKNOWN)
 """What stands among the words and is none."""
 
 
+def labels_beside(arpa: str | Path) -> Path:
+    """Where it stands which labels the ids of an ARPA file are; one of words has no such file."""
+    return Path(arpa).with_name(f"{Path(arpa).name}.labels")
+
+
 @dataclass(frozen=True)
 class Perplexity:
     """How well a model predicts a text.

@@ -188,3 +188,11 @@ def test_the_perplexity_is_of_the_same_key_and_tells_what_is_left_out(run: Calla
     SpeechLMCTCModel(OmegaConf.create(cfg)).save_to("ctc.nemo")
     told = run("train_ngram.py", *common, "output=tokens.arpa", "tokens_of=ctc.nemo")
     assert "(1 sentences, 2 words and ends); 1 sentences left out, the first: 'x' (U+0078)" in told
+
+    before = Path("tokens.arpa").read_bytes()
+    (tmp_path / "broken.json").write_text('{"said": "b"}\nno JSON\n')
+    failing = [*common[:2], "perplexity_of=broken.json", "builder=own", "output=tokens.arpa", "overwrite=true"]
+    assert "broken.json:2: not JSON" in run("train_ngram.py", *failing, "order=2", "tokens_of=ctc.nemo", fails=True)
+    assert Path("tokens.arpa").read_bytes() == before, "a model has its name when all is done"
+    run("train_ngram.py", *common, "output=tokens.arpa", "overwrite=true")
+    assert not Path("tokens.arpa.labels").exists(), "these are words"

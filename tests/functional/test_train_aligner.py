@@ -168,7 +168,7 @@ def test_goes_on_after_an_interruption(corpus, trained, tmp_path, monkeypatch):
     np.testing.assert_allclose(ours.stay, whole.stay, atol=1e-6)
 
 
-def test_other_settings_begin_anew(corpus, tmp_path, monkeypatch):
+def test_other_settings_are_refused_or_begin_anew(corpus, tmp_path, monkeypatch):
     real, calls = training.train_pass, []
 
     def dies(corpus, state, plan, step):
@@ -179,7 +179,11 @@ def test_other_settings_begin_anew(corpus, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gmm_training, "train_pass", dies)
     train(corpus / "train.json", tmp_path / "a.safetensors")
-    train(corpus / "train.json", tmp_path / "a.safetensors", "plan.components=150")
+    status, printed = train(corpus / "train.json", tmp_path / "a.safetensors", "plan.components=150")
+    assert status == 1
+    assert "its training was begun with another components (" in printed
+    assert calls == [0, 1]
+    train(corpus / "train.json", tmp_path / "a.safetensors", "plan.components=150", "overwrite=true")
     assert calls == [0, 1, 0]
 
 

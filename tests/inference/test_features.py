@@ -119,6 +119,22 @@ def test_another_model_version_or_layer_is_refused(model, utterances, tmp_path, 
     assert run(model, utterances[:1], tmp_path / "out", overwrite=True) == (1, 1, 0)
 
 
+def test_no_list_names_features_of_two_models(model, utterances, tmp_path, monkeypatch):
+    for name in ("replaced", "other"):
+        run(model, utterances, tmp_path / name)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "extract_features", killed)
+    os.utime(utterances[2].path, ns=(1, 1))
+    with pytest.raises(KeyboardInterrupt):
+        run(model, utterances, tmp_path / "replaced")
+    with pytest.raises(KeyboardInterrupt):
+        run(model, utterances[1:], tmp_path / "other", overwrite=True)
+    assert not list(tmp_path.glob("*/features.jsonl"))
+
+
 @pytest.mark.parametrize("kind", ["npy", "huggingface"])
 def test_features_of_a_replaced_recording_are_made_anew(model, utterances, tmp_path, kind, capsys):
     if kind == "huggingface":

@@ -49,7 +49,12 @@ def naming(source: Path | TarAudio) -> Record:
 
 
 def moved_record(record: Record, manifest: str | Path, output: str | Path) -> Record:
-    """A record of a manifest as it stands in another: relative paths are relative to their manifest."""
+    """A record of a manifest as it stands in another: relative paths are relative to their manifest.
+
+    A record without audio stays as it is.
+    """
+    if record.get("audio_filepath") is None:
+        return record
     path = Path(record["audio_filepath"]).expanduser()
     if path.is_absolute() or Path(manifest).parent.resolve() == Path(output).parent.resolve():
         return record

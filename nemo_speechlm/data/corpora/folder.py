@@ -1,6 +1,5 @@
 """Folders of audio files, with or without transcripts, into manifests."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from nemo_speechlm.data.audio.sources import audio_source, naming
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.audio.utterances import check_duration, part_of_file, seconds_of
 from nemo_speechlm.data.corpora.folder_transcripts import Transcripts
+from nemo_speechlm.data.corpora.listing import listing_line
 from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.files import Record, atomic_write, files_below, parse_line
+from nemo_speechlm.files import Record, atomic_write, files_below, parse_line, shown
 from nemo_speechlm.jobs.types import Work
 
 
@@ -103,7 +103,7 @@ def list_folder(
                 record["text"] = text
             elif transcribed:
                 record["_skip"] = "no transcript"
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(listing_line(record))
         if transcribed is not False and transcripts is None and without == len(audio):
             return [_no_transcripts(Path(folder), len(audio))]
     notes = []
@@ -132,7 +132,7 @@ def _no_transcripts(folder: Path, count: int) -> str:
             f"corpus=kaldi source={kaldi[0].parent} reads them, transcribed=false leaves them out",
             folder,
         )
-    tables = [path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in _TABLES]
+    tables = [shown(path.relative_to(folder)) for path in others if path.suffix.lower() in _TABLES]
     more = f"; not read: {', '.join(tables[:4])}{', ...' if len(tables) > 4 else ''}" if tables else ""
     return (
         f"no transcripts: neither *.trans.txt nor NAME.txt beside any of the {count} audio files in {folder}{more} "
@@ -148,6 +148,8 @@ def make_folder_work(listing: str | Path, output: str | Path, options: CorpusOpt
     def work(number: int, line: str) -> Record:
         listed = parse_line(line, listing, number)
         path = Path(listed.pop("audio_filepath"))
+        if "_bad" in listed:
+            raise InputError(listed["_bad"], path)
         if "_skip" in listed:
             raise SkipItem(listed["_skip"], path)
         available = audio_info(path, options.decode).duration

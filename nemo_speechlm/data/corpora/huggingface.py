@@ -11,13 +11,18 @@ from nemo_speechlm.data.corpora.folder_transcripts import TEXT_COLUMNS
 from nemo_speechlm.data.corpora.listing import chosen_parts, write_listing
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import Record, whole_file
+from nemo_speechlm.locks import real_path
 
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
 """Names under which speakers are looked for, in this order."""
 
 
 def list_huggingface(
-    source: str | Path, listing: str | Path, parts: Sequence[str] | None, audio_folder: str | Path
+    source: str | Path,
+    listing: str | Path,
+    parts: Sequence[str] | None,
+    audio_folder: str | Path,
+    manifest: Path,
 ) -> list[str]:
     """Write what a data set of Hugging Face's says of each row.
 
@@ -29,6 +34,8 @@ def list_huggingface(
         listing: the file to write.
         parts: splits; None: the only one.
         audio_folder: where audio from inside the data set goes.
+        manifest: that will name these files. One that is there is removed before the first file that it may name is
+            replaced: its text is not what the new one says.
 
     Returns:
         what was not found: columns of transcripts or speakers.
@@ -49,9 +56,8 @@ def list_huggingface(
         for name in names:
             rows = _undecoded(splits[name], audio).select_columns([c for c in (audio, text, speaker) if c])
             for number, row in enumerate(rows):
-                record: Record = {
-                    "audio_filepath": str(_file_of(row[audio], Path(audio_folder) / name, number, source))
-                }
+                path = _file_of(row[audio], Path(audio_folder) / name, number, source, manifest)
+                record: Record = {"audio_filepath": str(path)}
                 if speaker is not None and row[speaker] is not None:
                     record["speaker"] = str(row[speaker])
                 if text is not None and row[text]:
@@ -109,7 +115,7 @@ def _undecoded(split: Any, column: str) -> Any:
     return split.cast_column(column, datasets.Audio(decode=False))
 
 
-def _file_of(value: Any, folder: Path, number: int, source: Path) -> Path:
+def _file_of(value: Any, folder: Path, number: int, source: Path, manifest: Path) -> Path:
     """The file of a row's audio; written if the data set holds its bytes."""
     if value is None:
         raise InputError(f"row {number} has no audio", source)
@@ -122,6 +128,8 @@ def _file_of(value: Any, folder: Path, number: int, source: Path) -> Path:
     if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
         with whole_file(path) as partial:
             partial.write_bytes(content)
+            if path.exists():
+                real_path(manifest).unlink(missing_ok=True)
     return path
 
 

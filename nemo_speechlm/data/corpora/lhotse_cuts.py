@@ -1,6 +1,8 @@
 """Lhotse's cuts, and whatever Lhotse has a recipe of, into a listing."""
 
+import json
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -122,6 +124,7 @@ def list_recipe(
     recipe: str | None,
     work_folder: str | Path,
     workers: int = 1,
+    anew: bool = False,
 ) -> list[str]:
     """Run one of Lhotse's recipes (``lhotse.recipes``) and write what it says.
 
@@ -130,8 +133,10 @@ def list_recipe(
         listing: the file to write.
         parts: of the recipe's result; None: the only one.
         recipe: ``aishell`` for ``prepare_aishell``.
-        work_folder: where the recipe keeps its manifests; some go on from there.
+        work_folder: where the recipe keeps its manifests; most take those that are there as they are, and go on.
+            It is emptied where they are of another recipe or source.
         workers: threads or processes of recipes that take ``num_jobs``.
+        anew: empty the folder in any case: the corpus may have changed.
 
     Returns:
         what Lhotse warned of.
@@ -146,6 +151,7 @@ def list_recipe(
         raise SpeechLMError(f"recipe is {recipe!r}, expected one of Lhotse's: {', '.join(recipes())}")
     if not Path(source).is_dir():
         raise InputError("no such folder", source)
+    _begin(Path(work_folder), {"recipe": recipe, "source": str(Path(source).resolve())}, anew)
     wanted = inspect.signature(prepare).parameters
     options = {"output_dir": work_folder, "num_jobs": workers}
     with _warnings() as warned:
@@ -159,6 +165,22 @@ def list_recipe(
     records = _recipe_records(sets, chosen_parts(list(sets), parts, source), source)
     write_listing(listing, records, source)
     return [f"Lhotse: {message}" for message in warned[:10]]
+
+
+_NOTE = ".made_of.json"
+
+
+def _begin(folder: Path, made_of: dict[str, Any], anew: bool) -> None:
+    """Make the folder of a recipe, or empty it unless what is there was made of the same."""
+    note = folder / _NOTE
+    try:
+        same = json.loads(note.read_text(encoding="utf-8")) == made_of
+    except (OSError, ValueError):
+        same = False
+    if anew or not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        note.write_text(json.dumps(made_of), encoding="utf-8")
 
 
 def recipes() -> list[str]:

@@ -2,7 +2,8 @@
 
 A line has ``audio_filepath`` (absolute, or relative to the working directory) and keys of the manifest's line:
 ``speaker``, ``text``, and of a part of a file ``offset`` and perhaps ``duration``, in seconds. A key ``_skip`` says
-why the utterance is left out. :func:`nemo_speechlm.data.corpora.folder.make_folder_work` makes manifests of listings.
+why the utterance is left out, ``_bad`` why it is bad input.
+:func:`nemo_speechlm.data.corpora.folder.make_folder_work` makes manifests of listings.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.files import Record, atomic_write, dump_line
+from nemo_speechlm.files import Record, atomic_write, dump_line, shown
 
 
 def write_listing(listing: str | Path, records: Iterable[Record], source: str | Path) -> int:
@@ -27,9 +28,17 @@ def write_listing(listing: str | Path, records: Iterable[Record], source: str | 
     count = 0
     with atomic_write(listing) as file:
         for record in chain([first], found):
-            file.write(dump_line(record))
+            file.write(listing_line(record))
             count += 1
     return count
+
+
+def listing_line(record: Record) -> str:
+    """The line of a record; no manifest can name a file whose name is not UTF-8, so the line says that it is bad."""
+    path = record["audio_filepath"]
+    if shown(path) != path:
+        record = {"audio_filepath": shown(path), "_bad": "its name is not UTF-8, as manifests are; rename it"}
+    return dump_line(record)
 
 
 def chosen_parts(there: Sequence[str], parts: Sequence[str] | None, source: str | Path) -> list[str]:

@@ -37,12 +37,25 @@ def _covost2(source: Path, listing: Path, options: Options) -> list[str]:
 
 
 def _huggingface(source: Path, listing: Path, options: Options) -> list[str]:
-    return list_huggingface(source, listing, options["parts"], f"{options['output']}.audio")
+    output = Path(options["output"])
+    return list_huggingface(source, listing, options["parts"], f"{output}.audio", output)
+
+
+def recipe_folder(output: str | Path) -> Path:
+    """Where Lhotse's recipes keep what they go on from until ``output`` is there."""
+    return partial_path(f"{output}.lhotse")
 
 
 def _recipe(source: Path, listing: Path, options: Options) -> list[str]:
-    work = partial_path(f"{options['output']}.lhotse")
-    return list_recipe(source, listing, options["parts"], options["recipe"], work, options["workers"] or 1)
+    return list_recipe(
+        source,
+        listing,
+        options["parts"],
+        options["recipe"],
+        recipe_folder(options["output"]),
+        options["workers"] or 1,
+        options["overwrite"],
+    )
 
 
 LISTERS: dict[str, Lister] = {

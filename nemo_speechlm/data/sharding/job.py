@@ -2,21 +2,24 @@
 
 import itertools
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nemo_speechlm.checks import check_whole
+from nemo_speechlm.data.audio.sources import tar_of
 from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.sharding.encoding import AudioEncoding
 from nemo_speechlm.data.sharding.files import all_of, files_of, names_of
 from nemo_speechlm.data.sharding.work import ORDER, ShardWork, index_folder
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import atomic_write, dump_line, iter_lines, parse_line, refuse_overwrite
+from nemo_speechlm.files import atomic_write, dump_line, iter_lines, parse_line, refuse_overwrite, sync
 from nemo_speechlm.jobs.engines.executor import Executor
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.lines import LineIndex, index_lines
@@ -32,6 +35,12 @@ BAD = "skipped.jsonl"
 """The list of lines that were left out, with the reason; not there if all went in."""
 
 _PLAN = ".plan"
+
+_MADE = "shards"
+"""Where shards are until all are made, in the folder of the job."""
+
+_ALL_MADE = "all_shards"
+"""What that folder is called when they are: from then on they take the place of older ones."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +126,9 @@ def make_shards(
 ) -> Made:
     """Divide manifests into shards.
 
-    The same lines and options make the same files, byte by byte, on every engine. A shard has its name only when all
-    of it is there. What was killed goes on with the shards that are missing.
+    The same lines and options make the same files, byte by byte, on every engine. Shards are made in the job's folder
+    and come to ``output`` when all are there, so that what they replace is kept until then. What was killed goes on
+    with the shards that are missing.
 
     Args:
         manifests: a manifest, several, or a name that stands for several (``a_{0..9}.json``).
@@ -133,7 +143,8 @@ def make_shards(
         job_folder: that all machines of the job see, for its state; an output at an address needs one.
 
     Raises:
-        InputError: on bad input (unless ``skip_bad``), or a folder that has other shards.
+        InputError: on bad input (unless ``skip_bad``), a folder that has other shards, or one that has the audio of a
+            manifest.
     """
     paths = expand_shards(manifests)
     folder = _local_folder(output, job_folder, overwrite)
@@ -157,12 +168,10 @@ def make_shards(
             "skip_bad": skip_bad,
             "output": str(output) if is_url(output) else None,
         }
-        place = str(output).rstrip("/") if is_url(output) else str(folder.resolve())
-        for path in files_of(folder, partial=True):
+        made = progress_path(listed) / _MADE
+        place = str(output).rstrip("/") if is_url(output) else str(made.resolve())
+        for path in files_of(made, partial=True):
             path.unlink()
-        if not resumed:  # what overwrite=true is for
-            for path in [*filter(Path.exists, [listed]), *files_of(folder)]:
-                path.unlink()
         sets: list[Made] = []
         run_job(
             plan / LISTED,
@@ -173,7 +182,7 @@ def make_shards(
             engine=engine,
             overwrite=overwrite,
             libraries=[] if encoding is None else ["soundfile", "soxr"],
-            before_rename=lambda path: sets.append(_finish(path, folder, place, encoding is not None, gzipped)),
+            before_rename=lambda path: sets.append(_finish(path, folder, output, encoding is not None, gzipped)),
             description="make shards",
             unit="shard",
         )
@@ -217,6 +226,19 @@ def _refuse_folder(folder: Path, manifests: Sequence[str]) -> None:
     for manifest in manifests:
         if not is_url(manifest) and Path(manifest).resolve().parent == folder.resolve():
             raise InputError("lies in the output folder; give another output", manifest)
+    tars = {path.resolve() for path in files_of(folder) if path.suffix == ".tar"}
+    for manifest, number, tar in _tars_of(manifests) if tars else ():
+        if not is_url(tar) and Path(tar).resolve() in tars:
+            raise InputError(f"its audio is in {tar}, in the output folder; give another output", manifest, number)
+
+
+def _tars_of(manifests: Sequence[str]) -> Iterator[tuple[str, int, str]]:
+    """(manifest, line number, tar) of the lines whose audio is in a tar; bad lines are told when shards are made."""
+    for manifest in manifests:
+        for number, line in iter_lines(manifest):
+            with suppress(InputError):
+                if (tar := tar_of(parse_line(line, manifest, number), manifest)) is not None:
+                    yield manifest, number, tar
 
 
 def _plan(plan: Path, manifests: Sequence[str], division: Division) -> list[str]:
@@ -248,7 +270,7 @@ def _plan(plan: Path, manifests: Sequence[str], division: Division) -> list[str]
     return [index.digest for index in indexes]
 
 
-def _finish(listed: Path, folder: Path, place: str, audio: bool, gzipped: bool) -> Made:
+def _finish(listed: Path, folder: Path, output: str | Path, audio: bool, gzipped: bool) -> Made:
     """Check and tidy what was made; bad lines go from the list of shards to a list of their own.
 
     Raises:
@@ -261,21 +283,40 @@ def _finish(listed: Path, folder: Path, place: str, audio: bool, gzipped: bool) 
         report.skip(each["reason"])
     if not report.written:
         raise InputError(f"no line can be used. {bad[0]['reason']}", bad[0]["file"], bad[0]["line"])
-    if not is_url(place):
-        expected = {name for shard in range(len(records)) for name in names_of(shard, audio, gzipped)}
-        there = {path.name for path in files_of(folder)}
-        if gone := sorted(expected - there):
-            raise SpeechLMError(f"{folder / gone[0]}: was removed while the others were made; run with overwrite=true")
-        for name in there - expected:  # of a job with other options that was given up
-            (folder / name).unlink()
+    if not is_url(output):
+        _put(folder, [name for shard in range(len(records)) for name in names_of(shard, audio, gzipped)])
     (folder / BAD).unlink(missing_ok=True)
     if bad:
         write_manifest(folder / BAD, bad)
     with open(listed, "w", encoding="utf-8") as file:
         file.writelines(map(dump_line, records))
     hours = sum(record["hours"] for record in records) if audio else None
-    if is_url(place):
+    place = str(output).rstrip("/") if is_url(output) else str(folder)
+    if is_url(output):
         if bad:
             upload(folder / BAD, join(place, BAD))
         upload(listed, join(place, LISTED))
-    return Made(place if is_url(place) else str(folder), len(records), hours, report, gzipped)
+    return Made(place, len(records), hours, report, gzipped)
+
+
+def _put(folder: Path, names: Sequence[str]) -> None:
+    """Move the files of all shards into their folder, in place of those of before; if interrupted, it goes on.
+
+    Raises:
+        SpeechLMError: if one is gone.
+    """
+    job = progress_path(folder / LISTED)
+    made, whole = job / _MADE, job / _ALL_MADE
+    if not whole.exists():
+        if gone := [name for name in names if not (made / name).exists()]:
+            shutil.rmtree(job)
+            raise SpeechLMError(f"{made / gone[0]}: was removed while others were made; run the command again")
+        made.rename(whole)
+    (folder / LISTED).unlink(missing_ok=True)  # it lists those of before
+    for path in files_of(folder):
+        if path.name not in names:
+            path.unlink()
+    for name in names:
+        if (whole / name).exists():
+            os.replace(whole / name, folder / name)
+    sync(folder)

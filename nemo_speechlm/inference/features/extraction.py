@@ -273,6 +273,7 @@ def _open(
                 f"was made with another {', '.join(named)}; give another output, or overwrite=true", folder
             )
         if differ:
+            (folder / _MANIFEST).unlink(missing_ok=True)
             for made in ("features", "data"):
                 shutil.rmtree(folder / made, ignore_errors=True)
             shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
@@ -308,6 +309,7 @@ def _forget(folder: Path, items: Sequence[FeatureItem]) -> None:
     if not items:
         return
     print(f"{folder}: features of {len(items)} utterances are made anew, their recordings have changed")
+    (folder / _MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
     for item in items:
         (folder / item.file).unlink(missing_ok=True)

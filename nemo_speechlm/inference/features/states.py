@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nemo_speechlm.checks import check_choice
 from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.data.audio.sources import audio_source
+from nemo_speechlm.data.audio.sources import audio_source, moved_record
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import InputError
@@ -24,6 +24,9 @@ from nemo_speechlm.locks import lock_path, only_writer
 from nemo_speechlm.models.common.hub import model_file
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.slam.model import SLAMModel
+
+_MANIFEST = "features.jsonl"
+"""The last file written in the folder: if it exists, all files of states do."""
 
 
 @dataclass
@@ -67,9 +70,10 @@ class StateWork:
         partial, kind = partial_path(path), getattr(torch, self.dtype)
         with writing(path):
             save_file({name: x.to("cpu", kind).contiguous() for name, x in states.items()}, partial)
+            (self.folder / _MANIFEST).unlink(missing_ok=True)  # one that is there names files of before
             os.replace(partial, path)
         made = {"features_filepath": str(path.relative_to(self.folder)), "num_tokens": len(states["text"])}
-        return record | made
+        return moved_record(record, self.manifest, self.folder / _MANIFEST) | made
 
 
 def extract_states(
@@ -110,7 +114,7 @@ def extract_states(
     check_choice("of", of, ("speech", "text", "pairs"))
     check_choice("dtype", dtype, ("float32", "float16"))
     folder, engine = Path(output), engine or LocalEngine()
-    listed = folder / "features.jsonl"
+    listed = folder / _MANIFEST
     _check_folder(folder, listed, overwrite)
     next(read_manifest(manifest))  # what is there is removed when model and manifest are known to be
     work = StateWork(model, device, Path(manifest), folder, of, dtype)
@@ -155,7 +159,7 @@ def _restore(path: str | Path, device: str) -> SLAMModel:
 
 def _remove_others(folder: Path) -> None:
     """Remove files of states that the manifest does not name: of a longer one that was overwritten."""
-    named = {Path(record["features_filepath"]).name for _, record in read_manifest(folder / "features.jsonl")}
+    named = {Path(record["features_filepath"]).name for _, record in read_manifest(folder / _MANIFEST)}
     for path in (folder / "features").iterdir():
         if path.name not in named:
             path.unlink()

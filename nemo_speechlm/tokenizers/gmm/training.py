@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from nemo_speechlm.alignment.file import aligner_of, content_of
@@ -66,13 +67,23 @@ class AlignerTraining:
     device: str | None = None
     threads: int = 1
 
-    def run(self, output: str | Path, show: Callable[[PassReport], Any] = lambda report: None) -> TrainedAligner:
+    def run(
+        self,
+        output: str | Path,
+        show: Callable[[PassReport], Any] = lambda report: None,
+        overwrite: bool = False,
+    ) -> TrainedAligner:
         """Train and write the aligner to ``output``; an interrupted run with the same settings is continued.
 
         What was left out is listed in ``<output>.skipped.jsonl``.
 
+        Args:
+            output: the file to make.
+            show: called with the report of each pass.
+            overwrite: begin anew where an interrupted training had other settings.
+
         Raises:
-            InputError: on bad input.
+            InputError: on bad input, or if an interrupted training had other settings, unless ``overwrite``.
         """
         output = Path(output)
         inventory = self._checked_inventory()
@@ -81,7 +92,7 @@ class AlignerTraining:
         loaded = load_corpus(self.source, pronouncer, topology, SILENCE, plan.silence_probability, mfcc, self.threads)
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         progress = TrainingProgress(output, self._settings(loaded))
-        state = _resumed(progress) or start(loaded.corpus, topology, plan, SILENCE, mfcc)
+        state = _resumed(progress.load(overwrite)) or start(loaded.corpus, topology, plan, SILENCE, mfcc)
         for report in state.reports:
             show(report)
         state = self._passes(loaded, state, progress, device, show)
@@ -140,7 +151,7 @@ class AlignerTraining:
             corpus.update(graph.states.tobytes())
         corpus.update(loaded.corpus.features.numpy().tobytes())
         return {
-            "plan": plan_settings(self.plan),
+            **plan_settings(self.plan),
             "states": [self.states, self.silence_states],
             "phones": list(self.pronouncing.acoustic_phones),
             "corpus": corpus.hexdigest(),
@@ -153,9 +164,8 @@ def _save_progress(progress: TrainingProgress, state: TrainingState) -> None:
     progress.save(values | {"reports": reports}, tensors | {"frames": torch.from_numpy(state.states)})
 
 
-def _resumed(progress: TrainingProgress) -> TrainingState | None:
-    """The state of an interrupted run with the same settings, if there is one."""
-    saved = progress.load()
+def _resumed(saved: tuple[dict[str, Any], dict[str, Tensor]] | None) -> TrainingState | None:
+    """The state of an interrupted run, if there is one."""
     if saved is None:
         return None
     values, tensors = saved

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from nemo_speechlm.data.audio.sources import moved_record
 from nemo_speechlm.data.manifests.lines import read_manifest, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
@@ -19,14 +20,21 @@ Durations = Literal["paper", "estimate"]
 
 
 def make_text_units_work(
-    manifest: str | Path, units: str | Path, tokenizing: TextTokenizing, *, seed: int = 0, max_units: int | None = None
+    manifest: str | Path,
+    units: str | Path,
+    tokenizing: TextTokenizing,
+    *,
+    output: str | Path | None = None,
+    seed: int = 0,
+    max_units: int | None = None,
 ) -> BatchWork:
     """The work of a job (see :mod:`nemo_speechlm.jobs.job`) that adds ``units`` to the lines of a text manifest.
 
     Args:
-        manifest: the source, for messages.
+        manifest: the source, for messages and relative paths.
         units: the unit inventory, which must have every unit that the tokenizer makes.
         tokenizing: how.
+        output: the manifest that the lines will stand in; None is one in the same folder.
         seed: of what the tokenizer draws, together with the line's number.
         max_units: sentences with more are left out (paper: 2,000).
     """
@@ -48,7 +56,7 @@ def make_text_units_work(
         record["units"] = made.units
         if made.durations is not None:
             record["unit_durations"] = list(made.durations)
-        return record
+        return moved_record(record, manifest, output or manifest)
 
     def work(lines: Sequence[tuple[int, str]]) -> list[Record | InputError | SkipItem]:
         results: list[Record | InputError | SkipItem] = []

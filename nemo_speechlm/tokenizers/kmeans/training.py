@@ -71,7 +71,9 @@ class KMeansTraining:
         if self.max_hours is not None:
             check_number("max_hours", self.max_hours, above=0)
 
-    def run(self, teacher: Teacher, output: str | Path, language: str = "en") -> tuple[KMeans, list[str]]:
+    def run(
+        self, teacher: Teacher, output: str | Path, language: str = "en", overwrite: bool = False
+    ) -> tuple[KMeans, list[str]]:
         """Train.
 
         Args:
@@ -79,12 +81,14 @@ class KMeansTraining:
             output: the file that will be made. What has been learned so far is kept in its
                 :func:`~nemo_speechlm.tensor_file.progress_path`, which the caller removes when all is done.
             language: of the speech.
+            overwrite: begin anew where an interrupted training had other settings.
 
         Returns:
             the centroids with statistics, and what was left out in the first pass.
 
         Raises:
-            InputError: at what cannot be read, unless ``skip_bad``; or if there are too few frames.
+            InputError: at what cannot be read, unless ``skip_bad``; if there are too few frames; or if an interrupted
+                training had other settings, unless ``overwrite``.
         """
         stream = ShuffledAudio(
             self.manifests,
@@ -96,7 +100,7 @@ class KMeansTraining:
         )
         kmeans = StreamKMeans(self.clusters, self.restarts, self.first_frames, self.block_frames, self.seed)
         progress = TrainingProgress(output, self._settings(teacher))
-        done, errors = _resume(progress, kmeans, teacher.device)
+        done, errors = _resume(progress.load(overwrite), kmeans, teacher.device)
         turns = self.passes * len(stream)
         saved = time.monotonic()
         with tqdm(
@@ -159,10 +163,12 @@ class KMeansTraining:
         }
 
     def _settings(self, teacher: Teacher) -> dict[str, Any]:
-        own = {key: value for key, value in asdict(self).items() if key not in ("num_workers", "save_seconds")}
-        digests = [file_digest(path) for path in self.manifests]
-        features = asdict(teacher.source) | {"model": None} | dict(teacher.how)
-        return own | {"features": features, "digests": digests}
+        elsewhere = ("manifests", "num_workers", "save_seconds")
+        own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
+        features = asdict(teacher.source)
+        del features["model"]
+        content = {"manifest": [file_digest(path) for path in self.manifests], "model": features.pop("digest")}
+        return own | features | dict(teacher.how) | {"content": content}
 
 
 def _as_it_is(handful: Handful) -> Handful:
@@ -174,9 +180,10 @@ def _save(progress: TrainingProgress, kmeans: StreamKMeans, done: int, errors: l
     progress.save({"numbers": numbers, "done": done, "errors": errors}, tensors)
 
 
-def _resume(progress: TrainingProgress, kmeans: StreamKMeans, device: torch.device) -> tuple[int, list[str]]:
-    """Handfuls that are done, and what was left out; with other settings, training begins anew."""
-    saved = progress.load()
+def _resume(
+    saved: tuple[dict[str, Any], dict[str, Tensor]] | None, kmeans: StreamKMeans, device: torch.device
+) -> tuple[int, list[str]]:
+    """Handfuls that are done, and what was left out."""
     if saved is None:
         return 0, []
     values, tensors = saved

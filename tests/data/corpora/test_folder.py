@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -152,6 +154,20 @@ def test_durations_and_transcripts_may_be_required(folder):
     ]
     assert [isinstance(r, dict) for r in records(folder, folder / "m.json", transcribed=True)] == [True, False, False]
     assert not any("text" in r for r in records(folder, folder / "m.json", transcribed=False))
+
+
+def test_a_name_that_is_not_utf_8(folder, tmp_path):
+    bad = os.fsencode(folder / "a") + b"/caf\xe9"
+    os.rename(folder / "a" / "1", bad)  # noqa: PTH104  # bytes
+    (folder / os.fsdecode(b"\xe9.csv")).touch()
+    (note,) = list_folder(folder, tmp_path / "listing")
+    assert r"not read: \xe9.csv" in note
+    lines = (tmp_path / "listing").read_text().splitlines()
+    work = make_folder_work(tmp_path / "listing", tmp_path / "out.json", CorpusOptions())
+    for line in lines[:2]:
+        with pytest.raises(InputError, match=r"/a/caf\\xe9/a\d\.\w+: its name is not UTF-8"):
+            work(1, line)
+    assert work(3, lines[2])["duration"] == 0.5
 
 
 def test_speaker_level_deeper_than_the_folders(folder):

@@ -103,6 +103,23 @@ def test_lines_are_those_of_lhotse_s_recipe(prepare, tmp_path, corpus, recipe, m
     assert sorted(ours, key=str) == sorted(theirs, key=str)
 
 
+def test_a_recipe_s_manifests_are_of_the_corpus_that_is_named(prepare, tmp_path):
+    first, second = tiny.librispeech(tmp_path / "first"), tiny.librispeech(tmp_path / "second")
+    arguments = ["corpus=recipe", "recipe=librispeech"]
+    work = tmp_path / "out" / ".partial.m.json.lhotse"
+    for home in (first, second):
+        prepare(*arguments, f"source={home}", status=1)  # several parts, and none is named
+        assert list(work.glob("*.jsonl.gz")), "to go on from"
+    records, _ = prepare(*arguments, f"source={second}", "parts=dev-clean")
+    assert all(record["audio_filepath"].startswith(str(second)) for record in records)
+    assert not work.exists()
+    prepare(*arguments, f"source={second}", "overwrite=true", status=1)
+    texts = next(second.rglob("84-121123.trans.txt"))
+    texts.write_text(texts.read_text().replace("GO DO YOU HEAR", "CHANGED"))
+    records, _ = prepare(*arguments, f"source={second}", "parts=dev-clean", "overwrite=true")
+    assert "changed" in [record["text"] for record in records]
+
+
 def test_recipes_that_are_not_there(prepare, tmp_path):
     _, printed = prepare("corpus=recipe", f"source={tmp_path}", "recipe=nothing", status=1)
     assert "recipe is 'nothing', expected one of Lhotse's: adept, aishell" in printed
@@ -346,6 +363,23 @@ def test_huggingface(prepare, tmp_path, form):
     assert [(r["duration"], r["speaker"], r["text"]) for r in records] == [(1.5, "7", "one"), (1.5, "8", "two")]
     assert records[0]["audio_filepath"] == "m.json.audio/train/0000/00000000.wav"
     assert (tmp_path / "out" / records[1]["audio_filepath"]).read_bytes() == content
+
+
+def test_no_older_manifest_of_huggingface_names_newer_audio(prepare, tmp_path):
+    datasets = pytest.importorskip("datasets")
+
+    def save(name, *rows):
+        columns = {"audio": [audio for audio, _ in rows], "text": [text for _, text in rows]}
+        split = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+        split.save_to_disk(str(tmp_path / name))
+        return ["corpus=huggingface", f"source={tmp_path / name}"]
+
+    one, two = ({"bytes": tiny.audio(tmp_path / "x.wav", s).read_bytes(), "path": "x.wav"} for s in (1.0, 1.5))
+    prepare(*save("old", (one, "one")))
+    records, _ = prepare(*save("none", (None, "four")), "overwrite=true", status=1)
+    assert records[0]["text"] == "one", "its audio is there still"
+    records, _ = prepare(*save("new", (two, "three"), (None, "four")), "overwrite=true", status=1)
+    assert records is None
 
 
 def test_audio_with_a_table_needs_no_decoder(prepare, tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -99,7 +100,8 @@ def test_equal_input_makes_equal_files_and_a_killed_job_goes_on(corpus, tmp_path
     with pytest.raises(KeyboardInterrupt):
         make_shards(str(corpus.speech), tmp_path / "b", encoding=FLAC, division=THREES)
     first = {n for n in expected if "_0." in n}
-    assert {path.name for path in (tmp_path / "b").iterdir() if path.is_file()} == first
+    assert contents(tmp_path / "b") == {}, "shards have their names when all are made"
+    assert set(contents(tmp_path / "b" / ".job.shards.jsonl" / "shards")) == first
     calls[:] = [None] * 5
     make_shards(str(corpus.speech), tmp_path / "b", encoding=FLAC, division=THREES)
     assert len(calls) - 5 == 6, "the first shard is not made again"
@@ -230,6 +232,45 @@ def test_what_is_there_is_not_lost(corpus, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").glob("manifest*json")) == ["manifest_0.json", "manifest_1.json"]
     with pytest.raises(InputError, match="lies in the output folder"):
         make_shards(str(tmp_path / "out" / "manifest_0.json"), tmp_path / "out", encoding=None, overwrite=True)
+
+
+def test_older_shards_are_kept_until_the_new_ones_are_there(corpus, tmp_path, monkeypatch):
+    options = {"encoding": FLAC, "overwrite": True}
+    make_shards(str(corpus.speech), tmp_path / "out", division=Division(shards=4), **options)
+    (tmp_path / "out" / ".partial.another").write_text("another command's")
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr(ShardWork, "__call__", lambda self: stops_at_the_third(self))
+    with pytest.raises(InputError, match="the third"):
+        make_shards(str(corpus.speech), tmp_path / "out", division=THREES, **options)
+    monkeypatch.undo()
+    assert contents(tmp_path / "out") == before
+
+    replace = os.replace
+
+    def killed(source, target):
+        replace(source, target)
+        if Path(target) == tmp_path / "out" / "audio_1.tar":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_shards(str(corpus.speech), tmp_path / "out", division=THREES, **options)
+    monkeypatch.undo()
+    assert "shards.jsonl" not in contents(tmp_path / "out"), "older and newer ones are no set"
+    make_shards(str(corpus.speech), tmp_path / "out", division=THREES, **options)
+    make_shards(str(corpus.speech), tmp_path / "new", division=THREES, **options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "new") | {".partial.another": b"another command's"}
+
+
+def test_audio_of_the_manifest_is_not_replaced(corpus, tmp_path):
+    make_shards(str(corpus.speech), tmp_path / "out", encoding=FLAC, division=THREES)
+    before = contents(tmp_path / "out")
+    records = [r | {"tar_filepath": f"out/audio_{r['shard_id']}.tar"} for r in lines(tmp_path / "out")]
+    (tmp_path / "m.json").write_text("no JSON\n" + "".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(InputError, match=r"m\.json:2: its audio is in .*out/audio_0\.tar, in the output folder"):
+        make_shards(str(tmp_path / "m.json"), tmp_path / "out", encoding=FLAC, skip_bad=True, overwrite=True)
+    assert contents(tmp_path / "out") == before
+    assert make_shards(str(tmp_path / "m.json"), tmp_path / "b", encoding=FLAC, skip_bad=True).report.written == 8
 
 
 def test_a_job_begun_with_other_options_is_refused_or_replaced(corpus, tmp_path, monkeypatch):

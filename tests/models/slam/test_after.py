@@ -1,5 +1,7 @@
 """What follows pretraining works on a SLAM encoder: fine-tuning, features, export."""
 
+from pathlib import Path
+
 import pytest
 import soundfile
 import torch
@@ -45,6 +47,7 @@ def test_states_of_text_and_of_pairs(pretrained, build, corpus, tmp_path, of):
     count = extract_states(pretrained, corpus.speech, tmp_path / "states", of)
     lines = [record for _, record in read_manifest(tmp_path / "states" / "features.jsonl", ["features_filepath"])]
     assert count == len(lines) == 16
+    assert all(Path(record["audio_filepath"]).is_absolute() for record in lines), "the folder is another"
     found = load_file(tmp_path / "states" / lines[3]["features_filepath"])
     model = build().eval()
     tokens = torch.tensor([model.text_encoder(lines[3]["text"])])
@@ -88,6 +91,25 @@ def test_states_that_were_interrupted_go_on(pretrained, tmp_path, monkeypatch):
     (tmp_path / "text.json").write_text('{"text": "tab"}\n')
     assert extract_states(pretrained, tmp_path / "text.json", tmp_path / "out", overwrite=True) == 1
     assert [path.name for path in (tmp_path / "out/features").iterdir()] == ["0000000.safetensors"]
+
+
+def test_no_list_names_states_of_two_models(pretrained, tmp_path, monkeypatch):
+    (tmp_path / "text.json").write_text('{"text": "tab"}\n{"text": "tab tab"}\n')
+    given = (pretrained, tmp_path / "text.json", tmp_path / "out")
+    extract_states(*given)
+    once, stops = states._states, [1, 2]
+
+    def stopping(*given):
+        if given[3] == stops[0]:
+            raise KeyboardInterrupt
+        return once(*given)
+
+    monkeypatch.setattr(states, "_states", stopping)
+    for replaced in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            extract_states(*given, dtype="float16", overwrite=True)
+        assert (tmp_path / "out/features.jsonl").exists() != replaced
+        stops.pop(0)
 
 
 def test_states_of_a_text_that_cannot_be_written(pretrained, tmp_path):

@@ -53,6 +53,14 @@ def test_lines(units: Path):
             work(3, line)
 
 
+def test_audio_of_a_line_is_found_from_its_new_place(units: Path, tmp_path: Path):
+    given = (tmp_path / "text.json", units, EnglishTokenizing("plain"))
+    line = json.dumps({"text": "a cat", "audio_filepath": "a/1.wav"})
+    for output, expected in (("out/b.json", str(tmp_path / "a/1.wav")), ("b.json", "a/1.wav")):
+        (record,) = make_text_units_work(*given, output=tmp_path / output)([(1, line)])
+        assert record["audio_filepath"] == expected
+
+
 def test_inventory_is_made_with_the_papers_durations(units: Path):
     assert UnitInventory.load(units) == INVENTORY.with_durations(paper_durations(INVENTORY))
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -141,11 +142,15 @@ def test_training_goes_on_after_a_kill(corpus, trained, tmp_path, monkeypatch, s
     assert gone_on.statistics == whole.statistics
     assert len(asked) < 2 * 4 + 4, "it did not begin anew"
     with monkeypatch.context() as context:
-        context.setattr(teacher, "how", {"precision": "bfloat16"})
-        before = len(asked)
-        plan.run(teacher, tmp_path / "cut.safetensors")
-        assert len(asked) > before, "what the features were computed with has changed"
-    other, _ = replace(plan, seed=1).run(teacher, tmp_path / "cut.safetensors")
+        context.setattr(teacher, "how", {**teacher.how, "precision": "bfloat16"})
+        with pytest.raises(InputError, match=r"begun with another precision \([^;]*, not \"bfloat16\"\)"):
+            plan.run(teacher, tmp_path / "cut.safetensors")
+    before = len(asked)
+    replace(plan, manifests=(os.path.relpath(corpus.speech),)).run(teacher, tmp_path / "cut.safetensors")
+    assert len(asked) < before + 4, "the same speech, named from another folder"
+    with pytest.raises(InputError, match=r"begun with another seed \(0, not 1\); give that again to go on"):
+        replace(plan, seed=1).run(teacher, tmp_path / "cut.safetensors")
+    other, _ = replace(plan, seed=1).run(teacher, tmp_path / "cut.safetensors", overwrite=True)
     assert not torch.equal(other.centroids, whole.centroids), "settings decide"
     progress_path(tmp_path / "cut.safetensors").write_bytes(b"damaged")
     again, _ = plan.run(teacher, tmp_path / "cut.safetensors")

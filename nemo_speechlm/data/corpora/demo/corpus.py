@@ -81,7 +81,7 @@ def make_demo_corpus(
 
     ``valid.json`` and ``test.json`` have voices that are not heard in ``train.json`` and ``untranscribed.json``; the
     latter has no ``text``. No sentence is in two parts, so none of those spoken is a line of ``text.txt``. The same
-    seed makes the same corpus.
+    seed makes the same corpus. Manifests and text that are there are removed first: they are of other audio.
 
     Raises:
         SpeechLMError: if the extra ``languages`` is not installed, or the demo does not speak the language.
@@ -104,6 +104,9 @@ def make_demo_corpus(
         (corpus.valid, amounts.valid_minutes, held_out[::2], True),
         (corpus.test, amounts.test_minutes, held_out[1::2], True),
     )
+    espeak()  # raises if it is not installed
+    for path in (corpus.text, *corpus[:4]):
+        path.unlink(missing_ok=True)
     with tqdm(total=round(sum(minutes for _, minutes, _, _ in plan)), desc="speaking", unit="min") as bar:
         for part, (manifest, minutes, voices, transcribed) in enumerate(plan):
             rng = np.random.default_rng([seed, part])

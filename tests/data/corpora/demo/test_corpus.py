@@ -69,6 +69,20 @@ def test_held_out_voices_are_not_heard_in_training(corpus):
     assert not set(TRAIN_VARIANTS) & set(HELD_OUT_VARIANTS)
 
 
+def test_no_older_manifest_names_newer_audio(tmp_path, monkeypatch):
+    pytest.importorskip("espeakng_loader")
+    amounts = DemoAmounts(0.05, 0.05, 0.05, 0.05, sentences=10)
+    made = make_demo_corpus(tmp_path, 1, amounts)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("soundfile.write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_demo_corpus(tmp_path, 2, amounts)
+    assert not [path for path in made if path.exists()]
+
+
 def test_without_espeak_the_message_names_the_extra(tmp_path, monkeypatch):
     from nemo_speechlm.data.corpora.demo import espeak
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from nemo.core.optim import optimizers
 from omegaconf import OmegaConf
 from torch import nn
@@ -76,15 +77,16 @@ class Recorded:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "apex", "precision", "expected"),
+    ("gpu", "apex", "precision", "divided", "expected"),
     [
-        (False, True, "32-true", ("adamw", {})),
-        (True, True, "bf16-mixed", ("fused_adam", {})),
-        (True, False, "bf16-mixed", ("adamw", {"fused": True})),
-        (True, False, "16-mixed", ("adamw", {})),
+        (False, True, "32-true", None, ("adamw", {})),
+        (True, True, "bf16-mixed", None, ("fused_adam", {})),
+        (True, True, "bf16-mixed", ModelParallelStrategy(), ("adamw", {"fused": True})),
+        (True, False, "bf16-mixed", None, ("adamw", {"fused": True})),
+        (True, False, "16-mixed", None, ("adamw", {})),
     ],
 )
-def test_fused_optimizers(gpu, apex, precision, expected, monkeypatch):
+def test_fused_optimizers(gpu, apex, precision, divided, expected, monkeypatch):
     asked = []
 
     class Host:
@@ -106,7 +108,8 @@ def test_fused_optimizers(gpu, apex, precision, expected, monkeypatch):
         monkeypatch.delitem(optimizers.AVAILABLE_OPTIMIZERS, "fused_adam", raising=False)
     model = Model()
     accelerator = CUDAAccelerator() if gpu else None
-    model._trainer = types.SimpleNamespace(accelerator=accelerator, precision=precision)
+    strategy = SingleDeviceStrategy() if divided is None else divided
+    model._trainer = types.SimpleNamespace(accelerator=accelerator, precision=precision, strategy=strategy)
     model.setup_optimization(OmegaConf.create({"name": "adamw", "lr": 1.0}))
     assert asked == [expected]
 
@@ -124,7 +127,7 @@ def test_apex_norm_is_picked_up(monkeypatch):
     monkeypatch.setitem(sys.modules, "apex.normalization", normalization)
     norm._layer_norm_class.cache_clear()
     try:
-        assert type(transformer().layers[0].final_norm) is FusedLayerNorm
+        assert isinstance(transformer().layers[0].final_norm, FusedLayerNorm)
     finally:
         norm._layer_norm_class.cache_clear()
 

@@ -17,6 +17,7 @@ from nemo_speechlm.models.common.batching import batch_seconds, depends_on_paddi
 from nemo_speechlm.models.common.limits import longest_audio
 from nemo_speechlm.models.common.precision import autocast
 from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.models.common.spaces import keep_spaces
 from nemo_speechlm.models.common.untuned import Untuned
 from nemo_speechlm.nemo_targets import allow_targets
 
@@ -88,6 +89,7 @@ def choose_strategy(model: ASRModel, kind: str, beam_size: int) -> None:
     else:
         decoding = OmegaConf.merge(decoding, {"strategy": "greedy_batch"})
     model.change_decoding_strategy(decoding)
+    keep_spaces(model)
 
 
 def transcribe(

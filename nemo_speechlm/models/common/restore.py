@@ -11,6 +11,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.archive import missing_part
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.hub import model_file
+from nemo_speechlm.models.common.spaces import keep_spaces
 
 Model = TypeVar("Model", bound=ModelPT)
 
@@ -30,7 +31,9 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
     path = model_file(path)
     check_model_file(path)
     try:
-        return kind.restore_from(str(path), map_location=pick_device(device)).eval()
+        model = kind.restore_from(str(path), map_location=pick_device(device)).eval()
+        keep_spaces(model)
+        return model
     except SpeechLMError:
         raise
     except Exception as error:  # of an archive, its YAML, its pickle, a class that NeMo will not make, ...

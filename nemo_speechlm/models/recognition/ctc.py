@@ -32,10 +32,10 @@ from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head, load_encoder
 from nemo_speechlm.models.common.run_folder import run_folder
+from nemo_speechlm.models.common.spaces import keep_spaces
 from nemo_speechlm.models.common.text_counts import edit_counts
 from nemo_speechlm.models.common.uctc import ctc_terms
 from nemo_speechlm.models.recognition.phone_ctc import build_phone_ctc, complete_phone_ctc, phone_encoder_of
-from nemo_speechlm.models.recognition.spaces import keep_spaces
 from nemo_speechlm.models.recognition.text_branch import (
     build_text_branch,
     load_text_branch,

@@ -24,8 +24,8 @@ from nemo_speechlm.models.common.fine_tuning import become_independent, check_fr
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
+from nemo_speechlm.models.common.spaces import keep_spaces
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
-from nemo_speechlm.models.recognition.spaces import keep_spaces
 from nemo_speechlm.models.recognition.text_branch import (
     TextBranch,
     load_text_branch,

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.parts.submodules import subsampling
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.inference.recognition import choose_strategy
 from nemo_speechlm.models.common.multitask.w2v_bert import W2vBert
+from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.maestro.model import MAESTROModel
 from nemo_speechlm.models.maestro.transducer import TransducerBranch
 from nemo_speechlm.models.recognition.ctc import SpeechLMCTCModel
@@ -110,6 +113,11 @@ def test_a_decoder_keeps_its_kind_of_layers(tmp_path):
 
     first = build("model.joint.jointnet.activation=tanh", "model.decoder.normalization_mode=layer")
     first.save_to(str(tmp_path / "rnnt.nemo"))
+    restored = restore_file(ASRModel, tmp_path / "rnnt.nemo", "cpu")
+    for kind in ("greedy", "beam"):  # spaces before apostrophes, which NeMo would delete
+        assert not restored.decoding.supported_punctuation
+        choose_strategy(restored, kind, 2)
+    assert not restored.decoding.supported_punctuation
     second = build(f"model.init_from_pretrained={tmp_path}/rnnt.nemo", "model.reuse_decoder=true")
     width, tokens = first.encoder.d_model, torch.tensor([[1, 2]])
     states = torch.randn(1, 5, width)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from nemo_speechlm.modules.encoder import SpeechLMEncoder
+
 
 def keep_spaces(model: Any) -> None:
     """Let a recognizer's texts have the spaces that it wrote.
@@ -10,6 +12,8 @@ def keep_spaces(model: Any) -> None:
     it: of "said 'tis" it would make "said'tis". Our texts have no such marks.
 
     Args:
-        model: NeMo's or ours, with a ``decoding``.
+        model: any; one that is not NeMo's recognizer with an encoder of ours is left as it is.
     """
-    model.decoding.supported_punctuation = None
+    decoding: Any = getattr(model, "decoding", None)
+    if isinstance(getattr(model, "encoder", None), SpeechLMEncoder) and hasattr(decoding, "supported_punctuation"):
+        decoding.supported_punctuation = None

@@ -51,7 +51,8 @@ class Row:
     @property
     def reads_text(self) -> bool:
         """Whether text is among its data."""
-        return self.system not in (None, "w2v_bert") and self.text != 0
+        off = self.system in (None, "w2v_bert") or "model.train_ds.text=null" in self.set
+        return not off and self.text != 0
 
 
 def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) -> list[Row]:

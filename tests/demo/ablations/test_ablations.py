@@ -168,6 +168,11 @@ def test_a_row_has_options_for_each_kind_of_recognizer():
         read_rows(OmegaConf.create({"a": {"finetune_set": {"ctx": []}}}))
 
 
+def test_rows_without_text_have_no_sentences():
+    rows = {row.name: row.reads_text for row in read_rows(config().rows)}
+    assert [name for name, reads in rows.items() if not reads] == ["none", "speech", "w2v_bert", "maestro_pairs"]
+
+
 def test_amounts_that_are_not_there(tmp_path):
     rows = read_rows(config().rows, ["speech", "text_1k", "text_10k", "speechlm_p"])
     folder = data_folder(tmp_path, sentences=2000)

@@ -76,22 +76,21 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
         from nemo_speechlm.models.common.hub import model_file
 
     utterances, skipped = read_utterances(cfg.manifest, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
+    references = [utterance.text for utterance in utterances]
     phones = None
     if cfg.phonemizer is not None:
-        texts = [utterance.text for utterance in utterances]
-        phones = make_phones(cfg.phonemizer, cfg.units_field, CONF / "language", texts)
+        phones = make_phones(cfg.phonemizer, cfg.units_field, CONF / "language", references)
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     model = restore(cfg.model, cfg.device)
     content = file_digest(model_file(cfg.model))
     check_languages(model, [u.record for u in utterances], label(cfg.manifest))
     manifest = label(cfg.manifest)
-    if (warning := unwritable([u.text for u in utterances], letters_of(model))) is not None:
+    if (warning := unwritable(references, letters_of(model))) is not None:
         print(f"{manifest}: {warning}", file=sys.stderr)
     start = time.perf_counter()
     texts, facts = _recognize(cfg, model, utterances, files)
     seconds = time.perf_counter() - start
     audio = sum(utterance.duration for utterance in utterances)
-    references = [u.text for u in utterances]
     scores = {}
     if is_translation(model) if cfg.translation is None else cfg.translation:
         scores = translation_scores(texts, references, model.cfg.get("target_lang"))

@@ -31,7 +31,7 @@ class SpeechOutput(NamedTuple):
         mask: (B, T) bool, frames that were masked.
         swap: (B, T) bool, frames swapped for the embedding of their unit before the shared transformer.
         penalty: (B, T) mean square of the front end's features of each frame, 0 where it does not count.
-        counted: () frames in which it does.
+        counted: () frames in which it does, a number where it is known without asking the device.
     """
 
     logits: list[Tensor]
@@ -39,7 +39,7 @@ class SpeechOutput(NamedTuple):
     mask: Tensor
     swap: Tensor
     penalty: Tensor
-    counted: Tensor
+    counted: Tensor | int
 
 
 class SpeechBranch(Protocol):
@@ -121,7 +121,7 @@ def forward_speech(
     shared_input = mix_states(speech, padding_BT=hidden, backend=encoder.kernels, **swapped)
     shared, _ = encoder.encode_shared(shared_input, unlabeled)
     logits = [model.unit_classifiers["speech"](speech), model.unit_classifiers["shared"](shared)]
-    counted = torch.tensor(padding.numel()) if encoder.released_padding else frames.lengths.sum()
+    counted = padding.numel() if encoder.released_padding else frames.lengths.sum()
     return SpeechOutput(logits, targets, mask, swap, frames.penalty, counted)
 
 

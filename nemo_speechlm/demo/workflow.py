@@ -109,6 +109,17 @@ def _refuse_other_inputs(step: Step, logs: Path) -> None:
     _record(step, logs).check(step.command, f"{step.name}: {step.output}")
 
 
+def step_state(step: Step, logs: Path) -> str:
+    """Whether a step is "to do", "done", or done with other settings or from other files, which it says."""
+    if not step.output.exists():
+        return "to do"
+    try:
+        _refuse_other_inputs(step, logs)
+    except SpeechLMError as error:
+        return f"refused: {error}"
+    return "done"
+
+
 def run_steps(
     steps: Sequence[Step], logs: Path, jobs: int, devices: Sequence[str] = (), keep_going: bool = False
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.demo.workflow import Step, run_steps
+from nemo_speechlm.demo.workflow import Step, run_steps, step_state
 from nemo_speechlm.errors import SpeechLMError
 
 
@@ -35,6 +35,9 @@ def test_what_was_made_with_other_settings_is_not_taken_for_done(tmp_path):
         return Step("train", command, folder / "a")
 
     run_steps([step(tmp_path / "demo", 100)], tmp_path / "demo" / "logs", jobs=1)
+    states = [step_state(step(tmp_path / "demo", steps), tmp_path / "demo" / "logs") for steps in (100, 900)]
+    assert states[0] == "done"
+    assert states[1].startswith("refused: train: ")
     with pytest.raises(SpeechLMError, match=r"was made with trainer.max_steps=100, now it is trainer.max_steps=900"):
         run_steps([step(tmp_path / "demo", 900)], tmp_path / "demo" / "logs", jobs=1)
     (tmp_path / "demo").rename(tmp_path / "moved")
@@ -164,7 +167,7 @@ _DEMO = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from nemo_speechlm.demo.workflow import Step, run_steps
+from nemo_speechlm.demo.workflow import Step, run_steps, step_state
 made = Path(sys.argv[2])
 run_steps([Step("a", ("-c", sys.argv[3], sys.argv[2], "steps=100"), made)], made.parent / "logs", jobs=1)
 """

@@ -11,7 +11,7 @@ from nemo_speechlm.checks import check_whole
 from nemo_speechlm.demo.ablations.results import p_values, plot_text_curve, read_results, table, write_csv
 from nemo_speechlm.demo.ablations.rows import Data, Row, read_rows, rows_with_enough_text
 from nemo_speechlm.demo.ablations.steps import ablation_steps
-from nemo_speechlm.demo.workflow import StepsFailed, run_steps
+from nemo_speechlm.demo.workflow import StepsFailed, run_steps, step_state
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import atomic_write
 
@@ -29,8 +29,7 @@ def run_ablation(cfg: DictConfig) -> None:
     steps = ablation_steps(cfg, folder, rows)
     if cfg.dry_run:
         for step in steps:
-            done = "done" if step.output.exists() else "to do"
-            print(f"# {step.name}: {done}\npython {shlex.join(step.command)}")
+            print(f"# {step.name}: {step_state(step, folder / 'logs')}\npython {shlex.join(step.command)}")
         return
     devices = [str(device) for device in cfg.devices]
     if len(set(devices)) < len(devices):

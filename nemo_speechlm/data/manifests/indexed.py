@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
+from nemo_speechlm.data.manifests.kept_index import kept_index
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.jobs.lines import LineIndex, index_lines
 from nemo_speechlm.storage import fetch, is_url
@@ -32,8 +33,8 @@ _THREADS = 16
 class IndexedManifest:
     """A manifest whose lines are read one by one; blank ones are left out.
 
-    A plain file is mapped, so its lines cost no memory. One that is gzipped, or at an address, is first copied to a
-    temporary folder.
+    A plain file is mapped, so its lines cost no memory, and the index of a large one is kept beside it. One that is
+    gzipped, or at an address, is first copied to a temporary folder.
 
     Args:
         path: UTF-8 text, gzipped if its name ends in ``.gz``; maybe an address.
@@ -57,7 +58,10 @@ class IndexedManifest:
             source = _unpacked(Path(source), self.path, most)
             self.unpacked = source.stat().st_size
         try:
-            self._index: LineIndex = index_lines(source, Path(), grain=_GRAIN, digest=False)
+            if source is self.path:
+                self._index: LineIndex = kept_index(source, _GRAIN)
+            else:  # a copy that goes with the process
+                self._index = index_lines(source, Path(), grain=_GRAIN, digest=False)
         except InputError as error:
             raise InputError(error.reason, self.path) from error
 

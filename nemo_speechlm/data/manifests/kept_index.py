@@ -1,0 +1,86 @@
+"""Where the lines of a large file begin, kept beside it, so that the next start need not read it whole."""
+
+import os
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from nemo_speechlm.errors import InputError, OutputError
+from nemo_speechlm.files import whole_file
+from nemo_speechlm.jobs.lines import LineIndex, index_lines
+
+KEPT_FROM = 64 << 20
+"""Bytes of a file whose index is kept; smaller ones are read in a blink."""
+
+_VERSION = 1
+_HEAD = 7
+"""Numbers before those of the index: version, size, two times of change, grain, lines, checksum."""
+
+
+def index_path(source: Path) -> Path:
+    """The hidden file beside ``source`` that keeps its index."""
+    return source.with_name(f".{source.name}.lines.npy")
+
+
+def kept_index(source: str | Path, grain: int) -> LineIndex:
+    """Where the lines of a plain text file begin, without a digest.
+
+    Of a file of :data:`KEPT_FROM` bytes or more the index is kept in :func:`index_path` where that can be written, and
+    is read from there as long as the file has its size and its times of change. It is mapped, so processes of one
+    machine share its memory.
+
+    Args:
+        source: UTF-8 text, not gzipped.
+        grain: lines from one entry of the index to the next.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    path = Path(source).resolve()
+    with suppress(OSError):  # index_lines says what is wrong
+        before = _state(path)
+        if before[0] >= KEPT_FROM:
+            found = _read(path, before, grain)
+            if found is not None:
+                return found
+            index = index_lines(path, Path(), grain=grain, digest=False)
+            if _state(path) == before:
+                with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
+                    _write(index, before)
+            return index
+    return index_lines(source, Path(), grain=grain, digest=False)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Size, time of change of the content, and of anything about the file, which no copying program sets back."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read(path: Path, state: tuple[int, int, int], grain: int) -> LineIndex | None:
+    """What is kept, or None if there is none that belongs to the file, or it is damaged."""
+    try:
+        values = np.load(index_path(path), mmap_mode="r", allow_pickle=False)
+        head, body = values[:_HEAD].tolist(), values[_HEAD:]
+        total, checksum = head[5:]
+        entries = -(-total // grain)
+    except (OSError, ValueError, EOFError, IndexError):
+        return None
+    if head[:5] != [_VERSION, *state, grain] or len(body) != 2 * entries or _checksum(body) != checksum:
+        return None
+    return LineIndex(path, body[:entries], body[entries:], total, "", state[:2], grain)
+
+
+def _write(index: LineIndex, state: tuple[int, int, int]) -> None:
+    body = np.concatenate([index.offsets, index.numbers])
+    head = np.array([_VERSION, *state, index.grain, index.total, _checksum(body)], dtype=np.int64)
+    with whole_file(index_path(index.path)) as partial, open(partial, "wb") as file:
+        np.save(file, np.concatenate([head, body]))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _checksum(body: np.ndarray) -> int:
+    return zlib.crc32(body.data)

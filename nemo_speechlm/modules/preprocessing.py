@@ -1,5 +1,7 @@
 """Preprocessing of raw audio for a front end."""
 
+import math
+
 import torch
 from nemo.core.classes import NeuralModule, typecheck
 from nemo.core.neural_types import AudioSignal, LengthsType, NeuralType
@@ -15,10 +17,17 @@ class WaveformPreprocessor(NeuralModule):
         normalize: scale each utterance to zero mean and unit variance (the Large models and most wav2vec 2.0
             checkpoints want that). Padding is left out of the statistics and stays zero.
         sample_rate: Hz.
+        window_stride: seconds from one sample to the next, where a config says them: NeMo's transducers tell times by
+            this key.
+
+    Raises:
+        ValueError: if ``window_stride`` is another.
     """
 
-    def __init__(self, normalize: bool = False, sample_rate: int = 16000):
+    def __init__(self, normalize: bool = False, sample_rate: int = 16000, window_stride: float | None = None):
         super().__init__()
+        if window_stride is not None and not math.isclose(window_stride * sample_rate, 1.0):
+            raise ValueError(f"preprocessor.window_stride is {window_stride}, expected 1 / sample_rate (or none)")
         self.normalize = normalize
         self.sample_rate = sample_rate
         self._sample_rate = sample_rate  # NeMo's models look for it under this name

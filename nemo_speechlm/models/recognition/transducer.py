@@ -35,6 +35,7 @@ from nemo_speechlm.models.recognition.text_branch import (
 from nemo_speechlm.models.recognition.transducer_loss import use_our_lattice
 from nemo_speechlm.models.recognition.transducer_text import SpeechLMRNNTModel, SpeechLMRNNTModelBPE
 from nemo_speechlm.modules.faster_layers import use_faster_layers
+from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
 
 Encoder = CharacterEncoder | TokenEncoder
 
@@ -87,6 +88,8 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     text = take_text_branch(cfg, source)
     with open_dict(cfg):
         cfg.model_defaults.enc_hidden = cfg.encoder.d_model
+        if cfg.preprocessor.get("_target_", "").endswith(f".{WaveformPreprocessor.__name__}"):
+            cfg.preprocessor.window_stride = 1.0 / cfg.sample_rate  # NeMo's model tells times by it
         encoder: TokenEncoder | CharacterEncoder
         if has_tokens:
             encoder = TokenEncoder(Path(cfg.tokenizer.dir) / "tokenizer.model")

@@ -25,6 +25,9 @@ SYSTEMS = ("speechlm_p", "speechlm_h", "mixed", "w2v_bert", "slam", "maestro")
 WITH_CTC_HEAD = ("speechlm_p", "speechlm_h", "mixed")
 """Systems that learn a CTC head from text, which fine-tuning begins with."""
 
+WITHOUT_TEXT = (None, "w2v_bert")
+"""Systems that read no text in pretraining."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -51,8 +54,7 @@ class Row:
     @property
     def reads_text(self) -> bool:
         """Whether text is among its data."""
-        off = self.system in (None, "w2v_bert") or "model.train_ds.text=null" in self.set
-        return not off and self.text != 0
+        return self.system not in WITHOUT_TEXT and self.text != 0
 
 
 def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) -> list[Row]:
@@ -81,9 +83,13 @@ def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) ->
             check_choice(f"rows.{name}.system", row.system, SYSTEMS)
         if row.text is not None:
             check_whole(f"rows.{name}.text", row.text)
-        if row.text == 0 and row.system not in ("speechlm_p", "speechlm_h"):
+        if row.text == 0 and row.system == "mixed":
             raise SpeechLMError(
-                f"rows.{name}.text is 0, which only speechlm_p and speechlm_h can do; others: by options in set"
+                f"rows.{name}.text is 0, and without text mixed is speechlm_h; give that as its system"
+            )
+        if row.text is not None and row.system in WITHOUT_TEXT:
+            raise SpeechLMError(
+                f"rows.{name}.text is {row.text}, and its system, {row.system or 'null'}, reads no text; leave text out"
             )
         rows.append(row)
     if not rows:

@@ -15,6 +15,8 @@ from nemo_speechlm.errors import SpeechLMError
 
 _SCRIPTS = {"slam": "slam_pretrain.py", "w2v_bert": "slam_pretrain.py", "maestro": "maestro_pretrain.py"}
 
+_NO_TEXT = ("model.train_ds.text=null", "model.validation_ds.text=null")
+
 
 def seeds_of(cfg: DictConfig) -> range:
     """Each row is trained with these."""
@@ -119,7 +121,6 @@ def _pretraining(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
     if row.system in WITH_CTC_HEAD:
         return _units(prepared, row)
     folder, data = prepared.folder, prepared.data
-    text, made_by = prepared.text(row)
     speech = [path for path in (data.unlabeled, data.train) if path is not None]
     arguments = [
         option("model.train_ds.speech.manifest_filepath", speech),
@@ -127,15 +128,22 @@ def _pretraining(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
     ]
     if row.system == "w2v_bert":
         return arguments, list(prepared.corpus)
+    texts, needs = _NO_TEXT, list(prepared.corpus)
+    if row.reads_text:
+        text, made_by = prepared.text(row)
+        needs = [made_by]
+        texts = (
+            option("model.train_ds.text.manifest_filepath", text),
+            option("model.validation_ds.text.manifest_filepath", folder / "valid_text.json"),
+        )
     arguments += [
-        option("model.train_ds.text.manifest_filepath", text),
-        option("model.validation_ds.text.manifest_filepath", folder / "valid_text.json"),
+        *texts,
         option("model.train_ds.pairs.manifest_filepath", data.train),
         option("model.validation_ds.pairs.manifest_filepath", data.valid),
     ]
     if row.system == "maestro":
-        return arguments, [made_by]
-    return [option("model.tokenizer.dir", folder / "tokens"), *arguments], ["tokens", made_by]
+        return arguments, needs
+    return [option("model.tokenizer.dir", folder / "tokens"), *arguments], ["tokens", *needs]
 
 
 def _units(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
@@ -150,13 +158,7 @@ def _units(prepared: Prepared, row: Row) -> tuple[list[str], list[str]]:
     ]
     needs = [f"{kind}_{name}" for name in prepared.parts]
     if not row.reads_text:
-        off = [
-            "model.train_ds.text=null",
-            "model.validation_ds.text=null",
-            "model.loss.uctc=0",
-            "model.swapping.prob=0",
-        ]
-        return [*arguments, *off], needs
+        return [*arguments, *_NO_TEXT, "model.loss.uctc=0", "model.swapping.prob=0"], needs
     hidden = row.system == "speechlm_h"
     text, made_by = prepared.text_units(row, hidden)
     text_kind = "hidden" if hidden else "units"

@@ -173,6 +173,15 @@ def test_rows_without_text_have_no_sentences():
     assert [name for name, reads in rows.items() if not reads] == ["none", "speech", "w2v_bert", "maestro_pairs"]
 
 
+@pytest.mark.parametrize("size", ["small", "base"])
+def test_rows_without_text_are_given_none(size, tmp_path):
+    cfg = config("only=[maestro_pairs]", f"data={data_folder(tmp_path)}", name=f"ablation_{size}")
+    steps = {step.name: step for step in ablation_steps(cfg, tmp_path, read_rows(cfg.rows, cfg.only))}
+    words = steps["pretrain_maestro_pairs_seed0"].command
+    assert {"model.train_ds.text=null", "model.validation_ds.text=null"} <= set(words)
+    assert not any(word.startswith("model.train_ds.text.") for word in words)
+
+
 def test_amounts_that_are_not_there(tmp_path):
     rows = read_rows(config().rows, ["speech", "text_1k", "text_10k", "speechlm_p"])
     folder = data_folder(tmp_path, sentences=2000)
@@ -188,8 +197,11 @@ def test_wrong_rows():
         read_rows(OmegaConf.create({"a": {"system": "wavlm"}}))
     with pytest.raises(SpeechLMError, match=r"rows\.a\.lr is no key"):
         read_rows(OmegaConf.create({"a": {"lr": 1}}))
-    with pytest.raises(SpeechLMError, match=r"rows\.a\.text is 0, which only"):
-        read_rows(OmegaConf.create({"a": {"system": "slam", "text": 0}}))
+    with pytest.raises(SpeechLMError, match=r"rows\.a\.text is 0, and without text mixed is speechlm_h"):
+        read_rows(OmegaConf.create({"a": {"system": "mixed", "text": 0}}))
+    for system, said in (("w2v_bert", "w2v_bert"), (None, "null")):
+        with pytest.raises(SpeechLMError, match=rf"rows\.a\.text is 5, and its system, {said}, reads no text"):
+            read_rows(OmegaConf.create({"a": {"system": system, "text": 5}}))
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ def corpus(tmp_path_factory):
 
 def test_nemos_own_model_tells_times_of_waveforms(corpus, tmp_path):
     torch.manual_seed(0)
-    SpeechLMModel(tiny_pretrain_config(corpus, train_ds=None, validation_ds=None)).save_to(str(tmp_path / "start.nemo"))
+    SpeechLMModel(tiny_pretrain_config(corpus, train_ds=None, validation_ds=None)).save_to(
+        str(tmp_path / "start.nemo")
+    )
     changes = {"labels": None, "init_from_pretrained": str(tmp_path / "start.nemo"), "reuse_decoder": False}
     model = build_transducer(OmegaConf.create({**copy.deepcopy(TRANSDUCER), **changes})).eval()
     assert type(model) is EncDecRNNTModel

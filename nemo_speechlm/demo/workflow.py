@@ -60,6 +60,7 @@ class _Running:
                 env=environment,
             )  # fmt: skip
         self.bar = tqdm(desc=step.name, position=position, leave=False, total=1)
+        self._first: dict[int, int] = {}  # by total; a step that goes on has not done what was done before
 
     def update(self) -> bool:
         """Move the bar to where the log is; True when the process has ended."""
@@ -70,6 +71,7 @@ class _Running:
         if found:
             done, total = map(int, found[-1])
             self.bar.total, self.bar.n = max(total, 1), done
+            self.bar.initial = self._first.setdefault(total, done)
         self.bar.refresh()
         return ended
 

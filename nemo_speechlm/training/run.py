@@ -120,10 +120,26 @@ class StepProgressBar(TQDMProgressBar):
     """Lightning's bar on stderr, which counts up to ``max_steps`` where the data have no end.
 
     It shows the loss as often as it is logged. What models log for Lightning's bar (``prog_bar``) would be asked of
-    the device after every step, which then waits for it.
+    the device after every step, which then waits for it. Rate and remaining time are those of the steps since this
+    process began, not of those before a resume.
     """
 
     _loss: float | None = None
+    _begins = False
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Begin to count."""
+        super().on_train_epoch_start(trainer, *args)
+        self._begins = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch; those before the first one that is seen were another process's."""
+        if self._begins:
+            self.train_progress_bar.initial = batch_idx
+            self._begins = False
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""

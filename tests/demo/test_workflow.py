@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.demo.workflow import Step, run_steps, step_state
+from nemo_speechlm.demo.workflow import Step, _Running, run_steps, step_state
 from nemo_speechlm.errors import SpeechLMError
 
 
@@ -25,6 +25,22 @@ def test_order_logs_and_nothing_twice(tmp_path, capsys):
     run_steps(steps, tmp_path / "logs", jobs=2)
     assert a.read_text() == "by hand"
     assert "done before" in capsys.readouterr().out
+
+
+def test_the_bar_of_a_step_that_goes_on_knows_its_rate(tmp_path):
+    code = (
+        "import time\nfor i in (631, 632):\n    print(f'{i}/900 [', flush=True)\n    time.sleep(3 + 60 * (i == 632))"
+    )
+    (tmp_path / "logs").mkdir()
+    running = _Running(Step("a", ("-c", code), tmp_path / "a"), tmp_path / "logs", 0, 1)
+    try:
+        while running.bar.n != 632:
+            assert not running.update()
+            time.sleep(0.1)
+    finally:
+        running.close()
+    shown = running.bar.format_dict
+    assert (shown["initial"], shown["total"]) == (631, 900)
 
 
 def test_what_was_made_with_other_settings_is_not_taken_for_done(tmp_path):
@@ -167,7 +183,7 @@ _DEMO = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from nemo_speechlm.demo.workflow import Step, run_steps, step_state
+from nemo_speechlm.demo.workflow import Step, _Running, run_steps, step_state
 made = Path(sys.argv[2])
 run_steps([Step("a", ("-c", sys.argv[3], sys.argv[2], "steps=100"), made)], made.parent / "logs", jobs=1)
 """

@@ -49,6 +49,25 @@ def test_the_bar_asks_for_the_loss_as_often_as_it_is_logged():
     assert asked == [0, 10, 20]
 
 
+def test_the_bar_of_a_resumed_run_knows_its_rate():
+    trainer = SimpleNamespace(
+        global_step=630, log_every_n_steps=10, callback_metrics={}, progress_bar_metrics={}, loggers=[], max_steps=900,
+        num_training_batches=float("inf"), accumulate_grad_batches=1, current_epoch=0,
+    )  # fmt: skip
+    bar = training.StepProgressBar()
+    bar._trainer = trainer
+    bar.on_train_start(trainer, None)
+    bar.on_train_epoch_start(trainer, None)
+    for index in (630, 631, 632):
+        bar.on_train_batch_end(trainer, None, None, None, index)
+    shown = bar.train_progress_bar.format_dict
+    assert (shown["n"], shown["initial"], shown["total"]) == (633, 630, 900)
+    trainer.current_epoch = 1
+    bar.on_train_epoch_start(trainer, None)
+    bar.on_train_batch_end(trainer, None, None, None, 0)
+    assert bar.train_progress_bar.format_dict["initial"] == 0
+
+
 class OneWeight(ModelPT):
     """Brings a weight from that of its start file towards the numbers of its manifest."""
 

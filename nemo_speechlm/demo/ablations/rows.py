@@ -89,7 +89,7 @@ def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) ->
             )
         if row.text is not None and row.system in WITHOUT_TEXT:
             raise SpeechLMError(
-                f"rows.{name}.text is {row.text}, and its system, {row.system or 'null'}, reads no text; leave text out"
+                f"rows.{name}.text is {row.text}, and its system ({row.system or 'null'}) reads no text; leave it out"
             )
         rows.append(row)
     if not rows:

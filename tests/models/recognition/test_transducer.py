@@ -1,4 +1,4 @@
-"""Transducers of an encoder of waveforms; tests/models/maestro/test_text_beside_speech.py has those of mel features."""
+"""Transducers of waveforms; tests/models/maestro/test_text_beside_speech.py has those of mel features."""
 
 import copy
 import json

@@ -1,8 +1,14 @@
+import os
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 
 from nemo_speechlm.data.audio.files import audio_info, read_audio, to_int16
+from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.errors import InputError
 
@@ -112,3 +118,29 @@ def test_utterances_of_a_manifest(tmp_path, keys, expected):
         with pytest.raises(InputError, match=expected) as error:
             read_utterance(record, manifest, 7)
         assert str(error.value).startswith(f"{manifest}:7: ")
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "flac", "wav", "ogg"])
+def test_content_is_read_as_the_file_is(tmp_path, monkeypatch, suffix):
+    """That of an MP3 through a file in memory, where the system has them."""
+    made = []
+    memory = os.memfd_create
+    monkeypatch.setattr(os, "memfd_create", lambda name: made.append(name) or memory(name))
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, 0.3 * np.sin(np.arange(40000) / 20), 16000)
+    expected = read_audio(path)
+    content = path.read_bytes()
+    assert np.array_equal(read_audio(BytesIO(content)), expected)
+    assert len(made) == (suffix == "mp3")
+    with tarfile.open(tmp_path / "audio.tar", "w") as tar:
+        tar.add(path, path.name)
+    assert np.array_equal(read_audio(TarAudio(str(tmp_path / "audio.tar"), path.name)), expected)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        read_audio(BytesIO(content), offset=0.5, duration=0.5)
+        for wrong in (b"", b"no audio"):
+            with pytest.raises(InputError, match="audio"):
+                read_audio(BytesIO(wrong))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    monkeypatch.delattr(os, "memfd_create")
+    assert np.array_equal(read_audio(BytesIO(content)), expected)

@@ -250,6 +250,8 @@ def _write(model: ModelPT, output: Path, trainer: Trainer) -> None:
 def _load_best(model: ModelPT, trainer: Trainer, most: int | None) -> bool:
     """Load the best checkpoint, or the mean of the best ones that can be read; False where there is none.
 
+    Of several that are equally good, the last one is the best: it has learned for longer.
+
     Args:
         model: what they are loaded into.
         trainer: whose checkpoint callback knows them.
@@ -257,13 +259,12 @@ def _load_best(model: ModelPT, trainer: Trainer, most: int | None) -> bool:
     """
     callback = trainer.checkpoint_callback
     known = {path: float(score) for path, score in getattr(callback, "best_k_models", {}).items()}
-    best = getattr(callback, "best_model_path", "")
-    if not best:
+    if not known:
         logging.warning("There was no validation, so no best checkpoint; the last weights are saved.")
         return False
-    ranked = sorted(known, key=known.__getitem__, reverse=getattr(callback, "mode", "min") == "max")
+    sign = -1.0 if getattr(callback, "mode", "min") == "max" else 1.0
     sound: list[str] = []
-    for path in dict.fromkeys([best, *ranked]):
+    for path in sorted(reversed(known), key=lambda path: sign * known[path]):
         if (reason := damage(Path(path))) is not None:
             logging.warning(f"{path}: {reason}; it is passed over for the next best checkpoint")
             continue
@@ -273,7 +274,7 @@ def _load_best(model: ModelPT, trainer: Trainer, most: int | None) -> bool:
     if not sound:
         logging.warning("No best checkpoint can be read; the last weights are saved.")
         return False
-    scores = [f"{callback.monitor} {known[path]:.4f}" for path in sound if path in known]  # type: ignore[union-attr]
+    scores = [f"{callback.monitor} {known[path]:.4f}" for path in sound]  # type: ignore[union-attr]
     told = Path(sound[0]).name if len(sound) == 1 else f"the mean of {len(sound)}"
     logging.info(f"Best checkpoint: {told}" + (f" ({', '.join(scores)})" if scores else ""))
     take_full_weights(model, mean_of_checkpoints(sound))

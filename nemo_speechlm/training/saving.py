@@ -124,6 +124,9 @@ class Saver(Callback):
         callback = trainer.checkpoint_callback
         if isinstance(callback, NeMoModelCheckpoint):
             setattr(callback, "set_checkpoint_unfinished_marker", _set_marker)  # noqa: B010  # a static method
+            if trainer.is_global_zero:
+                _order_by_age(callback)
+            _let_ties_in(callback)
             # All processes count the best checkpoints that the first one found in the folder.
             callback.__dict__.update(trainer.strategy.broadcast(_best(callback)))
         if trainer.world_size > 1:
@@ -257,6 +260,39 @@ def _saves_last(trainer: Trainer) -> NeMoModelCheckpoint | None:
 def _best(callback: NeMoModelCheckpoint) -> dict[str, Any]:
     names = ("best_k_models", "kth_best_model_path", "kth_value", "best_model_path", "best_model_score")
     return {name: getattr(callback, name) for name in names}
+
+
+def _order_by_age(callback: NeMoModelCheckpoint) -> None:
+    """Of several that are equally bad, the oldest is the first to go."""
+    known = callback.best_k_models
+    callback.best_k_models = {path: known[path] for path in sorted(known, key=_age)}
+    if callback.best_k_models and len(known) == callback.save_top_k:
+        worst = max if callback.mode == "min" else min
+        callback.kth_best_model_path = worst(callback.best_k_models, key=callback.best_k_models.__getitem__)
+
+
+def _age(path: str) -> tuple[int, str]:
+    try:
+        return Path(path).stat().st_mtime_ns, path
+    except OSError:
+        return 0, path
+
+
+def _let_ties_in(callback: NeMoModelCheckpoint) -> None:
+    """Let a checkpoint take the place of one that is kept and no better: it has learned for longer.
+
+    Lightning keeps the first: of a model whose word error rate is still 100%, the one that has learned the least.
+    """
+    better = callback.check_monitor_top_k
+
+    def check(trainer: Trainer, current: Tensor | None = None) -> bool:
+        if better(trainer, current):
+            return True
+        kept = callback.best_k_models.get(callback.kth_best_model_path)
+        tie = current is not None and kept is not None and float(current) == float(kept)
+        return trainer.strategy.reduce_boolean_decision(tie)
+
+    setattr(callback, "check_monitor_top_k", check)  # noqa: B010
 
 
 def _set_marker(checkpoint_path: str | Path, barrier_after: bool = False) -> None:

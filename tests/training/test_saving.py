@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -228,3 +229,28 @@ def test_a_damaged_best_checkpoint_is_passed_over(recipe, tmp_path, monkeypatch)
     monkeypatch.setattr(training, "_load_best", harm)
     weight, _ = train(recipe, save="best")
     assert weight > 0
+
+
+class NothingRight(OneWeight):
+    """As long as all words are wrong, error rates tell no checkpoints apart."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_of_equally_good_checkpoints_the_later_are_kept(recipe, tmp_path, monkeypatch, kept):  # noqa: F811
+    monkeypatch.setattr("tests.training.test_run.OneWeight", NothingRight)
+    recipe.exp_manager.checkpoint_callback_params.save_top_k = kept
+    train(recipe, trainer__val_check_interval=2, trainer__max_steps=4, save="best")
+
+    def steps():
+        paths = [path for path in tmp_path.rglob("*.ckpt") if not path.stem.endswith("-last")]
+        return sorted(torch.load(path, weights_only=False)["global_step"] for path in paths)
+
+    assert steps() == [2, 4][-kept:]
+    changed = {"trainer__val_check_interval": 2, "overwrite": True}
+    best, _ = train(recipe, **changed, save="best")
+    assert steps() == [6, 8][-kept:]
+    last, _ = train(recipe, **changed, save="last")
+    assert best == last

@@ -263,8 +263,8 @@ def _load_best(model: ModelPT, trainer: Trainer, most: int | None) -> bool:
         logging.warning("There was no validation, so no best checkpoint; the last weights are saved.")
         return False
     sign = -1.0 if getattr(callback, "mode", "min") == "max" else 1.0
-    sound: list[str] = []
-    for path in sorted(reversed(known), key=lambda path: sign * known[path]):
+    later_first, sound = list(known)[::-1], list[str]()
+    for path in sorted(later_first, key=lambda path: sign * known[path]):
         if (reason := damage(Path(path))) is not None:
             logging.warning(f"{path}: {reason}; it is passed over for the next best checkpoint")
             continue

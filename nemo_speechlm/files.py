@@ -18,7 +18,8 @@ from nemo_speechlm.errors import InputError, OutputError, SpeechLMError
 from nemo_speechlm.locks import only_writer, real_path
 from nemo_speechlm.storage import is_url, open_url
 
-_SETTLED = 2_000_000_000  # nanoseconds after which a file's time of change is trusted to tell it from a newer one
+SETTLED = 2_000_000_000
+"""Nanoseconds after which a file's time of change is trusted to tell it from a newer one."""
 
 FILE_KEYS = (
     # data
@@ -100,7 +101,7 @@ def content_of(path: str | Path, known: Mapping[str, Any] | None = None) -> dict
     status = path.stat()
     found = {"path": str(path.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     same = "sha256" in known and all(known.get(key) == value for key, value in found.items())
-    if same and known["mtime_ns"] + _SETTLED < known["read_ns"]:
+    if same and known["mtime_ns"] + SETTLED < known["read_ns"]:
         return {**found, "read_ns": known["read_ns"], "sha256": known["sha256"]}
     return {**found, "read_ns": time.time_ns(), "sha256": file_digest(path)}
 

@@ -1,6 +1,7 @@
 """Where the lines of a large file begin, kept beside it, so that the next start need not read it whole."""
 
 import os
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_speechlm.errors import InputError, OutputError
-from nemo_speechlm.files import whole_file
+from nemo_speechlm.files import SETTLED, whole_file
 from nemo_speechlm.jobs.lines import LineIndex, index_lines
 
 KEPT_FROM = 64 << 20
@@ -28,8 +29,8 @@ def kept_index(source: str | Path, grain: int) -> LineIndex:
     """Where the lines of a plain text file begin, without a digest.
 
     Of a file of :data:`KEPT_FROM` bytes or more the index is kept in :func:`index_path` where that can be written, and
-    is read from there as long as the file has its size and its times of change. It is mapped, so processes of one
-    machine share its memory.
+    is read from there as long as the file has its size and its times of change; not of a file that was changed within
+    the last two seconds. It is mapped, so processes of one machine share its memory.
 
     Args:
         source: UTF-8 text, not gzipped.
@@ -45,8 +46,9 @@ def kept_index(source: str | Path, grain: int) -> LineIndex:
             found = _read(path, before, grain)
             if found is not None:
                 return found
+            settled = time.time_ns() - before[2] > SETTLED
             index = index_lines(path, Path(), grain=grain, digest=False)
-            if _state(path) == before:
+            if settled and _state(path) == before:
                 with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
                     _write(index, before)
             return index

@@ -12,6 +12,7 @@ from nemo_speechlm.jobs.lines import index_lines
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "KEPT_FROM", 10)
+    monkeypatch.setattr(module, "SETTLED", -1)
     path = tmp_path / "text.json"
     path.write_text("".join(f"line {i}\n" + "\n" * (i % 3 == 0) for i in range(100)))
     return path
@@ -85,6 +86,14 @@ def test_what_cannot_be_kept_is_not(path, scans, monkeypatch):
 def test_small_files_have_no_index(path, monkeypatch):
     monkeypatch.setattr(module, "KEPT_FROM", 1 << 20)
     assert len(lines(path)) == 100
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_a_file_that_was_just_changed_is_not_trusted(path, scans, monkeypatch):
+    """Another change may leave it the same time."""
+    monkeypatch.setattr(module, "SETTLED", 10**12)
+    assert lines(path) == lines(path)
+    assert len(scans) == 2
     assert len(list(path.parent.iterdir())) == 1
 
 

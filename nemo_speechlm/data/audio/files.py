@@ -188,10 +188,10 @@ def _open_content(content: BytesIO) -> soundfile.SoundFile:
     libsndfile's decoder of MP3 asks for some 50 bytes at a time. From an object of Python that takes an eighth longer
     than from a file, so it gets a file, in memory.
     """
-    if content.getbuffer()[:4] in _READ_IN_BLOCKS or not hasattr(os, "memfd_create"):
+    left = memoryview(content.getvalue())  # which copies nothing
+    if bytes(left[:4]) in _READ_IN_BLOCKS or not hasattr(os, "memfd_create"):
         return soundfile.SoundFile(content)
     with open(os.memfd_create("audio"), "wb", buffering=0) as file:
-        left = content.getbuffer()
         while left:
             left = left[file.write(left) :]
         return soundfile.SoundFile(f"/proc/self/fd/{file.fileno()}")

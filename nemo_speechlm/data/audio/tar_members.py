@@ -4,7 +4,7 @@ import tarfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import BytesIO
+from io import BytesIO, RawIOBase
 from pathlib import Path
 
 from nemo_speechlm.errors import InputError
@@ -53,9 +53,9 @@ class TarAudio:
         if self.span is None:
             return read_member(self.path, self.name)
         begin, end = self.span
-        data = _read(self.path, begin, end - begin)
-        self._check(data, end - begin)
-        return BytesIO(memoryview(data)[tarfile.BLOCKSIZE :])
+        header, content = _read(self.path, begin, tarfile.BLOCKSIZE, end - begin - tarfile.BLOCKSIZE)
+        self._check(header, len(content))
+        return BytesIO(content)
 
     def check(self) -> None:
         """Look whether the file is there.
@@ -64,42 +64,69 @@ class TarAudio:
             InputError: if it is not.
         """
         if self.span is not None:
-            self._check(_read(self.path, self.span[0], tarfile.BLOCKSIZE), tarfile.BLOCKSIZE)
+            (header,) = _read(self.path, self.span[0], tarfile.BLOCKSIZE)
+            self._check(header)
         elif self.name not in tar_members(self.path):
             raise InputError(f"no file {self.name!r} in it", self.path)
 
-    def _check(self, data: bytes, size: int) -> None:
-        """Raise unless these bytes begin with the header of the file."""
+    def _check(self, header: bytes, found: int | None = None) -> None:
+        """Raise unless this is the header of the file, and so many bytes behind it are its content."""
         assert self.span is not None
         begin, end = self.span
-        if len(data) < size:
-            raise InputError(f"ends at byte {begin + len(data)}, within {self.name!r}", self.path)
+        size = end - begin - tarfile.BLOCKSIZE
+        if len(header) < tarfile.BLOCKSIZE or (found is not None and found < size):
+            raise InputError(f"ends at byte {begin + len(header) + (found or 0)}, within {self.name!r}", self.path)
+        if _is_plain_header(header, self.name, size):
+            return
         try:
-            found = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-            there = f"{found.name!r} of {found.size} bytes"
-            right = (found.name, found.size) == (self.name, end - begin - tarfile.BLOCKSIZE)
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+            there = f"{info.name!r} of {info.size} bytes"
+            right = (info.name, info.size) == (self.name, size)
         except tarfile.TarError:
             there, right = "no file", False
         if not right:
             raise InputError(
-                f"has {there} at byte {begin}, expected {self.name!r} of {end - begin - tarfile.BLOCKSIZE} bytes; "
-                "does the manifest belong to this tar?",
+                f"has {there} at byte {begin}, expected {self.name!r} of {size} bytes; does the manifest belong to "
+                "this tar?",
                 self.path,
             )
 
 
-def _read(path: str, begin: int, size: int) -> bytes:
-    """Some bytes of a file."""
+def _is_plain_header(header: bytes, name: str, size: int) -> bool:
+    """Whether this is the usual header of a file; what has another may have one in another form.
+
+    A tenth of the time that the standard library takes to read one.
+    """
+    own, octal = name.encode("utf-8", "surrogateescape"), b"%011o" % size
+    return (
+        header[:100].rstrip(b"\0") == own
+        and header[124:135] == octal
+        and header[257:262] == b"ustar"
+        and not header[345]
+    )
+
+
+def _read(path: str, begin: int, *sizes: int) -> list[bytes]:
+    """Some stretches of a file's bytes, one behind the other; what lies behind its end is missing."""
     if is_url(path):
-        return read_range(path, begin, size)
+        content = BytesIO(read_range(path, begin, sum(sizes)))
+        return [content.read(size) for size in sizes]
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             file.seek(begin)
-            return file.read(size)
+            return [_read_all(file, size) for size in sizes]
     except FileNotFoundError as error:
         raise InputError("no such tar file", path) from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", path) from error
+
+
+def _read_all(file: RawIOBase, size: int) -> bytes:
+    """So many bytes, or as many as there are; the system may give a part of large ones at once."""
+    first = file.read(size) or b""
+    if len(first) == size or not first:
+        return first
+    return first + _read_all(file, size - len(first))
 
 
 def read_member(path: str | Path, name: str) -> BytesIO:
@@ -114,7 +141,7 @@ def read_member(path: str | Path, name: str) -> BytesIO:
     if place is None:
         raise InputError(f"no file {name!r} in it", path)
     offset, size = place
-    content = _read(str(path), offset, size)
+    (content,) = _read(str(path), offset, size)
     if len(content) < size:
         raise InputError(f"ends within {name!r}", path)
     return BytesIO(content)

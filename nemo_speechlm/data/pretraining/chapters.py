@@ -1,7 +1,8 @@
 """The order of training data: passes over the lines of manifests, cut into chapters that can be begun anywhere.
 
 A pass is a permutation of all lines, decided by the seed and the number of the pass. Batches are made chapter by
-chapter: a resumed run reads again only the lines of the chapter in which it stopped.
+chapter: a resumed run reads again only the lines of the chapter in which it stopped. Of large data, the permutation
+is computed for the lines of a chapter alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,13 @@ FIRST_CHAPTER_LINES = 50_000
 
 FEWEST_LINES = 5_000
 """A chapter of small data has several passes: where it ends, batches are not full."""
+
+
+SHUFFLED_MOST = 1 << 20
+"""Lines that are shuffled as a whole; to shuffle 20 million takes seconds, and their order 80 MB in each process."""
+
+_ROUNDS = 6
+"""Of the network that computes a permutation; three already look random, four to whoever may ask as he likes."""
 
 
 class Order(NamedTuple):
@@ -35,6 +43,18 @@ class Order(NamedTuple):
     skip_bad: bool = False
 
 
+class Cut(NamedTuple):
+    """How passes are cut into chapters, which a checkpoint keeps.
+
+    Attributes:
+        lines: of a chapter, about.
+        shuffled_most: lines that are shuffled as a whole; None: however many.
+    """
+
+    lines: int = CHAPTER_LINES
+    shuffled_most: int | None = SHUFFLED_MOST
+
+
 class Chapters:
     """Which lines belong to which chapter; the same for everybody who has the seed.
 
@@ -44,7 +64,7 @@ class Chapters:
         key: seeds the permutations, together with the number of the pass.
         shuffle: False for the order in which the lines stand.
         whole_files: see ``lines``.
-        chapter_lines: lines of a chapter, about.
+        cut: how they are cut.
     """
 
     def __init__(
@@ -53,8 +73,9 @@ class Chapters:
         key: Sequence[int],
         shuffle: bool = True,
         whole_files: bool = False,
-        chapter_lines: int = CHAPTER_LINES,
+        cut: Cut | None = None,
     ):
+        cut = cut or Cut()
         self.first = np.concatenate([[0], np.cumsum(lines)]).astype(np.int64)
         self.key = tuple(key)
         self.shuffle = shuffle
@@ -62,8 +83,9 @@ class Chapters:
         total = int(self.first[-1])
         self.passes = max(1, -(-FEWEST_LINES // total))
         most = len(lines) if whole_files else total
-        chapters = max(1, round(total / chapter_lines))
+        chapters = max(1, round(total / cut.lines))
         self.per_pass = 1 if self.passes > 1 else min(chapters, most)
+        self._computed = shuffle and cut.shuffled_most is not None and total > cut.shuffled_most
         self._last: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def rows(self, number: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -73,7 +95,11 @@ class Chapters:
 
     def _part(self, turn: int, part: int) -> np.ndarray:
         if not self.whole_files or self.per_pass == 1:
-            return _slice(self._permutation(turn, int(self.first[-1])), part, self.per_pass)
+            total = int(self.first[-1])
+            if self._computed:
+                begin, end = (total * number // self.per_pass for number in (part, part + 1))
+                return permuted(np.arange(begin, end), total, (*self.key, turn))
+            return _slice(self._permutation(turn, total), part, self.per_pass)
         files = _slice(self._permutation(turn, len(self.first) - 1), part, self.per_pass)
         rows = np.concatenate([np.arange(self.first[file], self.first[file + 1]) for file in files])
         if self.shuffle:
@@ -91,3 +117,33 @@ class Chapters:
 
 def _slice(numbers: np.ndarray, part: int, parts: int) -> np.ndarray:
     return numbers[len(numbers) * part // parts : len(numbers) * (part + 1) // parts]
+
+
+def permuted(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:
+    """What stands at some positions of a permutation of the numbers below ``size`` that the key decides.
+
+    A Feistel network permutes the numbers of an even number of bits; from one that is too large it goes on to the next
+    (Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, 2002: cycle walking).
+    """
+    half = np.uint64((max(2, (size - 1).bit_length()) + 1) // 2)
+    keys = np.random.default_rng(tuple(key)).integers(0, 1 << 64, _ROUNDS, dtype=np.uint64)
+    found = _network(positions.astype(np.uint64), half, keys)
+    while (large := found >= size).any():
+        found[large] = _network(found[large], half, keys)
+    return found.astype(np.int64)
+
+
+def _network(numbers: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarray:
+    """A permutation of the numbers of ``2 * half`` bits."""
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = numbers >> half, numbers & mask
+    for key in keys:
+        left, right = right, left ^ (_mixed(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Each bit of the result depends on all of a number (the end of SplitMix64: Steele, Lea and Flood, 2014)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

@@ -39,7 +39,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from nemo_speechlm.data.bad_examples import BadCount, BadExample, Preparation
-from nemo_speechlm.data.pretraining.chapters import CHAPTER_LINES, FIRST_CHAPTER_LINES
+from nemo_speechlm.data.pretraining.chapters import FIRST_CHAPTER_LINES, Cut
 from nemo_speechlm.data.pretraining.config import Part, Settings, read_config
 from nemo_speechlm.data.pretraining.dataset import OneStream, PretrainDataset, StandIn
 from nemo_speechlm.data.pretraining.guarded import GuardedLoader, PassLoader, preparation_of, survey
@@ -81,7 +81,7 @@ class PretrainLoader(GuardedLoader):
         self._trained: _Behind | None = None
         self._delivered = _Behind(steps.start)
         self._readers = [max(1, self.num_workers), steps.world]
-        self._chapter_lines = CHAPTER_LINES
+        self._cut = Cut()
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         begin = self._trained or self._delivered
@@ -110,7 +110,8 @@ class PretrainLoader(GuardedLoader):
         return {
             "step": place.step,
             "positions": positions,
-            "chapter_lines": self._chapter_lines,
+            "chapter_lines": self._cut.lines,
+            "shuffled_most": self._cut.shuffled_most,
             "readers": self._readers,
             "examples": (read, bad),
         }
@@ -131,11 +132,11 @@ class PretrainLoader(GuardedLoader):
                 f"processes, and now has {self._readers[0]} in {self._readers[1]}. Some utterances come twice in this "
                 "pass, others not at all. Give as many as before, or data as manifests"
             )
-        lines = state.get("chapter_lines", FIRST_CHAPTER_LINES)
-        if lines != self._chapter_lines:  # cutting forgets the order of the pass, which was shuffled at the start
+        cut = Cut(state.get("chapter_lines", FIRST_CHAPTER_LINES), state.get("shuffled_most"))
+        if cut != self._cut:  # cutting forgets the order of the pass, which was shuffled at the start
             for sequence in self.steps.sequences.values():
-                sequence.cut_chapters(lines)
-        self._chapter_lines = lines
+                sequence.cut_chapters(cut)
+        self._cut = cut
         self._delivered = _Behind(Place(state["step"], positions), *state.get("examples", (0, 0)))
         self._trained = None
 

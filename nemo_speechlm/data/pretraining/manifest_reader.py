@@ -12,7 +12,7 @@ from nemo.utils import logging
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.indexed import IndexedManifest, IndexedManifests
 from nemo_speechlm.data.manifests.shards import expand_shards
-from nemo_speechlm.data.pretraining.chapters import CHAPTER_LINES, Chapters, Order
+from nemo_speechlm.data.pretraining.chapters import Chapters, Cut, Order
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
 
@@ -59,10 +59,10 @@ class ManifestReader(ABC):
         self._whole_files = whole_files
         self.cut_chapters()
 
-    def cut_chapters(self, lines: int = CHAPTER_LINES) -> None:
-        """Have chapters of so many lines, about: a resumed run has those that it began with."""
+    def cut_chapters(self, cut: Cut | None = None) -> None:
+        """Have chapters that are cut in this way: a resumed run has those that it began with."""
         files = [len(file) for file in self._lines.files]
-        self._chapters = Chapters(files, (self.order.seed, self.kind), self.order.shuffle, self._whole_files, lines)
+        self._chapters = Chapters(files, (self.order.seed, self.kind), self.order.shuffle, self._whole_files, cut)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from lhotse.dataset.sampling.base import CutSampler
 
 from nemo_speechlm.data.bad_examples import BadExample
+from nemo_speechlm.data.pretraining.chapters import Cut
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
 from nemo_speechlm.errors import InputError
 
@@ -68,10 +69,10 @@ class BatchSequence:
                 raise InputError("all lines are left out by the filters", self.source)
             chapter, skipped = chapter + 1, max(0, skipped - found)  # what is not shared counts through its passes
 
-    def cut_chapters(self, lines: int) -> None:
-        """Have chapters of so many lines, about."""
+    def cut_chapters(self, cut: Cut) -> None:
+        """Have chapters that are cut in this way."""
         for reader in self.readers:
-            reader.cut_chapters(lines)
+            reader.cut_chapters(cut)
 
     def take_bad(self) -> tuple[BadExample, ...]:
         """The lines that readers have left out since the last call, because they cannot be used."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_speechlm.data.pretraining import chapters
-from nemo_speechlm.data.pretraining.chapters import Chapters
+from nemo_speechlm.data.pretraining.chapters import Chapters, Cut, permuted
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,8 +18,8 @@ def small():
         yield
 
 
-def cut(*arguments, **options):
-    return Chapters(*arguments, **options, chapter_lines=100)
+def cut(*arguments, shuffled_most=None, **options):
+    return Chapters(*arguments, **options, cut=Cut(100, shuffled_most))
 
 
 @given(
@@ -27,9 +27,10 @@ def cut(*arguments, **options):
     shuffle=st.booleans(),
     whole_files=st.booleans(),
     seed=st.integers(0, 3),
+    shuffled_most=st.sampled_from([None, 0, 300]),
 )
-def test_each_line_once_a_pass(lines, shuffle, whole_files, seed):
-    plan = cut(lines, (seed, 1), shuffle, whole_files)
+def test_each_line_once_a_pass(lines, shuffle, whole_files, seed, shuffled_most):
+    plan = cut(lines, (seed, 1), shuffle, whole_files, shuffled_most=shuffled_most)
     by_pass = {}
     for number in range(2 * plan.per_pass):
         for turn, rows in plan.rows(number):
@@ -60,3 +61,34 @@ def test_chapters_of_tar_files_read_few_of_them():
 def test_without_shuffling_lines_stand_in_order():
     plan = cut([300], (0, 1), shuffle=False)
     assert [row for number in range(plan.per_pass) for row in rows(plan, number)] == [*range(300)]
+
+
+@given(size=st.integers(1, 3000), key=st.lists(st.integers(0, 5), min_size=1, max_size=3))
+def test_what_is_computed_is_a_permutation(size, key):
+    whole = permuted(np.arange(size), size, key)
+    assert sorted(whole.tolist()) == [*range(size)]
+    some = np.arange(size)[::3]
+    assert np.array_equal(permuted(some, size, key), whole[::3])
+
+
+def test_a_computed_order_looks_like_a_shuffled_one():
+    """Places and neighbours of 100 passes over 2,000 lines, beside what chance allows: five standard deviations."""
+    size, passes = 2000, 100
+    orders = np.stack([permuted(np.arange(size), size, (7, turn)) for turn in range(passes)])
+    counts = np.histogram2d(np.tile(np.arange(size), passes), orders.ravel(), bins=10)[0]
+    expected = size * passes / 100
+    assert np.abs(counts - expected).max() < 5 * expected**0.5
+    steps = np.abs(np.diff(orders, axis=1))
+    near = (steps <= 20).mean()  # of two drawn numbers, 40 / size
+    assert abs(near - 40 / size) < 5 * (40 / size / steps.size) ** 0.5
+    same = (orders[1:] == orders[:-1]).sum()  # one a pass
+    assert abs(same - (passes - 1)) < 5 * passes**0.5
+
+
+def test_large_data_have_a_computed_order():
+    plan = cut([500, 400], (0, 1), shuffled_most=899)
+    turns = [rows(plan, number) for number in range(18)]
+    assert sorted(row for part in turns[:9] for row in part) == [*range(900)]
+    assert turns[:9] != turns[9:]
+    assert [row for part in turns[9:] for row in part] == permuted(np.arange(900), 900, (0, 1, 1)).tolist()
+    assert rows(cut([500, 400], (0, 1), shuffled_most=900), 0) == rows(cut([500, 400], (0, 1)), 0)

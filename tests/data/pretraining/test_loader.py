@@ -225,9 +225,24 @@ def test_checkpoints_from_before_chapters_had_a_size_go_on_in_their_order(corpus
     loader = build(make_config(corpus))
     first(loader, 2)
     state = loader.state_dict()
-    del state["chapter_lines"]
+    del state["chapter_lines"], state["shuffled_most"]
     loader.load_state_dict(state)
     assert loader.state_dict()["chapter_lines"] == 50_000
+    assert loader.state_dict()["shuffled_most"] is None
+
+
+def test_large_data_resumed_from_before_keep_the_order_that_was_shuffled(corpus):
+    config = make_config(corpus, speech=None)
+    begin = {"step": 0, "positions": {}, "chapter_lines": 16_000}
+    shuffled, computed, before = build(config), build(config), build(config)
+    computed.load_state_dict({**begin, "shuffled_most": 10})
+    before.load_state_dict(begin)
+    expected = first(shuffled, 12)
+    assert not equal(first(computed, 12), expected)
+    assert equal(first(before, 12), expected)
+    resumed = build(config)
+    resumed.load_state_dict(computed.state_dict())
+    assert equal(first(resumed, 5), first(computed, 5))
 
 
 def test_state_of_an_earlier_version_is_refused(corpus):

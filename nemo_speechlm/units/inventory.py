@@ -90,7 +90,7 @@ class UnitInventory:
         """
         symbols = list(symbols)
         try:
-            return [self._ids[symbol] for symbol in symbols]  # type: ignore[index]
+            return list(map(self._ids.__getitem__, symbols))  # type: ignore[arg-type]
         except (KeyError, TypeError):  # there are ids among them, or something is wrong
             pass
         ids = []

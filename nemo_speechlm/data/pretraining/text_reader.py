@@ -158,17 +158,17 @@ class TextUnitsReader(ManifestReader):
             raise InputError(f"'text' is {text!r}, expected a string", file.path, number)
         if self._tokens is not None:
             return np.asarray(self._tokens(text, file.path, number), dtype=np.int32)
-        ids = [self._characters.get(character, -1) for character in text]
-        if -1 in ids:
+        ids = list(map(self._characters.get, text))
+        if None in ids:
             if self.unknown_characters == "error":
                 raise InputError(
-                    f"text has the character {text[ids.index(-1)]!r}, which is not among the {len(self._characters)} "
+                    f"text has the character {text[ids.index(None)]!r}, which is not among the {len(self._characters)} "
                     "labels; normalize the text, add it to the labels, or set "
                     "model.train_ds.text.unknown_characters=drop (of validation_ds for validation)",
                     file.path,
                     number,
                 )
-            ids = [i for i in ids if i >= 0]
+            ids = [i for i in ids if i is not None]
         return np.asarray(ids, dtype=np.int32)
 
     def _make_sampler(self) -> DurationSampler:

@@ -52,7 +52,7 @@ class CharacterEncoder:
         """
         text = " ".join(text.split())
         try:
-            return [self._ids[character] for character in text]
+            return list(map(self._ids.__getitem__, text))
         except KeyError as error:
             raise InputError(self._unknown(error.args[0], text), path, line) from None
 

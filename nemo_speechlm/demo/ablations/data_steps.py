@@ -77,7 +77,8 @@ class Prepared:
             )
             size = f"vocab_size={self.cfg.vocab_size}"
             made = self.folder / "tokens" / "tokenizer.model"
-            found.append(step("tokens", "train_tokenizer.py", made, *arguments, size, needs=("text",)))
+            words = (*arguments, size, *self.cfg.tokens_set)
+            found.append(step("tokens", "train_tokenizer.py", made, *words, needs=("text",)))
         return found
 
     def _corpus(self) -> Step:

@@ -161,8 +161,9 @@ class TextUnitsReader(ManifestReader):
         ids = list(map(self._characters.get, text))
         if None in ids:
             if self.unknown_characters == "error":
+                unknown = text[ids.index(None)]
                 raise InputError(
-                    f"text has the character {text[ids.index(None)]!r}, which is not among the {len(self._characters)} "
+                    f"text has the character {unknown!r}, which is not among the {len(self._characters)} "
                     "labels; normalize the text, add it to the labels, or set "
                     "model.train_ds.text.unknown_characters=drop (of validation_ds for validation)",
                     file.path,

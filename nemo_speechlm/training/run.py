@@ -125,20 +125,13 @@ class StepProgressBar(TQDMProgressBar):
     """
 
     _loss: float | None = None
-    _begins = False
-
-    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Begin to count."""
-        super().on_train_epoch_start(trainer, *args)
-        self._begins = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch; those before the first one that is seen were another process's."""
-        if self._begins:
+        if not self.train_progress_bar.n:
             self.train_progress_bar.initial = batch_idx
-            self._begins = False
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -262,9 +255,10 @@ def _load_best(model: ModelPT, trainer: Trainer, most: int | None) -> bool:
     if not known:
         logging.warning("There was no validation, so no best checkpoint; the last weights are saved.")
         return False
-    sign = -1.0 if getattr(callback, "mode", "min") == "max" else 1.0
-    later_first, sound = list(known)[::-1], list[str]()
-    for path in sorted(later_first, key=lambda path: sign * known[path]):
+    later_first = list(known)[::-1]
+    ranked = sorted(later_first, key=known.__getitem__, reverse=getattr(callback, "mode", "min") == "max")
+    sound: list[str] = []
+    for path in ranked:
         if (reason := damage(Path(path))) is not None:
             logging.warning(f"{path}: {reason}; it is passed over for the next best checkpoint")
             continue

@@ -188,12 +188,12 @@ def _open_content(content: BytesIO) -> soundfile.SoundFile:
     libsndfile's decoder of MP3 asks for some 50 bytes at a time. From an object of Python that takes an eighth longer
     than from a file, so it gets a file, in memory.
     """
-    left = memoryview(content.getvalue())  # which copies nothing
-    if bytes(left[:4]) in _READ_IN_BLOCKS or not hasattr(os, "memfd_create"):
+    data = content.getvalue()  # which copies nothing
+    if data.startswith(_READ_IN_BLOCKS) or not hasattr(os, "memfd_create"):
         return soundfile.SoundFile(content)
-    with open(os.memfd_create("audio"), "wb", buffering=0) as file:
-        while left:
-            left = left[file.write(left) :]
+    with open(os.memfd_create("audio"), "wb") as file:
+        file.write(data)
+        file.flush()
         return soundfile.SoundFile(f"/proc/self/fd/{file.fileno()}")
 
 

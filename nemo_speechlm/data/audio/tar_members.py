@@ -4,7 +4,7 @@ import tarfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import BytesIO, RawIOBase
+from io import BytesIO
 from pathlib import Path
 
 from nemo_speechlm.errors import InputError
@@ -112,21 +112,13 @@ def _read(path: str, begin: int, *sizes: int) -> list[bytes]:
         content = BytesIO(read_range(path, begin, sum(sizes)))
         return [content.read(size) for size in sizes]
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb") as file:
             file.seek(begin)
-            return [_read_all(file, size) for size in sizes]
+            return [file.read(size) for size in sizes]
     except FileNotFoundError as error:
         raise InputError("no such tar file", path) from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", path) from error
-
-
-def _read_all(file: RawIOBase, size: int) -> bytes:
-    """So many bytes, or as many as there are; the system may give a part of large ones at once."""
-    first = file.read(size) or b""
-    if len(first) == size or not first:
-        return first
-    return first + _read_all(file, size - len(first))
 
 
 def read_member(path: str | Path, name: str) -> BytesIO:

@@ -1,6 +1,5 @@
 """Where the lines of a large file begin, kept beside it, so that the next start need not read it whole."""
 
-import os
 import time
 import zlib
 from contextlib import suppress
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_speechlm.errors import InputError, OutputError
-from nemo_speechlm.files import SETTLED, whole_file
+from nemo_speechlm.files import SETTLED, sync, whole_file
 from nemo_speechlm.jobs.lines import LineIndex, index_lines
 
 KEPT_FROM = 64 << 20
@@ -40,24 +39,27 @@ def kept_index(source: str | Path, grain: int) -> LineIndex:
         InputError: if the file cannot be read.
     """
     path = Path(source).resolve()
-    with suppress(OSError):  # index_lines says what is wrong
-        before = _state(path)
-        if before[0] >= KEPT_FROM:
-            found = _read(path, before, grain)
-            if found is not None:
-                return found
-            settled = time.time_ns() - before[2] > SETTLED
-            index = index_lines(path, Path(), grain=grain, digest=False)
-            if settled and _state(path) == before:
-                with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
-                    _write(index, before)
-            return index
-    return index_lines(source, Path(), grain=grain, digest=False)
+    before = _state(path)
+    kept = before[0] >= KEPT_FROM
+    if kept and (found := _read(path, before, grain)) is not None:
+        return found
+    settled = time.time_ns() - before[2] > SETTLED
+    index = index_lines(source, Path(), grain=grain, digest=False)
+    if kept and settled and _state(path) == before:
+        with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
+            _write(index, before)
+    return index
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """Size, time of change of the content, and of anything about the file, which no copying program sets back."""
-    found = path.stat()
+    """Size, time of change of the content, and of anything about the file, which no copying program sets back.
+
+    Zeros where there is none that can be looked at: :func:`index_lines` says what is wrong.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -65,7 +67,7 @@ def _read(path: Path, state: tuple[int, int, int], grain: int) -> LineIndex | No
     """What is kept, or None if there is none that belongs to the file, or it is damaged."""
     try:
         values = np.load(index_path(path), mmap_mode="r", allow_pickle=False)
-        head, body = values[:_HEAD].tolist(), values[_HEAD:]
+        head, body = values[:_HEAD].tolist(), np.asarray(values[_HEAD:])  # a memmap takes longer for each number
         total, checksum = head[5:]
         entries = -(-total // grain)
     except (OSError, ValueError, EOFError, IndexError):
@@ -78,10 +80,10 @@ def _read(path: Path, state: tuple[int, int, int], grain: int) -> LineIndex | No
 def _write(index: LineIndex, state: tuple[int, int, int]) -> None:
     body = np.concatenate([index.offsets, index.numbers])
     head = np.array([_VERSION, *state, index.grain, index.total, _checksum(body)], dtype=np.int64)
-    with whole_file(index_path(index.path)) as partial, open(partial, "wb") as file:
-        np.save(file, np.concatenate([head, body]))
-        file.flush()
-        os.fsync(file.fileno())
+    with whole_file(index_path(index.path)) as partial:
+        with open(partial, "wb") as file:  # np.save would add its ending to another name
+            np.save(file, np.concatenate([head, body]))
+        sync(partial)
 
 
 def _checksum(body: np.ndarray) -> int:

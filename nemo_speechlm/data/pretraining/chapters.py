@@ -85,7 +85,7 @@ class Chapters:
         most = len(lines) if whole_files else total
         chapters = max(1, round(total / cut.lines))
         self.per_pass = 1 if self.passes > 1 else min(chapters, most)
-        self._computed = shuffle and cut.shuffled_most is not None and total > cut.shuffled_most
+        self._shuffled_most = float("inf") if cut.shuffled_most is None else cut.shuffled_most
         self._last: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def rows(self, number: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -95,28 +95,28 @@ class Chapters:
 
     def _part(self, turn: int, part: int) -> np.ndarray:
         if not self.whole_files or self.per_pass == 1:
-            total = int(self.first[-1])
-            if self._computed:
-                begin, end = (total * number // self.per_pass for number in (part, part + 1))
-                return permuted(np.arange(begin, end), total, (*self.key, turn))
-            return _slice(self._permutation(turn, total), part, self.per_pass)
-        files = _slice(self._permutation(turn, len(self.first) - 1), part, self.per_pass)
+            return self._share(turn, part, int(self.first[-1]))
+        files = self._share(turn, part, len(self.first) - 1)
         rows = np.concatenate([np.arange(self.first[file], self.first[file + 1]) for file in files])
         if self.shuffle:
             np.random.default_rng((*self.key, turn, part)).shuffle(rows)
         return rows
 
-    def _permutation(self, turn: int, size: int) -> np.ndarray:
+    def _share(self, turn: int, part: int, size: int) -> np.ndarray:
+        """A chapter's part of the numbers below ``size``, in the order of a pass."""
+        begin, end = size * part // self.per_pass, size * (part + 1) // self.per_pass
+        if not self.shuffle:
+            return np.arange(begin, end)
+        if size > self._shuffled_most:
+            return permuted(np.arange(begin, end), size, (*self.key, turn))
+        return self._shuffled(turn, size)[begin:end]
+
+    def _shuffled(self, turn: int, size: int) -> np.ndarray:
         if self._last[0] != turn:
             numbers = np.arange(size, dtype=np.uint32 if size < 1 << 32 else np.uint64)
-            if self.shuffle:
-                np.random.default_rng((*self.key, turn)).shuffle(numbers)
+            np.random.default_rng((*self.key, turn)).shuffle(numbers)
             self._last = turn, numbers
         return self._last[1]
-
-
-def _slice(numbers: np.ndarray, part: int, parts: int) -> np.ndarray:
-    return numbers[len(numbers) * part // parts : len(numbers) * (part + 1) // parts]
 
 
 def permuted(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:

@@ -111,6 +111,20 @@ def _refuse_other_inputs(step: Step, logs: Path) -> None:
     _record(step, logs).check(step.command, f"{step.name}: {step.output}")
 
 
+def _report_done(steps: Sequence[Step], logs: Path) -> None:
+    """Name the steps that were done before, or raise with all those that would be done differently now."""
+    refused = []
+    for step in steps:
+        try:
+            _refuse_other_inputs(step, logs)
+        except SpeechLMError as error:
+            refused.append(str(error))
+    if refused:
+        raise SpeechLMError("\n".join(refused))
+    for step in steps:
+        print(f"{step.name}: done before ({step.output})")
+
+
 def step_state(step: Step, logs: Path) -> str:
     """Whether a step is "to do", "done", or done with other settings or from other files, which it says."""
     if not step.output.exists():
@@ -155,10 +169,7 @@ def _run_steps(steps: Sequence[Step], logs: Path, jobs: int, devices: Sequence[s
         raise SpeechLMError(f"steps need {', '.join(sorted(unknown))}, which no step makes")
     done = {step.name for step in steps if step.output.exists()}
     waiting = [step for step in steps if step.name not in done]
-    for step in steps:
-        if step.name in done:
-            _refuse_other_inputs(step, logs)
-            print(f"{step.name}: done before ({step.output})")
+    _report_done([step for step in steps if step.name in done], logs)
     running: list[_Running] = []
     failed: dict[str, SpeechLMError] = {}
     # Told to end, this process ends those it has started; trainings among them keep a checkpoint then.

@@ -21,7 +21,6 @@ from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.pretraining.batch import SpeechBatch
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.models.slam.joined import encode_joined
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.models.slam.pairs import match_logits
 
@@ -30,6 +29,7 @@ MEASURES = {
     "retrieval_random": "the right text has the highest score among random ones",
     "retrieval_same_length": "the same among the texts nearest in length",
     "word_replaced": "the right text has a higher score than the same with a word replaced",
+    "word_replaced_other_speech": "the same with the speech of another utterance: what the words alone give away",
     "masked_word": "tokens of a word that is masked as a whole, guessed with its speech",
     "masked_word_other_speech": "the same with the speech of another utterance",
     "masked_text": "tokens of a text that is masked as a whole, guessed with its speech",
@@ -126,7 +126,7 @@ class SLAMSpace:
         places = torch.tensor(masked, device=states.device)
         seen[0, places] = self.model.text_embedding.mask
         text = self.model.text_embedding(seen, torch.tensor([len(tokens)], device=states.device))
-        _, encoded = encode_joined(self.model.encoder, states, lengths, *text)
+        _, encoded = self.model.join(states, lengths, *text)
         return self.model.text_embedding.logits(encoded[0, 1:][places]).argmax(-1).tolist()
 
 
@@ -177,11 +177,13 @@ def measure(space: Space, examples: Sequence[Example], candidates: int = 20, see
             count(name, scores[0] > max(scores[1:]))
             if name == "retrieval_random":
                 count("matching_accuracy", (scores[0] > 0) + (scores[1] <= 0), 2)
-        scores = space.scores(speech, [own, space.tokens(with_a_word_replaced(example.text, vocabulary, rng))])
-        count("word_replaced", scores[0] > scores[1])
+        replaced = space.tokens(with_a_word_replaced(example.text, vocabulary, rng))
         words = word_places(own, space.labels)
         masked, everything = words[rng.integers(len(words))], list(range(len(own)))
         other = space.speech(examples[rng.choice(others)])
+        for name, spoken in (("word_replaced", speech), ("word_replaced_other_speech", other)):
+            scores = space.scores(spoken, [own, replaced])
+            count(name, scores[0] > scores[1])
         for name, spoken, places in (
             ("masked_word", speech, masked),
             ("masked_word_other_speech", other, masked),

@@ -20,10 +20,16 @@ def alternating_sinusoids(length: int, width: int, like: Tensor) -> Tensor:
     Returns:
         (U, D).
     """
-    position = torch.arange(length, dtype=torch.float64, device=like.device).unsqueeze(1)
-    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64, device=like.device) * (-math.log(1e4) / width))
-    angles = position * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).to(like.dtype)
+    return sinusoids_at(torch.arange(length, dtype=torch.float64, device=like.device), width).to(like.dtype)
+
+
+def sinusoids_at(positions: Tensor, width: int) -> Tensor:
+    """Those of :func:`alternating_sinusoids` at any positions, also between two: (..., U) float64 -> (..., U, D)."""
+    rates = torch.exp(
+        torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) * (-math.log(1e4) / width)
+    )
+    angles = positions.unsqueeze(-1) * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 def fairseq_rates(width: int, device: torch.device | None = None) -> Tensor:

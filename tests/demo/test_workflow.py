@@ -60,6 +60,18 @@ def test_what_was_made_with_other_settings_is_not_taken_for_done(tmp_path):
     run_steps([step(tmp_path / "moved", 100)], tmp_path / "moved" / "logs", jobs=1)
 
 
+def test_all_steps_that_would_be_done_differently_are_named(tmp_path):
+    def steps(number):
+        return [
+            Step(name, ("-c", f"open('{tmp_path}/{name}','w')", f"seed={number}"), tmp_path / name)
+            for name in ("first", "second")
+        ]
+
+    run_steps(steps(1), tmp_path / "logs", jobs=2)
+    with pytest.raises(SpeechLMError, match=r"first: .*seed=1, now it is seed=2(.|\n)*second: .*seed=1, now it is seed=2"):
+        run_steps(steps(2), tmp_path / "logs", jobs=2)
+
+
 def test_another_model_of_the_hub_is_another_setting(tmp_path):
     """Its name looks like a path, and no file tells of it."""
 

@@ -37,6 +37,7 @@ class Oracle:
 def test_who_knows_all():
     found = measure(Oracle(), EXAMPLES, candidates=4)
     other = found.pop("masked_word_other_speech")
+    assert found.pop("word_replaced_other_speech").value == 0, "with another's speech both texts are as wrong"
     assert {share.value for share in found.values()} == {1.0}
     assert other.value < 0.7
     assert found["masked_text"].of == sum(len(Oracle().tokens(text)) for text in TEXTS)
@@ -47,6 +48,7 @@ def test_who_knows_all():
 def test_who_hears_nothing():
     found = measure(Oracle(deaf=True), EXAMPLES, candidates=4)
     assert found["retrieval_random"].value == found["word_replaced"].value == 0, "a tie is not right"
+    assert found["word_replaced_other_speech"] == found["word_replaced"]
     assert found["matching_accuracy"].value == 0.5
     assert found["masked_word"] == found["masked_word_other_speech"]
 

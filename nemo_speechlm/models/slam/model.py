@@ -9,6 +9,7 @@ Axis legend: B utterances, texts or pairs, S samples, T frames of the encoder, U
 from collections.abc import Collection
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 from torch import Generator, Tensor, nn
@@ -27,6 +28,7 @@ from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.slam import pairs as pair_tasks
 from nemo_speechlm.models.slam.joined import encode_joined
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
+from nemo_speechlm.models.slam.mismatches import Mismatches
 from nemo_speechlm.models.slam.tasks import TASKS
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.text_embedding import TextEmbedding
@@ -64,9 +66,12 @@ class SLAMModel(MultitaskModel):
             self.text_corruption = Corruption(**self._cfg.text_corruption)
             self.tlm_speech = CoveringMask(**self._cfg.tlm.speech)
             self.tlm_text = CoveringMask(**self._cfg.tlm.text)
-            self.tlm_whole_text, self.stm_mismatched = self._cfg.tlm.whole_text, self._cfg.stm.mismatched
+            self.tlm_whole_text = self._cfg.tlm.whole_text
+            self.stm_mismatches = Mismatches(**self._cfg.stm)
+            self.text_positions = bool((self._cfg.get("joined") or {}).get("text_positions", False))
             check_number("model.tlm.whole_text", self.tlm_whole_text, 0, 1)
-            check_number("model.stm.mismatched", self.stm_mismatched, 0, 1)
+            starts = torch.tensor([label.startswith("▁") for label in self.text_encoder.labels])
+            self.register_buffer("word_starts", starts, persistent=False)
             if "stm" in self.tasks:
                 self.stm_head = nn.Linear(width, 1)
             if "ctc" in self.tasks:
@@ -156,11 +161,17 @@ class SLAMModel(MultitaskModel):
         """Tokens (B, U) and lengths (B,) -> states (B, 1 + U, D), that of CLS first."""
         return encode_embedded(self.encoder, *self.text_embedding(tokens, lengths))
 
+    def join(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The shared encoder over utterances (B, T, D) and texts (B, U, D), see :func:`encode_joined`."""
+        return encode_joined(self.encoder, speech, speech_lengths, text, text_lengths, self.text_positions)
+
     def pair_states(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
         """The states of utterances (B, T, D) and of their texts (B, 1 + U, D), CLS first; and the frames (B,)."""
         frames = self.embed(batch)
         text = self.text_embedding(batch.tokens, batch.token_lengths)
-        speech, text_states = encode_joined(self.encoder, self.encode_speech(frames), frames.lengths, *text)
+        speech, text_states = self.join(self.encode_speech(frames), frames.lengths, *text)
         return speech, text_states, frames.lengths
 
     def match_logits(self, batch: PairBatch) -> Tensor:

@@ -10,13 +10,12 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch
-from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.models.common.multitask.w2v_bert import W2vBert, prediction
-from nemo_speechlm.models.slam.joined import encode_joined
 from nemo_speechlm.models.slam.masked_text import Corruption
+from nemo_speechlm.models.slam.mismatches import Mismatches, same_text
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.padding import padding_mask
@@ -30,7 +29,8 @@ class PairBranch(Protocol):
         tlm_speech: masks of speech.
         tlm_text: masks of text.
         tlm_whole_text: share of the pairs whose text is masked as a whole.
-        stm_mismatched: share of the pairs that get the text of another.
+        stm_mismatches: which texts the utterances get.
+        word_starts: (V,) bool, the tokens that a word begins with.
     """
 
     encoder: SpeechLMEncoder
@@ -40,9 +40,16 @@ class PairBranch(Protocol):
     tlm_speech: CoveringMask
     tlm_text: CoveringMask
     tlm_whole_text: float
-    stm_mismatched: float
+    stm_mismatches: Mismatches
+    word_starts: Tensor
     stm_head: nn.Linear
     ctc_head: "nn.Linear | SharedEmbeddingHead"
+
+    def join(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The shared encoder over both, see :func:`~nemo_speechlm.models.slam.joined.encode_joined`."""
+        ...
 
 
 def tlm(
@@ -75,7 +82,7 @@ def tlm(
     masked = model.encoder.apply_mask(frames.states, speech_mask, padding)
     speech, _ = model.encoder.encode_speech(masked, padding)
     text, text_lengths = model.text_embedding(seen, batch.token_lengths)
-    speech, text = encode_joined(model.encoder, speech, frames.lengths, text, text_lengths)
+    speech, text = model.join(speech, frames.lengths, text, text_lengths)
     codes = model.w2v_bert.codes_of(frames.states[speech_mask])
     on_speech = model.w2v_bert.code_prediction(speech[speech_mask], codes)
     on_text = prediction(model.text_embedding.logits(text[:, 1:][text_mask]), batch.tokens[text_mask])
@@ -90,7 +97,7 @@ def stm(
     speech: Tensor,
     lengths: Tensor,
     batch: PairBatch,
-    texts: Tensor | None = None,
+    texts: tuple[Tensor, Tensor] | None = None,
     generator: Generator | None = None,
 ) -> dict[str, Figure]:
     """Speech-text matching: does a text belong to the speech? Told by the state of CLS.
@@ -100,16 +107,16 @@ def stm(
         speech: (B, T, D) output of the speech encoder, unmasked.
         lengths: (B,) frames.
         batch: pairs.
-        texts: (B,) whose text each utterance gets; drawn where it is None.
+        texts: the text that each utterance gets, tokens (B, U) and lengths (B,); drawn where it is None.
         generator: what they are drawn with.
 
     Raises:
         SpeechLMError: if there is no other text in the batch.
     """
     if texts is None:
-        texts = draw_texts(batch, model.stm_mismatched, generator)
-    logits = at_least_float32(match_logits(model, speech, lengths, batch.tokens[texts], batch.token_lengths[texts]))
-    matches = same_text(batch, texts)
+        texts = model.stm_mismatches.draw(batch, model.word_starts, generator)
+    logits = at_least_float32(match_logits(model, speech, lengths, *texts))
+    matches = same_text(batch, *texts)
     loss = F.binary_cross_entropy_with_logits(logits, matches.to(logits.dtype), reduction="sum")
     count = torch.tensor(len(matches), device=logits.device)
     return {"stm": Figure(loss, count), "stm_accuracy": Figure(((logits > 0) == matches).sum(), count)}
@@ -127,33 +134,8 @@ def no_mismatch(model: PairBranch, speech: Tensor, lengths: Tensor, batch: PairB
 
 def match_logits(model: PairBranch, speech: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
     """The logit (B,) of a text (B, U) belonging to speech (B, T, D), the output of the speech encoder."""
-    _, text = encode_joined(model.encoder, speech, lengths, *model.text_embedding(tokens, token_lengths))
+    _, text = model.join(speech, lengths, *model.text_embedding(tokens, token_lengths))
     return model.stm_head(text[:, 0]).squeeze(1)
-
-
-def draw_texts(batch: PairBatch, mismatched: float, generator: Generator | None = None) -> Tensor:
-    """Whose text each utterance of a batch gets (B,): its own, or with this share that of another one.
-
-    Raises:
-        SpeechLMError: if there is no other.
-    """
-    B, device = len(batch.tokens), batch.tokens.device
-    if B < 2:
-        where = f" ({batch.ids[0]})" if batch.ids else ""
-        raise SpeechLMError(
-            f"model.train_ds.pairs: a batch has one pair only{where}, and speech-text matching needs the text of "
-            "another one; raise model.train_ds.pairs.batch_duration, lower model.train_ds.pairs.max_duration, or set "
-            "model.tasks.stm=0"
-        )
-    other = torch.randint(1, B, (B,), device=device, generator=generator)
-    changed = torch.rand(B, device=device, generator=generator) < mismatched
-    return (torch.arange(B, device=device) + other * changed) % B
-
-
-def same_text(batch: PairBatch, texts: Tensor) -> Tensor:
-    """(B,) bool: where the text that an utterance gets is its own, or reads the same."""
-    same = (batch.tokens[texts] == batch.tokens).all(1)
-    return same & (batch.token_lengths[texts] == batch.token_lengths)
 
 
 class SharedEmbeddingHead(nn.Module):

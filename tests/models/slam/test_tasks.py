@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nemo_speechlm.data.pretraining.batch import PairBatch, TokenBatch
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.data.pretraining.batch import TokenBatch
 from nemo_speechlm.models.slam import pairs
-from nemo_speechlm.models.slam.joined import encode_joined
+from nemo_speechlm.models.slam.joined import encode_joined, positions_in_text
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
 from nemo_speechlm.modules.encoder import Frames
+from tests.models.multitask import Mels
 
 
 def rows_of(frames):
@@ -29,13 +29,21 @@ def speech_alone(model, row, mask=None):
     return speech, model.encoder.encode_shared(speech, nobody)[0]
 
 
-def joined_alone(model, speech, tokens):
+def joined_alone(model, speech, tokens, positions=0.0):
     """The states of one utterance and of its text behind it: the row is put together by hand."""
     text, _ = model.text_embedding(tokens.unsqueeze(0), torch.tensor([len(tokens)]))
-    row = torch.cat([model.encoder.shared_transformer.pre_encode(speech), text], 1)
+    row = torch.cat([model.encoder.shared_transformer.pre_encode(speech) + positions, text], 1)
     transformer = model.encoder.shared_transformer
     states, _ = transformer(audio_signal=row, length=torch.tensor([row.shape[1]]), bypass_pre_encode=True)
     return states.transpose(1, 2)[0].split([speech.shape[1], text.shape[1]])
+
+
+def plain_positions(T, U, D):
+    """(T, D) positions of the frames of one utterance, as if all U tokens of its text lasted equally long."""
+    wave = (math.sin, math.cos)
+    places = [0.5 + (t + 0.5) * U / T for t in range(T)]
+    rows = [[wave[i % 2](x / 10000 ** ((i - i % 2) / D)) for i in range(D)] for x in places]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def mean_entropy(logits, targets):
@@ -137,6 +145,31 @@ def test_joined_equals_rows_alone(model, batch):
 
 
 @torch.no_grad()
+def test_joined_with_the_positions_of_the_text(build, batch):
+    model = build(joined={"text_positions": True}).double().eval()
+    model.preprocessor = Mels()
+    given = batch.pairs
+    frames = model.embed(given)
+    speech = model.encode_speech(frames)
+    on_speech, on_text, _ = model.pair_states(given)
+    matches = pairs.match_logits(model, speech, frames.lengths, given.tokens, given.token_lengths)
+    for b, (T, U) in enumerate(zip(frames.lengths.tolist(), given.token_lengths.tolist(), strict=True)):
+        tokens = given.tokens[b, :U]
+        positions = plain_positions(T, U, speech.shape[2])
+        own_speech, own_text = joined_alone(model, speech[b : b + 1, :T], tokens, positions)
+        torch.testing.assert_close(on_speech[b, :T], own_speech)
+        torch.testing.assert_close(on_text[b, : U + 1], own_text)
+        assert float(matches[b]) == pytest.approx(float(model.stm_head(own_text[0])), rel=1e-9)
+
+
+def test_frames_lie_between_the_positions_of_tokens():
+    positions = positions_in_text(torch.tensor([6, 2, 4]), torch.tensor([4, 3, 1]), 6)
+    assert positions[0].tolist() == pytest.approx([0.75, 1.25, 1.75, 2.25, 2.75, 3.25])
+    assert positions[1, :2].tolist() == [1.0, 2.0], "a frame for each token: the token's own position"
+    assert positions[2].isfinite().all(), "an empty text has CLS alone"
+
+
+@torch.no_grad()
 def test_tlm(model, batch):
     model.text_corruption = Corruption(1.0, 0.0)
     given = batch.pairs
@@ -173,7 +206,7 @@ def test_stm(model, batch):
     given, texts = batch.pairs, torch.tensor([0, 2, 1])
     frames = model.embed(given)
     speech = model.encode_speech(frames)
-    found = pairs.stm(model, speech, frames.lengths, given, texts)
+    found = pairs.stm(model, speech, frames.lengths, given, (given.tokens[texts], given.token_lengths[texts]))
     loss = 0.0
     for b, text in enumerate(texts.tolist()):
         tokens = given.tokens[text, : given.token_lengths[text]]
@@ -187,29 +220,10 @@ def test_stm(model, batch):
 def test_a_sum_of_bf16_is_exact(model, batch, monkeypatch):
     logits = torch.tensor([-3.25, 1.7, 4.6]).bfloat16()
     monkeypatch.setattr(pairs, "match_logits", lambda *_: logits)
-    found = pairs.stm(model, None, None, batch.pairs, torch.tensor([0, 2, 1]))
+    texts = batch.pairs.tokens[[0, 2, 1]], batch.pairs.token_lengths[[0, 2, 1]]
+    found = pairs.stm(model, None, None, batch.pairs, texts)
     loss = sum(math.log(1 + math.exp(x)) for x in (-float(logits[0]), float(logits[1]), float(logits[2])))
     assert float(found["stm"].total) == pytest.approx(loss, rel=1e-6)
-
-
-def test_texts_are_drawn_from_others_half_of_the_time(batch):
-    many = PairBatch(*(torch.zeros(500, 1) for _ in range(2)), torch.arange(500).view(-1, 1), torch.ones(500))
-    texts = pairs.draw_texts(many, 0.5, torch.Generator().manual_seed(0))
-    assert float((texts != torch.arange(500)).double().mean()) == pytest.approx(0.5, abs=0.06)
-    assert (pairs.draw_texts(batch.pairs, 1.0) != torch.arange(3)).all()
-    assert torch.equal(pairs.draw_texts(batch.pairs, 0.0), torch.arange(3))
-
-
-def test_the_same_words_of_another_utterance_match():
-    tokens = torch.tensor([[3, 4], [3, 4], [3, 0]])
-    given = PairBatch(torch.zeros(3, 1), torch.ones(3), tokens, torch.tensor([2, 2, 1]))
-    assert pairs.same_text(given, torch.tensor([1, 2, 2])).tolist() == [True, False, True]
-
-
-def test_one_pair_has_no_mismatch():
-    alone = PairBatch(torch.zeros(1, 1), torch.ones(1), torch.ones(1, 2), torch.tensor([2]), ("pairs.json:7",))
-    with pytest.raises(SpeechLMError, match=r"one pair only \(pairs\.json:7\).*pairs\.batch_duration"):
-        pairs.draw_texts(alone, 0.5)
 
 
 @torch.no_grad()

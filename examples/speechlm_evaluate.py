@@ -21,7 +21,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nemo_speechlm.checks import check_choice, check_number
-from nemo_speechlm.cli import CONF, command, whole_numbers
+from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.command_help import language_folders
 from nemo_speechlm.data.manifests.shards import label
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import file_digest, refuse_input_as_output
@@ -79,7 +80,7 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
     references = [utterance.text for utterance in utterances]
     phones = None
     if cfg.phonemizer is not None:
-        phones = make_phones(cfg.phonemizer, cfg.units_field, CONF / "language", references)
+        phones = make_phones(cfg.phonemizer, cfg.units_field, language_folders(), references)
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
     model = restore(cfg.model, cfg.device)
     content = file_digest(model_file(cfg.model))

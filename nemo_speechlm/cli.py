@@ -37,6 +37,7 @@ from nemo_speechlm.command_help import (
     check_recipe_file,
     explain,
     help_text,
+    language_folders,
 )
 from nemo_speechlm.errors import SpeechLMError, Unfinished, system_error
 from nemo_speechlm.locks import only_writer
@@ -45,11 +46,12 @@ from nemo_speechlm.quiet import environment, quiet, verbose_by_environment
 
 
 def _alphabet(language: str) -> list[str]:
-    """The characters of ``conf/language/<language>.yaml``, for ``model.labels=${alphabet:ru}``."""
-    path = CONF / "language" / f"{language}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise SpeechLMError(f"no language {language!r} in {path.parent}; there are: {known}")
+    """The characters of ``language/<language>.yaml``, for ``model.labels=${alphabet:ru}``."""
+    folders = language_folders()
+    path = next((path for path in (folder / f"{language}.yaml" for folder in folders) if path.exists()), None)
+    if path is None:
+        known = ", ".join(sorted(p.stem for folder in folders for p in folder.glob("*.yaml")))
+        raise SpeechLMError(f"no language {language!r} in {' or '.join(map(str, folders))}; there are: {known}")
     return list(OmegaConf.load(path).characters)
 
 

@@ -179,6 +179,11 @@ def _folders() -> list[Path]:
     return [_main_folder(), *([Path(own)] if own is not None else [])]
 
 
+def language_folders() -> list[Path]:
+    """Where a language's file may be: among ours, and where ``--config-dir`` or ``--config-path`` say."""
+    return [folder / "language" for folder in dict.fromkeys([CONF, *_folders()])]
+
+
 def _config_file(config_name: str) -> Path | None:
     name = (_option(*CONFIG_NAME) or config_name).removesuffix(".yaml")
     found = [folder / f"{name}.yaml" for folder in _folders() if (folder / f"{name}.yaml").exists()]

@@ -119,6 +119,25 @@ def test_a_folder_of_the_users_own_recipes(monkeypatch, capsys, own_recipes, fla
     assert "min_segment: 5" in shown
 
 
+def test_the_alphabet_of_a_language_of_the_users_own(monkeypatch, capsys, own_recipes):
+    (own_recipes / "language").mkdir()
+    (own_recipes / "language" / "xx.yaml").write_text('code: xx\nvoice: cs\ncharacters: " ab"\n')
+    found = []
+
+    @command("transcribe")
+    def main(cfg):
+        found.append(list(cfg.labels))
+
+    arguments = [f"model={own_recipes / 'mine.yaml'}", "input=b", "+labels=${alphabet:xx}"]
+    monkeypatch.setattr(sys, "argv", ["transcribe", "--config-dir", str(own_recipes), *arguments])
+    main()
+    assert found == [[" ", "a", "b"]]
+    monkeypatch.setattr(sys, "argv", ["transcribe", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no language 'xx' in" in capsys.readouterr().err
+
+
 def test_an_own_recipe_may_not_hide_behind_one_of_ours(monkeypatch, capsys, own_recipes):
     (own_recipes / "language").mkdir()
     (own_recipes / "language" / "de.yaml").write_text("code: de\n")

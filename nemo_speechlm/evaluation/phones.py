@@ -25,13 +25,15 @@ PRONOUNCED = 0.9
 """The least share of the references' words that a phonemizer of their language knows."""
 
 
-def make_phones(language: str, units_field: str | None, languages: Path, references: Sequence[str] = ()) -> Phones:
+def make_phones(
+    language: str, units_field: str | None, languages: Sequence[Path], references: Sequence[str] = ()
+) -> Phones:
     """Return a function that makes phones of references and hypotheses, without stress, positions and silences.
 
     Args:
-        language: whose phonemizer pronounces texts: ``en`` for English, or a file in ``languages``.
+        language: whose phonemizer pronounces texts: ``en`` for English, or a file in one of ``languages``.
         units_field: manifest field of phoneme units that are the references' phones; None pronounces them.
-        languages: folder of language configs.
+        languages: folders of language configs.
         references: the texts, if they are what is pronounced.
 
     Raises:
@@ -98,15 +100,15 @@ def phones_of_units(inventory: UnitInventory) -> list[str]:
     return [symbol if inventory.kind == "hidden" else bare_phone(symbol) for symbol in inventory.symbols]
 
 
-def _phonemizer(language: str, languages: Path) -> tuple[Phonemizer, Callable[[str], list[str]]]:
+def _phonemizer(language: str, languages: Sequence[Path]) -> tuple[Phonemizer, Callable[[str], list[str]]]:
     """What pronounces words, and what finds them in a text, without punctuation that stands alone."""
     if language == "en":
         from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 
         return EnglishPhonemizer(), lambda text: [word for word in text.split() if any(map(str.isalnum, word))]
-    path = languages / f"{language}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in languages.glob("*.yaml")))
+    path = next((path for path in (folder / f"{language}.yaml" for folder in languages) if path.exists()), None)
+    if path is None:
+        known = ", ".join(sorted(p.stem for folder in languages for p in folder.glob("*.yaml")))
         raise SpeechLMError(f"there is no language {language!r}; there are {known}")
     from nemo_speechlm.data.text.language import Language
     from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer

@@ -10,7 +10,7 @@ from nemo_speechlm.evaluation.phones import make_phones
 from nemo_speechlm.evaluation.report import RecognitionReport, ReportFiles, ReportOptions, split_tables
 from nemo_speechlm.evaluation.test_sets import unwritable
 
-LANGUAGES = Path(__file__).resolve().parents[2] / "conf" / "language"
+LANGUAGES = [Path(__file__).resolve().parents[2] / "conf" / "language"]
 RECORDS = [{"audio_filepath": "a.wav", "text": "one two"}, {"audio_filepath": "b.wav", "text": "", "speaker": "7"}]
 
 
@@ -143,6 +143,12 @@ def test_phones():
         units({"audio_filepath": "a.wav", "units": "12 5 0"}, "", "")
     with pytest.raises(SpeechLMError, match="there is no language 'xx'; there are"):
         make_phones("xx", None, LANGUAGES)
+
+
+def test_a_language_of_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "xx.yaml").write_text('code: xx\nvoice: cs\ncharacters: " ab"\n')
+    phones = make_phones("xx", None, [*LANGUAGES, tmp_path])
+    assert phones(RECORDS[0], "baba", "ab") == (["b", "a", "b", "a"], ["a", "p"]), "as Czech: b at the end is p"
 
 
 def test_a_phonemizer_of_another_language_is_refused():

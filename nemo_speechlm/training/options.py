@@ -53,8 +53,27 @@ def _files(values: Any) -> Iterator[str]:
             yield from _files(value)
 
 
+_REFUSED = {
+    "fast_dev_run": "it keeps no checkpoints, and a few updates would count as the whole training; "
+    "to try a recipe, set trainer.max_steps to a few updates and give an output of its own",
+    "barebones": "it logs nothing, so no checkpoint could be chosen; set it to false",
+    "overfit_batches": "batches have no end, so there is no first part of them to repeat; "
+    "to learn a few utterances by heart, give a manifest of these alone",
+}
+"""Options of Lightning that do not fit a run that can be resumed on data without an end; and what to do instead."""
+
+
 def _check_trainer(trainer: DictConfig) -> None:
-    """Check the numbers that Lightning takes as they are, and divides by later."""
+    """Refuse what does not fit our runs, and check the numbers that Lightning divides by later."""
+    for key, why in _REFUSED.items():
+        if trainer.get(key):
+            raise SpeechLMError(f"trainer.{key} is {trainer[key]!r}: {why}")
+    part = trainer.get("limit_train_batches")
+    if isinstance(part, float) and part != 1:
+        raise SpeechLMError(
+            f"trainer.limit_train_batches is {part}: batches have no end, so there is no share of them; expected a "
+            "whole number of batches, or 1.0 for no limit"
+        )
     for key, least in {"accumulate_grad_batches": 1, "log_every_n_steps": 1, "num_nodes": 1}.items():
         if trainer.get(key) is not None:
             check_whole(f"trainer.{key}", trainer[key], least)

@@ -68,7 +68,9 @@ def test_all_steps_that_would_be_done_differently_are_named(tmp_path):
         ]
 
     run_steps(steps(1), tmp_path / "logs", jobs=2)
-    with pytest.raises(SpeechLMError, match=r"first: .*seed=1, now it is seed=2(.|\n)*second: .*seed=1, now it is seed=2"):
+    with pytest.raises(
+        SpeechLMError, match=r"first: .*seed=1, now it is seed=2(.|\n)*second: .*seed=1, now it is seed=2"
+    ):
         run_steps(steps(2), tmp_path / "logs", jobs=2)
 
 

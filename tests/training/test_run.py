@@ -31,6 +31,22 @@ def test_a_model_that_cannot_be_divided():
     training._check_divisible(SimpleNamespace(strategy=SingleDeviceStrategy()), OneWeight(OmegaConf.create({})))
 
 
+@pytest.mark.parametrize(
+    ("option", "found"),
+    [
+        ({"fast_dev_run": True}, r"trainer\.fast_dev_run is True: .*trainer\.max_steps to a few updates"),
+        ({"overfit_batches": 2}, r"trainer\.overfit_batches is 2: .*a manifest of these alone"),
+        ({"barebones": True}, r"trainer\.barebones is True"),
+        ({"limit_train_batches": 0.5}, r"trainer\.limit_train_batches is 0\.5: .*a whole number of batches"),
+    ],
+)
+def test_options_of_lightning_that_do_not_fit(recipe, option, found):
+    recipe.trainer.update(option)
+    with pytest.raises(SpeechLMError, match=found):
+        training.train(recipe, OneWeight)
+    assert not Path(recipe.output).exists()
+
+
 def test_the_bar_asks_for_the_loss_as_often_as_it_is_logged():
     """To ask a GPU after each step would make it wait."""
     asked = []

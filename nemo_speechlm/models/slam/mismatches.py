@@ -30,9 +30,7 @@ class Mismatches:
         check_number("model.stm.mismatched", self.mismatched, 0, 1)
         check_number("model.stm.replaced", self.replaced, 0, 1)
 
-    def draw(
-        self, batch: PairBatch, word_starts: Tensor, generator: Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, batch: PairBatch, word_starts: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """The texts (B, U) that the utterances get, and their lengths (B,).
 
         Args:
@@ -48,7 +46,9 @@ class Mismatches:
         if not self.replaced:
             return tokens, lengths
         replaced = torch.rand(len(texts), device=texts.device, generator=generator) < self.replaced
-        one_word, sizes = with_a_word_of((batch.tokens, batch.token_lengths), (tokens, lengths), word_starts, generator)
+        one_word, sizes = with_a_word_of(
+            (batch.tokens, batch.token_lengths), (tokens, lengths), word_starts, generator
+        )
         tokens = torch.nn.functional.pad(tokens, (0, one_word.shape[1] - tokens.shape[1]))
         own = texts == torch.arange(len(texts), device=texts.device)
         replaced = replaced & ~own

@@ -97,13 +97,13 @@ class DurationSampler:
         self._mean, self._std = models[:, 0].copy(), models[:, 1].copy()
 
     def draw(self, ids: Sequence[int] | np.ndarray, rng: np.random.Generator, scale: float = 1.0) -> list[int]:
-        """Durations of the units ``ids``, in frames: N(mean, std), at least 1, times ``scale``, rounded, at least 1.
+        """Durations of the units ``ids``, in frames: N(mean, std) times ``scale``, rounded, at least 1.
 
         ``scale`` is the frame rate wanted over the inventory's.
         """
         units = np.asarray(ids, dtype=np.int64)
         frames = self._mean[units] + self._std[units] * rng.standard_normal(len(units))
-        return np.maximum(np.rint(np.maximum(frames, 1.0) * scale), 1.0).astype(np.int64).tolist()
+        return np.maximum(np.rint(frames * scale), 1.0).astype(np.int64).tolist()
 
 
 def draw_durations(

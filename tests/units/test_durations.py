@@ -46,12 +46,18 @@ def test_draws_are_whole_frames_and_repeat(ids: list[int], seed: int, scale: flo
     UnitSequence(ids, drawn).expand()
 
 
-def test_scale_is_applied_to_the_clipped_draw():
-    sampler = DurationSampler(PAPER)
+def test_a_scaled_draw_is_one_at_the_other_frame_rate():
+    """Phones of one frame of 10 ms, too, from an inventory of 20 ms."""
+    fast, slow = (
+        DurationSampler(INVENTORY.with_durations(dict.fromkeys(INVENTORY.symbols, DurationModel(mean, mean / 2))))
+        for mean in (5.0, 2.5)
+    )
     ids = INVENTORY.encode(["AH0_B"] * 1000)
-    frames = np.maximum(np.random.default_rng(5).normal(5, 2.5, 1000), 1)
-    expected = np.maximum(np.rint(frames * 0.5), 1)
-    assert sampler.draw(ids, np.random.default_rng(5), 0.5) == expected.astype(int).tolist()
+    expected = np.maximum(np.rint(np.random.default_rng(5).normal(5, 2.5, 1000)), 1).astype(int).tolist()
+    assert fast.draw(ids, np.random.default_rng(5)) == slow.draw(ids, np.random.default_rng(5), 2.0) == expected
+    assert expected.count(1) > 50
+    halves = np.maximum(np.rint(np.random.default_rng(5).normal(5, 2.5, 1000) * 0.5), 1)
+    assert fast.draw(ids, np.random.default_rng(5), 0.5) == halves.astype(int).tolist()
 
 
 def test_an_inventory_without_statistics_cannot_be_drawn_from():

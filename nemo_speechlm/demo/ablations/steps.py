@@ -78,7 +78,7 @@ def _row_steps(prepared: Prepared, row: Row, seed: int) -> list[Step]:
                 f"pretrain_{row.name}_seed{seed}", _SCRIPTS.get(row.system, "speechlm_pretrain.py"), pretrained,
                 "--config-name", cfg.recipes[row.system], f"name=pretrain_{row.name}",
                 option("output", pretrained), *training_length(cfg.pretrain_steps), *common, *arguments,
-                *cfg.pretrain_set, *row.set, needs=made_by,
+                *cfg.system_set.get(row.system, ()), *cfg.pretrain_set, *row.set, needs=made_by,
             )
         )  # fmt: skip
         start, needs = [option("model.init_from_pretrained", pretrained)], (f"pretrain_{row.name}_seed{seed}",)

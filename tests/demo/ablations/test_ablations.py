@@ -87,6 +87,9 @@ def with_options(name, options):
             parent, _, key = option.key_or_group.rpartition(".")
             with open_dict(recipe):
                 del OmegaConf.select(recipe, parent)[key]
+        elif option.is_add():
+            assert OmegaConf.select(recipe, option.key_or_group) is None
+            OmegaConf.update(recipe, option.key_or_group, option.value(), force_add=True)
         else:
             OmegaConf.update(recipe, option.key_or_group, option.value())
     return recipe
@@ -127,6 +130,29 @@ def test_every_training_is_a_config_that_its_command_takes():
                     )
             checked += 1
     assert checked == 34 + 17 + 38 + 2 * 19
+
+
+def test_rows_of_the_papers_size_are_alike():
+    """On 8 GPUs each system has as much audio in an update, to a tenth; text lasts as long as the paper's."""
+    cfg = config("data=null", name="ablation_base")
+    steps = ablation_steps(cfg, Path("out"), read_rows(cfg.rows))
+    seconds = {}
+    for step in steps:
+        if step.name.startswith(("pretrain", "finetune")):
+            recipe = with_options(step.command[2], step.command[3:])
+            data = recipe.model.train_ds
+            batch = data.batch_duration if step.name.startswith("finetune") else data.speech.batch_duration
+            seconds[step.name] = 8 * batch * recipe.trainer.accumulate_grad_batches
+            if step.name == "finetune_none_seed0":
+                assert recipe.model.optim.lr == 5e-4, "weights are random: not the rate of fine-tuning"
+            elif "slam" in step.name or "maestro" in step.name or "w2v_bert" in step.name:
+                if step.name.startswith("finetune"):
+                    assert (recipe.model.optim.lr, recipe.model.optim_param_groups.encoder.lr) == (1e-3, 3e-4)
+    assert {s for name, s in seconds.items() if name.startswith("finetune")} == {800}
+    assert all(2500 <= s <= 2800 for name, s in seconds.items() if name.startswith("pretrain")), seconds
+    spoken = [step for step in steps if "tokenize_text" in step.command[0] and step.name.startswith("units_")]
+    assert len(spoken) == 7
+    assert all("durations=paper" in step.command for step in spoken)
 
 
 def test_rows_differ_in_what_they_say(tmp_path):

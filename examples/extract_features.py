@@ -15,9 +15,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
+from nemo_speechlm.checks import check_choice
 from nemo_speechlm.cli import chosen, command, whole_numbers
+from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_input_as_output
 from nemo_speechlm.imports import importing
+
+_OF_SPEECH = {"layers": None, "format": "npy", "batch_duration": None, "num_workers": 0, "precision": "float32"}
+"""Options that states of text and of pairs do not have, with their defaults."""
 
 
 @command("extract_features")
@@ -27,7 +32,11 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.jobs.engines import Executor
 
     engine = chosen(cfg.engine, Executor)
+    check_choice("of", cfg.of, ("speech", "text", "pairs"))
     if cfg.of != "speech":
+        for key, default in _OF_SPEECH.items():
+            if cfg[key] != default:
+                raise SpeechLMError(f"{key} has no effect with of={cfg.of}, only with of=speech")
         with importing():
             from nemo_speechlm.inference.features.states import extract_states
 

@@ -116,7 +116,7 @@ class Preparation:
         Args:
             examples: each with an ``id``.
             prepare: makes what a batch needs of one.
-            fewest: so many make a batch, where there were so many before the bad ones were left out.
+            fewest: examples that a batch must have after bad ones were left out, if it had as many before.
 
         Raises:
             InputError: of ``prepare``, unless bad examples are left out.

@@ -205,7 +205,7 @@ def check_enough(examples: Sequence[Example], candidates: int) -> None:
 
 
 def nearest_in_length(lengths: np.ndarray, number: int, count: int) -> np.ndarray:
-    """The numbers of so many other texts whose lengths are nearest to that of a text."""
+    """Indices of the ``count`` other texts that are closest in length to text ``number``."""
     others = np.delete(np.arange(len(lengths)), number)
     return others[np.argsort(np.abs(lengths[others] - lengths[number]), kind="stable")][:count]
 

@@ -3,7 +3,7 @@
 Axis legend: U units, P phones, T frames.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,3 @@ def _first(items: Iterable, count: int | None) -> Iterable:
 def _name(record: Record, manifest: str | Path, number: int) -> tuple[str, float]:
     offset = seconds_of(record, "offset", manifest, number) or 0.0
     return str(audio_source(record, manifest, number).resolve()), round(offset, 3)
-
-
-def table(rows: Sequence[tuple[str, UnitQuality]]) -> str:
-    """A line per set of units."""
-    return "\n".join(f"{name}: {quality}" for name, quality in rows)

@@ -1,6 +1,6 @@
 """Utterances of similar length in batches, read ahead by worker processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +42,6 @@ class AudioBatches(Dataset):
 
     def __len__(self) -> int:
         return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, None, None]]:
-        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, None, None]:
         own = [self.utterances[i] for i in self.batches[index]]

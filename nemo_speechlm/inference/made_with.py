@@ -100,7 +100,7 @@ def _is_other(recording: Path, known: Mapping[str, Any]) -> bool:
 
 
 def _content(value: Any) -> Any:
-    """What counts of a value: of a file, whatever its name, the content."""
+    """What is compared of a value: of a file its digest, not its name."""
     return value["sha256"] if isinstance(value, Mapping) and "sha256" in value else value
 
 

@@ -52,7 +52,7 @@ class PseudoLabel(NamedTuple):
 
     @property
     def transcript(self) -> str | None:
-        """What is known to be said. The ``text`` of a line with the key ``reference`` is a pseudo label of before."""
+        """The known transcript. Where the line has a ``reference``, its ``text`` is an earlier pseudo label."""
         known = self.record.get("reference" if "reference" in self.record else "text")
         return known if is_transcribed({"text": known}) else None
 

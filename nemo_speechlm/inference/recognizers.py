@@ -1,6 +1,6 @@
 """One interface for all recognition models: audio in, text with times out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -8,8 +8,7 @@ import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from nemo.collections.asr.parts.mixins import TranscribeConfig
 from omegaconf import DictConfig
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.audio.collation import SHORTEST, collate_audio
 from nemo_speechlm.data.audio.stream import Segment
@@ -93,9 +92,8 @@ class PlainRecognizer:
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment], sample_rate: int) -> list[Passage]:
         """See :class:`Recognizer`."""
-        loader = DataLoader(
-            _One(*collate_audio([segment.samples for segment in segments], sample_rate)), batch_size=None
-        )
+        batch = (*collate_audio([segment.samples for segment in segments], sample_rate), None, None)
+        loader: DataLoader = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]  # a list serves as a dataset
         settings = TranscribeConfig(batch_size=1, num_workers=0, verbose=False)
         with autocast(self._model.device.type, self._precision):
             (hypotheses,) = self._model.transcribe_generator(loader, settings)
@@ -103,22 +101,6 @@ class PlainRecognizer:
             Passage(s.start, s.start + len(s.samples) / sample_rate, " ".join(hypothesis_text(h).split()))
             for s, h in zip(segments, hypotheses, strict=True)
         ]
-
-
-class _One(Dataset):
-    """One batch as NeMo's models take it."""
-
-    def __init__(self, audio: Tensor, lengths: Tensor):
-        self._batch = audio, lengths, None, None
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator:
-        yield self._batch
-
-    def __getitem__(self, index: int) -> tuple:
-        return self._batch
 
 
 def make_recognizer(model: ASRModel, cfg: DictConfig, options: DecodingOptions) -> Recognizer:

@@ -1,5 +1,6 @@
 """Words in time as subtitles (SubRip) and as paragraphs."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -64,13 +65,7 @@ def _divided(passage: TimedWord) -> Iterator[TimedWord]:
 
 
 def _lines(words: Sequence[str]) -> list[str]:
-    lines: list[str] = []
-    for word in words:
-        if lines and len(lines[-1]) + 1 + len(word) <= _LINE:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return lines
+    return textwrap.wrap(" ".join(words), _LINE, break_long_words=False, break_on_hyphens=False)
 
 
 def _clock(seconds: float) -> str:

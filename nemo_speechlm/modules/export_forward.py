@@ -1,7 +1,7 @@
 """The encoder's forward pass as a graph: no branch or size that depends on the data, so that a trace holds for all.
 
 Same weights and same numbers as the modules' own passes, by plain operations that ONNX has; what makes those fast
-(kernels, chunks, padding that is not computed) is not here, an inference engine having its own ways.
+(kernels, chunks, padding that is not computed) is left out, since inference engines have their own optimizations.
 
 Axis legend: B batch, C channels, T frames, D model width, H heads, K width of a head, R rows of the position table.
 """

@@ -30,7 +30,6 @@ _HOMES = {
     "TextTokenizer": "tokenizers.text",
     "UnitInventory": "units.inventory",
     "UnitSequence": "units.sequence",
-    "draw_durations": "units.durations",
     "estimate_durations": "units.durations",
     "paper_durations": "units.durations",
     "phoneme_inventory": "units.phones",

@@ -17,7 +17,7 @@ from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriS
 
 @contextmanager
 def blaming(key: str) -> Iterator[None]:
-    """Turn what a library has against values inside the block into a SpeechLMError that names a key of the recipe.
+    """Turn a library's error about a value, raised inside the block, into a SpeechLMError that names the recipe's key.
 
     Args:
         key: the one that the values are below.
@@ -36,7 +36,7 @@ def blaming(key: str) -> Iterator[None]:
 
 
 def _innermost(error: BaseException) -> str:
-    """The first sentence of what went wrong, below all that says that something did."""
+    """The first line of the error that all others come from."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip().splitlines()[0] if str(error).strip() else "it cannot be used"

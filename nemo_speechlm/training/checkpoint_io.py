@@ -23,7 +23,7 @@ from nemo_speechlm.files import partial_path, sync
 
 PREVIOUS = ".previous"
 
-_FOLDER = 0x10  # in a zip's table of contents; torch's reader gives such a part no content, Python's heeds it not
+_FOLDER = 0x10  # in a zip's table of contents; torch's reader gives such a part no content, Python's reader ignores it
 _LAST = re.compile(r"last(-v\d+)?\.ckpt(\.previous)?$")
 
 

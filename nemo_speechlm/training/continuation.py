@@ -37,7 +37,7 @@ class Continuation(Callback):
     Args:
         cfg: a recipe, as for :func:`~nemo_speechlm.training.run.train`. With ``accept_changes`` a run goes on in spite
             of what is different.
-        interrupted: whether what stops the training now is to be gone on from, and no end.
+        interrupted: whether a signal or the time limit stops the training now, so that a later run goes on with it.
     """
 
     def __init__(self, cfg: DictConfig, interrupted: Callable[[], bool] = lambda: False):

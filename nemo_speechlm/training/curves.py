@@ -27,7 +27,7 @@ class RunCurves(TensorBoardLogger):
     """Lightning's logger, for runs that are interrupted.
 
     All files of events are in the run's folder. TensorBoard is told the step that a run goes on from
-    (``purge_step``), and hides what files of before have at that step and later. If a file of events cannot be
+    (``purge_step``), and hides what earlier files have at that step and later. If a file of events cannot be
     written, figures are lost with a warning and training goes on; a new file is begun as soon as that is possible.
     """
 

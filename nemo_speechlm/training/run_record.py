@@ -186,7 +186,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _paths(value: Any, key: str) -> list[Path]:
     """The files or folders that a key's value names: one, a list, NeMo's ``a.json,b.json`` or ``audio_{0..3}.tar``.
 
-    Empty where it names none, or one that does not exist, which whoever reads it will say.
+    Empty where it names none, or a missing one, which is reported by what reads it.
     """
     strings = [value] if isinstance(value, str) else value
     if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):

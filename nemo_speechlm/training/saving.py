@@ -33,7 +33,7 @@ _SIGNALS = {signal.SIGUSR1: 2, signal.SIGTERM: 3, signal.SIGINT: 4}
 
 
 class Saver(Callback):
-    """Saves the last checkpoint every so many minutes, and when the run is to stop; then it stops.
+    """Saves the last checkpoint every few minutes. When the run is to stop, it saves once more and ends the run.
 
     A run is to stop when one of its processes gets SIGTERM, SIGUSR1 or Ctrl-C, or when the time of
     ``exp_manager.max_time_per_run`` is over. All processes save at the end of the same update, never between the

@@ -1,6 +1,6 @@
 """The discrete symbols that speech and text share: inventories, sequences, durations. No torch, no NeMo."""
 
-from nemo_speechlm.units.durations import DurationSampler, draw_durations, estimate_durations, paper_durations
+from nemo_speechlm.units.durations import DurationSampler, estimate_durations, paper_durations
 from nemo_speechlm.units.inventory import DurationModel, UnitInventory
 from nemo_speechlm.units.phones import phoneme_inventory, word_units
 from nemo_speechlm.units.sequence import UnitSequence
@@ -10,7 +10,6 @@ __all__ = [
     "DurationSampler",
     "UnitInventory",
     "UnitSequence",
-    "draw_durations",
     "estimate_durations",
     "paper_durations",
     "phoneme_inventory",

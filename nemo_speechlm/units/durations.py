@@ -104,10 +104,3 @@ class DurationSampler:
         units = np.asarray(ids, dtype=np.int64)
         frames = self._mean[units] + self._std[units] * rng.standard_normal(len(units))
         return np.maximum(np.rint(frames * scale), 1.0).astype(np.int64).tolist()
-
-
-def draw_durations(
-    ids: Sequence[int], inventory: UnitInventory, rng: np.random.Generator, scale: float = 1.0
-) -> list[int]:
-    """:meth:`DurationSampler.draw` for a single sequence; keep a sampler where there are many."""
-    return DurationSampler(inventory).draw(ids, rng, scale)

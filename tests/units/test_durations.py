@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.units.durations import DurationSampler, draw_durations, estimate_durations, paper_durations
+from nemo_speechlm.units.durations import DurationSampler, estimate_durations, paper_durations
 from nemo_speechlm.units.inventory import DurationModel, UnitInventory
 from nemo_speechlm.units.phones import base_phone, phone_inventory, phoneme_inventory
 from nemo_speechlm.units.sequence import UnitSequence
@@ -41,7 +41,7 @@ def test_draws_are_whole_frames_and_repeat(ids: list[int], seed: int, scale: flo
     drawn = sampler.draw(ids, np.random.default_rng(seed), scale)
     assert len(drawn) == len(ids)
     assert all(isinstance(d, int) and d >= 1 for d in drawn)
-    assert drawn == draw_durations(ids, PAPER, np.random.default_rng(seed), scale)
+    assert drawn == sampler.draw(ids, np.random.default_rng(seed), scale)
     assert drawn == sampler.draw(np.array(ids, dtype=np.int64), np.random.default_rng(seed), scale)
     UnitSequence(ids, drawn).expand()
 

@@ -1,6 +1,7 @@
 """Ogg files that are equal byte by byte: encoders draw the number of a stream at random."""
 
 import struct
+import zlib
 
 from nemo_speechlm.errors import InputError
 
@@ -9,17 +10,8 @@ _SERIAL, _CHECKSUM = 14, 22
 """Where in a page these begin (RFC 3533)."""
 
 
-def _table() -> list[int]:
-    found = []
-    for byte in range(256):
-        value = byte << 24
-        for _ in range(8):
-            value = (value << 1) ^ (0x04C11DB7 if value & 0x80000000 else 0)
-        found.append(value & 0xFFFFFFFF)
-    return found
-
-
-_TABLE = _table()
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits in the other order."""
 
 
 def with_serial(content: bytes, serial: int = 1) -> bytes:
@@ -48,8 +40,9 @@ def _page_end(data: bytearray, position: int) -> int:
 
 
 def checksum(page: bytes | bytearray) -> int:
-    """The CRC-32 of a page whose checksum is 0; polynomial 0x04c11db7, not reflected (RFC 3533)."""
-    value = 0
-    for byte in page:
-        value = ((value << 8) & 0xFFFFFFFF) ^ _TABLE[(value >> 24) ^ byte]
-    return value
+    """The CRC-32 of a page whose checksum is 0; polynomial 0x04c11db7, not reflected (RFC 3533).
+
+    zlib's has the same polynomial, takes the bits of a byte from the other end, and inverts them before and after.
+    """
+    reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(reflected.to_bytes(4, "little").translate(_REVERSED), "big")

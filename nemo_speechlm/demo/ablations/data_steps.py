@@ -117,7 +117,9 @@ class Prepared:
             found.append(
                 step(f"units_{name}", "tokenize_speech.py", made, *arguments, *self.cfg.units_set, needs=needs)
             )
-        return found + self._tokenized_text(rows, ("speechlm_p", "mixed"), False, ("units_train",), *self.cfg.text_units_set)
+        return found + self._tokenized_text(
+            rows, ("speechlm_p", "mixed"), False, ("units_train",), *self.cfg.text_units_set
+        )
 
     def _tokenized_text(
         self, rows: Sequence[Row], systems: Sequence[str], hidden: bool, needs: Sequence[str], *arguments: str

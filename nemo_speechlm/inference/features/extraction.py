@@ -77,8 +77,8 @@ def extract(
         skipped: what was left out before; it is listed in ``skipped.jsonl``.
         output: the folder.
         options: how.
-        model_path: the model's file, or what says as much of a model that has none; features of another model are
-            not continued.
+        model_path: the model's file, or what identifies a model that has none; features of another model are not
+            continued.
         overwrite: start anew where the folder holds features of other settings.
         skip_bad: list utterances that cannot be used, and go on.
         engine: where workers run; None is this machine.

@@ -111,7 +111,7 @@ def extract_states(
     Raises:
         InputError: naming a file or a line that cannot be used.
     """
-    check_choice("of", of, ("speech", "text", "pairs"))
+    check_choice("of", of, ("text", "pairs"))
     check_choice("dtype", dtype, ("float32", "float16"))
     folder, engine = Path(output), engine or LocalEngine()
     listed = folder / _MANIFEST
@@ -141,7 +141,7 @@ def extract_states(
 
 
 def _check_folder(folder: Path, listed: Path, overwrite: bool) -> None:
-    """Raise if files are in the folder that are not ours, or ours of before."""
+    """Raise if the folder holds other files, or states of an earlier run that are not to be replaced."""
     if folder.is_file():
         raise InputError("is a file; expected a folder for the states", folder)
     begun = {path.name for path in (progress_path(listed), skipped_path(listed), lock_path(listed))}

@@ -49,9 +49,7 @@ def read_folder(folder: Path) -> Source:
     weights = {fairseq_name(key): value for key, value in _folder_weights(folder).items()}
     normalize = _normalize(folder)
     settings = _settings(config, folder / "config.json")
-    return Source(
-        folder, kind, weights, "", settings, {}, bool(normalize), normalize_assumed=normalize is None, huggingface=True
-    )
+    return Source(folder, kind, weights, "", settings, {}, bool(normalize), normalize_assumed=normalize is None)
 
 
 def _normalize(folder: Path) -> bool | None:

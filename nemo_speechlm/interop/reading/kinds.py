@@ -49,7 +49,6 @@ class Source:
         normalize_assumed: whether nothing says so, and ``normalize`` is a guess.
         label_rate: labels per second, where it says so.
         dictionaries: symbols by the name that fairseq's task gives them.
-        huggingface: whether it came from a Hugging Face folder.
     """
 
     path: Path
@@ -62,7 +61,6 @@ class Source:
     label_rate: float | None = None
     dictionaries: Mapping[str, list[str]] = field(default_factory=dict)
     normalize_assumed: bool = False
-    huggingface: bool = False
 
     def encoder_weights(self) -> dict[str, Tensor]:
         """Parameters behind the prefix."""

@@ -64,7 +64,7 @@ class Executor(ABC):
         """
 
     def in_this_process(self, workers: int | None) -> bool:
-        """Whether so many workers are this process itself.
+        """Whether a job with this many workers runs in the current process.
 
         Args:
             workers: None is what suits work that is good for one process on a machine, such as a model's.

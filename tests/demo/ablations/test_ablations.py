@@ -145,9 +145,8 @@ def test_rows_of_the_papers_size_are_alike():
             seconds[step.name] = 8 * batch * recipe.trainer.accumulate_grad_batches
             if step.name == "finetune_none_seed0":
                 assert recipe.model.optim.lr == 5e-4, "weights are random: not the rate of fine-tuning"
-            elif "slam" in step.name or "maestro" in step.name or "w2v_bert" in step.name:
-                if step.name.startswith("finetune"):
-                    assert (recipe.model.optim.lr, recipe.model.optim_param_groups.encoder.lr) == (1e-3, 3e-4)
+            elif step.name.startswith(("finetune_slam", "finetune_maestro", "finetune_w2v_bert")):
+                assert (recipe.model.optim.lr, recipe.model.optim_param_groups.encoder.lr) == (1e-3, 3e-4)
     assert {s for name, s in seconds.items() if name.startswith("finetune")} == {800}
     assert all(2500 <= s <= 2800 for name, s in seconds.items() if name.startswith("pretrain")), seconds
     spoken = [step for step in steps if "tokenize_text" in step.command[0] and step.name.startswith("units_")]

@@ -98,7 +98,8 @@ class PretrainBatch(NamedTuple):
         number: batches that the rank had before this one, in the run as a whole; None in validation.
         stand_in: another rank's batch, or one made up for a batch whose examples are all bad: it is there so that all
             ranks have as many, and must not be counted.
-        read: examples that were read for it, good and bad; a loader takes them out, and ``bad``, once it has counted them.
+        read: examples that were read for it, good and bad; a loader takes this and ``bad`` out, once it has counted
+            them.
         bad: examples that could not be used, those between this batch and the one before included.
     """
 

@@ -119,7 +119,7 @@ def tiny_slam_config(corpus: TinyCorpus, **overrides: Any) -> DictConfig:
             "whole_text": 0.0,
         },
         "stm": {"mismatched": 0.5, "replaced": 0.0},
-        "joined": {"text_positions": False},
+        "joined": {"text_positions": None},
         "train_ds": {**data, "num_workers": 0, "seed": 0},
         "validation_ds": {**data, "num_workers": 0},
         "optim": {"name": "adamw", "lr": 3e-3},

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
+from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.sinusoids import sinusoids_at
 
 
@@ -17,7 +18,7 @@ def encode_joined(
     speech_lengths: Tensor,
     text: Tensor,
     text_lengths: Tensor,
-    text_positions: bool = False,
+    positions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The shared encoder over an utterance and, behind its last frame, a text.
 
@@ -27,7 +28,7 @@ def encode_joined(
         speech_lengths: (B,) frames.
         text: (B, U, D) embedded tokens.
         text_lengths: (B,) tokens.
-        text_positions: add positions of the text to the frames, see :func:`positions_in_text`.
+        positions: (B, T) where the frames stand in the text, which is added to them; None: they have no positions there.
 
     Returns:
         the states of speech (B, T, D) and of text (B, U, D); behind the lengths they mean nothing.
@@ -35,8 +36,7 @@ def encode_joined(
     T, U = speech.shape[1], text.shape[1]
     device, end = speech.device, speech_lengths.unsqueeze(1)
     speech = encoder.shared_transformer.pre_encode(speech)  # type: ignore[union-attr, operator]
-    if text_positions:
-        positions = positions_in_text(speech_lengths, text_lengths, T)
+    if positions is not None:
         speech = speech + sinusoids_at(positions, speech.shape[2]).to(speech.dtype)
     place = torch.arange(T + U, device=device).unsqueeze(0)
     source = torch.where(place < end, place, T + place - end).clamp(max=T + U - 1)
@@ -45,15 +45,33 @@ def encode_joined(
     return joined[:, :T], _take(joined, end + torch.arange(U, device=device))
 
 
-def positions_in_text(speech_lengths: Tensor, text_lengths: Tensor, T: int) -> Tensor:
+def even_positions(speech_lengths: Tensor, text_lengths: Tensor, T: int) -> Tensor:
     """Where each frame would stand in a text whose tokens all lasted equally long, (B, T) float64.
 
-    CLS has position 0, and the tokens have those from 1 on: an utterance's first frames have positions just above 0.5,
-    its last ones positions just below U - 0.5.
+    CLS has position 0, the tokens have those from 1 on: the first frames have positions just above 0.5.
     """
     middle = torch.arange(T, device=speech_lengths.device, dtype=torch.float64) + 0.5
-    frames_of_a_token = speech_lengths / (text_lengths - 1).clamp(min=1).double()
-    return 0.5 + middle / frames_of_a_token.clamp(min=1e-9).unsqueeze(1)
+    tokens = (text_lengths - 1).double()
+    return 0.5 + middle * (tokens / speech_lengths.clamp(min=1)).unsqueeze(1)
+
+
+def spelled_positions(log_probs: Tensor, speech_lengths: Tensor, text_lengths: Tensor) -> Tensor:
+    """Where each frame stands in a text, as CTC counts the tokens that have been spelled until then, (B, T) float64.
+
+    The count grows by what is likelier in a frame than in the one before. It is stretched to the length of the text,
+    so that the last frame has the position of the last token.
+
+    Args:
+        log_probs: (B, T, V + 1), blank last.
+        speech_lengths: (B,) frames.
+        text_lengths: (B,) tokens with CLS.
+    """
+    T = log_probs.shape[1]
+    spelled = log_probs[:, :, :-1].detach().exp().double()
+    new = (spelled - torch.nn.functional.pad(spelled[:, :-1], (0, 0, 1, 0))).clamp(min=0).sum(2)
+    new = new.masked_fill(padding_mask(speech_lengths, T), 0.0)
+    count = new.cumsum(1)
+    return count * ((text_lengths - 1) / count[:, -1].clamp(min=1e-9)).unsqueeze(1)
 
 
 def _take(x_BMD: Tensor, place_BN: Tensor) -> Tensor:

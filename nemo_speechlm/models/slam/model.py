@@ -14,11 +14,12 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 from torch import Generator, Tensor, nn
 
-from nemo_speechlm.checks import check_number
+from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, TokenBatch
 from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Stream, TokenTextStream
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import MultitaskModel
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
@@ -26,7 +27,7 @@ from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.slam import pairs as pair_tasks
-from nemo_speechlm.models.slam.joined import encode_joined
+from nemo_speechlm.models.slam.joined import encode_joined, even_positions, spelled_positions
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
 from nemo_speechlm.models.slam.mismatches import Mismatches
 from nemo_speechlm.models.slam.tasks import TASKS
@@ -68,7 +69,14 @@ class SLAMModel(MultitaskModel):
             self.tlm_text = CoveringMask(**self._cfg.tlm.text)
             self.tlm_whole_text = self._cfg.tlm.whole_text
             self.stm_mismatches = Mismatches(**self._cfg.stm)
-            self.text_positions = bool((self._cfg.get("joined") or {}).get("text_positions", False))
+            self.text_positions = (self._cfg.get("joined") or {}).get("text_positions")
+            if self.text_positions is not None:
+                check_choice("model.joined.text_positions", self.text_positions, ("even", "ctc"))
+            if self.text_positions == "ctc" and {"tlm", "stm"} & self.tasks.keys() and "ctc" not in self.tasks:
+                raise SpeechLMError(
+                    "model.joined.text_positions is ctc, and model.tasks.ctc is 0: give the task a weight, or set "
+                    "model.joined.text_positions=even"
+                )
             check_number("model.tlm.whole_text", self.tlm_whole_text, 0, 1)
             starts = torch.tensor([label.startswith("▁") for label in self.text_encoder.labels])
             self.register_buffer("word_starts", starts, persistent=False)
@@ -165,7 +173,13 @@ class SLAMModel(MultitaskModel):
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The shared encoder over utterances (B, T, D) and texts (B, U, D), see :func:`encode_joined`."""
-        return encode_joined(self.encoder, speech, speech_lengths, text, text_lengths, self.text_positions)
+        positions = None
+        if self.text_positions == "even":
+            positions = even_positions(speech_lengths, text_lengths, speech.shape[1])
+        elif self.text_positions == "ctc":
+            log_probs = at_least_float32(pair_tasks.ctc_logits(self, speech)).log_softmax(2)
+            positions = spelled_positions(log_probs, speech_lengths, text_lengths)
+        return encode_joined(self.encoder, speech, speech_lengths, text, text_lengths, positions)
 
     def pair_states(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
         """The states of utterances (B, T, D) and of their texts (B, 1 + U, D), CLS first; and the frames (B,)."""

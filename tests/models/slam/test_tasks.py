@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import TokenBatch
+from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.slam import pairs
-from nemo_speechlm.models.slam.joined import encode_joined, positions_in_text
+from nemo_speechlm.models.slam.joined import encode_joined, even_positions, spelled_positions
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
 from nemo_speechlm.modules.encoder import Frames
 from tests.models.multitask import Mels
@@ -38,10 +39,24 @@ def joined_alone(model, speech, tokens, positions=0.0):
     return states.transpose(1, 2)[0].split([speech.shape[1], text.shape[1]])
 
 
-def plain_positions(T, U, D):
-    """(T, D) positions of the frames of one utterance, as if all U tokens of its text lasted equally long."""
+def plain_even_places(T, U):
+    """The places of the frames of one utterance in its text, as if all U tokens of it lasted equally long."""
+    return [0.5 + (t + 0.5) * U / T for t in range(T)]
+
+
+def plain_spelled_places(probs, U):
+    """The same, by the tokens that become likelier from frame to frame; (T, V + 1), blank last."""
+    places, count, before = [], 0.0, [0.0] * len(probs[0])
+    for row in probs.tolist():
+        count += sum(max(0.0, now - then) for now, then in zip(row[:-1], before[:-1], strict=True))
+        before = row
+        places.append(count)
+    return [place * U / count for place in places]
+
+
+def plain_positions(places, D):
+    """(T, D) sinusoids of places."""
     wave = (math.sin, math.cos)
-    places = [0.5 + (t + 0.5) * U / T for t in range(T)]
     rows = [[wave[i % 2](x / 10000 ** ((i - i % 2) / D)) for i in range(D)] for x in places]
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -145,8 +160,10 @@ def test_joined_equals_rows_alone(model, batch):
 
 
 @torch.no_grad()
-def test_joined_with_the_positions_of_the_text(build, batch):
-    model = build(joined={"text_positions": True}).double().eval()
+@pytest.mark.parametrize("kind", ["even", "ctc"])
+def test_joined_with_the_positions_of_the_text(build, batch, kind):
+    tasks = {"w2v_bert": 1.0, "masked_text": 1.0, "tlm": 1.0, "stm": 1.0, "ctc": 0.3}
+    model = build(joined={"text_positions": kind}, tasks=tasks).double().eval()
     model.preprocessor = Mels()
     given = batch.pairs
     frames = model.embed(given)
@@ -155,7 +172,9 @@ def test_joined_with_the_positions_of_the_text(build, batch):
     matches = pairs.match_logits(model, speech, frames.lengths, given.tokens, given.token_lengths)
     for b, (T, U) in enumerate(zip(frames.lengths.tolist(), given.token_lengths.tolist(), strict=True)):
         tokens = given.tokens[b, :U]
-        positions = plain_positions(T, U, speech.shape[2])
+        probs = model.ctc_head(speech[b, :T]).softmax(1)
+        places = plain_even_places(T, U) if kind == "even" else plain_spelled_places(probs, U)
+        positions = plain_positions(places, speech.shape[2])
         own_speech, own_text = joined_alone(model, speech[b : b + 1, :T], tokens, positions)
         torch.testing.assert_close(on_speech[b, :T], own_speech)
         torch.testing.assert_close(on_text[b, : U + 1], own_text)
@@ -163,10 +182,29 @@ def test_joined_with_the_positions_of_the_text(build, batch):
 
 
 def test_frames_lie_between_the_positions_of_tokens():
-    positions = positions_in_text(torch.tensor([6, 2, 4]), torch.tensor([4, 3, 1]), 6)
+    positions = even_positions(torch.tensor([6, 2, 4]), torch.tensor([4, 3, 1]), 6)
     assert positions[0].tolist() == pytest.approx([0.75, 1.25, 1.75, 2.25, 2.75, 3.25])
     assert positions[1, :2].tolist() == [1.0, 2.0], "a frame for each token: the token's own position"
     assert positions[2].isfinite().all(), "an empty text has CLS alone"
+
+
+def test_frames_have_the_positions_of_the_tokens_that_they_spell():
+    """CTC spells blank a a blank a b blank: three tokens, and the text has three."""
+    spelled = torch.tensor([[2, 0, 0, 2, 0, 1, 2]])
+    log_probs = F.one_hot(spelled, 3).double().log().clamp(min=-1e9)
+    positions = spelled_positions(log_probs, torch.tensor([7]), torch.tensor([4]))
+    assert positions.tolist() == [[0, 1, 1, 1, 2, 3, 3]]
+    doubled = spelled_positions(log_probs, torch.tensor([7]), torch.tensor([7]))
+    torch.testing.assert_close(doubled, positions * 2)
+    nothing = F.one_hot(torch.full((1, 7), 2), 3).double().log().clamp(min=-1e9)
+    assert spelled_positions(nothing, torch.tensor([7]), torch.tensor([4])).tolist() == [[0] * 7]
+
+
+def test_positions_by_a_ctc_that_there_is_not(build):
+    with pytest.raises(SpeechLMError, match=r"text_positions is ctc, and model\.tasks\.ctc is 0"):
+        build(joined={"text_positions": "ctc"})
+    with pytest.raises(SpeechLMError, match=r"text_positions is 'odd', expected even or ctc"):
+        build(joined={"text_positions": "odd"})
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from nemo_speechlm import __version__
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.training.peers import check_same_checkpoint
 from nemo_speechlm.training.run_record import NAME, RunRecord
 
 _OWN_FOLDER = "give this run a folder of its own (name=... or exp_manager.exp_dir=...)"
@@ -83,6 +84,10 @@ class Continuation(Callback):
         for line in known.free_changes(now) if known is not None else ():
             logging.info(f"The run goes on with {line}")
         self._record = now
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that all processes go on from the same checkpoint, before they read it."""
+        check_same_checkpoint(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that is past the end of the run, and keep it for :meth:`on_fit_start`.

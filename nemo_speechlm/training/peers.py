@@ -1,15 +1,18 @@
-"""What the processes of a training tell when one of them fails: one message, and no traceback of the others."""
+"""What the processes of a training agree on, and what they tell when one of them fails: one message for all."""
 
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from nemo_speechlm.errors import SpeechLMError, Unfinished
+from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 
 _KEY = "nemo_speechlm: processes that have failed"
 _PATIENCE = 1.0
@@ -19,6 +22,34 @@ _GRACE = 5.0
 """Seconds that other processes of this machine have to end by themselves."""
 
 _LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport", "NCCL")
+
+
+def check_same_checkpoint(trainer: Trainer) -> None:
+    """Check, once the processes of a training know one another, that all go on from the same checkpoint, or from none.
+
+    Each has looked for it by itself: on another node the folder may be another one.
+
+    Raises:
+        InputError: naming a process that has found another one than the first.
+    """
+    if trainer.world_size == 1 or not distributed.is_initialized():
+        return
+    path = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
+    own = None if path is None else (path.name, path.stat().st_size if path.is_file() else 0)
+    found: list[Any] = [None] * trainer.world_size
+    distributed.all_gather_object(found, (own, socket.gethostname()))
+    first, host = found[0]
+    for rank, (other, there) in enumerate(found):
+        if other != first:
+            raise InputError(
+                f"process {rank} on {there} finds {_named(other)}, and the first process on {host} {_named(first)}; "
+                "exp_manager.exp_dir must be a folder that all nodes see",
+                path or Path(trainer.default_root_dir),
+            )
+
+
+def _named(checkpoint: tuple[str, int] | None) -> str:
+    return "no checkpoint to go on from" if checkpoint is None else f"the checkpoint {checkpoint[0]}"
 
 
 @contextmanager
@@ -47,8 +78,9 @@ def one_message(trainer: Trainer) -> Iterator[None]:
         if not _is_first():
             _leave()
         raise SpeechLMError(
-            "another process of this training has ended: what it wrote last, or its launcher, says why. Run the same "
-            "command again to go on from the last checkpoint"
+            "another process of this training has ended, or cannot be reached: what it wrote last, or its launcher, says "
+            "why. Run the same command again to go on from the last checkpoint. What failed here: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
         ) from error
 
 

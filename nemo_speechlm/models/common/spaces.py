@@ -16,4 +16,4 @@ def keep_spaces(model: Any) -> None:
     """
     decoding: Any = getattr(model, "decoding", None)
     if isinstance(getattr(model, "encoder", None), SpeechLMEncoder) and hasattr(decoding, "supported_punctuation"):
-        decoding.supported_punctuation = None
+        decoding.supported_punctuation = set()

@@ -220,6 +220,18 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         super().change_decoding_strategy(*args, **kwargs)  # type: ignore[misc]
         keep_spaces(self)
 
+    def change_vocabulary(self, *args: Any, **kwargs: Any) -> None:
+        """NeMo's, which would stumble over data that are null."""
+        absent = [part for part in ("train_ds", "validation_ds", "test_ds") if self.cfg.get(part, {}) is None]
+        self.cfg.update(dict.fromkeys(absent, {}))
+        super().change_vocabulary(*args, **kwargs)  # type: ignore[misc]
+        self.cfg.update(dict.fromkeys(absent))
+        keep_spaces(self)
+
+    def _transcribe_on_end(self, trcfg: TranscribeConfig) -> None:
+        super()._transcribe_on_end(trcfg)
+        self.train(trcfg._internal.training_mode)  # NeMo leaves encoder and decoder training, masks and all
+
     def _loss_count(self, batch: Any) -> Tensor | int | None:
         """What NeMo divides the loss of a batch by, where it divides by a count."""
         reduction = self.cfg.get("ctc_reduction", "mean_batch")
@@ -334,6 +346,11 @@ class SpeechLMCTCModelBPE(SpeechLMCTC, EncDecCTCModelBPE):
         with open_dict(cfg):
             cfg.pop("labels", None)
             cfg.decoder.update(vocabulary=[], num_classes=-1)
+
+    def _setup_transcribe_dataloader(self, config: dict[str, Any]) -> DataLoader:
+        # The one for characters: NeMo's for tokens asks for use_lhotse, which is our loader of transcribed speech, and
+        # for validation data.
+        return super(EncDecCTCModelBPE, self)._setup_transcribe_dataloader(config)
 
     def text_encoder(self) -> TokenEncoder:
         """Of the model's tokens."""

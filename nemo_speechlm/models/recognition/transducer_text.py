@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import EncDecRNNTBPEModel, EncDecRNNTModel
+from nemo.collections.asr.parts.mixins import TranscribeConfig
 from omegaconf import DictConfig
 from torch import Generator, Tensor
 
@@ -15,6 +16,7 @@ from nemo_speechlm.data.recognition.batch import batch_text
 from nemo_speechlm.losses.transducer import transducer_loss
 from nemo_speechlm.models.common.joint import joint_means
 from nemo_speechlm.models.common.parts import SHARED, Parts
+from nemo_speechlm.models.common.spaces import keep_spaces
 from nemo_speechlm.models.recognition.text_branch import build_text_branch
 from nemo_speechlm.nemo_targets import name_publicly
 
@@ -38,6 +40,15 @@ class WithText(_Host):
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)
         self.text_branch = build_text_branch(self.cfg, self.cfg.encoder.d_model)
+
+    def change_decoding_strategy(self, *args: Any, **kwargs: Any) -> None:
+        """NeMo's."""
+        super().change_decoding_strategy(*args, **kwargs)
+        keep_spaces(self)
+
+    def _transcribe_on_end(self, trcfg: TranscribeConfig) -> None:
+        super()._transcribe_on_end(trcfg)
+        self.train(trcfg._internal.training_mode)  # NeMo leaves encoder and decoder training, masks and all
 
     def training_step(self, batch: Any, batch_nb: int) -> dict[str, Tensor]:
         """NeMo's, and the loss of the step's text."""

@@ -222,6 +222,47 @@ def test_times_come_from_the_encoders_frame_rate(tmp_path):
         assert character["start"] == pytest.approx(character["start_offset"] * 0.02)
 
 
+def saying(monkeypatch, model, text):
+    """The model hears this text in whatever it is given: a blank before each character."""
+    ids = [i for c in text for i in (len(model.decoder.vocabulary), model.text_encoder().labels.index(c))]
+
+    def forward(self, **inputs):
+        log_probs = torch.nn.functional.one_hot(torch.tensor([ids]), len(self.decoder.vocabulary) + 1).float().log()
+        return log_probs.clamp(min=-50), torch.tensor([len(ids)]), torch.tensor([ids])
+
+    monkeypatch.setattr(type(model), "forward", forward)
+
+
+def test_times_of_words(tmp_path, monkeypatch):
+    model = scratch(labels=[" ", "a", "b", "'"])
+    saying(monkeypatch, model, "ab 'a")
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    (hypothesis,) = model.transcribe([str(tmp_path / "a.wav")], timestamps=True, verbose=False)
+    assert hypothesis.text == "ab 'a"
+    first, second = hypothesis.timestamp["word"]
+    assert (first["word"], second["word"]) == ("ab", "'a")
+    assert 0 <= first["start"] < first["end"] <= 0.08 < 0.1 <= second["start"] < second["end"] <= 0.2
+
+
+def test_a_model_that_has_transcribed_is_as_before(tmp_path):
+    model = scratch(encoder_overrides=None)
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+    before = log_probs(model)
+    model.transcribe([str(tmp_path / "a.wav")], verbose=False)
+    assert not any(module.training for module in model.modules())
+    with torch.no_grad():
+        assert torch.equal(model(**audio_batch())[0], before)
+
+
+def test_another_vocabulary(monkeypatch, tmp_path):
+    model = scratch(validation_ds=None)
+    model.change_vocabulary([" ", "a", "'", "x"])
+    saying(monkeypatch, model, "a 'x")
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    (hypothesis,) = model.transcribe([str(tmp_path / "a.wav")], verbose=False)
+    assert hypothesis.text == "a 'x", "the space before the apostrophe is kept, as after restoring"
+
+
 def test_features_of_every_layer():
     batch = audio_batch()
     layers, lengths = scratch().extract_features(batch["input_signal"], batch["input_signal_length"])
@@ -323,6 +364,11 @@ def test_tokens_of_a_tokenizer(pretrained, tokenizer, corpus, tmp_path):
     assert torch.equal(log_probs(restored), log_probs(model))
     again = {"init_from_pretrained": str(tmp_path / "bpe.nemo"), "reuse_ctc_head": True}
     assert same_weights(SpeechLMCTCModelBPE(config(**again, tokenizer=cfg.tokenizer)).decoder, model.decoder)
+
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+    (from_file,) = restored.transcribe([str(tmp_path / "a.wav")], verbose=False)
+    (from_array,) = restored.transcribe([soundfile.read(tmp_path / "a.wav", dtype="float32")[0]], verbose=False)
+    assert from_file.text == from_array.text
 
     # The tokenizer came along: a restored model reads transcripts, too.
     data = {"manifest_filepath": str(corpus.speech), "use_lhotse": True, "batch_duration": 6, "num_workers": 0}

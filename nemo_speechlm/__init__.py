@@ -3,4 +3,4 @@
 Importing the package is cheap: the data tools need neither torch nor NeMo. Models live in :mod:`nemo_speechlm.models`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -63,12 +63,14 @@ class RunRecord:
             of audio, ``sha256`` with ``mtime_ns`` and ``read_ns`` (when it was computed).
         free: the other keys of trainer and model and their values; not compared.
         accepted: changes that the user accepted on the way, oldest first: ``version``, ``changes``.
+        version: of this package; not compared.
     """
 
     settings: Mapping[str, Any]
     files: Mapping[str, list[dict[str, Any]]]
     free: Mapping[str, Any] = field(default_factory=dict)
     accepted: tuple[Mapping[str, Any], ...] = ()
+    version: str = __version__
 
     @classmethod
     def of(cls, config: Mapping[str, Any], batches_per_update: int, known: "RunRecord | None" = None) -> "RunRecord":
@@ -106,7 +108,9 @@ class RunRecord:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(content["settings"], content["files"], content["free"], tuple(content["accepted"]))
+            return cls(
+                content["settings"], content["files"], content["free"], tuple(content["accepted"]), content["version"]
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"cannot be read as the record of a run ({error!r}); restore it, or remove it and continue the run "
@@ -117,7 +121,7 @@ class RunRecord:
     def write(self, folder: str | Path) -> None:
         """Put the record into a folder of checkpoints."""
         content = {
-            "version": __version__,
+            "version": self.version,
             "settings": self.settings,
             "files": self.files,
             "free": self.free,
@@ -141,8 +145,9 @@ class RunRecord:
         return found
 
     def free_changes(self, now: "RunRecord") -> list[str]:
-        """Which of the free keys have other values now, a line each."""
-        return [
+        """Which of the free keys have other values now, a line each; and the package's version, if it is another."""
+        other = [] if self.version == now.version else [f"nemo_speechlm: {self.version} before, {now.version} now"]
+        return other + [
             f"{key}: {_shown(self.free[key])} before, {_shown(value)} now"
             for key, value in now.free.items()
             if key in self.free and self.free[key] != value

@@ -31,6 +31,12 @@ def made(cfg, tmp_path):
     return tmp_path
 
 
+def test_another_version_may_write_other_transcripts(cfg, made, monkeypatch):
+    monkeypatch.setattr("nemo_speechlm.__version__", "99.0")
+    with pytest.raises(InputError, match=r"talk\.txt: was made with version .*, now \"?99\.0"):
+        check(cfg, made)
+
+
 def test_what_decides_nothing_may_change(cfg, made):
     cfg.device, cfg.batch_duration, cfg.format, cfg.input = "cuda", 10, ["text", "srt"], ["talk.wav", "more.wav"]
     check(cfg, made)

@@ -1,9 +1,10 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
-from nemo_speechlm import files
+from nemo_speechlm import __version__, files
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import file_digest
 from nemo_speechlm.training.run_record import BATCHES_PER_UPDATE, RunRecord
@@ -208,3 +209,11 @@ def test_files_that_are_named_by_a_word(config, tmp_path, monkeypatch):
     (tmp_path / "tokens" / "tokenizer.model").write_bytes(b"\x01\x02")
     (line,) = before.differences(RunRecord.of(config, 1))
     assert line.startswith("model.tokenizer.dir: the content of")
+
+
+def test_another_version_goes_on_and_says_so(config, tmp_path):
+    replace(RunRecord.of(config, 8), version="0.1.0").write(tmp_path)
+    before, now = RunRecord.read(tmp_path), RunRecord.of(config, 8)
+    assert before.differences(now) == []
+    assert before.free_changes(now) == [f"nemo_speechlm: 0.1.0 before, {__version__} now"]
+    assert now.free_changes(now) == []

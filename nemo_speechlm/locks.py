@@ -28,16 +28,16 @@ def lock_path(path: str | Path) -> Path:
 
 
 @contextmanager
-def only_writer(path: str | Path, wait: bool = False, refusal: str = _REFUSAL) -> Iterator[None]:
+def only_writer(path: str | Path, wait: float = 0.0, refusal: str = _REFUSAL) -> Iterator[None]:
     """Keep other processes from making the file ``path`` until the block ends; a process may hold it several times.
 
     Args:
         path: the file, or, of an output with several, the one that is there last.
-        wait: wait for another process to finish, instead of raising.
+        wait: seconds to wait for another process to finish.
         refusal: of the error's message; ``{holder}`` stands for the other process.
 
     Raises:
-        InputError: if another process is making it; with its host, number and start.
+        InputError: if another process is making it, after the wait; with its host, number and start.
     """
     from filelock import FileLock, SoftFileLock, Timeout  # a tenth of the time of every command's --help
 
@@ -45,9 +45,13 @@ def only_writer(path: str | Path, wait: bool = False, refusal: str = _REFUSAL) -
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file, is_singleton=True)
     try:
-        lock.acquire(blocking=wait)
+        lock.acquire(timeout=wait, blocking=wait > 0)
     except Timeout:
-        raise InputError(refusal.format(holder=_holder(lock_file)), path) from None
+        holder = _holder(lock_file)
+        # Where the file system has no locks, or its server keeps them, that of a machine that went down stays.
+        elsewhere = any(map(str.isdigit, holder)) and socket.gethostname() not in holder
+        way_out = f"; if it runs no longer, since that machine went down, remove {lock_file}" if elsewhere else ""
+        raise InputError(refusal.format(holder=holder) + way_out, path) from None
     outermost = lock.lock_counter == 1
     try:
         # a soft lock (on file systems without locks) keeps its own notes in the file

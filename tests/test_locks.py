@@ -69,8 +69,20 @@ def test_the_lock_of_a_killed_process_is_free(holder, output):
 
 def test_who_waits_comes_next(holder, output):
     holder.stdin.close()
-    with only_writer(output, wait=True):
+    with only_writer(output, wait=30):
         assert holder.wait(timeout=30) == 0
+
+
+def test_who_waits_in_vain(holder, output):
+    with pytest.raises(InputError, match="another process is making it"), only_writer(output, wait=0.3):
+        pytest.fail("it is held")
+
+
+def test_a_lock_of_another_machine_can_be_removed(holder, output, monkeypatch):
+    """As on a file system that keeps the locks of a machine that went down."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "other-node")
+    with pytest.raises(InputError, match=rf"that machine went down, remove {lock_path(output)}"), only_writer(output):
+        pytest.fail("it is held")
 
 
 def test_a_process_may_hold_it_several_times(output):

@@ -24,6 +24,9 @@ FEWEST_READ = 1000
 
 _TOLD = 10
 
+_WAIT = 60.0
+"""Seconds to wait for another process that writes to the list."""
+
 
 class BadExample(NamedTuple):
     """An example that cannot be used.
@@ -217,14 +220,15 @@ class BadCount:
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                with only_writer(self.path, wait=True):
+                with only_writer(self.path, wait=_WAIT):
                     broken = self._read_list()
                     new = [example for example in examples if _key(example) not in self._listed]
                     if new:
                         text = "".join(json.dumps(e._asdict(), ensure_ascii=False) + "\n" for e in new)
                         _append(self.path, ("\n" if broken else "") + text)
-            except OSError as error:
-                logging.warning(f"{self.path}: {error.strerror or error}; bad examples are not listed")
+            except (OSError, InputError) as error:
+                why = error.reason if isinstance(error, InputError) else error.strerror or error
+                logging.warning(f"{self.path}: {why}; bad examples are not listed")
         self._listed.update(map(_key, examples))
 
     def _read_list(self) -> bool:

@@ -1,5 +1,6 @@
 """What the processes of a training agree on, and what they tell when one of them fails: one message for all."""
 
+import os
 import socket
 import sys
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 from torch import distributed
 from torch.distributed import distributed_c10d
@@ -53,6 +55,26 @@ def _named(checkpoint: tuple[str, int] | None) -> str:
 
 
 @contextmanager
+def own_rank(trainer: Trainer) -> Iterator[None]:
+    """Tell NeMo which process this is, where Lightning has started it in the shell of a SLURM job.
+
+    There SLURM's own variables say of every process that it is the first, and NeMo goes by them.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if "SLURM_PROCID" not in os.environ or not isinstance(environment, LightningEnvironment):
+        yield
+        return
+    before = os.environ.get("RANK")
+    os.environ["RANK"] = str(trainer.global_rank)
+    try:
+        yield
+    finally:
+        os.environ.pop("RANK")
+        if before is not None:
+            os.environ["RANK"] = before
+
+
+@contextmanager
 def one_message(trainer: Trainer) -> Iterator[None]:
     """Let the process that fails first tell why, and the others end with status 1 without a word.
 
@@ -78,10 +100,39 @@ def one_message(trainer: Trainer) -> Iterator[None]:
         if not _is_first():
             _leave()
         raise SpeechLMError(
-            "another process of this training has ended, or cannot be reached: what it wrote last, or its launcher, says "
-            "why. Run the same command again to go on from the last checkpoint. What failed here: "
+            "another process of this training has ended, or cannot be reached: what it wrote last, or its launcher, "
+            "says why. Run the same command again to go on from the last checkpoint. What failed here: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
         ) from error
+
+
+@contextmanager
+def until_the_first_is_done(trainer: Trainer) -> Iterator[None]:
+    """Let the other processes wait at the block's end for the first one, which does most of what is in it.
+
+    Those that go on sooner may look for what is not there yet, or end, and launchers then end the first one.
+    """
+    global _finished
+    _finished += 1
+    key, store = f"nemo_speechlm: the first process is done {_finished}", _store(trainer)
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # the store may be gone with the first process
+            if store is not None and trainer.is_global_zero:
+                store.set(key, b"1")
+            while store is not None and not store.check([key]):
+                time.sleep(0.2)
+
+
+_finished = 0
+"""Trainings that have ended in this process, which is the same in all of them."""
+
+
+def _store(trainer: Trainer) -> Any:
+    if trainer.world_size == 1 or not distributed.is_initialized():
+        return None
+    return distributed_c10d._get_default_store()
 
 
 def _is_first() -> bool:

@@ -27,7 +27,7 @@ from nemo_speechlm.training.continuation import Continuation
 from nemo_speechlm.training.curves import one_curve
 from nemo_speechlm.training.folder import prepare_folder
 from nemo_speechlm.training.options import check_recipe
-from nemo_speechlm.training.peers import one_message
+from nemo_speechlm.training.peers import one_message, own_rank, until_the_first_is_done
 from nemo_speechlm.training.recovery import step_of
 from nemo_speechlm.training.saving import INTERRUPTED, Saver
 from nemo_speechlm.training.step_guards import step_guards
@@ -83,6 +83,7 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     try:
         trainer = build_trainer(cfg.trainer, callbacks)
         _check_sharded(trainer, cfg)
+        held.enter_context(own_rank(trainer))
         prepare_folder(trainer, cfg, continuation, held)
         folder = exp_manager(trainer, _without_its_stopping(cfg))
     except MisconfigurationException as error:
@@ -108,10 +109,11 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
     if trainer.interrupted:
         raise KeyboardInterrupt
     _check_ended(trainer, saver.reason)
-    chosen = cfg.save != "last" and _load_best(model, trainer, 1 if cfg.save == "best" else None)
-    if not chosen and (average := average_of(trainer)) is not None:
-        average.put_into(model)
-    _write(model, output, trainer)
+    with until_the_first_is_done(trainer):
+        chosen = cfg.save != "last" and _load_best(model, trainer, 1 if cfg.save == "best" else None)
+        if not chosen and (average := average_of(trainer)) is not None:
+            average.put_into(model)
+        _write(model, output, trainer)
     logging.info(f"Wrote {output}")
     return output
 

@@ -32,6 +32,21 @@ INTERRUPTED = _STOPPING[4]
 _SIGNALS = {signal.SIGUSR1: 2, signal.SIGTERM: 3, signal.SIGINT: 4}
 
 
+def _group_of_all() -> Any:
+    """All processes of a training as a group that agrees on the CPU.
+
+    Raises:
+        SpeechLMError: where they do not reach one another by gloo, which looks for its network by itself.
+    """
+    try:
+        return distributed.new_group(backend="gloo")
+    except RuntimeError as error:
+        raise SpeechLMError(
+            f"the processes of this training cannot reach one another by gloo ({str(error).strip().splitlines()[0]}); "
+            "say which network interface leads from node to node, as in GLOO_SOCKET_IFNAME=eth0"
+        ) from error
+
+
 class Saver(Callback):
     """Saves the last checkpoint every few minutes. When the run is to stop, it saves once more and ends the run.
 
@@ -130,7 +145,7 @@ class Saver(Callback):
             # All processes count the best checkpoints that the first one found in the folder.
             callback.__dict__.update(trainer.strategy.broadcast(_best(callback)))
         if trainer.world_size > 1:
-            self._group = distributed.new_group(backend="gloo")
+            self._group = _group_of_all()
         self._saved_at = time.monotonic()
         self._phase = "training"
         self._listen()  # Lightning has put in its own handlers meanwhile

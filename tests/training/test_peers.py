@@ -8,6 +8,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment
+from nemo.utils.get_rank import is_global_rank_zero
+from torch import distributed
 
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models import SpeechLMModel
@@ -58,6 +61,48 @@ def test_processes_that_would_go_on_from_different_checkpoints(tmp_path):
     assert 1 in run_in_processes(_train_on_a_disk_of_its_own, 2, corpus, tmp_path, 4)
     assert not (tmp_path / "out.nemo").exists()
     (said,) = tmp_path.glob("said*")  # one tells it for both
-    found = r"process 1 on \S+ finds no checkpoint to go on from, and the first process on \S+ the checkpoint .*-last.ckpt"
+    found = (
+        r"process 1 on \S+ finds no checkpoint to go on from, and the first process on \S+ the checkpoint .*-last.ckpt"
+    )
     assert re.search(found, said.read_text())
     assert "must be a folder that all nodes see" in said.read_text()
+
+
+def _end_one_after_another(rank, folder):
+    distributed.init_process_group("gloo")
+    trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0)
+    for number in range(2):
+        with peers.until_the_first_is_done(trainer):
+            if rank == 0:
+                time.sleep(1)
+                (folder / f"{number}").write_text("written")
+        assert (folder / f"{number}").exists()
+    if rank == 0:  # which fails the third time: the other one does not wait for ever
+        os._exit(3)
+    with peers.until_the_first_is_done(trainer):
+        pass
+
+
+@pytest.mark.timeout(120)
+def test_all_wait_until_the_first_has_written(tmp_path):
+    assert run_in_processes(_end_one_after_another, 2, tmp_path, seconds=60) == [3, 0]
+
+
+def test_the_rank_that_nemo_sees_in_a_slurm_shell(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    environment = LightningEnvironment()
+    trainer = SimpleNamespace(global_rank=2, strategy=SimpleNamespace(cluster_environment=environment))
+    assert is_global_rank_zero()
+    with peers.own_rank(trainer):
+        assert not is_global_rank_zero()
+    assert is_global_rank_zero()
+    monkeypatch.delenv("SLURM_PROCID")
+    with peers.own_rank(trainer):
+        assert "RANK" not in os.environ
+
+
+def test_what_failed_is_told_beside_the_guess(monkeypatch):
+    found = r"cannot be reached.*NCCL error: out of shared memory"
+    with pytest.raises(SpeechLMError, match=found), peers.one_message(SimpleNamespace(world_size=2)):
+        raise RuntimeError("NCCL error: out of shared memory\nand a trace")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.data.manifests.lines import read_manifests
@@ -32,6 +33,9 @@ Train = Callable[[DictConfig, Callable[..., ProbeModel]], Path]
 def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
     """Train a probe if that is not done yet, test it, and leave its files in ``cfg.output``; see ``conf/probe.yaml``.
 
+    Returns:
+        the result; of several processes the first one has it, the others have none.
+
     Raises:
         InputError: if the result is there already, unless ``cfg.overwrite``; or naming what is wrong in the data.
         SpeechLMError: naming the key of ``cfg`` that is wrong.
@@ -46,6 +50,8 @@ def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
     _keep_what_no_run_made(recipe)
     recipe.overwrite = True  # a run that is complete writes it again; one with other settings or data is refused
     train(recipe, lambda model, trainer: ProbeModel(cfg=model, trainer=trainer))
+    if rank_zero_only.rank:  # of several processes the first one tests
+        return {}
     model = restore_file(ProbeModel, weights, cfg.device)
     judged = judge(model, cfg.test, cfg.batch_size, cfg.num_workers)
     spec = model.spec

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from nemo.core.classes import ModelPT
+from nemo.utils.model_utils import import_class_by_path
 
 from nemo_speechlm.checks import check_model_file
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -37,8 +38,23 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
     except SpeechLMError:
         raise
     except Exception as error:  # of an archive, its YAML, its pickle, a class that NeMo will not make, ...
+        error = _told_by_the_class(str(path), error)
+        if isinstance(error, SpeechLMError):
+            raise error from None
         reason = missing_part(Path(path)) or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"cannot be restored: {reason}", path) from error
+
+
+def _told_by_the_class(path: str, error: Exception) -> Exception:
+    """What the class that a file names has against it, where NeMo tells only that its base has no instances."""
+    if "abstract class" not in str(error):
+        return error
+    try:
+        config: Any = ModelPT.restore_from(path, return_config=True)
+        import_class_by_path(config.target).restore_from(path, map_location="cpu")
+    except Exception as own:
+        return own
+    return error
 
 
 def restore_extractor(path: str | Path, device: str = "auto") -> Any:

@@ -223,7 +223,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
     def change_vocabulary(self, *args: Any, **kwargs: Any) -> None:
         """NeMo's, which would stumble over data that are null."""
         absent = [part for part in ("train_ds", "validation_ds", "test_ds") if self.cfg.get(part, {}) is None]
-        self.cfg.update(dict.fromkeys(absent, {}))
+        self.cfg.update({part: {} for part in absent})
         super().change_vocabulary(*args, **kwargs)  # type: ignore[misc]
         self.cfg.update(dict.fromkeys(absent))
         keep_spaces(self)

@@ -28,7 +28,7 @@ def encode_joined(
         speech_lengths: (B,) frames.
         text: (B, U, D) embedded tokens.
         text_lengths: (B,) tokens.
-        positions: (B, T) where the frames stand in the text, which is added to them; None: they have no positions there.
+        positions: (B, T) where the frames stand in the text, which is added to them; None: they have none there.
 
     Returns:
         the states of speech (B, T, D) and of text (B, U, D); behind the lengths they mean nothing.

@@ -118,7 +118,7 @@ def prepare_inventory(
         InputError: if the inventory is another tokenizer's, or the aligned manifest does not fit it.
     """
     check_durations(durations, aligned_manifest)
-    with only_writer(units, wait=True):  # shards may run at the same time
+    with only_writer(units, wait=600):  # shards may run at the same time
         old = open_inventory(units, tokenizing)
         inventory = old
         if aligned_manifest is not None:

@@ -6,15 +6,19 @@ OMP_NUM_THREADS=1 python -m tests.models.slam.test_model
 import csv
 import logging as python_logging
 import math
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from nemo.core.classes import ModelPT
 from nemo.utils import logging
+from omegaconf import OmegaConf
 
 from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.testing.slam import tiny_slam_config
 from tests.models.multitask import (
@@ -201,6 +205,28 @@ def test_a_pair_left_over_at_the_end_of_a_pass(build, batch):
 def test_configs_that_do_not_fit(build, overrides, message):
     with pytest.raises(SpeechLMError, match=message):
         build(**overrides)
+
+
+def rewritten(path, folder, change):
+    """A copy of a .nemo file whose config is changed."""
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+    config = OmegaConf.load(folder / "model_config.yaml")
+    change(config)
+    OmegaConf.save(config, folder / "model_config.yaml")
+    with tarfile.open(folder.with_suffix(".nemo"), "w") as archive:
+        for member in sorted(folder.iterdir()):
+            archive.add(member, f"./{member.name}")
+    return folder.with_suffix(".nemo")
+
+
+def test_files_of_before_and_files_that_do_not_fit(build, tmp_path):
+    build().save_to(str(tmp_path / "whole.nemo"))
+    old = rewritten(tmp_path / "whole.nemo", tmp_path / "old", lambda cfg: cfg.loss.update(nothing_reads_it=1.0))
+    assert isinstance(restore_file(ModelPT, old, "cpu"), SLAMModel)
+    wrong = rewritten(tmp_path / "whole.nemo", tmp_path / "wrong", lambda cfg: cfg.tlm.update(whole_text=2))
+    with pytest.raises(SpeechLMError, match=r"model\.tlm\.whole_text is 2, expected a number from 0 to 1"):
+        restore_file(ModelPT, wrong, "cpu")
 
 
 def test_another_shared_transformer(build, corpus):

@@ -64,7 +64,10 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         super().__init__(cfg=cfg, trainer=trainer)
         self.tasks = read_weights(self._cfg.tasks, self.all_tasks)
         self.stages = read_stages(self._cfg.get("stages"), self.all_tasks, self.tasks)
-        self.loss_weights = term_weights(self.all_tasks, self.tasks, self._cfg.loss)
+        own = self._cfg.loss
+        if self._is_model_being_restored():  # files of 0.1.0 may name terms that nothing reads
+            own = {term: own[term] for task in self.all_tasks.values() for term in task.terms if term in own}
+        self.loss_weights = term_weights(self.all_tasks, self.tasks, own)
         self.preprocessor = self.from_config_dict(self._cfg.preprocessor)
         self.encoder = self.from_config_dict(self._cfg.encoder)
         self.encoder.take_input_rate(self._cfg)

@@ -152,6 +152,43 @@ def test_sbatch_is_told_what_the_options_say(undisturbed: Path, tmp_path: Path, 
     assert "--cpus-per-task=1" in (tmp_path / "srun").read_text()
 
 
+class Ended:
+    """A job of an array that has ended."""
+
+    job_id = "17_0"
+
+    def __init__(self, result):
+        self.result = lambda: result
+        self.done = lambda: True
+
+
+@pytest.mark.parametrize("looks", [3, 10_000])
+def test_files_that_are_seen_late_are_not_made_again(tmp_path: Path, monkeypatch, looks: int):
+    """The folder shows nothing of the first array for so many looks; when the time is over, another one is sent."""
+    hidden, arrays, missing = [0], [], slurm._missing
+
+    class Array:
+        folder = tmp_path / "slurm"
+
+        def map_array(self, task, ranges):
+            arrays.append(ranges)
+            found = [Ended(task(part)) for part in ranges]
+            hidden[0] = looks if len(arrays) == 1 else 0
+            return found
+
+    def seen(work, ranges):
+        hidden[0] -= 1
+        return list(ranges) if hidden[0] >= 0 else missing(work, ranges)
+
+    monkeypatch.setattr(SlurmEngine, "_executor", lambda self, folder, resources: Array())
+    monkeypatch.setattr(slurm, "_missing", seen)
+    monkeypatch.setattr(slurm, "_cancel", lambda folder: None)
+    monkeypatch.setattr(slurm, "_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "_LATE", 0.5)
+    job(source_with(tmp_path, {}, total=4), "out", workers=1, engine=SlurmEngine(jobs=1))
+    assert len(arrays) == (1 if looks == 3 else 2)
+
+
 def test_jobs_of_a_command_that_was_killed_before_a_result_are_cancelled(tmp_path: Path, monkeypatch):
     cancelled = []
     monkeypatch.setattr(slurm.subprocess, "run", lambda command, check: cancelled.append(command))

@@ -25,6 +25,9 @@ from nemo_speechlm.jobs.work import ChunkWork
 _SECONDS = 2.0
 """Between two looks at the jobs."""
 
+_LATE = 60.0
+"""Seconds for which a node may not see the files yet that others have written: NFS remembers what is in a folder."""
+
 
 @dataclass(frozen=True)
 class SlurmEngine(Executor):
@@ -83,6 +86,10 @@ class SlurmEngine(Executor):
             failures = _wait(jobs, _Advance(work.folder, left, advance))
             (work.folder / SUBMITTED).unlink()
             missing = _missing(work, left)
+            late = time.monotonic() + (_LATE if not failures else 0.0)
+            while missing and time.monotonic() < late:
+                time.sleep(_SECONDS)
+                missing = _missing(work, left)
             fruitless = fruitless + 1 if _lines(missing) == _lines(left) else 0
             if missing and fruitless > retries:
                 raise SpeechLMError(

@@ -28,7 +28,7 @@ from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.errors import SkipItem
 from nemo_speechlm.evaluation.aligner import TimedPhone, alignment_accuracy
 from nemo_speechlm.files import Record, iter_lines
-from nemo_speechlm.jobs.engines.executor import default_workers
+from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.pronouncing.word_pronouncer import Pronouncing
 from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
 from nemo_speechlm.tokenizers.gmm.tokenizer import GmmTokenizing
@@ -77,7 +77,7 @@ def real(train: str, work: str) -> None:
     folder = Path(work)
     folder.mkdir(parents=True, exist_ok=True)
     began, cpu = time.perf_counter(), time.process_time()
-    done = train_aligner(Pronouncing(), Path(train), folder / "aligner.safetensors", threads=default_workers())
+    done = train_aligner(Pronouncing(), Path(train), folder / "aligner.safetensors", threads=available_cores())
     row = {
         "hours": done.seconds / 3600,
         "utterances": done.utterances,

@@ -26,7 +26,7 @@ from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.audio.files import check_channel
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import refuse_overwrite
-from nemo_speechlm.jobs.engines.executor import default_workers
+from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.units.inventory import UnitInventory
@@ -52,7 +52,7 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.tokenizers.gmm.corpus import CorpusSource
     from nemo_speechlm.tokenizers.gmm.training import AlignerTraining, passes_table
 
-    threads = cfg.threads or default_workers()
+    threads = cfg.threads or available_cores()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
     manifests = cfg.manifest if isinstance(cfg.manifest, str) else list(cfg.manifest)
     training = AlignerTraining(

@@ -23,7 +23,7 @@ from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import atomic_write, dump_line, refuse_overwrite
-from nemo_speechlm.jobs.engines.executor import default_workers
+from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.units.inventory import UnitInventory
 
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.tokenizers.kmeans.teacher import make_teacher
     from nemo_speechlm.tokenizers.kmeans.training import KMeansTraining
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or default_workers()))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or available_cores()))
     manifests = tuple(expand_shards(cfg.manifest))
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
     training = KMeansTraining(manifests, **{name: cfg[name] for name in own})

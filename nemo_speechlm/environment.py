@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nemo_speechlm import __version__
+from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.kernels.backend import BACKEND_VARIABLE
 from nemo_speechlm.kernels.norm import layer_norm
 
@@ -90,7 +91,7 @@ def find_environment() -> Environment:
 
 
 def _devices(gpu: bool) -> Iterator[str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     yield f"cpu: {_processor()}, {cores} cores for this process, {torch.get_num_threads()} threads of PyTorch"
     for index in range(torch.cuda.device_count() if gpu else 0):
         found = torch.cuda.get_device_properties(index)

@@ -1,7 +1,6 @@
 """The demo: which commands it runs, and what it shows of their results."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -16,6 +15,7 @@ from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.demo.overrides import option
 from nemo_speechlm.demo.workflow import Step, run_steps
 from nemo_speechlm.files import atomic_write
+from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.program import COMMANDS
 from nemo_speechlm.units.inventory import UnitInventory
 
@@ -42,7 +42,7 @@ def run_demo(cfg: DictConfig) -> None:
     whole_numbers(cfg, "seeds", "pretrain_steps", "finetune_steps", "jobs", least=1)
     whole_numbers(cfg, "seed")
     folder = Path(cfg.output)
-    jobs = cfg.jobs or len(os.sched_getaffinity(0))
+    jobs = cfg.jobs or available_cores()
     run_steps(demo_steps(cfg, folder), folder / "logs", jobs)
     _plot(folder, cfg)
     table = demo_table(folder, cfg)

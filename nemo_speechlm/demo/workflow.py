@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from nemo_speechlm.demo.inputs import InputRecord
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.locks import only_writer
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) \[")
@@ -163,7 +164,7 @@ def run_steps(
 
 def _run_steps(steps: Sequence[Step], logs: Path, jobs: int, devices: Sequence[str], keep_going: bool) -> None:
     """:func:`run_steps` once nobody else runs them."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     unknown = {need for step in steps for need in step.needs} - {step.name for step in steps}
     if unknown:
         raise SpeechLMError(f"steps need {', '.join(sorted(unknown))}, which no step makes")

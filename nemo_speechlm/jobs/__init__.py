@@ -1,7 +1,7 @@
 """One function over every line of a file: in processes, on Ray or SLURM; resumed where a killed job stopped."""
 
 from nemo_speechlm.jobs.engines import Executor, LocalEngine, RayEngine, Resources, SlurmEngine
-from nemo_speechlm.jobs.engines.executor import default_workers
+from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.stage import ManifestStage
@@ -19,6 +19,6 @@ __all__ = [
     "Result",
     "SlurmEngine",
     "Work",
-    "default_workers",
+    "available_cores",
     "run_job",
 ]

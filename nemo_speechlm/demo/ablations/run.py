@@ -1,6 +1,5 @@
 """An ablation from its config to its table."""
 
-import os
 import shlex
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from nemo_speechlm.demo.ablations.steps import ablation_steps
 from nemo_speechlm.demo.workflow import StepsFailed, run_steps, step_state
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import atomic_write
+from nemo_speechlm.jobs.engines.executor import available_cores
 
 
 def run_ablation(cfg: DictConfig) -> None:
@@ -34,7 +34,7 @@ def run_ablation(cfg: DictConfig) -> None:
     devices = [str(device) for device in cfg.devices]
     if len(set(devices)) < len(devices):
         raise SpeechLMError(f"devices is {devices}; expected each once")
-    jobs = cfg.jobs or len(devices) or (1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)))
+    jobs = cfg.jobs or len(devices) or (1 if torch.cuda.is_available() else available_cores())
     check_whole("jobs", jobs, 1)
     failure = None
     try:

@@ -18,7 +18,7 @@ LARGEST = 4096
 """Lines of a chunk at most, whole batches aside."""
 
 
-def default_workers() -> int:
+def available_cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from nemo_speechlm.jobs.engines.executor import PoolExecutor, Resources, default_workers
+from nemo_speechlm.jobs.engines.executor import PoolExecutor, Resources, available_cores
 from nemo_speechlm.jobs.engines.pool import Attempt, Died, Done, Event, Pool, Progress, Stopped, attempt_at, picklable
 from nemo_speechlm.jobs.work import BadLine, ChunkWork
 
@@ -29,7 +29,7 @@ class LocalEngine(PoolExecutor):
 
     def default_workers(self, most: int | None = None) -> int:
         """One for each core that this process may use."""
-        return min(default_workers(), most or default_workers())
+        return min(available_cores(), most or available_cores())
 
     def in_this_process(self, workers: int | None) -> bool:
         """See :class:`Executor`."""
@@ -95,7 +95,7 @@ class Processes(Pool):
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self._work, theirs, self._stop), daemon=True)
-        with _threads(max(1, default_workers() // self._workers)):
+        with _threads(max(1, available_cores() // self._workers)):
             process.start()
         theirs.close()
         self._processes[ours] = process

@@ -61,3 +61,9 @@ def test_processes_share_the_batches():
     assert take(15, world_size=2, rank=0) == whole[::2]
     assert take(15, world_size=2, rank=1) == whole[1::2]
     assert take(5, start=10, world_size=2, rank=1) == whole[1::2][10:]
+
+
+def test_a_batch_may_be_as_long_as_is_allowed():
+    assert [batch.tolist() for batch in batches_by_length([3, 4, 4], 12)] == [[0, 1, 2]]
+    assert [batch.tolist() for batch in batches_by_length([3, 4, 4], 11)] == [[0, 1], [2]]
+    assert [batch.tolist() for batch in batches_by_length([1.5, 2.0], 4.0, longest_first=True)] == [[1, 0]]

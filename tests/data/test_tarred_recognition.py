@@ -139,3 +139,12 @@ def test_leaves_the_random_state_alone(tarred):
     loader = build(tarred)
     assert torch.rand(1) == expected
     batches_of(loader, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_and_workers_read_apart_what_nemo_reads(tarred, workers):
+    """With one order for all of them, a step of two processes would have the same batch twice."""
+    ranks = [batches_of(build(tarred, rank, 2, num_workers=workers, **NEMO), 8) for rank in (0, 1)]
+    assert not any(one == other for one, other in zip(*ranks, strict=True))
+    for batches in ranks:
+        assert workers == 0 or batches[::2] != batches[1::2]

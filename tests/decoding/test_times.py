@@ -61,3 +61,10 @@ def test_words_of_characters_and_of_tokens():
     x = path_log_probs([4, 0, 1, 4, 2, 1, 3, 3], 5)
     words = timed_words(x, [0, 1, 2, 1, 3], tokens, frame_rate=10)
     assert [(w.text, w.start, w.end) for w in words] == [("ab", 0.1, 0.3), ("b", 0.5, 0.6), ("b", 0.6, 0.8)]
+
+
+def test_confidence_is_the_geometric_mean_of_each_labels_best_frame():
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.9, 0.05, 0.05], [0.2, 0.4, 0.4], [0.05, 0.05, 0.9]])
+    (word,) = timed_words(np.log(probabilities), [0, 1], ["a", "b"], frame_rate=10)
+    assert (word.text, word.start, word.end) == ("ab", 0.0, 0.3)
+    assert word.confidence == pytest.approx((0.9 * 0.4) ** 0.5)

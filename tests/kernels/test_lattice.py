@@ -139,3 +139,8 @@ def test_against_nemos_loss(dtype):
 def test_arguments_that_do_not_fit(blank, emit, frames, targets, message):
     with pytest.raises(ValueError, match=message):
         lattice_nll(torch.zeros(blank), torch.zeros(emit), torch.tensor(frames), torch.tensor(targets))
+
+
+def test_of_paths_that_are_as_probable_the_earlier():
+    best = best_paths(torch.zeros(2, 3, 3), torch.zeros(2, 3, 2), torch.tensor([3, 2]), torch.tensor([2, 1]))
+    assert best.frames.tolist() == [[0, 0], [0, -1]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from nemo.collections.asr.modules import RNNTJoint
 
-from nemo_speechlm.losses.transducer import transducer_log_probs, transducer_loss
+from nemo_speechlm.losses.transducer import lattice_log_probs, transducer_log_probs, transducer_loss
 
 JOINT = {"encoder_hidden": 6, "pred_hidden": 5, "joint_hidden": 7, "activation": "relu", "dropout": 0.0}
 FRAMES, TARGETS = torch.tensor([8, 5]), torch.tensor([4, 2])
@@ -57,3 +57,9 @@ def test_loss_of_a_row_does_not_depend_on_the_others(inputs):
     together = transducer_loss(joint, encoded, FRAMES, predicted, tokens, TARGETS)
     alone = transducer_loss(joint, encoded[1:, :5], FRAMES[1:], predicted[1:, :3], tokens[1:, :2], TARGETS[1:])
     torch.testing.assert_close(together[1:], alone)
+
+
+def test_gradients():
+    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    tokens = torch.tensor([[1, 1, 3], [0, 2, 4]])  # the last is blank's id, as padding may be
+    assert torch.autograd.gradcheck(lambda x: lattice_log_probs(x, tokens), (logits,))

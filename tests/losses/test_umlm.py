@@ -12,3 +12,10 @@ def test_sums_of_bf16_are_exact():
     chosen = logits.double().log_softmax(-1).gather(2, units.unsqueeze(2)).squeeze(2)[frames]
     assert float(found.loss) == pytest.approx(-float(chosen.sum()), rel=1e-6)
     assert int(found.frames) == int(frames.sum())
+
+
+def test_right_are_frames_that_count_alone():
+    says, units = torch.tensor([[2, 0, 1, 3], [4, 4, 4, 4]]), torch.tensor([[2, 0, 0, 3], [4, 1, 4, -1]])
+    frames = torch.tensor([[True, False, True, False], [True, True, False, False]])
+    found = unit_prediction(torch.nn.functional.one_hot(says, 5).float(), units, frames)
+    assert (int(found.correct), int(found.frames)) == (2, 4)

@@ -98,3 +98,10 @@ def test_what_cannot_be_built():
         stack(n_heads=3)
     with pytest.raises(ValueError, match="d_model is 5"):
         SinusoidalPositions(5)
+
+
+def test_a_phone_never_lasts_less_than_no_frame():
+    """What is predicted has no lower bound; a negative duration would take frames of the phones before."""
+    said = torch.tensor([[-0.6, 3.0, -0.95]]).log1p()
+    assert durations_of(said, torch.tensor([3])).tolist() == [[0, 3, 0]]
+    assert durations_of(said, torch.tensor([3]), speed=0.5, longest=4).tolist() == [[0, 4, 0]]

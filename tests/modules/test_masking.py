@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_speechlm.modules import CoveringMask, SpanMask
+from nemo_speechlm.modules.masking import seeds_of
 
 
 def runs(row: torch.Tensor) -> list[int]:
@@ -101,3 +102,20 @@ def test_covering_mask_says_what_is_wrong():
         CoveringMask(1.5, 5)
     with pytest.raises(ValueError, match="length is 0"):
         CoveringMask(0.5, 0)
+
+
+@pytest.mark.parametrize(("prob", "frames"), [(0.25, 5), (0.3, 5), (0.05, 7)])
+def test_the_mean_number_of_spans_is_exact(prob, frames):
+    """Of spans of one frame, which never overlap: rounded down in some rows and up in others."""
+    mask = SpanMask(prob, 1).draw(torch.full((4000,), frames), frames, torch.Generator().manual_seed(0))
+    found = mask.sum(1)
+    assert set(found.tolist()) == {int(prob * frames), int(prob * frames) + 1}
+    assert found.double().mean().item() == pytest.approx(prob * frames, abs=0.03)
+
+
+def test_seeds_of_examples_do_not_depend_on_folders():
+    """Else a validation of a copied manifest would have other masks."""
+    here, there = (seeds_of([f"{folder}/valid.json:{n}" for n in range(40)], 40) for folder in ("/a", "/b/c"))
+    assert here == there
+    assert len(set(here)) == 40
+    assert seeds_of((), 3) == [0, 1, 2]

@@ -240,3 +240,22 @@ def test_an_average_within_the_model_is_not_averaged_again():
     average.put_into(model)
     assert torch.equal(model["average"].parts["part"].weight, inner)
     torch.testing.assert_close(model["part"].weight, outer)
+
+
+def test_of_a_figure_that_rises_the_best_checkpoint_is_the_highest(recipe, tmp_path):
+    recipe.exp_manager.checkpoint_callback_params.update(mode="max", save_top_k=2)
+    weight, watch = train(recipe, tmp_path, "best", save="best")
+    assert weight == max(watch.validated, key=lambda value: abs(value - 2))
+    mean, _ = train(recipe, tmp_path, "mean", save="average")
+    assert mean == pytest.approx(sum(sorted(watch.validated, key=lambda value: -abs(value - 2))[:2]) / 2)
+
+
+def test_a_run_resumed_within_an_update_counts_updates_alone():
+    average, model, trainer = ExponentialAverage(0.5), torch.nn.Linear(1, 1), SimpleNamespace(global_step=5)
+    average.on_load_checkpoint(trainer, model, {KEY: {"weights": dict(model.named_parameters()), "updates": 5}})
+    average.on_train_start(trainer, model)
+    average.on_train_batch_end(trainer, model)  # the first of the batches of an update
+    assert average.updates == 5
+    trainer.global_step = 6
+    average.on_train_batch_end(trainer, model)
+    assert average.updates == 6

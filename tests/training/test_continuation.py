@@ -1,12 +1,15 @@
 """What a checkpoint may restore; whole trainings are in test_training.py."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau, StepLR
 
-from nemo_speechlm.training.continuation import begin_with_whole_update, put_settings_into
+from nemo_speechlm.training.continuation import Continuation, begin_with_whole_update, put_settings_into
+from nemo_speechlm.training.run_record import BATCHES_PER_UPDATE
 
 
 def optimizer(**settings):
@@ -111,3 +114,10 @@ def test_updates_begin_with_their_first_batch(completed, accumulate, last, expec
     checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": {"current": current, "is_last_batch": last}}}}
     begin_with_whole_update(checkpoint, accumulate)
     assert set(current.values()) == {expected}
+
+
+def test_an_update_has_the_batches_of_all_devices_of_all_machines():
+    trainer = SimpleNamespace(global_rank=0, num_devices=2, num_nodes=3, accumulate_grad_batches=5)
+    continuation = Continuation(OmegaConf.create({}))
+    continuation.check(trainer)
+    assert continuation._record.settings == {BATCHES_PER_UPDATE: 30}

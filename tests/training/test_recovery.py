@@ -1,5 +1,7 @@
 """States that kills and bad disks leave in a folder of checkpoints, and what a run goes on from."""
 
+import os
+
 import pytest
 import torch
 
@@ -121,3 +123,12 @@ def test_where_none_can_be_read_nothing_is_begun_and_nothing_changed(folder):
         put_in_order(folder)
     assert "checksum" in str(error.value)
     assert names(folder) == ["a-last.ckpt", "a-last.ckpt.previous"]
+
+
+@pytest.mark.parametrize("later", ["a", "b"])
+def test_of_two_of_the_same_step_the_one_that_was_written_later(folder, later):
+    for name in "ab":
+        os.utime(save(folder, f"{name}-last.ckpt", 4), (1000.0 + (name == later),) * 2)
+    put_in_order(folder)
+    (earlier,) = {"a", "b"} - {later}
+    assert names(folder) == sorted([f"{later}-last.ckpt", f"{earlier}-last.ckpt.previous"])

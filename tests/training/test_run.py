@@ -276,6 +276,9 @@ def test_accepted_changes_are_followed_and_kept_on_record(recipe, tmp_path):
     (accepted,) = json.loads(record.read_text())["accepted"]
     assert accepted["changes"][0] == "model.optim.lr: 0.1 before, 0.4 now"
     refused(recipe, "model.optim.lr: 0.4 before, 0.1 now", overwrite=True, trainer__max_steps=16)
+    train(recipe, **complete, **{**changed, "model__optim__lr": 0.3}, trainer__max_steps=17)
+    first, second = json.loads(record.read_text())["accepted"]
+    assert (first["changes"], second["changes"]) == (accepted["changes"], ["model.optim.lr: 0.4 before, 0.3 now"])
 
 
 # --- a longer run has the learning rates of one that was begun so ----------------------------------------------

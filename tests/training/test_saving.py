@@ -5,17 +5,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from nemo.utils.callbacks import NeMoModelCheckpoint
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 from nemo_speechlm.training import checkpoint_io
 from nemo_speechlm.training import run as training
 from nemo_speechlm.training.recovery import step_of
+from nemo_speechlm.training.saving import Saver, _order_by_age
 from tests.test_locks import HOLDER
 from tests.training.test_run import OneWeight, recipe, train  # noqa: F401  # a fixture
 
@@ -254,3 +258,46 @@ def test_of_equally_good_checkpoints_the_later_are_kept(recipe, tmp_path, monkey
     assert steps() == [6, 8][-kept:]
     last, _ = train(recipe, **changed, save="last")
     assert best == last
+
+
+@pytest.mark.parametrize("newer", [2, 4])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_resumed_run_gives_up_the_oldest_of_equally_good_checkpoints(recipe, tmp_path, monkeypatch, mode, newer):  # noqa: F811
+    monkeypatch.setattr("tests.training.test_run.OneWeight", NothingRight)
+    recipe.exp_manager.checkpoint_callback_params.update(save_top_k=2, mode=mode)
+    changed = {"trainer__val_check_interval": 2, "overwrite": True}
+    train(recipe, **changed, trainer__max_steps=4)
+
+    def kept():
+        paths = [path for path in tmp_path.rglob("*.ckpt") if not path.stem.endswith("-last")]
+        return {torch.load(path, weights_only=False)["global_step"]: path for path in paths}
+
+    for step, path in kept().items():
+        os.utime(path, (1000.0 + (step == newer),) * 2)
+    train(recipe, **changed, trainer__max_steps=6)
+    assert set(kept()) == {newer, 6}
+
+
+def test_all_processes_count_the_best_checkpoints_that_the_first_one_found(tmp_path):
+    callback, saver = NeMoModelCheckpoint(tmp_path, monitor="val_loss"), Saver(OmegaConf.create({}))
+    found = {"best_k_models": {"a.ckpt": torch.tensor(1.0)}, "kth_best_model_path": "a.ckpt"}
+    trainer = SimpleNamespace(
+        checkpoint_callback=callback, is_global_zero=False, world_size=1,
+        strategy=SimpleNamespace(broadcast=lambda own: {**own, **found}),
+    )  # fmt: skip
+    with saver.listening():
+        saver.on_train_start(trainer, None)
+    assert {name: getattr(callback, name) for name in found} == found
+
+
+@pytest.mark.parametrize(("mode", "worst"), [("min", "c"), ("max", "b")])
+def test_after_a_resume_the_worst_that_is_kept_is_the_first_to_go(tmp_path, mode, worst):
+    kept = {}
+    for age, (name, value) in enumerate({"a": 1.0, "b": 1.0, "c": 2.0}.items()):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000.0 - age,) * 2)
+        kept[str(tmp_path / name)] = torch.tensor(value)
+    callback = SimpleNamespace(mode=mode, save_top_k=3, best_k_models=kept, kth_best_model_path="")
+    _order_by_age(callback)
+    assert [Path(path).name for path in callback.best_k_models] == ["c", "b", "a"]
+    assert Path(callback.kth_best_model_path).name == worst

@@ -330,3 +330,20 @@ def test_monitors_must_be_logged():
         check("val_bleu", "min", metrics)
     with pytest.raises(SpeechLMError, match="It logs: none"):
         check("val_loss", "min", {})
+
+
+@pytest.mark.parametrize(("loss", "lost", "in_a_row"), [(1.0, True, 0), (torch.nan, True, 1), (torch.nan, False, 1)])
+def test_a_lost_batch_excuses_no_loss_that_is_not_finite(tmp_path, loss, lost, in_a_row):
+    guard, model = SkipNonFinite(), Tiny()
+    loop = SimpleNamespace(total_batch_idx=0)
+    trainer = SimpleNamespace(
+        precision_plugin=None, global_step=0, default_root_dir=tmp_path, global_rank=0, fit_loop=loop
+    )
+    model.log = lambda *_: None
+    guard.on_train_start(trainer, model)
+    guard.on_train_batch_start(trainer, model, PretrainBatch(stand_in=lost), 0)
+    guard.on_before_backward(trainer, model, torch.tensor(loss))
+    guard.on_before_optimizer_step(trainer, model, torch.optim.SGD(model.parameters(), 0.1))
+    guard._settle()
+    assert (guard.skipped, guard.in_a_row) == (1, in_a_row)
+    assert [record["lost"] for record in records(tmp_path)] == [not in_a_row]

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 from lightning.pytorch import Callback
+from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import Unfinished
 from nemo_speechlm.models import SpeechLMModel
@@ -14,6 +15,7 @@ from nemo_speechlm.testing.configs import tiny_pretrain_config, tiny_recipe
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.training.run import train
+from nemo_speechlm.training.saving import Saver
 
 
 class ToldAt(Callback):
@@ -83,3 +85,18 @@ def test_a_signal_to_all_processes_leaves_the_workers_to_finish_the_update(tmp_p
     assert "SIGTERM was received at step 3" in (tmp_path / "said").read_text()
     (last,) = tmp_path.glob("runs/**/*-last.ckpt")
     assert torch.load(last, weights_only=False)["global_step"] == 3
+
+
+def _both_told(rank, folder):
+    """One is told by SIGTERM, the other by SIGUSR1; what they wish is known with the next update."""
+    torch.distributed.init_process_group("gloo")
+    saver = Saver(OmegaConf.create({"save_every_minutes": 1e-9 if rank else None}))
+    saver._group, saver._asked = torch.distributed.group.WORLD, 3 - rank
+    torch.save([saver._agreed(), saver._agreed()], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_that_are_all_told_agree_on_the_strongest_wish(tmp_path):
+    assert run_in_processes(_both_told, 2, tmp_path) == [0, 0]
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == [(0, False), (3, True)]

@@ -310,3 +310,31 @@ def test_nemo_data_types(corpus):
 def test_inventory_survives_as_plain_values():
     inventory = tiny_inventory()
     assert UnitInventory.from_dict(json.loads(json.dumps(inventory.to_dict()))) == inventory
+
+
+def test_a_crop_may_begin_at_every_place_at_which_it_fits(corpus):
+    reader = speech_reader(corpus, truncate_duration=0.5)
+    for last in (1, 3):
+        assert {reader._crop_start(last, (0, 1, 0, row)) for row in range(60)} == set(range(last + 1))
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_a_crop_ends_with_the_audio_where_units_go_on(corpus, tmp_path, where):
+    """By half a frame: manifests round durations."""
+    (_, record), *_ = read_manifest(corpus.speech)
+    record["audio_filepath"] = str(corpus.speech.parent / record["audio_filepath"])
+    record["duration"] = sum(record["unit_durations"]) / 100 - 0.005
+    write_manifest(tmp_path / "speech.json", [record])
+    options = {"truncate_duration": 0.5, "truncate_offset_type": where}
+    cut = next(iter(SpeechReader([str(tmp_path / "speech.json")], tiny_inventory(), **options)))
+    assert cut.duration == pytest.approx(0.5 - 0.005 * (where == "end"))
+    assert cut.end <= record["duration"] + 1e-9
+
+
+def test_a_sentence_with_just_the_frames_that_ctc_needs_is_kept(tmp_path):
+    """Three characters, and a blank between the two that are equal."""
+    records = [{"text": "abb", "units": "A B B", "unit_durations": [1, last, 1]} for last in (2, 1)]
+    write_manifest(tmp_path / "t.json", records)
+    order = Order(shuffle=False, finite=True)
+    reader = TextUnitsReader([str(tmp_path / "t.json")], tiny_inventory(), tiny_labels(), 100, order)
+    assert lines(reader) == [1]

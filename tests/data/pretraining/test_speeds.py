@@ -142,3 +142,20 @@ def test_nemos_perturbation_is_refused_where_nemo_does_not_read(manifest):
     part = {"manifest_filepath": str(manifest), "batch_size": 1, "perturb_speed": True}
     with pytest.raises(InputError, match="the option speeds"):
         read_config({"pairs": part}, [PairStream(labels=list("ab "))], training=True)
+
+
+def test_where_a_crop_begins_does_not_tell_its_speed(manifest):
+    cuts = list(islice(SpeechReader([manifest], INVENTORY, speeds=[0.8, 1.25], truncate_duration=0.6), 80))
+    for speed in (0.8, 1.25):
+        own = [cut for cut in cuts if cut.custom["speed"] == speed]
+        places = [(cut.start - cut.custom["origin"]) / (END / speed - 0.6) for cut in own]
+        assert min(places) < 0.25
+        assert max(places) > 0.75
+
+
+def test_a_pair_may_have_a_phone_in_each_frame(manifest):
+    both = CharacterEncoder(["a", "b"])
+    (cut,) = islice(PairsReader([manifest], both, phone_encoder=both, phone_rate=2 / END), 1)
+    assert len(cut.custom["phones"]) == 2
+    with pytest.raises(InputError, match=r"tones\.json:1: 2 phones in 3 s, which are 2 frames"):
+        PairsReader([manifest], both, phone_encoder=both, phone_rate=1.9 / END)

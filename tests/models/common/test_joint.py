@@ -389,3 +389,15 @@ def test_a_validation_of_maestro_is_the_same_on_two_ranks(corpus, tmp_path):
     one = validated(MAESTROModel, config)
     assert {"val_loss", "val_rnnt_phones", "val_matching", "val_mlm_graphemes"} <= one.keys()
     check_validation(one, in_two(lambda rank, _: validated(MAESTROModel, config, rank, WORLD), tmp_path))
+
+
+def test_a_term_of_which_no_process_has_anything_is_0(tmp_path):
+    def one(rank, _):
+        total = torch.tensor(6.0 * rank, requires_grad=True)
+        means = joint_means({"none": (0 * total, 0), "some": (total, 4 * rank)})
+        sum(mean.loss for mean in means.values()).backward()
+        return [float(value) for mean in means.values() for value in (mean.loss, mean.mean, mean.number)] + [
+            float(total.grad)
+        ]
+
+    assert in_two(one, tmp_path) == [[0, 0, 0, 0, 1.5, 4, 0.5], [0, 0, 0, 3, 1.5, 4, 0.5]]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.models.maestro.aligned_mlm import Repetition, aligned_mlm, text_states
 from nemo_speechlm.models.maestro.matching import align, duration_figure, matching_figures, pair_figures
+from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.text_branch import resample
 from tests.kernels.test_lattice import paths
 
@@ -156,3 +157,15 @@ def test_aligned_mlm_is_rnnt_on_masked_states(model, batch):
     torch.testing.assert_close(figures["mlm_graphemes"].total, expected)
     assert int(figures["mlm_graphemes"].number) == 20
     assert int(figures["mlm_phones"].number) == 16
+
+
+@torch.no_grad()
+def test_pairs_are_masked_in_training_alone(model, batch, monkeypatch):
+    """A validation, and what others ask of the model, hear all of an utterance."""
+    whole = model.speech_of(batch.pairs).states
+    monkeypatch.setattr(model, "pairs_masking", SpanMask(1.0, 3, 1))
+    assert torch.equal(model.speech_of(batch.pairs).states, whole)
+    masked = model.train().speech_of(batch.pairs, torch.Generator().manual_seed(0))
+    assert not torch.allclose(masked.states, whole)
+    durations = align(model, masked.signal, masked.signal_lengths, batch.pairs)
+    assert torch.equal(durations, model.eval().align(batch.pairs)), "alignments are of what was not masked"

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nemo_speechlm.cli import CONF
 from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.slam.classifier import ClassifiedBatch, SLAMTextClassifier
 from nemo_speechlm.testing.corpora import LETTERS
 from nemo_speechlm.testing.processes import run_in_processes
@@ -182,3 +183,22 @@ def test_every_parameter_that_is_trained_has_a_gradient(folder):
 def test_what_may_be_wrong(folder, start, overrides, message):
     with pytest.raises((InputError, SpeechLMError), match=message):
         fit(config_of(folder, "finetune_text", "sst2.tsv", start, *overrides), 1)
+
+
+def test_a_text_is_judged_by_the_state_of_its_cls(folder):
+    """Whatever stands beside it in a batch."""
+    model = SLAMTextClassifier(config_of(folder).model).eval()
+    rows = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]), torch.tensor([5, 2])
+    with torch.no_grad():
+        together, alone = model(*rows), model(rows[0][1:, :2], rows[1][1:])
+        states = encode_embedded(model, *model.text_embedding(*rows))
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, model.head(states[:, 0]))
+
+
+def test_of_long_texts_the_beginning_is_kept(folder):
+    model = SLAMTextClassifier(config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.max_tokens=4").model)
+    texts = [line.split("\t")[0] for line in (folder / "sst2.tsv").read_text().splitlines()[1:]]
+    kept = [tokens for tokens, _ in model._dataset(model.cfg.train_ds).examples]
+    assert kept == [model.tokens_of([text])[:4] for text in texts]
+    assert min(map(len, kept)) == 4 < min(len(model.tokens_of([text])) for text in texts)

@@ -37,6 +37,11 @@ def test_the_same_words_of_another_utterance_match():
     assert same_text(given, tokens[[1, 2, 2]], given.token_lengths[[1, 2, 2]]).tolist() == [True, False, True]
 
 
+def test_a_text_that_ends_in_the_token_of_padding_is_another():
+    given = PairBatch(torch.zeros(2, 1), torch.ones(2), torch.tensor([[3, 0], [3, 0]]), torch.tensor([2, 1]))
+    assert same_text(given, given.tokens[[1, 1]], given.token_lengths[[1, 1]]).tolist() == [False, True]
+
+
 def test_one_pair_has_no_mismatch():
     alone = PairBatch(torch.zeros(1, 1), torch.ones(1), torch.ones(1, 2), torch.tensor([2]), ("pairs.json:7",))
     with pytest.raises(SpeechLMError, match=r"one pair only \(pairs\.json:7\).*pairs\.batch_duration"):

@@ -278,3 +278,10 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         write_pinned(folder)
+
+
+def test_the_temperature_begins_to_fall_where_its_task_begins(corpus):
+    stages = [{"steps": 2, "tasks": ["masked_text"]}, {"steps": None, "tasks": None}]
+    _, history = fit(SLAMModel, tiny_slam_config(corpus, stages=stages, validation_ds=None), 5)
+    found = [step["gumbel_temperature"] for step in history.steps[2:]]
+    assert found == pytest.approx([2.0, 2.0 * 0.999, 2.0 * 0.999**2], rel=1e-6)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import TokenBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.models.common.multitask.ctc import ctc_figure
 from nemo_speechlm.models.slam import pairs
 from nemo_speechlm.models.slam.joined import encode_joined, even_positions, spelled_positions
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
@@ -336,3 +337,15 @@ def test_padded_frames_do_not_matter(model, batch):
     other = Frames(frames.states.masked_fill(padding.unsqueeze(2), 9.0), frames.lengths, frames.penalty)
     found = [pairs.tlm(model, f, batch.pairs, generator=torch.Generator().manual_seed(0)) for f in (frames, other)]
     assert F.mse_loss(found[0]["tlm_codes"].total, found[1]["tlm_codes"].total) < 1e-18
+
+
+def test_a_text_without_a_path_is_no_loss_and_spoils_no_gradient():
+    """Two equal tokens need a blank between them. Its tokens count all the same."""
+    logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    tokens, lengths = torch.tensor([[1, 2], [1, 1]]), torch.tensor([2, 2])
+    found = ctc_figure(logits, torch.tensor([3, 2]), tokens, lengths)
+    assert found.total.item() == pytest.approx(-spelled(logits[0].detach().log_softmax(1), [1, 2]), rel=1e-9)
+    assert found.number == 4
+    found.total.backward()
+    assert logits.grad[0].any()
+    assert not logits.grad[1].any()

@@ -316,7 +316,7 @@ def test_a_job_of_other_settings_another_source_or_version_is_refused(source: Pa
     interrupted({"a": 1})
     refused(r"a \(1, not 2\)", settings={"a": 2})
     refused(r"b \(none, not \[3\]\)", settings={"a": 1, "b": [3]})
-    refused(r"version of numpy \(none, not \"[\d.]+\"\)", libraries=["numpy", "no-such-library"])
+    refused(r"version of numpy \(none, not \"[\w.]+\"\)", libraries=["numpy", "no-such-library"])
     refused(r"manifest \(300 lines, not 7\)", max_lines=7)
     content = source.read_text()
     source.write_text(content.replace("line 7", "line x"))
@@ -324,7 +324,7 @@ def test_a_job_of_other_settings_another_source_or_version_is_refused(source: Pa
     source.write_text(content)
     with monkeypatch.context() as patched:
         patched.setattr("nemo_speechlm.__version__", "99.0")
-        refused(r"version of nemo_speechlm \(\"[\d.]+\", not \"99\.0\"\)")
+        refused(r"version of nemo_speechlm \(\"[\w.]+\", not \"99\.0\"\)")
     run_job(source, output, make_numbers, settings={"a": 1})
     assert records(output)[7] == {"number": 8, "text": "LINE 7"}, "of the same job, everything is kept"
     output.unlink()

@@ -93,7 +93,10 @@ def test_classes_of_text(tmp_path, pretrained):
 
 HEADS = {
     "ctc": ("ctc_small", []),
-    "rnnt": ("rnnt_small", ["model.model_defaults.pred_hidden=16", "model.model_defaults.joint_hidden=16"]),
+    "rnnt": (
+        "rnnt_slam",
+        ["model.model_defaults.pred_hidden=16", "model.model_defaults.joint_hidden=16", "trainer.precision=32-true"],
+    ),
     "encdec": (
         "st_small",
         ["model.task=recognition", "model.decoder.d_model=24", "model.decoder.n_layers=1", "model.decoder.d_ff=32",

@@ -116,6 +116,20 @@ PAPER = {
         f"{OVERRIDES}.speech_transformer.activation_dropout": 0.1,
         f"{SPEECH}.layerdrop": 0.0,
     },
+    "rnnt_slam": {
+        "model.optim.lr": 1e-3,
+        "model.optim_param_groups": {"encoder": {"lr": 3e-4}},
+        "model.decoder.prednet.pred_rnn_layers": 2,
+        "model.freeze_front_end": False,
+    },
+    "st_slam": {
+        "model.task": "translation",
+        "model.decoder.n_layers": 4,
+        "model.decoder.d_model": 384,
+        "model.decoder.d_ff": 1536,
+        "model.decoder.n_heads": 4,
+        "model.optim_param_groups": {"encoder": {"lr": 3e-4}},
+    },
     "st_base": {
         **ADAM_DEFAULTS,
         **POLYNOMIAL,
@@ -192,5 +206,5 @@ def test_schedules_have_their_own_keys_only(name):
 
 
 def test_translation_decoder_can_be_built():
-    cfg = recipe_of("st_base").model
-    assert instantiate(cfg.decoder, vocab_size=8).encoder_dim == 768
+    for recipe, width in (("st_base", 768), ("st_slam", 384)):
+        assert instantiate(recipe_of(recipe).model.decoder, vocab_size=8).encoder_dim == width

@@ -148,3 +148,14 @@ def test_processes_and_workers_read_apart_what_nemo_reads(tarred, workers):
     assert not any(one == other for one, other in zip(*ranks, strict=True))
     for batches in ranks:
         assert workers == 0 or batches[::2] != batches[1::2]
+
+
+@pytest.mark.parametrize(("done", "workers"), [(7, 2), (13, 0)])
+def test_what_nemo_reads_goes_on_within_a_round_of_its_workers_and_in_a_later_pass(tarred, done, workers):
+    options = {"num_workers": workers, **NEMO}
+    expected = batches_of(build(tarred, **options), done + 4)
+    loader = build(tarred, **options)
+    loader.trained(list(itertools.islice(loader, done + 1))[done - 1].number)
+    resumed = build(tarred, **options)
+    resumed.load_state_dict(loader.state_dict())
+    assert batches_of(resumed, 4) == expected[done:]

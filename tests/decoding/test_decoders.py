@@ -12,7 +12,14 @@ from nemo.collections.asr.parts.submodules.ctc_batched_beam_decoding import Batc
 
 from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.decoding.decoders import greedy, make_decoder
-from nemo_speechlm.decoding.fusion import FusionDecoder, RememberedNGram, load_ngram, put_labels_beside, save_ngram
+from nemo_speechlm.decoding.fusion import (
+    FusionDecoder,
+    RememberedNGram,
+    _batches,
+    load_ngram,
+    put_labels_beside,
+    save_ngram,
+)
 from nemo_speechlm.decoding.options import Decoded, DecodingOptions
 from nemo_speechlm.decoding.tokens import as_lm_tokens, words_of
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -294,3 +301,8 @@ def test_words_that_cannot_be_spelled_are_told(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "words.arpa: 2 of its 4 words cannot be spelled with the labels of this model" in said
     assert "'Ab'" in said
+
+
+def test_a_batch_has_as_many_frames_as_fit():
+    assert _batches([9000, 7000, 8000, 0, 2]) == [[0], [2, 1], [4]]
+    assert _batches([20000, 20000]) == [[0], [1]], "an utterance that is longer is a batch by itself"

@@ -120,3 +120,12 @@ def test_offsets_that_are_none(tmp_path, offset):
     (tmp_path / "test.json").write_text(json.dumps({"audio_filepath": "a.wav", "text": "a dog", "offset": offset}))
     with pytest.raises(InputError, match=r"test\.json:1: offset is .*, expected seconds"):
         read_utterances(tmp_path / "test.json")
+
+
+def test_the_table_has_both_ends_of_the_interval(tmp_path):
+    texts = [text.replace("two", "too") if i % 2 else text for i, text in enumerate(TEXTS)]
+    pairing = Pairing.read(result(tmp_path / "a", TEXTS), result(tmp_path / "b", texts))
+    found = pairing.compare(draws=500)
+    assert found.interval.low < found.difference < found.interval.high
+    said = f"B - A: {found.difference:+.2%} (95% between {found.interval.low:+.2%} to {found.interval.high:+.2%})"
+    assert said in pairing.table(found)

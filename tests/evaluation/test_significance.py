@@ -85,3 +85,9 @@ def test_what_a_line_belongs_to_must_be_known():
     with pytest.raises(InputError, match="2 of 4 lack 'speaker'"):
         groups_drawn(lines, "speaker", "line")
     assert groups_drawn(lines[::2], "speaker") == ["1", "2"]
+
+
+def test_no_number_of_resamplings_makes_a_p_value_of_0():
+    a, b = [ErrorCounts(5, 0, 0, 10)] * 30, [ErrorCounts(4, 0, 0, 10)] * 30
+    assert compare(a, b, draws=99).p_value == pytest.approx(1 / 100)
+    assert compare(a, b, draws=999).p_value == pytest.approx(1 / 1000)

@@ -172,3 +172,32 @@ def test_a_run_killed_between_naming_its_files_ends_the_same(source: Path, tmp_p
     assert not progress_path(output).exists()
     with pytest.raises(InputError, match="exists already"):
         run_job(source, output, make_work, settings={}, batch_size=4)
+
+
+def test_shards_of_two_versions_are_not_joined(source: Path, tmp_path: Path, monkeypatch):
+    """Though nobody asks for a version."""
+
+    def tokenize(shard):
+        return tokenize_manifest(
+            source, tmp_path / "out", Tokenizing(), lambda *_: make_work, settings={}, shard=shard, workers=1
+        )
+
+    tokenize("0/2")
+    with monkeypatch.context() as patched:
+        patched.setattr("nemo_speechlm.__version__", "99.0")
+        tokenize("1/2")
+    with pytest.raises(InputError, match=r"out\.shard1of2: was made with another version of nemo_speechlm"):
+        tokenize("join/2")
+
+
+def test_a_job_of_other_batches_is_not_continued(source: Path, tmp_path: Path):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(source, tmp_path / "out", make_work, settings={}, batch_ends=[5, 20, 41], before_rename=killed)
+    with pytest.raises(InputError, match="its job was begun with another batches"):
+        run_job(source, tmp_path / "out", make_work, settings={}, batch_ends=[5, 21, 41])
+    run_job(source, tmp_path / "out", make_work, settings={}, batch_ends=[5, 20, 41])
+    batches = {json.loads(line)["batch"] for line in (tmp_path / "out").read_text().splitlines()}
+    assert [len(batch.split()) for batch in sorted(batches, key=len)] == [5, 15, 21]

@@ -215,11 +215,16 @@ def test_a_run_that_left_no_checkpoint_is_not_on_the_curve_of_the_next(recipe, t
 
 
 def test_events_that_cannot_be_written_end_no_training(recipe, monkeypatch):  # noqa: F811
+    lost = []
+
     def full(self, metrics, step=None):
+        lost.append(step)
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(TensorBoardLogger, "log_metrics", full)
-    train(recipe, exp_manager__create_tensorboard_logger=True, trainer__log_every_n_steps=1)
+    _, seen = train(recipe, exp_manager__create_tensorboard_logger=True, trainer__log_every_n_steps=1)
+    assert lost
+    assert seen["steps"][-1] == 8
 
 
 def test_a_damaged_best_checkpoint_is_passed_over(recipe, tmp_path, monkeypatch):  # noqa: F811

@@ -91,6 +91,9 @@ def test_w2v_bert(model, batch):
     assert figures["masked_codes"].number == masked
     assert figures["masked_code_accuracy"].total == right
     assert counts.tolist() == [everything.count(code) for code in range(16)]
+    alone = quantizer.quantize(torch.cat([row[0] for row in rows_of(frames)])).diversity
+    assert figures["diversity"].total.item() == pytest.approx(float(alone) * len(everything), rel=1e-9)
+    assert figures["diversity"].number == len(everything)
     contexts, targets = torch.cat(contexts), torch.cat(targets)
     found = figures["contrastive"].total.item()
     assert found == pytest.approx(contrastive_by_hand(model, contexts, targets, torch.tensor(rows)), rel=1e-9)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch
+from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.models.common.joint import JointMean
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
-from nemo_speechlm.models.speechlm.umlm import LEVELS, draw_offset, predictions, umlm_loss, umlm_terms
+from nemo_speechlm.models.speechlm.umlm import LEVELS, draw_offset, predictions, umlm_loss, umlm_terms, units_of_frames
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 
@@ -88,3 +88,22 @@ def test_a_validation_divides_by_the_frames_that_it_counts(model, monkeypatch):
         assert found[f"val_umlm_{level}"] == (masked[level].loss, masked[level].frames)
         assert found[f"val_masked_accuracy_{level}"] == (masked[level].correct, masked[level].frames)
         assert found[f"val_unmasked_accuracy_{level}"] == (unmasked[level].correct, unmasked[level].frames)
+
+
+def test_the_last_unit_goes_on_where_there_are_no_more():
+    assert units_of_frames(torch.arange(5).unsqueeze(0), 4, 2.0, 1).tolist() == [[1, 3, 4, 4]]
+    assert units_of_frames(torch.arange(3).unsqueeze(0), 4, 1.0, 0).tolist() == [[0, 1, 2, 2]]
+
+
+@torch.no_grad()
+def test_the_character_error_of_a_validation_is_per_character(model, monkeypatch):
+    blank, found = len(model.labels), {}
+    path = torch.tensor([[1, 2, 3, 4], [1, 1, blank, blank]])
+    log_probs = (9.0 * torch.nn.functional.one_hot(path, blank + 1)).log_softmax(2)
+    monkeypatch.setattr(model, "forward_text", lambda *_, **__: (log_probs, None))
+    monkeypatch.setattr(model, "log_mean", lambda name, value, count: found.update({name: (float(value), int(count))}))
+    targets = TextBatch(path, torch.tensor([4, 4]), torch.tensor([[1, 2, 3, 5], [1, 2, 0, 0]]), torch.tensor([4, 2]))
+    model.on_validation_epoch_start()
+    model.validation_step(PretrainBatch(text=targets), 0)
+    assert found["val_text_cer"] == (2, 6), "one character is another, one is lost"
+    assert found["val_uctc"][1] == 6 + 2

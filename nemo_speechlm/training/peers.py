@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from torch import distributed
 from torch.distributed import distributed_c10d
 
+from nemo_speechlm import quiet
 from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 
 _KEY = "nemo_speechlm: processes that have failed"
@@ -64,14 +65,8 @@ def own_rank(trainer: Trainer) -> Iterator[None]:
     if "SLURM_PROCID" not in os.environ or not isinstance(environment, LightningEnvironment):
         yield
         return
-    before = os.environ.get("RANK")
-    os.environ["RANK"] = str(trainer.global_rank)
-    try:
+    with quiet.environment("RANK", str(trainer.global_rank)):
         yield
-    finally:
-        os.environ.pop("RANK")
-        if before is not None:
-            os.environ["RANK"] = before
 
 
 @contextmanager

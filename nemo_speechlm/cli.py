@@ -47,12 +47,9 @@ from nemo_speechlm.quiet import environment, quiet, verbose_by_environment
 
 def _alphabet(language: str) -> list[str]:
     """The characters of ``language/<language>.yaml``, for ``model.labels=${alphabet:ru}``."""
-    folders = language_folders()
-    path = next((path for path in (folder / f"{language}.yaml" for folder in folders) if path.exists()), None)
-    if path is None:
-        known = ", ".join(sorted(p.stem for folder in folders for p in folder.glob("*.yaml")))
-        raise SpeechLMError(f"no language {language!r} in {' or '.join(map(str, folders))}; there are: {known}")
-    return list(OmegaConf.load(path).characters)
+    from nemo_speechlm.data.text.language import language_file
+
+    return list(OmegaConf.load(language_file(language, language_folders())).characters)
 
 
 OmegaConf.register_new_resolver("alphabet", _alphabet, replace=True)

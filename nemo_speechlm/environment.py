@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nemo_speechlm import __version__
+from nemo_speechlm.errors import first_line
 from nemo_speechlm.jobs.engines.executor import available_cores
 from nemo_speechlm.kernels.backend import BACKEND_VARIABLE
 from nemo_speechlm.kernels.norm import layer_norm
@@ -161,7 +162,7 @@ def _why_no_cuda_graphs(gpu: bool) -> str | None:
     try:
         check_cuda_python_cuda_graphs_conditional_nodes_supported()
     except Exception as error:  # what NeMo takes for "not supported", too
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None
 
 

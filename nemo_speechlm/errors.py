@@ -77,3 +77,9 @@ def system_error(error: OSError) -> str:
     """An error of the system in a line: the file, if Python names one, and what is wrong."""
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first; its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -135,7 +135,7 @@ def test_the_alphabet_of_a_language_of_the_users_own(monkeypatch, capsys, own_re
     monkeypatch.setattr(sys, "argv", ["transcribe", *arguments])
     with pytest.raises(SystemExit):
         main()
-    assert "no language 'xx' in" in capsys.readouterr().err
+    assert "there is no language 'xx'; there are " in capsys.readouterr().err
 
 
 def test_an_own_recipe_may_not_hide_behind_one_of_ours(monkeypatch, capsys, own_recipes):

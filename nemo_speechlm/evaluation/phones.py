@@ -106,14 +106,10 @@ def _phonemizer(language: str, languages: Sequence[Path]) -> tuple[Phonemizer, C
         from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 
         return EnglishPhonemizer(), lambda text: [word for word in text.split() if any(map(str.isalnum, word))]
-    path = next((path for path in (folder / f"{language}.yaml" for folder in languages) if path.exists()), None)
-    if path is None:
-        known = ", ".join(sorted(p.stem for folder in languages for p in folder.glob("*.yaml")))
-        raise SpeechLMError(f"there is no language {language!r}; there are {known}")
-    from nemo_speechlm.data.text.language import Language
+    from nemo_speechlm.data.text.language import Language, language_file
     from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
 
-    values = OmegaConf.to_container(OmegaConf.load(path))
+    values = OmegaConf.to_container(OmegaConf.load(language_file(language, languages)))
     assert isinstance(values, dict)
     spoken = Language.of(values.get("language", values))
     return EspeakPhonemizer(spoken), spoken.sentence_words

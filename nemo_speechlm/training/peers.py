@@ -15,7 +15,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 
 from nemo_speechlm import quiet
-from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
+from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished, first_line
 
 _KEY = "nemo_speechlm: processes that have failed"
 _PATIENCE = 1.0
@@ -97,7 +97,7 @@ def one_message(trainer: Trainer) -> Iterator[None]:
         raise SpeechLMError(
             "another process of this training has ended, or cannot be reached: what it wrote last, or its launcher, "
             "says why. Run the same command again to go on from the last checkpoint. What failed here: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+            f"{first_line(error)}"
         ) from error
 
 

@@ -21,7 +21,7 @@ from nemo.utils.callbacks import NeMoModelCheckpoint
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from nemo_speechlm.errors import SpeechLMError, Unfinished
+from nemo_speechlm.errors import SpeechLMError, Unfinished, first_line
 from nemo_speechlm.training.checkpoint_io import SafeCheckpointIO
 
 DEFAULT_SAVE_EVERY_MINUTES = 10
@@ -42,7 +42,7 @@ def _group_of_all() -> Any:
         return distributed.new_group(backend="gloo")
     except RuntimeError as error:
         raise SpeechLMError(
-            f"the processes of this training cannot reach one another by gloo ({str(error).strip().splitlines()[0]}); "
+            f"the processes of this training cannot reach one another by gloo ({first_line(error)}); "
             "say which network interface leads from node to node, as in GLOO_SOCKET_IFNAME=eth0"
         ) from error
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import SpeechLMError, first_line
 from nemo_speechlm.kernels.cpu import multiplies_bfloat16
 from nemo_speechlm.models.common.sharding import layers_left_out
 
@@ -110,7 +110,7 @@ def _built(value: Any, key: str) -> Any:
             try:
                 return instantiate(value)
             except (InstantiationException, TypeError, ValueError) as error:
-                reason = str(error).strip().split("\n")[0]
+                reason = first_line(error)
                 raise SpeechLMError(f"{key}: {value['_target_']} cannot be built: {reason}") from error
         if not value or not all(isinstance(part, Mapping) for part in value.values()):
             raise SpeechLMError(f"{key} is {dict(value)}, expected a mapping with _target_")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_speechlm.data.text.target_vocabulary import SPECIAL
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, first_line
 from nemo_speechlm.models.common.archive import missing_part
 from nemo_speechlm.models.common.parts import SHARED, Parts, parts_of
 from nemo_speechlm.nemo_targets import PREFIX
@@ -93,7 +93,7 @@ def read_nemo(path: str | Path) -> PretrainedFile:
             cfg = OmegaConf.load(Path(folder) / connector.model_config_yaml)
             weights = torch.load(Path(folder) / connector.model_weights_ckpt, map_location="cpu", weights_only=True)
         except Exception as error:  # of an archive, its YAML, its pickle
-            reason = missing_part(path) or (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = missing_part(path) or first_line(error)
             raise InputError(f"is not a .nemo file that can be read: {reason}", path) from error
     if not isinstance(cfg, DictConfig):
         raise InputError("is not a .nemo file that can be read: its config is no mapping", path)

@@ -8,7 +8,7 @@ from nemo.core.classes import ModelPT
 from nemo.utils.model_utils import import_class_by_path
 
 from nemo_speechlm.checks import check_model_file
-from nemo_speechlm.errors import InputError, SpeechLMError
+from nemo_speechlm.errors import InputError, SpeechLMError, first_line
 from nemo_speechlm.models.common.archive import missing_part
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.hub import model_file
@@ -41,7 +41,7 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
         error = _told_by_the_class(str(path), error)
         if isinstance(error, SpeechLMError):
             raise error from None
-        reason = missing_part(Path(path)) or (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = missing_part(Path(path)) or first_line(error)
         raise InputError(f"cannot be restored: {reason}", path) from error
 
 
@@ -81,7 +81,5 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch that was built without CUDA
-        raise SpeechLMError(
-            f"device is {name!r}, which PyTorch cannot use here: {str(error).splitlines()[0]}"
-        ) from error
+        raise SpeechLMError(f"device is {name!r}, which PyTorch cannot use here: {first_line(error)}") from error
     return device

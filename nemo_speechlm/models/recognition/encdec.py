@@ -42,6 +42,7 @@ from nemo_speechlm.models.common.pretrained import load_ctc_head, load_encoder
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import bleu_score, error_rates, text_counts
 from nemo_speechlm.models.recognition.targets import complete_targets
+from nemo_speechlm.models.recognition.transcribing import KeepsMode
 from nemo_speechlm.modules.decoder.relative import PAD
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.nemo_targets import name_publicly
@@ -50,7 +51,7 @@ TASKS = ("recognition", "translation")
 
 
 class SpeechLMEncDecModel(
-    Accelerated, FeatureExtraction, EncoderFreezingMixin, ASRModel, ASRBPEMixin, ASRTranscriptionMixin
+    Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsMode, ASRModel, ASRBPEMixin, ASRTranscriptionMixin
 ):
     """A SpeechLM encoder with a decoder that attends to it and writes characters or SentencePiece tokens.
 
@@ -329,10 +330,6 @@ class SpeechLMEncDecModel(
             )
             for found in outputs
         ]
-
-    def _transcribe_on_end(self, trcfg: TranscribeConfig) -> None:
-        super()._transcribe_on_end(trcfg)
-        self.train(trcfg._internal.training_mode)  # NeMo leaves encoder and decoder training, masks and all
 
     @property
     def transcribe_pad_id(self) -> int:

@@ -6,11 +6,12 @@ Axis legend: B pairs, U tokens, V tokens of the tokenizer.
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.modules.draws import Draws, uniform, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Mismatches:
         check_number("model.stm.mismatched", self.mismatched, 0, 1)
         check_number("model.stm.replaced", self.replaced, 0, 1)
 
-    def draw(self, batch: PairBatch, word_starts: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(self, batch: PairBatch, word_starts: Tensor, generator: Draws = None) -> tuple[Tensor, Tensor]:
         """The texts (B, U) that the utterances get, and their lengths (B,).
 
         Args:
@@ -45,17 +46,18 @@ class Mismatches:
         tokens, lengths = batch.tokens[texts], batch.token_lengths[texts]
         if not self.replaced:
             return tokens, lengths
-        replaced = torch.rand(len(texts), device=texts.device, generator=generator) < self.replaced
+        replaced = uniform((len(texts),), texts.device, generator) < self.replaced
         one_word, sizes = with_a_word_of(
             (batch.tokens, batch.token_lengths), (tokens, lengths), word_starts, generator
         )
-        tokens = torch.nn.functional.pad(tokens, (0, one_word.shape[1] - tokens.shape[1]))
+        width = max(tokens.shape[1], one_word.shape[1])
+        tokens, one_word = (torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (tokens, one_word))
         own = texts == torch.arange(len(texts), device=texts.device)
         replaced = replaced & ~own
         return torch.where(replaced.unsqueeze(1), one_word, tokens), torch.where(replaced, sizes, lengths)
 
 
-def draw_texts(batch: PairBatch, mismatched: float, generator: Generator | None = None) -> Tensor:
+def draw_texts(batch: PairBatch, mismatched: float, generator: Draws = None) -> Tensor:
     """Whose text each utterance of a batch gets (B,): its own, or with this share that of another one.
 
     Raises:
@@ -69,8 +71,8 @@ def draw_texts(batch: PairBatch, mismatched: float, generator: Generator | None 
             "another one; raise model.train_ds.pairs.batch_duration, lower model.train_ds.pairs.max_duration, or set "
             "model.tasks.stm=0"
         )
-    other = torch.randint(1, B, (B,), device=device, generator=generator)
-    changed = torch.rand(B, device=device, generator=generator) < mismatched
+    other = whole_numbers(1, B, (B,), device, generator)
+    changed = uniform((B,), device, generator) < mismatched
     return (torch.arange(B, device=device) + other * changed) % B
 
 
@@ -87,7 +89,7 @@ def with_a_word_of(
     texts: tuple[Tensor, Tensor],
     others: tuple[Tensor, Tensor],
     word_starts: Tensor,
-    generator: Generator | None = None,
+    generator: Draws = None,
 ) -> tuple[Tensor, Tensor]:
     """Texts with one of their words, drawn at random, replaced by one of other texts.
 
@@ -115,13 +117,11 @@ def with_a_word_of(
     return mixed.masked_fill(place >= sizes.unsqueeze(1), 0), sizes
 
 
-def _a_word(
-    tokens: Tensor, lengths: Tensor, word_starts: Tensor, generator: Generator | None
-) -> tuple[Tensor, Tensor]:
+def _a_word(tokens: Tensor, lengths: Tensor, word_starts: Tensor, generator: Draws) -> tuple[Tensor, Tensor]:
     """Where a word of each text (B, U), drawn at random, begins and ends (B,)."""
     place = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
     starts = (word_starts[tokens] | (place == 0)) & (place < lengths.unsqueeze(1))
-    draws = torch.rand(tokens.shape, device=tokens.device, generator=generator)
+    draws = uniform(tokens.shape, tokens.device, generator)
     begin = draws.masked_fill(~starts, -1.0).argmax(1)
     later = starts & (place > begin.unsqueeze(1))
     end = torch.where(later, place, lengths.unsqueeze(1)).min(1).values

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import SpeechLMError
@@ -80,6 +82,24 @@ def test_shares_of_mismatches():
     shares = [float((same == count).double().mean()) for count in range(5)]
     assert shares == pytest.approx([0.1, 0, 0, 0.3, 0.6], abs=0.03)
     assert torch.equal(same_text(given, found, lengths), same == 4)
+
+
+@drawn(
+    texts=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=2, max_size=4),
+    mismatched=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_no_text_is_cut(texts, mismatched, seed):
+    """Also where texts with a replaced word are shorter than the longest of the batch."""
+    tokens, lengths = padded(texts)
+    pairs = PairBatch(torch.zeros(len(texts), 1), torch.ones(len(texts)), tokens, lengths)
+    found, sizes = Mismatches(mismatched, 0.7).draw(pairs, STARTS, torch.Generator().manual_seed(seed))
+    assert int(sizes.max()) <= found.shape[1]
+    if mismatched == 0:
+        assert [row[:size] for row, size in zip(found.tolist(), sizes.tolist(), strict=True)] == texts
+    assert same_text(pairs, found, sizes).tolist() == [
+        row[:size] == own for row, size, own in zip(found.tolist(), sizes.tolist(), texts, strict=True)
+    ]
 
 
 def test_without_replaced_words_draws_are_as_before():

@@ -1,6 +1,6 @@
 """The losses of pretraining: UMLM on speech, UCTC on text, the contrastive one of w2v-BERT."""
 
-from nemo_speechlm.losses.contrastive import ContrastivePrediction, contrastive_prediction, draw_distractors
+from nemo_speechlm.losses.contrastive import ContrastivePrediction, contrastive_prediction
 from nemo_speechlm.losses.precision import at_least_float32
 from nemo_speechlm.losses.uctc import UCTCLoss
 from nemo_speechlm.losses.umlm import UnitPrediction, unit_prediction
@@ -11,6 +11,5 @@ __all__ = [
     "UnitPrediction",
     "at_least_float32",
     "contrastive_prediction",
-    "draw_distractors",
     "unit_prediction",
 ]

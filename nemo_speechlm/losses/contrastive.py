@@ -6,7 +6,7 @@ Axis legend: N masked frames of all utterances, K distractors, D width.
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from nemo_speechlm.losses.precision import at_least_float32
@@ -22,27 +22,6 @@ class ContrastivePrediction(NamedTuple):
 
     loss: Tensor
     correct: Tensor
-
-
-def draw_distractors(rows_N: Tensor, number: int, generator: Generator | None = None) -> Tensor:
-    """For each frame, other frames of its utterance, drawn with replacement.
-
-    Args:
-        rows_N: (N,) the utterance of each frame, ascending.
-        number: K.
-        generator: what they are drawn with.
-
-    Returns:
-        (N, K) positions among the N. A frame that is alone in its utterance gets itself.
-    """
-    counts = torch.bincount(rows_N)
-    first = (counts.cumsum(0) - counts)[rows_N]
-    others = (counts[rows_N] - 1).unsqueeze(1)
-    draws = torch.rand(len(rows_N), number, device=rows_N.device, generator=generator, dtype=torch.float64)
-    place = torch.minimum((draws * others).long(), (others - 1).clamp(min=0))
-    own = (torch.arange(len(rows_N), device=rows_N.device) - first).unsqueeze(1)
-    place = place + ((place >= own) & (others > 0))
-    return first.unsqueeze(1) + place
 
 
 def contrastive_prediction(

@@ -3,16 +3,15 @@
 Axis legend: B rows, T frames, N spans.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import PurePath
-from zlib import crc32
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
+
+from nemo_speechlm.modules.draws import Draws, RowSeeds, uniform
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class SpanMask:
         self,
         lengths: Tensor,
         num_frames: int,
-        generator: Generator | None = None,
-        seeds: Sequence[Sequence[int]] | None = None,
+        generator: Draws = None,
     ) -> Tensor:
         """Draw spans for rows of the given lengths (B,); returns (B, num_frames) bool, True inside a span.
 
@@ -51,11 +49,9 @@ class SpanMask:
         Args:
             lengths: frames of each row.
             num_frames: T.
-            generator: what is drawn with.
-            seeds: instead, whole numbers for each row: its spans depend on these and its length alone, neither on the
-                other rows nor on the padding nor on the device.
+            generator: what is drawn with. With :class:`RowSeeds`, a row's spans depend on its seed and length alone.
         """
-        return draw_spans(self.prob, self.length, self.min_spans, lengths, num_frames, generator, seeds)
+        return draw_spans(self.prob, self.length, self.min_spans, lengths, num_frames, generator)
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class CoveringMask:
         if self.length < 1 or self.min_spans < 0:
             raise ValueError(f"span masking: length is {self.length}, min_spans {self.min_spans}")
 
-    def draw(self, lengths: Tensor, num_frames: int, generator: Generator | None = None) -> Tensor:
+    def draw(self, lengths: Tensor, num_frames: int, generator: Draws = None) -> Tensor:
         """Draw spans for rows of the given lengths (B,); returns (B, num_frames) bool, True inside a span."""
         # A frame stays unmasked where none of the ``length`` places that reach it begins a span.
         prob = self.length * (1 - (1 - self.share) ** (1 / self.length))
@@ -91,8 +87,7 @@ def draw_spans(
     min_spans: int,
     lengths: Tensor,
     num_frames: int,
-    generator: Generator | None = None,
-    seeds: Sequence[Sequence[int]] | None = None,
+    generator: Draws = None,
 ) -> Tensor:
     """What :meth:`SpanMask.draw` says; ``prob`` may be more than 1, since spans overlap."""
     device = lengths.device
@@ -101,10 +96,9 @@ def draw_spans(
         return torch.zeros(len(lengths), num_frames, dtype=torch.bool, device=device)
     most = min(most, num_frames)
     frames = torch.arange(num_frames, device=device)
-    if seeds is None:
-        draws = torch.rand(len(lengths), num_frames + 1, device=device, dtype=torch.float32, generator=generator)
-    else:
-        draws = torch.from_numpy(_draws_by_row(seeds, num_frames)).to(device)
+    draws = uniform((len(lengths), num_frames + 1), device, generator)
+    if isinstance(generator, RowSeeds):  # the first of them is that of the whole row, so that padding changes no other
+        draws = draws.roll(-1, 1)
     wanted = (prob / length * lengths + draws[:, -1]).long().clamp(min=min_spans).unsqueeze(1)
     choices = (lengths - length + 1).clamp(min=1).unsqueeze(1)
     keys = draws[:, :-1].masked_fill(frames >= choices, 2.0)
@@ -115,17 +109,6 @@ def draw_spans(
     starts = (keys <= last) & (keys < 2.0)
     inside = max_pool1d(pad(starts.float(), (length - 1, 0)), length, stride=1) > 0
     return inside & (frames < lengths.unsqueeze(1))
-
-
-def _draws_by_row(seeds: Sequence[Sequence[int]], num_frames: int) -> np.ndarray:
-    """(B, num_frames + 1) in [0, 1); the last one is drawn first, so that padding changes no other."""
-    draws = np.stack([np.random.default_rng(seed).random(num_frames + 1, dtype=np.float32) for seed in seeds])
-    return np.roll(draws, -1, axis=1)
-
-
-def seeds_of(ids: Sequence[str], number: int) -> list[int]:
-    """A seed for each of ``number`` examples: of its id without the folders in it, or of its place without ids."""
-    return [crc32(PurePath(name).name.encode()) for name in ids] if ids else list(range(number))
 
 
 def _kth_smallest(x: Tensor, k: int) -> Tensor:

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_speechlm.modules import CoveringMask, SpanMask
-from nemo_speechlm.modules.masking import seeds_of
 
 
 def runs(row: torch.Tensor) -> list[int]:
@@ -111,11 +110,3 @@ def test_the_mean_number_of_spans_is_exact(prob, frames):
     found = mask.sum(1)
     assert set(found.tolist()) == {int(prob * frames), int(prob * frames) + 1}
     assert found.double().mean().item() == pytest.approx(prob * frames, abs=0.03)
-
-
-def test_seeds_of_examples_do_not_depend_on_folders():
-    """Else a validation of a copied manifest would have other masks."""
-    here, there = (seeds_of([f"{folder}/valid.json:{n}" for n in range(40)], 40) for folder in ("/a", "/b/c"))
-    assert here == there
-    assert len(set(here)) == 40
-    assert seeds_of((), 3) == [0, 1, 2]

@@ -4,7 +4,10 @@ from time import perf_counter
 
 
 class Throughput:
-    """Audio hours passed per hour of training, since the first batch."""
+    """Audio hours that this process has passed per hour of training, since the first batch; as long as it is heard.
+
+    Speech at 0.9 of its speed counts as longer than its recording.
+    """
 
     def __init__(self):
         self._started = 0.0

@@ -101,9 +101,9 @@ class PretrainingModel(Accelerated, TrainedModel):
     # --- figures -------------------------------------------------------------------------------------------------
 
     def log_speed(self) -> None:
-        """Log the learning rate and the audio passed per hour."""
+        """Log the learning rate, and the audio that all processes pass per hour, if they have as much as this one."""
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict(self.throughput.rates())
+        self.log_dict({name: rate * self.trainer.world_size for name, rate in self.throughput.rates().items()})
 
 
 class PlaceInData(Callback):

@@ -5,10 +5,11 @@ Axis legend: B sentences, L frames of the units, U characters.
 
 from typing import Protocol
 
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from nemo_speechlm.data.pretraining.batch import TextBatch
 from nemo_speechlm.losses import UCTCLoss
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
@@ -26,7 +27,7 @@ class TextBranch(Protocol):
 
 
 def forward_text(
-    model: TextBranch, batch: TextBatch, mask: Tensor | None = None, generator: Generator | None = None
+    model: TextBranch, batch: TextBatch, mask: Tensor | None = None, generator: Draws = None
 ) -> tuple[Tensor, Tensor]:
     """Embed the units, mask, encode with the shared transformer, CTC head.
 
@@ -49,7 +50,7 @@ def encode_text(
     masking: SpanMask,
     batch: TextBatch,
     mask: Tensor | None = None,
-    generator: Generator | None = None,
+    generator: Draws = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`forward_text` as far as the output of the shared transformer.
 

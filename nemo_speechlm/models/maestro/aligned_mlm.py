@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from nemo_speechlm.checks import check_choice, check_whole
 from nemo_speechlm.data.pretraining.batch import TokenBatch
@@ -16,6 +16,7 @@ from nemo_speechlm.models.common.multitask.average import WeightAverage, in_prec
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.maestro.matching import Branches, phones_of, transducer_figures
+from nemo_speechlm.modules.draws import Draws, whole_numbers
 from nemo_speechlm.modules.durations import durations_of
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
@@ -59,14 +60,14 @@ class Repetition:
                 f"model.repetition.most is {self.most}, which is less than model.repetition.least={self.least}"
             )
 
-    def draw(self, model: Predictor, phones: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
+    def draw(self, model: Predictor, phones: Tensor, lengths: Tensor, generator: Draws = None) -> Tensor:
         """Frames (B, P) int64 of phones (B, P), 0 where padded."""
         if self.kind == "learned":
             frames = self._learned(model, phones, lengths)
         elif self.kind == "fixed":
             frames = torch.full_like(phones, self.least)
         else:
-            frames = torch.randint(self.least, self.most + 1, phones.shape, device=phones.device, generator=generator)
+            frames = whole_numbers(self.least, self.most + 1, phones.shape, phones.device, generator)
         frames = frames.clamp(self.least, self.most)
         return frames.masked_fill(padding_mask(lengths, phones.shape[1]), 0)
 
@@ -98,23 +99,21 @@ class MLMBranches(Branches, TextSide, Protocol):
     average: WeightAverage
 
 
-def text_states(
-    model: TextSide, phones: Tensor, lengths: Tensor, generator: Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def text_states(model: TextSide, phones: Tensor, lengths: Tensor, generator: Draws = None) -> tuple[Tensor, Tensor]:
     """Phones (B, P) and lengths (B,) -> refined states (B, T, D) like those of speech, and the frames (B,)."""
     durations = model.repetition.draw(model, phones, lengths, generator)
     resampled, frames = resample(model.text_encoder(phones, lengths), durations)
     return model.refiner(resampled, frames), frames
 
 
-def aligned_mlm(model: MLMBranches, batch: TokenBatch, generator: Generator | None = None) -> dict[str, Figure]:
+def aligned_mlm(model: MLMBranches, batch: TokenBatch, generator: Draws = None) -> dict[str, Figure]:
     """RNN-T losses of phones and graphemes from states of text, masked in time and in frequency."""
     encoded, frames = encode_text(model, model.encoder, batch, generator)
     return transducer_figures(model, "mlm", encoded, frames, batch)
 
 
 def encode_text(
-    model: "TextSide", encoder: SpeechLMEncoder, batch: TokenBatch, generator: Generator | None = None
+    model: "TextSide", encoder: SpeechLMEncoder, batch: TokenBatch, generator: Draws = None
 ) -> tuple[Tensor, Tensor]:
     """The masked states of a text behind the shared encoder (B, T, D), and their frames (B,)."""
     states, frames = text_states(model, *phones_of(batch), generator)

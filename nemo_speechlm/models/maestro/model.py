@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import EncDecRNNTModel
 from omegaconf import DictConfig, open_dict
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, TokenBatch
 from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Stream, TokenTextStream
@@ -22,7 +22,7 @@ from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.average import WeightAverage
 from nemo_speechlm.models.common.multitask.figures import Figure
-from nemo_speechlm.models.common.multitask.model import MultitaskModel
+from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
 from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
@@ -33,6 +33,7 @@ from nemo_speechlm.models.maestro.phones import registered_phones
 from nemo_speechlm.models.maestro.recognizer import recognizer_of
 from nemo_speechlm.models.maestro.tasks import TASKS
 from nemo_speechlm.models.maestro.transducer import TransducerBranch
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.masking import CoveringMask, SpanMask
 from nemo_speechlm.modules.text_branch import ConvTextEncoder, LightweightDurations, Refiner
 
@@ -112,17 +113,17 @@ class MAESTROModel(Untuned, MultitaskModel):
             PairStream(**writing, sample_rate=sample_rate, phone_rate=rate, fewest=1),
         ]
 
-    def own_figures(self, batch: PretrainBatch, tasks: Collection[str], seed: int | None = None) -> dict[str, Figure]:
+    def own_figures(self, batch: PretrainBatch, tasks: Collection[str], draws: DrawsOf) -> dict[str, Figure]:
         """What the tasks on text and on pairs compute of a batch."""
         figures: dict[str, Figure] = {}
         if isinstance(batch.text, TokenBatch) and "aligned_mlm" in tasks:
-            figures |= aligned_mlm(self, batch.text, self.generator(seed))
+            figures |= aligned_mlm(self, batch.text, draws(batch.text))
         if isinstance(batch.pairs, PairBatch) and {"rnnt", "ctc", "matching", "durations"} & set(tasks):
-            speech = self.speech_of(batch.pairs, self.generator(seed))
+            speech = self.speech_of(batch.pairs, draws(batch.pairs))
             figures |= pair_figures(self, speech, batch.pairs, tasks)
         return figures
 
-    def speech_of(self, batch: PairBatch, generator: Generator | None = None) -> Speech:
+    def speech_of(self, batch: PairBatch, generator: Draws = None) -> Speech:
         """A batch's audio as far as the output of the speech encoder; frames are masked while training."""
         signal, length = self.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
         frames = self.encoder.embed_speech(signal, length)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
-from torch import Generator, nn
+from torch import nn
 
 from nemo_speechlm.data.pretraining.streams import TokenTextStream
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -12,6 +12,7 @@ from nemo_speechlm.models.common.pretrained import PretrainedFile
 from nemo_speechlm.models.maestro.aligned_mlm import Repetition, encode_text
 from nemo_speechlm.models.maestro.phones import TARGET
 from nemo_speechlm.models.recognition.text_branch import Encoded, Found, TextBranch, Writing
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.text_branch import ConvTextEncoder, LightweightDurations, Refiner
@@ -108,7 +109,7 @@ class PhoneText(TextBranch):
             )
         return TokenTextStream(writing.labels, writing.tokenizer, phones=self.phones)
 
-    def encode(self, encoder: SpeechLMEncoder, batch: Any, generator: Generator | None = None) -> Encoded:
+    def encode(self, encoder: SpeechLMEncoder, batch: Any, generator: Draws = None) -> Encoded:
         """As far as pretraining's RNN-T decoders."""
         states, frames = encode_text(self, encoder, batch, generator)
         return Encoded(states, frames, batch.tokens, batch.token_lengths)

@@ -12,7 +12,7 @@ from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_o
 from nemo.core.classes.mixins import AccessMixin
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
@@ -42,6 +42,8 @@ from nemo_speechlm.models.recognition.text_branch import (
     take_text_branch,
     writing_of,
 )
+from nemo_speechlm.models.recognition.transcribing import KeepsSpaces
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.nemo_targets import name_publicly
 
 ENGLISH_LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -54,7 +56,7 @@ else:
     _Host = object
 
 
-class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
+class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpaces, _Host):
     """What the two CTC models have in common; goes before NeMo's class among the bases.
 
     Config keys beyond those of NeMo's class:
@@ -202,7 +204,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         self.log("train_loss", loss.detach())
         return output
 
-    def text_terms(self, batch: TextBatch | TokenBatch, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def text_terms(self, batch: TextBatch | TokenBatch, generator: Draws = None) -> tuple[Tensor, Tensor]:
         """The sum () of the CTC loss of a batch of text, and the characters () it is of, ends of sentences included.
 
         Args:
@@ -215,11 +217,6 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         loss = UCTCLoss(blank=log_probs.shape[2] - 1)
         return ctc_terms(loss, log_probs, encoded.targets, encoded.lengths, encoded.target_lengths)
 
-    def change_decoding_strategy(self, *args: Any, **kwargs: Any) -> None:
-        """NeMo's."""
-        super().change_decoding_strategy(*args, **kwargs)  # type: ignore[misc]
-        keep_spaces(self)
-
     def change_vocabulary(self, *args: Any, **kwargs: Any) -> None:
         """NeMo's, which would stumble over data that are null."""
         absent = [part for part in ("train_ds", "validation_ds", "test_ds") if self.cfg.get(part, {}) is None]
@@ -227,10 +224,6 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, _Host):
         super().change_vocabulary(*args, **kwargs)  # type: ignore[misc]
         self.cfg.update(dict.fromkeys(absent))
         keep_spaces(self)
-
-    def _transcribe_on_end(self, trcfg: TranscribeConfig) -> None:
-        super()._transcribe_on_end(trcfg)
-        self.train(trcfg._internal.training_mode)  # NeMo leaves encoder and decoder training, masks and all
 
     def _loss_count(self, batch: Any) -> Tensor | int | None:
         """What NeMo divides the loss of a batch by, where it divides by a count."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from hydra.utils import get_class
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.pretraining.streams import Stream
@@ -24,6 +24,7 @@ from nemo_speechlm.data.text.characters import CharacterEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_strictly, read_pretrained
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 
 
@@ -102,7 +103,7 @@ class TextBranch(nn.Module, ABC):
         """How text is read for an encoder and what a recognizer writes."""
 
     @abstractmethod
-    def encode(self, encoder: SpeechLMEncoder, batch: Any, generator: Generator | None = None) -> Encoded:
+    def encode(self, encoder: SpeechLMEncoder, batch: Any, generator: Draws = None) -> Encoded:
         """A batch of text, masked, as states of the shared transformer; masks are drawn with the generator."""
 
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import EncDecRNNTBPEModel, EncDecRNNTModel
-from nemo.collections.asr.parts.mixins import TranscribeConfig
 from omegaconf import DictConfig
-from torch import Generator, Tensor
+from torch import Tensor
 
 from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
 from nemo_speechlm.data.recognition.batch import batch_text
 from nemo_speechlm.losses.transducer import transducer_loss
 from nemo_speechlm.models.common.joint import joint_means
 from nemo_speechlm.models.common.parts import SHARED, Parts
-from nemo_speechlm.models.common.spaces import keep_spaces
 from nemo_speechlm.models.recognition.text_branch import build_text_branch
+from nemo_speechlm.models.recognition.transcribing import KeepsSpaces
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.nemo_targets import name_publicly
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ else:
     _Host = object
 
 
-class WithText(_Host):
+class WithText(KeepsSpaces, _Host):
     """What the two transducers with text have in common; goes before NeMo's class among the bases.
 
     Text passes the text branch of pretraining, the shared transformer, and this model's decoder and joint network. Its
@@ -41,15 +41,6 @@ class WithText(_Host):
         super().__init__(cfg=cfg, trainer=trainer)
         self.text_branch = build_text_branch(self.cfg, self.cfg.encoder.d_model)
 
-    def change_decoding_strategy(self, *args: Any, **kwargs: Any) -> None:
-        """NeMo's."""
-        super().change_decoding_strategy(*args, **kwargs)
-        keep_spaces(self)
-
-    def _transcribe_on_end(self, trcfg: TranscribeConfig) -> None:
-        super()._transcribe_on_end(trcfg)
-        self.train(trcfg._internal.training_mode)  # NeMo leaves encoder and decoder training, masks and all
-
     def training_step(self, batch: Any, batch_nb: int) -> dict[str, Tensor]:
         """NeMo's, and the loss of the step's text."""
         output = super().training_step(batch, batch_nb)
@@ -59,7 +50,7 @@ class WithText(_Host):
             output["loss"] = output["loss"] + self.cfg.text_branch.weight * mean.loss
         return output
 
-    def text_terms(self, batch: TextBatch | TokenBatch, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def text_terms(self, batch: TextBatch | TokenBatch, generator: Draws = None) -> tuple[Tensor, Tensor]:
         """The sum () of the RNN-T loss of a batch of text, and the tokens () it is of.
 
         Args:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from nemo_speechlm.data.pretraining.batch import TokenBatch
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.multitask.w2v_bert import prediction
+from nemo_speechlm.modules.draws import Draws, uniform, whole_numbers
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.text_embedding import TextEmbedding
@@ -37,12 +38,10 @@ class Corruption:
                 "1 at most"
             )
 
-    def apply(
-        self, tokens: Tensor, mask: Tensor, embedding: TextEmbedding, generator: Generator | None = None
-    ) -> Tensor:
+    def apply(self, tokens: Tensor, mask: Tensor, embedding: TextEmbedding, generator: Draws = None) -> Tensor:
         """What stands in the place of the tokens (B, U) where ``mask`` (B, U) is True."""
-        draws = torch.rand(tokens.shape, device=tokens.device, generator=generator)
-        others = torch.randint(embedding.num_tokens, tokens.shape, device=tokens.device, generator=generator)
+        draws = uniform(tokens.shape, tokens.device, generator)
+        others = whole_numbers(0, embedding.num_tokens, tokens.shape, tokens.device, generator)
         changed = torch.where(draws < self.mask + self.random, others, tokens)
         changed = changed.masked_fill(draws < self.mask, embedding.mask)
         return torch.where(mask, changed, tokens)
@@ -58,7 +57,7 @@ class TokenBranch(Protocol):
 
 
 def masked_text(
-    model: TokenBranch, batch: TokenBatch, mask: Tensor | None = None, generator: Generator | None = None
+    model: TokenBranch, batch: TokenBatch, mask: Tensor | None = None, generator: Draws = None
 ) -> dict[str, Figure]:
     """``masked_text`` and its accuracy on a batch.
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_choice, check_number
 from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, TokenBatch
@@ -21,7 +21,7 @@ from nemo_speechlm.data.text.pieces import TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.figures import Figure
-from nemo_speechlm.models.common.multitask.model import MultitaskModel
+from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
@@ -31,6 +31,7 @@ from nemo_speechlm.models.slam.joined import encode_joined, even_positions, spel
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text
 from nemo_speechlm.models.slam.mismatches import Mismatches
 from nemo_speechlm.models.slam.tasks import TASKS
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.text_embedding import TextEmbedding
 
@@ -130,18 +131,16 @@ class SLAMModel(MultitaskModel):
                 f"{len(weight)}; give the tokenizer that it was trained with"
             )
 
-    def own_figures(self, batch: PretrainBatch, tasks: Collection[str], seed: int | None = None) -> dict[str, Figure]:
+    def own_figures(self, batch: PretrainBatch, tasks: Collection[str], draws: DrawsOf) -> dict[str, Figure]:
         """What the tasks on text and on pairs compute of a batch. A validation batch of one pair has no STM."""
         figures: dict[str, Figure] = {}
         if isinstance(batch.text, TokenBatch) and "masked_text" in tasks:
-            figures |= masked_text(self, batch.text, generator=self.generator(seed))
+            figures |= masked_text(self, batch.text, generator=draws(batch.text))
         if isinstance(batch.pairs, PairBatch):
-            figures |= self._pair_figures(batch.pairs, tasks, self.generator(seed))
+            figures |= self._pair_figures(batch.pairs, tasks, draws(batch.pairs))
         return figures
 
-    def _pair_figures(
-        self, batch: PairBatch, tasks: Collection[str], generator: Generator | None
-    ) -> dict[str, Figure]:
+    def _pair_figures(self, batch: PairBatch, tasks: Collection[str], generator: Draws) -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
         if not {"tlm", "stm", "ctc"} & set(tasks):
             return figures

@@ -6,7 +6,7 @@ Axis legend: B pairs, T frames, U tokens, V tokens of the tokenizer, D width.
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_speechlm.data.pretraining.batch import PairBatch
@@ -16,6 +16,7 @@ from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.models.common.multitask.w2v_bert import W2vBert, prediction
 from nemo_speechlm.models.slam.masked_text import Corruption
 from nemo_speechlm.models.slam.mismatches import Mismatches, same_text
+from nemo_speechlm.modules.draws import Draws, uniform
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.padding import padding_mask
@@ -58,7 +59,7 @@ def tlm(
     batch: PairBatch,
     speech_mask: Tensor | None = None,
     text_mask: Tensor | None = None,
-    generator: Generator | None = None,
+    generator: Draws = None,
 ) -> dict[str, Figure]:
     """Translation language modelling: codes and tokens that are masked, predicted from what is left of both.
 
@@ -76,7 +77,7 @@ def tlm(
         speech_mask = model.tlm_speech.draw(frames.lengths, T, generator)
     if text_mask is None:
         text_mask = model.tlm_text.draw(batch.token_lengths, U, generator)
-        whole = torch.rand(len(text_mask), 1, device=text_mask.device, generator=generator) < model.tlm_whole_text
+        whole = uniform((len(text_mask), 1), text_mask.device, generator) < model.tlm_whole_text
         text_mask = text_mask | (whole & ~padding_mask(batch.token_lengths, U))
     seen = model.text_corruption.apply(batch.tokens, text_mask, model.text_embedding, generator)
     masked = model.encoder.apply_mask(frames.states, speech_mask, padding)
@@ -98,7 +99,7 @@ def stm(
     lengths: Tensor,
     batch: PairBatch,
     texts: tuple[Tensor, Tensor] | None = None,
-    generator: Generator | None = None,
+    generator: Draws = None,
 ) -> dict[str, Figure]:
     """Speech-text matching: does a text belong to the speech? Told by the state of CLS.
 

@@ -5,14 +5,13 @@ Its two tasks stand in :mod:`~nemo_speechlm.models.speechlm.umlm` and :mod:`~nem
 Axis legend: B utterances or sentences, T frames of the encoder, L frames of the units, D width.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
 from nemo.collections.asr.metrics.wer import word_error_rate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
@@ -41,7 +40,8 @@ from nemo_speechlm.models.speechlm.umlm import (
     umlm_terms,
 )
 from nemo_speechlm.modules.ctc_head import SpeechLMCTCHead
-from nemo_speechlm.modules.masking import SpanMask, seeds_of
+from nemo_speechlm.modules.draws import Draws, RowSeeds
+from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.unit_classifier import UnitClassifier
 
 LOSS_TERMS = ("umlm", "umlm_unmasked", "uctc")
@@ -142,14 +142,13 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
         label_offset: int = 0,
         mask: Tensor | None = None,
         swap: Tensor | None = None,
-        generator: Generator | None = None,
-        seeds: Sequence[int] | None = None,
+        generator: Draws = None,
     ) -> SpeechOutput:
         """The speech branch: see :func:`nemo_speechlm.models.speechlm.umlm.forward_speech`."""
-        return forward_speech(self, batch, label_offset, mask, swap, generator, seeds)
+        return forward_speech(self, batch, label_offset, mask, swap, generator)
 
     def forward_text(
-        self, batch: TextBatch, mask: Tensor | None = None, generator: Generator | None = None
+        self, batch: TextBatch, mask: Tensor | None = None, generator: Draws = None
     ) -> tuple[Tensor, Tensor]:
         """The text branch: see :func:`nemo_speechlm.models.common.uctc.forward_text`."""
         return forward_text(self, batch, mask, generator)
@@ -202,7 +201,9 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
         """Speech: UMLM, each utterance under a mask of its own. Text: CTC without masks, and its character error."""
         weight = 0 if batch.stand_in else 1
         if batch.speech is not None:
-            output = self.forward_speech(batch.speech, seeds=seeds_of(batch.speech.ids, len(batch.speech.audio)))
+            output = self.forward_speech(
+                batch.speech, generator=RowSeeds.of(batch.speech.ids, len(batch.speech.audio))
+            )
             masked, unmasked = predictions(output)
             asked = output.units[output.mask & (output.units != PAD_UNIT)]
             self._validated_units += weight * torch.bincount(asked, minlength=len(self.inventory))

@@ -3,17 +3,18 @@
 Axis legend: B utterances, S samples, T frames of the encoder, L frames of the units, V units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import torch
 from omegaconf import DictConfig
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, SpeechBatch
 from nemo_speechlm.kernels.mixing import mix_states
 from nemo_speechlm.losses import UnitPrediction, unit_prediction
 from nemo_speechlm.models.common.joint import JointMean
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
@@ -73,8 +74,7 @@ def forward_speech(
     label_offset: int = 0,
     mask: Tensor | None = None,
     swap: Tensor | None = None,
-    generator: Generator | None = None,
-    seeds: Sequence[int] | None = None,
+    generator: Draws = None,
 ) -> SpeechOutput:
     """Mask, encode, swap, encode, classify.
 
@@ -85,7 +85,6 @@ def forward_speech(
         mask: (B, T) bool, frames to mask; drawn where it is None.
         swap: (B, T) bool, frames to swap; drawn where it is None. Masked frames are never swapped.
         generator: what masks and swaps are drawn with.
-        seeds: one for each utterance, instead: its mask and swaps then do not depend on the batch it is in.
     """
     assert batch.units is not None
     encoder = model.encoder
@@ -101,7 +100,7 @@ def forward_speech(
     units = units_of_frames(batch.units, T, model.label_ratio, label_offset)
     padding = padding_mask(lengths, T)
     if mask is None:
-        mask = model.masking.draw(lengths, T, generator, **_of_rows(seeds, 0))
+        mask = model.masking.draw(lengths, T, generator)
     speech, _ = encoder.encode_speech(encoder.apply_mask(states, mask, padding), padding)
     # Where an utterance's labels end, it ends for the shared transformer too, as in the released code.
     unlabeled = units == PAD_UNIT
@@ -111,7 +110,7 @@ def forward_speech(
         unlabeled = unlabeled | padding
         targets = units.masked_fill(unlabeled, PAD_UNIT)
     if swap is None:
-        swap = model.swapping.draw(lengths, T, generator, **_of_rows(seeds, 1))
+        swap = model.swapping.draw(lengths, T, generator)
     swap = swap & ~mask & ~unlabeled
     # The released code's labels may go on behind the audio; its shared transformer then attends to zeros there.
     hidden = padding if model.released_labels else unlabeled
@@ -123,10 +122,6 @@ def forward_speech(
     logits = [model.unit_classifiers["speech"](speech), model.unit_classifiers["shared"](shared)]
     counted = padding.numel() if encoder.released_padding else frames.lengths.sum()
     return SpeechOutput(logits, targets, mask, swap, frames.penalty, counted)
-
-
-def _of_rows(seeds: Sequence[int] | None, purpose: int) -> dict[str, list[tuple[int, int]]]:
-    return {} if seeds is None else {"seeds": [(seed, purpose) for seed in seeds]}
 
 
 def units_of_frames(units: Tensor, num_frames: int, ratio: float, offset: int) -> Tensor:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
-from torch import Generator, nn
+from torch import nn
 
 from nemo_speechlm.data.pretraining.streams import UnitTextStream
 from nemo_speechlm.models.common.inventories import read_inventory
 from nemo_speechlm.models.common.pretrained import PretrainedFile
 from nemo_speechlm.models.common.uctc import encode_text
 from nemo_speechlm.models.recognition.text_branch import Encoded, Found, TextBranch, Writing
+from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.encoder import SpeechLMEncoder
 from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.units.inventory import UnitInventory
@@ -63,7 +64,7 @@ class UnitText(TextBranch):
         rate = self.frame_rate or encoder.frame_rate
         return UnitTextStream(self.inventory, writing.labels, rate, encoder.max_frames, writing.tokenizer)
 
-    def encode(self, encoder: SpeechLMEncoder, batch: Any, generator: Generator | None = None) -> Encoded:
+    def encode(self, encoder: SpeechLMEncoder, batch: Any, generator: Draws = None) -> Encoded:
         """As far as pretraining's CTC head."""
         states, _ = encode_text(encoder, self.unit_embedding, self.masking, batch, generator=generator)
         return Encoded(states, batch.unit_lengths, batch.targets, batch.target_lengths)

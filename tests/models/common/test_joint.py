@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
+from torch import Generator
 
 from nemo_speechlm.data.pretraining.batch import (
     PAD_UNIT,
@@ -332,7 +333,10 @@ def slam_batch(rank):
 def check_counts(make, batch, tmp_path):
     """The gradients and the log of two processes are those of the joint batch."""
     model = make()
-    figures = [model.figures(batch(rank), model.tasks, seed=rank)[0] for rank in range(WORLD)]
+    figures = [
+        model.figures(batch(rank), model.tasks, lambda _, rank=rank: Generator().manual_seed(rank))[0]
+        for rank in range(WORLD)
+    ]
     joint = {name: sum(f[name].total for f in figures) / sum(f[name].number for f in figures) for name in figures[0]}
     sum(joint[name] * weight for name, weight in model.loss_weights.items()).backward()
 
@@ -362,6 +366,26 @@ def test_a_validation_of_slam_is_the_same_on_two_ranks(corpus, tmp_path):
     check_validation(one, in_two(lambda rank, _: validated(SLAMModel, config, rank, WORLD), tmp_path))
 
 
+def check_batches_do_not_matter(build, config, of_a_batch):
+    """All figures are those of examples, but for these of batches."""
+    found = []
+    for seconds, tokens in ((4, 60), (30, 1000)):
+        config.validation_ds.speech.batch_duration = config.validation_ds.pairs.batch_duration = seconds
+        config.validation_ds.text.batch_tokens = tokens
+        found.append(validated(build, config))
+    small, large = (
+        {name: value for name, value in one.items() if name not in ("steps", *of_a_batch)} for one in found
+    )
+    assert len(small) > 8
+    assert small == pytest.approx(large, rel=1e-4)
+
+
+def test_a_validation_of_slam_does_not_depend_on_the_batches(corpus):
+    """Whose text an utterance gets in STM must, and so must the diversity, which is of a batch's codes."""
+    of_a_batch = ("val_loss", "val_stm", "val_stm_accuracy", "val_diversity")
+    check_batches_do_not_matter(SLAMModel, tiny_slam_config(corpus), of_a_batch)
+
+
 # --- MAESTRO ---------------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +413,10 @@ def test_a_validation_of_maestro_is_the_same_on_two_ranks(corpus, tmp_path):
     one = validated(MAESTROModel, config)
     assert {"val_loss", "val_rnnt_phones", "val_matching", "val_mlm_graphemes"} <= one.keys()
     check_validation(one, in_two(lambda rank, _: validated(MAESTROModel, config, rank, WORLD), tmp_path))
+
+
+def test_a_validation_of_maestro_does_not_depend_on_the_batches(corpus):
+    check_batches_do_not_matter(MAESTROModel, tiny_maestro_config(corpus), ("val_loss", "val_diversity"))
 
 
 def test_a_term_of_which_no_process_has_anything_is_0(tmp_path):

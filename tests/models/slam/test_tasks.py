@@ -100,7 +100,7 @@ def test_w2v_bert(model, batch):
 
 
 def contrastive_by_hand(model, contexts, codes, rows):
-    from nemo_speechlm.losses import draw_distractors
+    from nemo_speechlm.modules.draws import draw_distractors
 
     vectors = model.w2v_bert.quantizer.vars[0][codes]
     loss = 0.0

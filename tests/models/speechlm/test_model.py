@@ -8,6 +8,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.common.uctc import greedy_texts
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
 from nemo_speechlm.models.speechlm.umlm import predictions, units_of_frames
+from nemo_speechlm.modules.draws import RowSeeds
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 from nemo_speechlm.testing.trainer import tiny_trainer
@@ -192,11 +193,11 @@ def test_an_utterance_scores_alone_what_it_does_in_a_batch(trained):
         audio[row, S:], units[row, L:] = 0.0, PAD_UNIT
     batch = SpeechBatch(audio, samples, units, labels)
     with torch.no_grad():
-        together = predictions(model.forward_speech(batch, seeds=[0, 1, 2]))
+        together = predictions(model.forward_speech(batch, generator=RowSeeds([0, 1, 2])))
         alone = []
         for i, (S, L) in enumerate(zip(samples.tolist(), labels.tolist(), strict=True)):
             one = SpeechBatch(audio[i : i + 1, :S], samples[i : i + 1], units[i : i + 1, :L], labels[i : i + 1])
-            alone.append(predictions(model.forward_speech(one, seeds=[i])))
+            alone.append(predictions(model.forward_speech(one, generator=RowSeeds([i]))))
     for part in (0, 1):
         for level in ("speech", "shared"):
             scores = [row[part][level] for row in alone]

@@ -8,6 +8,7 @@ from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, Speech
 from nemo_speechlm.models.common.joint import JointMean
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
 from nemo_speechlm.models.speechlm.umlm import LEVELS, draw_offset, predictions, umlm_loss, umlm_terms, units_of_frames
+from nemo_speechlm.modules.draws import RowSeeds
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
 
@@ -44,7 +45,7 @@ def test_frames_without_a_unit_are_not_swapped_and_have_a_penalty(model):
 def test_swaps_of_a_seed_are_drawn_apart_from_its_masks(model, monkeypatch):
     """Masked frames are not swapped: of the same draws, no frame of a validation would be."""
     monkeypatch.setattr(model, "swapping", model.masking)
-    output = model.forward_speech(utterance(model, 200, 200), seeds=[3])
+    output = model.forward_speech(utterance(model, 200, 200), generator=RowSeeds([3]))
     assert output.mask.any()
     assert output.swap.any()
 
@@ -81,7 +82,7 @@ def test_a_validation_divides_by_the_frames_that_it_counts(model, monkeypatch):
     batch = utterance(model, 60, 45)
     model.on_validation_epoch_start()
     model.validation_step(PretrainBatch(batch), 0)
-    masked, unmasked = predictions(model.forward_speech(batch, seeds=[0]))
+    masked, unmasked = predictions(model.forward_speech(batch, generator=RowSeeds([0])))
     assert masked["speech"].frames + unmasked["speech"].frames == 45
     assert masked["speech"].frames != unmasked["speech"].frames
     for level in LEVELS:

@@ -4,7 +4,7 @@ Axis legend: B utterances, S samples, T frames of the encoder, V codes, D width.
 """
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import Generator, Tensor
 
-from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, SpeechBatch
+from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, SpeechBatch, TextBatch, TokenBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.joint import joint_means, joint_sum
@@ -29,10 +29,14 @@ from nemo_speechlm.models.common.multitask.stages import (
 from nemo_speechlm.models.common.multitask.tasks import Tasks, read_weights, term_weights, validation_metrics
 from nemo_speechlm.models.common.multitask.w2v_bert import CodebookWatch, W2vBert
 from nemo_speechlm.models.common.pretraining import PretrainingModel
+from nemo_speechlm.modules.draws import Draws, RowSeeds
 from nemo_speechlm.modules.encoder import Frames
-from nemo_speechlm.modules.masking import SpanMask, seeds_of
+from nemo_speechlm.modules.masking import SpanMask
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.quantizer import code_perplexity
+
+DrawsOf = Callable[[SpeechBatch | TextBatch | TokenBatch | PairBatch], Draws]
+"""For the part of a batch that is of one stream, what its masks are drawn with."""
 
 
 class MultitaskModel(FeatureExtraction, PretrainingModel):
@@ -79,8 +83,8 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         self._logged: set[str] = set()
 
     @abstractmethod
-    def own_figures(self, batch: PretrainBatch, tasks: Collection[str], seed: int | None = None) -> dict[str, Figure]:
-        """What the tasks on text and on pairs compute of a batch; see :meth:`compute_loss` for the arguments."""
+    def own_figures(self, batch: PretrainBatch, tasks: Collection[str], draws: DrawsOf) -> dict[str, Figure]:
+        """What the tasks on text and on pairs compute of a batch; see :meth:`figures` for the arguments."""
 
     def unused_parameters(self) -> list[str]:
         """Those of :class:`PretrainingModel`, tasks that are off, and stages with some of the tasks."""
@@ -161,7 +165,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         Raises:
             SpeechLMError: if no task finds its data in the batch.
         """
-        figures, codes = self.figures(batch, self.tasks if tasks is None else tasks, seed)
+        figures, codes = self.figures(batch, self.tasks if tasks is None else tasks, lambda _: self._generator(seed))
         means = joint_means(figures)
         none = torch.full((), float("nan"), device=self.device)
         log = {name: torch.where(mean.number > 0, mean.mean, none.to(mean.mean)) for name, mean in means.items()}
@@ -176,25 +180,27 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         return loss, log
 
     def figures(
-        self, batch: PretrainBatch, tasks: Collection[str], seed: int | None = None
+        self, batch: PretrainBatch, tasks: Collection[str], draws: DrawsOf
     ) -> tuple[dict[str, Figure], Tensor | None]:
         """What the tasks compute of a batch, and how often each code is the likeliest (V,), for w2v-BERT.
 
-        See :meth:`compute_loss` for the arguments.
+        Args:
+            batch: of some of the streams.
+            tasks: those that count.
+            draws: for the part of a stream, what its masks, noise and whatever else are drawn with.
         """
         figures: dict[str, Figure] = {}
         codes = None
         if isinstance(batch.speech, SpeechBatch) and "w2v_bert" in tasks:
-            generator = self.generator(seed)
+            generator = draws(batch.speech)
             frames = self.embed(batch.speech)
             mask = self.masking.draw(frames.lengths, frames.states.shape[1], generator)
             own, codes = self.w2v_bert(self.encoder, frames, mask, generator)
             figures |= own
             figures["fraction_masked"] = Figure(mask.sum(), frames.lengths.sum())
-        return figures | self.own_figures(batch, tasks, seed), codes
+        return figures | self.own_figures(batch, tasks, draws), codes
 
-    def generator(self, seed: int | None) -> Generator | None:
-        """What a stream's masks are drawn with; None stands for PyTorch's own generator."""
+    def _generator(self, seed: int | None) -> Generator | None:
         return None if seed is None else Generator(device=self.device).manual_seed(seed)
 
     def _watch_codebook(self, perplexity: Tensor, used: Tensor, where: str) -> None:
@@ -209,9 +215,8 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         self._validated_codes = torch.zeros(number, dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """All tasks under masks that are the same each time, whatever the process."""
-        ids = [example for part in (batch.speech, batch.text, batch.pairs) if part is not None for example in part.ids]
-        figures, codes = self.figures(batch, self.tasks, seed=seeds_of(ids, 1)[0])
+        """All tasks, each example under masks of its own, which are the same each time."""
+        figures, codes = self.figures(batch, self.tasks, lambda part: RowSeeds.of(part.ids, len(part[0])))
         if batch.stand_in:
             return
         if codes is not None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from nemo.utils import logging
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.losses import UnitPrediction, contrastive_prediction, draw_distractors, unit_prediction
+from nemo_speechlm.losses import UnitPrediction, contrastive_prediction, unit_prediction
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
+from nemo_speechlm.modules.draws import Draws, RowSeeds, draw_distractors
 from nemo_speechlm.modules.encoder import Frames, SpeechLMEncoder
 from nemo_speechlm.modules.padding import padding_mask
 from nemo_speechlm.modules.quantizer import GumbelQuantizer
@@ -90,7 +91,7 @@ class W2vBert(nn.Module):
         self.codes = nn.Linear(d_model, num_codes)
 
     def forward(
-        self, encoder: SpeechLMEncoder, frames: Frames, mask: Tensor, generator: Generator | None = None
+        self, encoder: SpeechLMEncoder, frames: Frames, mask: Tensor, generator: Draws = None
     ) -> tuple[dict[str, Figure], Tensor]:
         """The terms of the loss of a batch.
 
@@ -98,14 +99,17 @@ class W2vBert(nn.Module):
             encoder: encodes the masked frames.
             frames: of the front end, unmasked.
             mask: (B, T) bool, frames to mask; none in padding.
-            generator: what Gumbel noise and distractors are drawn with.
+            generator: what Gumbel noise and distractors are drawn with; noise, which training alone has, needs one of
+                PyTorch's.
 
         Returns:
             ``contrastive``, ``masked_codes``, ``diversity`` and two accuracies; and how often each code is the
             likeliest one (V,).
         """
         padding = padding_mask(frames.lengths, frames.states.shape[1])
-        quantized = self.quantizer.quantize(frames.states[~padding], generator)
+        quantized = self.quantizer.quantize(
+            frames.states[~padding], None if isinstance(generator, RowSeeds) else generator
+        )
         masked_N = mask[~padding]
         speech, _ = encoder.encode_speech(encoder.apply_mask(frames.states, mask, padding), padding)
         shared, _ = encoder.encode_shared(speech, padding)

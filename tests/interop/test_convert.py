@@ -178,8 +178,15 @@ def test_what_may_be_missing_or_unused_is_named(tmp_path, options):
         allow_missing=("encoder.speech_transformer.layers.1.fc2.bias",),
         allow_unused=("adapter",),
     )
-    convert(save(edited("missing"), tmp_path / "a.pt"), tmp_path / "a.nemo", allowed)
-    convert(save(edited("unused"), tmp_path / "b.pt"), tmp_path / "b.nemo", allowed)
+    for name in ("missing", "unused"):
+        content = edited(name)
+        plan = convert(save(content, tmp_path / "x.pt"), tmp_path / f"{name}.nemo", allowed)
+        assert (allowed.allow_missing[0] in plan.names) == (name == "unused")
+        state = restore(SpeechLMModel, tmp_path / f"{name}.nemo").state_dict()
+        assert state.keys() >= set(allowed.allow_missing)
+        for ours, theirs in plan.names.items():
+            expected = content["model"][theirs]
+            torch.testing.assert_close(state[ours], expected.roll(-1, 0) if ".linear." in ours else expected)
 
 
 @pytest.mark.parametrize(

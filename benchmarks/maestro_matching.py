@@ -60,12 +60,16 @@ def main() -> None:
     torch.manual_seed(0)
     matcher = Matcher(restore_file(MAESTROModel, options.model).eval())
     report = alignment_report(matcher, options.manifest, UnitInventory.load(options.units), options.limit)
+    accuracy = report.accuracy
+    pearson = "Pearson: predicted durations, "
+    alike = f"in {report.alike} of {report.utterances} utterances, which have the aligner's phones"
     rows = [
-        ("boundaries", report.accuracy.boundaries, options.limit, "within 60 ms of the aligner's, all phones"),
-        ("matched_boundaries", report.accuracy.matched_boundaries, options.limit, "of phones that both have"),
-        ("mean_error", report.accuracy.mean_error, options.limit, "of the latter, in seconds"),
-        ("durations", report.correlation, report.phones, "Pearson: predicted durations, the aligner's"),
-        ("own_durations", report.own_correlation, report.phones, "Pearson: predicted durations, its own alignments"),
+        ("boundaries", accuracy.boundaries, accuracy.true_boundaries, "within 60 ms of the aligner's, all phones"),
+        ("matched_boundaries", accuracy.matched_boundaries, accuracy.neighbours, "of phones that both have"),
+        ("mean_error", accuracy.mean_error, accuracy.neighbours, "of the latter, in seconds, late or early"),
+        ("mean_delay", accuracy.mean_delay, accuracy.neighbours, "the same, below 0 where early"),
+        ("durations", report.correlation, report.phones, f"{pearson}the aligner's; {alike}"),
+        ("own_durations", report.own_correlation, report.phones, f"{pearson}its own alignments; in the same"),
         ("nearest_text", *nearest_text(options.model, options), f"right among {options.candidates} of nearest length"),
     ]
     if options.before:

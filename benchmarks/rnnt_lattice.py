@@ -88,6 +88,7 @@ def main() -> None:
     if options.way:
         measure(options.way, options.threads, options.rounds)
         return
+    torch.set_num_threads(options.threads)  # as rows say of the machine
     rows, values = [], {}
     ways = [way for way in WAYS if way not in options.without]
     for way in ways:

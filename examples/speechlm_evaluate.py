@@ -90,7 +90,7 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
         print(f"{manifest}: {warning}", file=sys.stderr)
     start = time.perf_counter()
     texts, facts = _recognize(cfg, model, utterances, files)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start - facts.get("tuning_seconds", 0.0)
     audio = sum(utterance.duration for utterance in utterances)
     scores = {}
     if is_translation(model) if cfg.translation is None else cfg.translation:
@@ -148,6 +148,7 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
     if options.lm is not None:
         facts["lm"] = options.lm
         if cfg.tune_on is not None:
+            start = time.perf_counter()
             held_out, _ = read_utterances(cfg.tune_on, text_field=cfg.text_field, skip_bad=cfg.skip_bad)
             refuse_tested(held_out, utterances, label(cfg.tune_on))
             log_probs = log_probabilities(model, held_out, **loading)
@@ -157,7 +158,7 @@ def _recognize(cfg: DictConfig, model, utterances: list, files) -> tuple[list[st
             write_trials(files.tuning, trials)
             best = best_trial(trials, cfg.tune_for)
             options = with_weights(options, best.lm_weight, best.word_score)
-            facts["tuned_on"] = label(cfg.tune_on)
+            facts |= {"tuned_on": label(cfg.tune_on), "tuning_seconds": round(time.perf_counter() - start, 2)}
             print(
                 f"{label(cfg.tune_on)}: lm_weight={best.lm_weight:g} word_score={best.word_score:g} "
                 f"({cfg.tune_for.upper()} {best.rate(cfg.tune_for):.2%}; all {len(trials)} pairs: {files.tuning})"

@@ -56,14 +56,20 @@ class AlignmentAccuracy(NamedTuple):
         boundaries: share of the true boundaries that were found within the tolerance.
         matched_boundaries: the same share of those whose phones on both sides were found as neighbours.
         mean_error: of the latter, in seconds.
+        mean_delay: the same, but less than 0 for those that were found too early.
         count: of frames.
+        true_boundaries: how many there are.
+        neighbours: those of them whose phones were found as neighbours.
     """
 
     frames: float
     boundaries: float
     matched_boundaries: float
     mean_error: float
+    mean_delay: float
     count: int  # type: ignore[assignment]
+    true_boundaries: int
+    neighbours: int
 
 
 def alignment_accuracy(
@@ -79,21 +85,22 @@ def alignment_accuracy(
         tolerance: seconds that a boundary may be off.
     """
     right = frames = good = boundaries = 0
-    errors: list[float] = []
+    delays: list[float] = []
     for found, true in pairs:
         count = round(100 * true[-1].end)
         middles = (np.arange(count) + 0.5) / 100
         right += int((_labels(found, middles) == _labels(true, middles)).sum())
         frames += count
-        offsets = _boundary_errors(found, true)
+        own = _boundary_delays(found, true)
         boundaries += len(true) - 1
-        errors += offsets
-        good += sum(offset <= tolerance + 1e-9 for offset in offsets)
-    mean = float(np.mean(errors)) if errors else float("nan")
-    return AlignmentAccuracy(_share(right, frames), _share(good, boundaries), _share(good, len(errors)), mean, frames)
+        delays += own
+        good += sum(abs(delay) <= tolerance + 1e-9 for delay in own)
+    shares = _share(right, frames), _share(good, boundaries), _share(good, len(delays))
+    means = _share(sum(map(abs, delays)), len(delays)), _share(sum(delays), len(delays))
+    return AlignmentAccuracy(*shares, *means, frames, boundaries, len(delays))
 
 
-def _share(part: int, whole: int) -> float:
+def _share(part: float, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
@@ -102,10 +109,10 @@ def _labels(segments: Sequence[TimedPhone], times: np.ndarray) -> np.ndarray:
     return np.array([segment.phone for segment in segments])[np.minimum(at, len(segments) - 1)]
 
 
-def _boundary_errors(found: Sequence[TimedPhone], true: Sequence[TimedPhone]) -> list[float]:
+def _boundary_delays(found: Sequence[TimedPhone], true: Sequence[TimedPhone]) -> list[float]:
     matched = _matches([s.phone for s in found], [s.phone for s in true])
     return [
-        abs(found[matched[n]].end - true[n].end)
+        found[matched[n]].end - true[n].end
         for n in range(len(true) - 1)
         if n in matched and matched.get(n + 1) == matched[n] + 1
     ]

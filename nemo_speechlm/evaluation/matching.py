@@ -133,12 +133,16 @@ class AlignmentReport(NamedTuple):
         correlation: Pearson's, of predicted durations with those of the aligner, silences left out.
         own_correlation: the same with the durations of the model's own alignments.
         phones: that correlations are of.
+        utterances: that were aligned.
+        alike: those of them in which the aligner's phones are the model's: correlations are of these.
     """
 
     accuracy: AlignmentAccuracy
     correlation: float
     own_correlation: float
     phones: int
+    utterances: int
+    alike: int
 
 
 def alignment_report(
@@ -158,7 +162,7 @@ def alignment_report(
     """
     model = matcher.model
     write, rate = model.phone_encoder, model.encoder.frame_rate
-    pairs, predicted, aligned, own = [], [], [], []
+    pairs, predicted, aligned, own, alike = [], [], [], [], 0
     for number, (line, record) in enumerate(read_manifest(manifest, ["audio_filepath", "text", "units"])):
         if number == limit:
             break
@@ -173,13 +177,15 @@ def alignment_report(
         true = _reference(record, manifest, line, inventory)
         pairs.append((found, true))
         if [phone.phone for phone in true] == names:
+            alike += 1
             true_ends = np.array([phone.end for phone in true])
             spoken = [place for place, name in enumerate(names) if name != SILENCE]
             predicted += np.array(matcher.predicted([phones])[0].tolist())[spoken].tolist()
             aligned += np.diff(true_ends, prepend=0.0)[spoken].tolist()
             own += np.array(frames)[spoken].tolist()
     beside_aligner, beside_own = (_correlation(predicted, other) for other in (aligned, own))
-    return AlignmentReport(alignment_accuracy(pairs, tolerance), beside_aligner, beside_own, len(predicted))
+    accuracy = alignment_accuracy(pairs, tolerance)
+    return AlignmentReport(accuracy, beside_aligner, beside_own, len(predicted), len(pairs), alike)
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> float:

@@ -36,6 +36,10 @@ MEASURES = {
 }
 
 
+WORD_START = "▁"
+"""SentencePiece's sign; with characters as tokens it is one of its own."""
+
+
 class Share(NamedTuple):
     """How many answers were right."""
 
@@ -189,8 +193,10 @@ def measure(space: Space, examples: Sequence[Example], candidates: int = 20, see
             ("masked_word_other_speech", other, masked),
             ("masked_text", speech, everything),
         ):
-            guessed = space.guesses(spoken, own, places)
-            count(name, sum(guess == own[place] for guess, place in zip(guessed, places, strict=True)), len(places))
+            guessed = zip(space.guesses(spoken, own, places), places, strict=True)
+            # A sign that stands alone for the beginning of a word can be guessed without any speech.
+            told = [guess == own[place] for guess, place in guessed if space.labels[own[place]] != WORD_START]
+            count(name, sum(told), len(told))
     return {name: Share(right[name], asked[name]) for name in MEASURES}
 
 
@@ -228,10 +234,10 @@ def with_a_word_replaced(text: str, vocabulary: Sequence[str], rng: np.random.Ge
 
 
 def word_places(tokens: Sequence[int], labels: Sequence[str]) -> list[list[int]]:
-    """The places of each word's tokens: a word begins with a token that begins with SentencePiece's ``▁``."""
+    """The places of each word's tokens: a word begins with a token that begins with ``WORD_START``."""
     words: list[list[int]] = []
     for place, token in enumerate(tokens):
-        if not words or labels[token].startswith("▁"):
+        if not words or labels[token].startswith(WORD_START):
             words.append([])
         words[-1].append(place)
     return words

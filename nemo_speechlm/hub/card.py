@@ -150,7 +150,11 @@ class Card:
         """A result as the hub lists them: rates in percent."""
         rates = [(rate, round(100 * result[rate], 2)) for rate in ("wer", "cer") if result.get(rate) is not None]
         scores = [(score, result[score]) for score in ("bleu", "chrf") if result.get(score) is not None]
-        metrics = [{"type": name, "name": name.upper(), "value": value} for name, value in (*rates, *scores)]
+        how = _how(result)
+        metrics = [
+            {"type": name, "name": f"{name.upper()} ({how})" if how else name.upper(), "value": value}
+            for name, value in (*rates, *scores)
+        ]
         dataset = {"name": _name(result["manifest"]), "type": _name(result["manifest"])}
         return {"task": {"type": self.task}, "dataset": dataset, "metrics": metrics}
 
@@ -220,7 +224,7 @@ class Card:
         rows = [
             "| "
             + " | ".join([
-                _name(result["manifest"]), str(result["utterances"]), str(result.get("decoding", "")),
+                _name(result["manifest"]), _counted(result), _how(result),
                 *(_rate(result, rate) for rate in rates), *(str(result.get(score, "")) for score in scores),
             ])
             + " |"
@@ -246,6 +250,22 @@ class Card:
     def _section(self, title: str, paragraphs: Iterator[str]) -> list[str]:
         found = list(paragraphs)
         return [f"## {title}", *found] if found else []
+
+
+def _how(result: Mapping[str, Any]) -> str:
+    """How the texts were found: the decoding, with what is not in the model."""
+    named = {"lm": "language model", "tuned_on": "tuned on"}
+    plain = ("beam_size", "lm_weight", "word_score", "length_penalty")
+    parts = [str(result["decoding"])] if result.get("decoding") else []
+    parts += [f"{title} {_name(result[key])}" for key, title in named.items() if result.get(key) is not None]
+    parts += [f"{key} {result[key]}" for key in plain if result.get(key) is not None]
+    return ", ".join(parts)
+
+
+def _counted(result: Mapping[str, Any]) -> str:
+    """The utterances of a result, and those that were left out of it."""
+    left_out = f", {result['skipped']} left out" if result.get("skipped") else ""
+    return f"{result['utterances']}{left_out}"
 
 
 def _rate(result: Mapping[str, Any], rate: str) -> str:

@@ -88,6 +88,12 @@ def test_its_own_alignments_are_right(corpus, matcher, tmp_path):
     assert report.accuracy.mean_error < 1e-9
     assert report.phones == sum(len(model.phone_encoder(e.text)) - 2 for e in read_examples(corpus.speech))
     assert report.correlation == pytest.approx(report.own_correlation)
+    assert report.utterances == report.alike == len(records)
+    records[0]["units"][1] = next(name for name in inventory.symbols if name not in ("SIL", records[0]["units"][1]))
+    write_manifest(tmp_path / "other.json", records)
+    other = alignment_report(matcher, tmp_path / "other.json", inventory)
+    assert (other.utterances, other.alike) == (len(records), len(records) - 1)
+    assert other.phones == report.phones - len(model.phone_encoder(read_examples(corpus.speech)[0].text)) + 2
 
 
 @pytest.mark.parametrize("style", ["position_stress", "plain"])

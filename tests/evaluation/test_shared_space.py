@@ -53,6 +53,23 @@ def test_who_hears_nothing():
     assert found["masked_word"] == found["masked_word_other_speech"]
 
 
+def test_a_sign_of_the_beginning_alone_does_not_count():
+    """With characters as tokens, who hears nothing guesses it before every word."""
+
+    class Speller(Oracle):
+        labels = ("<unk>", "▁", *"abcdef")
+
+        def tokens(self, text):
+            return [self.labels.index(c) for word in text.split() for c in "▁" + word]
+
+        def guesses(self, speech, tokens, masked):
+            return [1 if tokens[place] == 1 else 0 for place in masked]
+
+    found = measure(Speller(), EXAMPLES, candidates=4)
+    assert found["masked_text"].of == sum(len(text.replace(" ", "")) for text in TEXTS)
+    assert found["masked_text"].right == found["masked_word"].right == 0
+
+
 def test_too_few_utterances():
     with pytest.raises(InputError, match="7 utterances of different texts; expected 20"):
         measure(Oracle(), EXAMPLES)

@@ -206,14 +206,19 @@ def test_the_card_says_what_is_known(model):
     results = [
         {"manifest": "/data/test.json", "utterances": 4, "decoding": "greedy", "wer": 0.25, "wer_interval": [0.2, 0.3],
          "cer": None},
+        {"manifest": "/data/test.json", "utterances": 3, "decoding": "lexicon", "lm": "/data/words.arpa", "skipped": 1,
+         "beam_size": 50, "lm_weight": 1.5, "word_score": 0.0, "tuned_on": "/data/valid.json", "wer": 0.125,
+         "cer": 0.05},
     ]  # fmt: skip
     card = Card.of(model, "apache-2.0", language=["en"], data="Tones.", run=run, results=results).text("me/tiny")
     front, _, text = card.removeprefix("---\n").partition("---\n")
     values = yaml.safe_load(front)
     assert (values["license"], values["language"], values["library_name"]) == ("apache-2.0", ["en"], "nemo")
     assert values["pipeline_tag"] == "automatic-speech-recognition"
-    (indexed,) = values["model-index"][0]["results"]
-    assert indexed["metrics"] == [{"type": "wer", "name": "WER", "value": 25.0}]
+    indexed, with_words = values["model-index"][0]["results"]
+    assert indexed["metrics"] == [{"type": "wer", "name": "WER (greedy)", "value": 25.0}]
+    how = "lexicon, language model words.arpa, tuned on valid.json, beam_size 50, lm_weight 1.5, word_score 0.0"
+    assert with_words["metrics"][0] == {"type": "wer", "name": f"WER ({how})", "value": 12.5}
     assert "\n# tiny\n" in text
     assert "nemo-speechlm transcribe model=me/tiny input=recording.wav" in text
     assert "Tones." in text
@@ -221,6 +226,7 @@ def test_the_card_says_what_is_known(model):
     assert f"It began with the weights of pretrained.nemo (SHA-256 {'b' * 12})." in text
     assert f"It writes {len(tiny_labels())} characters" in text
     assert "| test.json | 4 | greedy | 25.00% [20.00%, 30.00%] | undefined |" in text
+    assert f"| test.json | 3, 1 left out | {how} | 12.50% | 5.00% |" in text
     assert "| `trainer.max_steps` | 900 |" in text
     assert "- seed: 0 before, 1 now" in text
     assert "_target_: nemo_speechlm.modules.SpeechLMEncoder" in text

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from nemo.utils import logging
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -59,21 +60,24 @@ class ProbeExamples:
     def read(
         cls, manifest: str | Path | Sequence, targets: Targets, max_seconds: float | None = None
     ) -> "ProbeExamples":
-        """Read a manifest; what is longer than ``max_seconds`` is left out.
+        """Read a manifest; what is longer than ``max_seconds`` is left out, with a warning.
 
         Raises:
             InputError: naming the first line that cannot be used; or if none is left.
         """
-        utterances, answers = [], []
+        utterances, answers, longer = [], [], 0
         for path, number, record in read_manifests(manifest, ["audio_filepath", *targets.keys]):
             part = audio_part(record, path, number)
             if max_seconds is not None and part.duration > max_seconds:
+                longer += 1
                 continue
             named = {**naming(part.path), "duration": round(part.duration, 4)}
             utterances.append(Utterance(record | named, *part))
             answers.append(targets.encode(record, path, number))
         if not utterances:
             raise InputError(f"no utterance is at most max_seconds={max_seconds:g} long", str(manifest))
+        if longer:
+            logging.warning(f"{manifest}: left out {longer} utterances longer than max_seconds={max_seconds:g}")
         return cls(utterances, answers)
 
     @property

@@ -97,13 +97,15 @@ class AlignerTraining:
             show(report)
         state = self._passes(loaded, state, progress, device, show)
         model = GmmModel(state.aligner.to("cpu"), self.pronouncing, inventory, self.source.speaker_key)
-        failures = [*loaded.failures, *_without_path(loaded, state)]
-        used = loaded.corpus.lengths
+        has_path = [state.states[begin] >= 0 for begin in loaded.corpus.starts[:-1]]
+        by_path = list(zip(loaded.utterances, loaded.corpus.lengths, has_path, strict=True))
+        lost = [each.failed("no path through the audio") for each, _, found in by_path if not found]
+        failures = [*loaded.failures, *lost]
+        used = [frames for _, frames, found in by_path if found]
         _write_failures(output, failures)
         save_model(output, model)
         progress.path.unlink(missing_ok=True)
-        utterances = len(used) - (len(failures) - len(loaded.failures))
-        return TrainedAligner(model, state.reports, failures, utterances, sum(used) / 100)
+        return TrainedAligner(model, state.reports, failures, len(used), sum(used) / 100)
 
     def _passes(
         self,
@@ -174,15 +176,6 @@ def _resumed(saved: tuple[dict[str, Any], dict[str, Tensor]] | None) -> Training
     except InputError:  # damaged: nothing is lost but time
         return None
     return TrainingState(aligner, tensors["frames"].numpy(), [PassReport(**report) for report in values["reports"]])
-
-
-def _without_path(loaded: TranscribedCorpus, state: TrainingState) -> list[Failure]:
-    starts = loaded.corpus.starts[:-1]
-    return [
-        utterance.failed("no path through the audio")
-        for utterance, begin in zip(loaded.utterances, starts, strict=True)
-        if state.states[begin] < 0
-    ]
 
 
 def _write_failures(output: Path, failures: Sequence[Failure]) -> None:

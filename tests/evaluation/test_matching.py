@@ -33,13 +33,14 @@ def matcher(corpus):
 
 
 class Known(Matcher):
-    """The distance is that of the numbers of phones, so that the right text is one of the nearest."""
+    """The distance is that of the numbers of phones, so the right text is the nearest; of one utterance it is not."""
 
     def speech(self, example):
-        return len(self.model.phone_encoder(example.text)) + (0.5 if example.text.endswith(self.wrong) else 0.0)
+        return len(self.model.phone_encoder(example.text)), example.text == self.wrong
 
     def distances(self, speech, texts):
-        return [abs(len(text) - speech) for text in texts]
+        phones, wrong = speech
+        return [float(not place) if wrong else abs(len(text) - phones) for place, text in enumerate(texts)]
 
 
 def test_the_nearest_text_is_counted(corpus, matcher):
@@ -47,9 +48,10 @@ def test_the_nearest_text_is_counted(corpus, matcher):
     examples = list(examples.values())  # of different lengths
     texts = [matcher.model.phone_encoder(example.text) for example in examples]
     known = Known(matcher.model)
-    object.__setattr__(known, "wrong", "?")
-    share = retrieval(known, examples, texts, candidates=2)
-    assert (share.right, share.of) == (len(examples), len(examples))
+    for wrong, right in ((None, len(examples)), (examples[1].text, len(examples) - 1)):
+        object.__setattr__(known, "wrong", wrong)
+        share = retrieval(known, examples, texts, candidates=2)
+        assert (share.right, share.of) == (right, len(examples))
     with pytest.raises(InputError, match="expected 20 at least"):
         retrieval(known, examples, texts, candidates=20)
 

@@ -61,13 +61,14 @@ def read_rows(config: Mapping[str, Any], only: Collection[str] | None = None) ->
     """The rows of a config, in its order.
 
     Args:
-        config: by name, the fields of :class:`Row`.
+        config: by name, the fields of :class:`Row`; None where a recipe leaves out a row of the one that it changes.
         only: names of those that are wanted; None: all.
 
     Raises:
         SpeechLMError: naming the key that is wrong.
     """
-    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    given: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    plain = {name: values for name, values in given.items() if values is not None}
     known = {each.name for each in fields(Row)} - {"name"}
     if only is not None and (unknown := [name for name in only if name not in plain]):
         raise SpeechLMError(f"only has {unknown[0]!r}, which is no row; there are: {', '.join(plain)}")

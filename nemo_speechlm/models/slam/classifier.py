@@ -131,9 +131,35 @@ class SLAMTextClassifier(TrainedModel):
         return self.head(self.dropout(states[:, 0]))
 
     def tokens_of(self, texts: Sequence[str], path: str | Path = "text", line: int = 1) -> list[int]:
-        """One text, or two with CLS between them, as tokens."""
-        first, *second = (self.writer(text, path, line) for text in texts)
+        """One text, or two with CLS between them, ``max_tokens`` at most: what is longer loses its end."""
+        parts = [self.writer(text, path, line) for text in texts]
+        while sum(map(len, parts)) > max(self._cfg.max_tokens - len(parts) + 1, 0):
+            max(parts, key=len).pop()
+        first, *second = parts
         return first if not second else [*first, self.text_embedding.cls, *second[0]]
+
+    @torch.no_grad()
+    def classify(self, texts: Sequence[str | Sequence[str]], batch_size: int = 64) -> list[str]:
+        """The class of each text, or of each pair of texts.
+
+        Raises:
+            SpeechLMError: if a single text is given to a model of pairs, or a pair to one of single texts.
+            InputError: naming the text, counted from 1 as a line is, that the tokenizer cannot write.
+        """
+        rows = []
+        for number, given in enumerate(texts, 1):
+            parts = [given] if isinstance(given, str) else list(given)
+            if len(parts) != len(self._cfg.text_columns):
+                raise SpeechLMError(f"text {number} has {len(parts)} parts, expected {len(self._cfg.text_columns)}")
+            rows.append(self.tokens_of(parts, "texts", number))
+        mode, found = self.training, []
+        self.eval()
+        for begin in range(0, len(rows), batch_size):
+            batch = _Batches([(row, 0) for row in rows[begin : begin + batch_size]])
+            tokens, lengths, _, _ = batch[range(len(batch))]
+            found += self(tokens.to(self.device), lengths.to(self.device)).argmax(1).tolist()
+        self.train(mode)
+        return [self.classes[place] for place in found]
 
     # --- data ----------------------------------------------------------------------------------------------------
 
@@ -169,7 +195,7 @@ class SLAMTextClassifier(TrainedModel):
                     config["file"],
                     line.line,
                 )
-            tokens = self.tokens_of(line.texts, config["file"], line.line)[: self._cfg.max_tokens]
+            tokens = self.tokens_of(line.texts, config["file"], line.line)
             examples.append((tokens, self.classes.index(line.label)))
         return _Batches(examples)
 

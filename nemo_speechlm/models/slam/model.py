@@ -124,11 +124,12 @@ class SLAMModel(MultitaskModel):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another tokenizer."""
         super().on_load_checkpoint(checkpoint)
-        weight = checkpoint["state_dict"].get("text_embedding.bias")
-        if weight is not None and self.text_encoder is not None and len(weight) != len(self.text_encoder.labels):
+        weights = checkpoint["state_dict"]
+        trained = len(weights.get("text_embedding.bias", ())) or len(weights.get("ctc_head.weight", ())) - 1
+        if trained > 0 and self.text_encoder is not None and trained != len(self.text_encoder.labels):
             raise SpeechLMError(
                 f"model.tokenizer.dir has {len(self.text_encoder.labels)} tokens, and the checkpoint was trained with "
-                f"{len(weight)}; give the tokenizer that it was trained with"
+                f"{trained}; give the tokenizer that it was trained with"
             )
 
     def own_figures(self, batch: PretrainBatch, tasks: Collection[str], draws: DrawsOf) -> dict[str, Figure]:

@@ -129,7 +129,7 @@ def test_every_training_is_a_config_that_its_command_takes():
                         "speechlm_", ""
                     )
             checked += 1
-    assert checked == 34 + 17 + 38 + 2 * 19
+    assert checked == 57 + 80
 
 
 def test_rows_of_the_papers_size_are_alike():
@@ -152,6 +152,29 @@ def test_rows_of_the_papers_size_are_alike():
     spoken = [step for step in steps if "tokenize_text" in step.command[0] and step.name.startswith("units_")]
     assert len(spoken) == 7
     assert all("durations=paper" in step.command for step in spoken)
+
+
+def test_small_rows_hear_as_much():
+    """Each update of pretraining has 40 s of speech, whatever the row; SLAM's rows weigh w2v-BERT alike."""
+    cfg = config()
+    weights = {}
+    for step in ablation_steps(cfg, Path("out"), read_rows(cfg.rows)):
+        if step.name.startswith("pretrain"):
+            recipe = with_options(step.command[2], step.command[3:])
+            data = recipe.model.train_ds
+            streams = [data.speech, data.get("pairs")]
+            assert sum(stream.batch_duration for stream in streams if stream) == 40, step.name
+            if "slam" in step.name:
+                weights[step.name] = recipe.model.tasks.w2v_bert
+    assert len(weights) == 5
+    assert set(weights.values()) == {0.2}
+
+
+def test_a_row_may_be_left_out():
+    cfg = config("rows.slam=null")
+    assert "slam" not in {row.name for row in read_rows(cfg.rows)}
+    with pytest.raises(SpeechLMError, match="only has 'slam', which is no row"):
+        read_rows(cfg.rows, ["slam"])
 
 
 def test_rows_differ_in_what_they_say(tmp_path):

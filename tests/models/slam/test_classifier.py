@@ -163,6 +163,35 @@ def test_pairs_of_sentences(folder, build):
     assert tokens[len(model.tokens_of(["ab"])) :] == [model.text_embedding.cls, *model.tokens_of(["d"])]
 
 
+def test_of_long_pairs_the_longer_text_loses_its_end(folder):
+    config = config_of(folder, "finetune_text_mrpc", "mrpc.tsv", "slam.nemo", "model.max_tokens=8").model
+    model = SLAMTextClassifier(config)
+    cls, write = model.text_embedding.cls, model.writer
+    short, long = write("ab", "x", 1), write("dab bad dab bad", "x", 1)
+    assert len(short) + len(long) > 7
+    left = 7 - len(short)
+    assert model.tokens_of(["ab", "dab bad dab bad"]) == [*short, cls, *long[:left]]
+    assert model.tokens_of(["dab bad dab bad", "ab"]) == [*long[:left], cls, *short]
+    assert model.tokens_of(["dab bad dab bad"] * 2) in ([*long[:4], cls, *long[:3]], [*long[:3], cls, *long[:4]])
+
+
+def test_new_texts_are_classified(folder):
+    """As the forward pass would, whatever their number and order, and the model's mode stays what it was."""
+    model = SLAMTextClassifier(config_of(folder, "finetune_text_mrpc", "mrpc.tsv").model).train()
+    torch.nn.init.normal_(model.head.weight, std=3)
+    pairs = [("ab", "d"), ("bad dab", "dab"), ["d", "bad"], ("a", "a bad")]
+    found = model.classify(pairs, batch_size=3)
+    assert model.training
+    with torch.no_grad():
+        model.eval()
+        for pair, name in zip(pairs, found, strict=True):
+            tokens = torch.tensor([model.tokens_of(pair)])
+            assert name == model.classes[int(model(tokens, torch.tensor([tokens.shape[1]])).argmax())]
+    assert model.classify([]) == []
+    with pytest.raises(SpeechLMError, match="text 2 has 1 parts, expected 2"):
+        model.classify([("a", "b"), "a"])
+
+
 def test_begins_with_the_pretrained_weights(folder, build):
     config = config_of(folder).model
     config.validation_ds = None
@@ -210,5 +239,5 @@ def test_of_long_texts_the_beginning_is_kept(folder):
     model = SLAMTextClassifier(config_of(folder, "finetune_text", "sst2.tsv", "slam.nemo", "model.max_tokens=4").model)
     texts = [line.split("\t")[0] for line in (folder / "sst2.tsv").read_text().splitlines()[1:]]
     kept = [tokens for tokens, _ in model._dataset(model.cfg.train_ds).examples]
-    assert kept == [model.tokens_of([text])[:4] for text in texts]
-    assert min(map(len, kept)) == 4 < min(len(model.tokens_of([text])) for text in texts)
+    assert kept == [model.writer(text, "x", 1)[:4] for text in texts]
+    assert min(map(len, kept)) == 4 < min(len(model.writer(text, "x", 1)) for text in texts)

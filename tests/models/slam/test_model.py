@@ -261,6 +261,9 @@ def test_another_tokenizer_than_the_checkpoints(build):
     model = build()
     with pytest.raises(SpeechLMError, match=r"model\.tokenizer\.dir has 13 tokens.*trained with 50"):
         model.on_load_checkpoint({"state_dict": {"text_embedding.bias": torch.zeros(50)}})
+    with pytest.raises(SpeechLMError, match=r"model\.tokenizer\.dir has 13 tokens.*trained with 50"):
+        model.on_load_checkpoint({"state_dict": {"ctc_head.weight": torch.zeros(51, 8)}})
+    model.on_load_checkpoint({"state_dict": {"ctc_head.weight": torch.zeros(14, 8)}})
 
 
 def write_pinned(folder):

@@ -249,12 +249,14 @@ def test_stm(model, batch):
     frames = model.embed(given)
     speech = model.encode_speech(frames)
     found = pairs.stm(model, speech, frames.lengths, given, (given.tokens[texts], given.token_lengths[texts]))
-    loss = 0.0
+    loss, right = 0.0, 0
     for b, text in enumerate(texts.tolist()):
         tokens = given.tokens[text, : given.token_lengths[text]]
         _, states = joined_alone(model, speech[b : b + 1, : frames.lengths[b]], tokens)
         logit = float(model.stm_head(states[0]))
         loss += math.log(1 + math.exp(-logit if text == b else logit))
+        right += (logit > 0) == (text == b)
+    assert int(found["stm_accuracy"].total) == right
     assert found["stm"].total.item() == pytest.approx(loss, rel=1e-9)
     assert found["stm"].number == 3
 
@@ -266,6 +268,7 @@ def test_a_sum_of_bf16_is_exact(model, batch, monkeypatch):
     found = pairs.stm(model, None, None, batch.pairs, texts)
     loss = sum(math.log(1 + math.exp(x)) for x in (-float(logits[0]), float(logits[1]), float(logits[2])))
     assert float(found["stm"].total) == pytest.approx(loss, rel=1e-6)
+    assert int(found["stm_accuracy"].total) == 0, "the first belongs together, the others do not"
 
 
 @torch.no_grad()

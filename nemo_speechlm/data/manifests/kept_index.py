@@ -39,19 +39,19 @@ def kept_index(source: str | Path, grain: int) -> LineIndex:
         InputError: if the file cannot be read.
     """
     path = Path(source).resolve()
-    before = _state(path)
+    before = file_state(path)
     kept = before[0] >= KEPT_FROM
     if kept and (found := _read(path, before, grain)) is not None:
         return found
     settled = time.time_ns() - before[2] > SETTLED
     index = index_lines(source, Path(), grain=grain, digest=False)
-    if kept and settled and _state(path) == before:
+    if kept and settled and file_state(path) == before:
         with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
             _write(index, before)
     return index
 
 
-def _state(path: Path) -> tuple[int, int, int]:
+def file_state(path: Path) -> tuple[int, int, int]:
     """Size, time of change of the content, and of anything about the file, which no copying program sets back.
 
     Zeros where there is none that can be looked at: :func:`index_lines` says what is wrong.

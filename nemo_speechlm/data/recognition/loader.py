@@ -3,6 +3,7 @@
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from nemo_speechlm.data.pretraining.config import SETTINGS, Part, Settings, read
 from nemo_speechlm.data.pretraining.guarded import PassLoader, preparation_of
 from nemo_speechlm.data.pretraining.loader import endless_loader, finite_loader
 from nemo_speechlm.data.pretraining.streams import Stream
+from nemo_speechlm.data.recognition.kept_statistics import kept_statistics
 from nemo_speechlm.data.recognition.stream import TranscribedSpeechDataset, TranscribedSteps, TranscribedStream
 from nemo_speechlm.data.recognition.transcripts import TranscriptStatistics, check_transcripts
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
+from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.data.text.target_vocabulary import CharacterVocabulary, PieceVocabulary
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import open_text
 
@@ -221,6 +225,17 @@ class RecognitionLoader(PassLoader):
             raise InputError(str(error).split("\nSet LHOTSE")[0]) from error
 
 
+def _writing_of(encoder: TextEncoder) -> tuple | None:
+    """What decides how an encoder writes text; None: not known."""
+    if isinstance(encoder, PieceVocabulary):
+        encoder = encoder.encoder
+    if isinstance(encoder, TokenEncoder):
+        return "tokens", encoder.content
+    if isinstance(encoder, CharacterVocabulary):
+        return "characters", encoder.symbols, encoder.leading_space
+    return ("labels", encoder.labels) if isinstance(encoder, CharacterEncoder) else None
+
+
 def _check_manifests(config: DictConfig, encoder: TextEncoder, count: BadCount) -> list[TranscriptStatistics]:
     """Read the manifests through, where there are any (Lhotse's own formats are checked while they are read)."""
     manifests = config.get("manifest_filepath")
@@ -230,18 +245,20 @@ def _check_manifests(config: DictConfig, encoder: TextEncoder, count: BadCount) 
         return []
     found = []
     for path in expand_shards(manifests):
-        statistics = check_transcripts(
-            path,
-            encoder,
-            text_field=config.get("text_field", "text"),
-            need_audio=config.get("tarred_audio_filepaths") is None,
-            min_duration=config.get("min_duration") or 0.0,
-            max_duration=config.get("max_duration") or float("inf"),
-            skip_bad=count.rule.skips,
-        )
+        options = {
+            "text_field": config.get("text_field", "text"),
+            "need_audio": config.get("tarred_audio_filepaths") is None,
+            "min_duration": config.get("min_duration") or 0.0,
+            "max_duration": config.get("max_duration") or float("inf"),
+            "skip_bad": count.rule.skips,
+        }
+        check = partial(check_transcripts, path, encoder, **options)
+        writing = _writing_of(encoder)
+        asked = None if writing is None else (writing, options)
+        statistics, before = kept_statistics(path, asked, check)
         count.survey(statistics.utterances + statistics.left_out + len(statistics.bad), statistics.bad)
         if not statistics.characters:
             raise InputError("has no text at all", path)
-        logging.info(f"{path}: {statistics}")
+        logging.info(f"{path}: {statistics}{' (as checked before)' if before else ''}")
         found.append(statistics)
     return found

@@ -59,7 +59,7 @@ def config_of(recipe, corpora, *overrides):
     given = [f"model.units={corpora[speech].units}", "output=none.nemo"]
     if kind == "mixed":
         given.append(f"model.text_units={corpora[text].units}")
-    if not recipe.endswith("small"):  # whose front end is NeMo's subsampling
+    if not recipe.endswith(("small", "medium")):  # whose front end is NeMo's subsampling
         given += [f"+model.encoder.front_end.layers={CONVOLUTIONS}", "model.encoder.speech_transformer.d_ff=64"]
     for part in ("train_ds", "validation_ds"):
         given.append(f"model.{part}.speech.manifest_filepath={corpora[speech].speech}")
@@ -79,7 +79,7 @@ def fit(config, steps=2):
 TRAINED = sorted(
     path.stem
     for path in CONF.glob("*.yaml")
-    if re.search(r"_(small|base|large|\d+m)$", path.stem) and not path.stem.startswith(("ablation_", "probe_"))
+    if re.search(r"_(small|medium|base|large|\d+m)$", path.stem) and not path.stem.startswith(("ablation_", "probe_"))
 )
 """Recipes of a training; ablations and probes have several, or none that NeMo manages."""
 

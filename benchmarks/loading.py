@@ -7,6 +7,9 @@ The loader of pretraining (audio, units expanded to frames, batches by length as
 process, as in one worker; the same files are decoded whole by soundfile and nothing else, in turns. Each round passes
 over about the same amount of audio. Units are drawn: runs of 7 frames on the average. Padding is counted in a pass of
 the training loader, crops included, for text as well where a text is given.
+
+Workers of all ranks go through the lines of the batches of all ranks, so that none depends on their number. What that
+costs is told in processor seconds for a step of one rank: ``--ranks`` says of how many.
 """
 
 import argparse
@@ -128,18 +131,31 @@ def padding(config: dict[str, Any], steps: int) -> dict[str, float]:
     return {name: 1 - used[name] / full[name] for name in full}
 
 
+def cost_of_a_step(config: dict[str, Any], ranks: int, steps: int) -> float:
+    """Processor seconds that one rank of so many takes for the data of a step."""
+    made = build_pretrain_dataloader({**config, "num_workers": 0}, STREAMS, 0, ranks)
+    batches = iter(made)
+    next(batches)  # it fills its buffer with lines before
+    start = time.process_time()
+    for _ in range(steps):
+        next(batches)
+    return (time.process_time() - start) / steps
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="+")
     parser.add_argument("--text")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1000.0, help="of audio in a round")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 8, 32], help="of a training")
+    parser.add_argument("--only-ranks", action="store_true", help="the cost of a step alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp())
     manifest, files = speech_manifest(options.manifests, folder)
-    rates = speeds(manifest, files, options.rounds, options.seconds)
-    bare = statistics.median(rates["soundfile"])
+    rates = {} if options.only_ranks else speeds(manifest, files, options.rounds, options.seconds)
+    bare = statistics.median(rates["soundfile"]) if rates else float("nan")
     rows = [
         {
             "what": f"{name}, whole files",
@@ -147,6 +163,7 @@ def main() -> None:
             "fastest": max(values),
             "of_soundfile": statistics.median(values) / bare,
             "padding": "",
+            "processor_seconds": "",
             "rounds": len(values),
         }
         for name, values in rates.items()
@@ -155,9 +172,13 @@ def main() -> None:
     if options.text:
         config["text"] = {"manifest_filepath": str(text_manifest(options.text, folder)), **TEXT}
     steps = max(20, int(sum(seconds for _, seconds in files) / SPEECH["batch_duration"]))
-    for name, share in padding(config, steps).items():
-        blank = {"hours_per_hour": "", "fastest": "", "of_soundfile": ""}
+    blank = {"hours_per_hour": "", "fastest": "", "of_soundfile": "", "padding": "", "processor_seconds": ""}
+    for name, share in ({} if options.only_ranks else padding(config, steps)).items():
         rows.append({"what": f"padding of {name}, {steps} batches", **blank, "padding": share, "rounds": 1})
+    for ranks in options.ranks:
+        rounds = max(2, 32 // ranks)
+        own = {"processor_seconds": cost_of_a_step(config, ranks, rounds), "rounds": rounds}
+        rows.append({"what": f"data of a step for one of {ranks} ranks", **blank, **own})
     report("loading", rows, packages=("torch", "soundfile", "lhotse", "nemo_toolkit"))
 
 

@@ -89,19 +89,33 @@ def test_stages_change_the_tasks(corpus):
     assert [step["stage"] for step in history.steps] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
+def staged_config(corpus):
+    """Stages and options as ``slam_small`` has them, and a last stage of speech alone."""
+    stages = [
+        {"steps": 3, "tasks": ["masked_text", "ctc"]},
+        {"steps": 3, "tasks": None},
+        {"steps": None, "tasks": ["w2v_bert"]},
+    ]
+    config = tiny_slam_config(corpus, stages=stages, validation_ds=None)
+    config.tasks.ctc = 1.0
+    config.joined.text_positions = "ctc"
+    config.tlm.whole_text = 0.4
+    config.stm.replaced = 0.5
+    return config
+
+
 @pytest.fixture(scope="module")
 def staged(corpus, tmp_path_factory):
     """A run through all stages: its model, its history and the folder of its checkpoints, one for each step."""
     folder = tmp_path_factory.mktemp("staged")
     saved = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1)
-    config = tiny_slam_config(corpus, stages=STAGES, validation_ds=None)
-    return *fit(SLAMModel, config, 8, callbacks=[saved]), folder
+    return *fit(SLAMModel, staged_config(corpus), 8, callbacks=[saved]), folder
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_goes_on_within_and_between_stages(corpus, staged, stop):
     model, whole, folder = staged
-    config = tiny_slam_config(corpus, stages=STAGES, validation_ds=None)
+    config = staged_config(corpus)
     resumed, rest = fit(SLAMModel, config, 8, checkpoint=folder / f"step={stop}.ckpt")
     for ours, theirs in zip(rest.steps, whole.steps[stop:], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)

@@ -162,31 +162,54 @@ class Ended:
         self.done = lambda: True
 
 
+class Array:
+    """A stand-in for submitit's executor, whose jobs have run in this process when they are submitted."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.arrays = folder, []
+
+    def map_array(self, task, ranges):
+        self.arrays.append(ranges)
+        return [Ended(task(part)) for part in ranges]
+
+
+def test_a_line_that_always_kills_is_found_by_the_one_process_of_a_slurm_job(tmp_path: Path, monkeypatch):
+    """Without ``workers``. A job that worked in its own process would die with it, and this test, too."""
+    array = Array(tmp_path / "slurm")
+    monkeypatch.setattr(SlurmEngine, "_executor", lambda self, folder, resources: array)
+    monkeypatch.setattr(slurm, "_SECONDS", 0.01)
+    source = source_with(tmp_path, {6: "die"}, total=12)
+    report = job(source, "out", workers=None, engine=SlurmEngine(jobs=2, retries=1), skip_bad=True)
+    (bad,) = records(skipped_path(tmp_path / "out"))
+    assert (bad["line"], bad["reason"]) == (6, "a worker process died on it (SIGSEGV), 2 times")
+    assert (report.written, len(array.arrays)) == (11, 1), "nothing is submitted again"
+    with pytest.raises(InputError, match=r"source:6: a worker process died on it \(SIGSEGV\), 2 times"):
+        job(source, "stopped", workers=None, engine=SlurmEngine(jobs=2, retries=1))
+
+
 @pytest.mark.parametrize("looks", [3, 10_000])
 def test_files_that_are_seen_late_are_not_made_again(tmp_path: Path, monkeypatch, looks: int):
     """The folder shows nothing of the first array for so many looks; when the time is over, another one is sent."""
-    hidden, arrays, missing = [0], [], slurm._missing
+    hidden, missing = [0], slurm._missing
 
-    class Array:
-        folder = tmp_path / "slurm"
-
+    class Hiding(Array):
         def map_array(self, task, ranges):
-            arrays.append(ranges)
-            found = [Ended(task(part)) for part in ranges]
-            hidden[0] = looks if len(arrays) == 1 else 0
+            found = super().map_array(task, ranges)
+            hidden[0] = looks if len(self.arrays) == 1 else 0
             return found
 
     def seen(work, ranges):
         hidden[0] -= 1
         return list(ranges) if hidden[0] >= 0 else missing(work, ranges)
 
-    monkeypatch.setattr(SlurmEngine, "_executor", lambda self, folder, resources: Array())
+    array = Hiding(tmp_path / "slurm")
+    monkeypatch.setattr(SlurmEngine, "_executor", lambda self, folder, resources: array)
     monkeypatch.setattr(slurm, "_missing", seen)
     monkeypatch.setattr(slurm, "_cancel", lambda folder: None)
     monkeypatch.setattr(slurm, "_SECONDS", 0.01)
     monkeypatch.setattr(slurm, "_LATE", 0.5)
     job(source_with(tmp_path, {}, total=4), "out", workers=1, engine=SlurmEngine(jobs=1))
-    assert len(arrays) == (1 if looks == 3 else 2)
+    assert len(array.arrays) == (1 if looks == 3 else 2)
 
 
 def test_jobs_of_a_command_that_was_killed_before_a_result_are_cancelled(tmp_path: Path, monkeypatch):

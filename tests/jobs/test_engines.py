@@ -76,6 +76,10 @@ def test_lines_that_kill_or_hang_are_found_and_listed(tmp_path: Path):
     assert batches[1] == "1 2 3 4", "no other batch is divided"
 
 
+def test_no_workers_are_one_where_a_timeout_needs_a_process(tmp_path: Path):
+    assert job(source_with(tmp_path, {}, total=2), "out", workers=0, engine=LocalEngine(timeout=60)).written == 2
+
+
 def test_without_skip_bad_a_killer_is_named(tmp_path: Path):
     source = source_with(tmp_path, {6: "die", 2: "once"})
     with pytest.raises(InputError, match=r"source:6: a worker process died on it \(SIGSEGV\), 2 times; skip_bad=true"):

@@ -74,7 +74,7 @@ class Processes(Pool):
     """Worker processes, each with a pipe; one that died is replaced."""
 
     def __init__(self, work: ChunkWork, workers: int):
-        self._work, self._workers = work, workers
+        self._work, self._workers = work, max(1, workers)
         self._context = multiprocessing.get_context("spawn")
         self._stop, self._running = self._context.Pipe(duplex=False)  # its end ends all workers, if this process dies
         self._processes: dict[Connection, Any] = {}

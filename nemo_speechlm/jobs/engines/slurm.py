@@ -17,8 +17,8 @@ from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, count_done, gaps, scan
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
-from nemo_speechlm.jobs.engines.local import LocalEngine
-from nemo_speechlm.jobs.engines.pool import picklable
+from nemo_speechlm.jobs.engines.local import LocalEngine, Processes
+from nemo_speechlm.jobs.engines.pool import Pool, picklable
 from nemo_speechlm.jobs.progress import SUBMITTED
 from nemo_speechlm.jobs.work import ChunkWork
 
@@ -151,6 +151,14 @@ def _missing(work: ChunkWork, ranges: Iterable[Chunk]) -> list[Chunk]:
     return [gap for each in ranges for gap in gaps(scan(work.folder, work.plan, work.batches, each), each)]
 
 
+class _OnNode(LocalEngine):
+    """Processes, even if there is only one: a line that kills it would take the whole SLURM job along."""
+
+    def pool(self, work: ChunkWork, resources: Resources) -> Pool:
+        """The processes."""
+        return Processes(work, resources.workers)
+
+
 def _work_on(
     work: ChunkWork, ranges: list[Chunk], *, resources: Resources, timeout: float | None, retries: int
 ) -> Exception | None:
@@ -160,7 +168,7 @@ def _work_on(
         what ends the whole job of jobs.
     """
     try:
-        LocalEngine().run(work, _missing(work, ranges), resources, timeout, retries)
+        _OnNode().run(work, _missing(work, ranges), resources, timeout, retries)
     except Exception as error:
         return picklable(error)
     return None

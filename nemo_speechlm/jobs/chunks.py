@@ -214,6 +214,16 @@ def count_done(folder: Path, within: Chunk) -> int:
     return sum(chunk.size for _, chunk, attempt in _files(folder, within) if not attempt)
 
 
+def unfinished(folder: Path) -> list[tuple[Path, Chunk]]:
+    """The files that attempts are making, or that they left, with all the lines that they are to have."""
+    return [(path, chunk) for path, chunk, attempt in _files(folder) if attempt]
+
+
+def count_records(path: Path) -> int:
+    """How many whole lines behind the header a file that is being made has."""
+    return max(0, path.read_bytes().count(b"\n") - 1)
+
+
 def _files(folder: Path, within: Chunk | None = None) -> list[tuple[Path, Chunk, str | None]]:
     """(path, lines, attempt if it is a part) of the chunk files in a folder."""
     found = []

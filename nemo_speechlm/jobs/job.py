@@ -24,6 +24,7 @@ from nemo_speechlm.jobs.plan import Plan
 from nemo_speechlm.jobs.progress import JobFolder, skipped_path
 from nemo_speechlm.jobs.report import JobReport
 from nemo_speechlm.jobs.shards import Shard, save_shard_plan
+from nemo_speechlm.jobs.slow import naming_slow_lines
 from nemo_speechlm.jobs.types import BatchWork, Place, Work
 from nemo_speechlm.jobs.versions import versions
 from nemo_speechlm.jobs.work import ChunkWork
@@ -135,7 +136,8 @@ def run_job(
             try:
                 if begin is not None:
                     begin()
-                engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
+                with naming_slow_lines(work, unit, engine.timeout):
+                    engine.run(work, missing, resources, engine.timeout, engine.retries, bar.update)
             except SpeechLMError:
                 folder.remove_if_bare()
                 raise

@@ -4,11 +4,13 @@ Lhotse reads them too, but opens all audio first, drops what it cannot open with
 without a text nor a folder without utt2spk; so they are read here, where each error has its file and line.
 """
 
+import functools
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemo_speechlm.data.audio.files import audio_info
 from nemo_speechlm.data.corpora.listing import names_and_rests, write_listing
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, iter_lines
@@ -134,7 +136,7 @@ def _utterances(folder: Path, recordings: dict[str, Path]) -> Iterator[tuple[str
         for name, audio in recordings.items():
             yield name, {"audio_filepath": str(audio)}
         return
-    seen = set()
+    seen, several = set(), functools.cache(_has_several_channels)
     for number, line in iter_lines(path):
         words = line.split()
         if len(words) not in (4, 5):
@@ -156,6 +158,17 @@ def _utterances(folder: Path, recordings: dict[str, Path]) -> Iterator[tuple[str
             if not 0 <= begin < end:
                 raise InputError(f"from {begin:g} to {end:g} s; expected an end behind the beginning", path, number)
             record["duration"] = round(end - begin, 4)
-        if len(words) == 5 and words[4] != "0":
-            record["_skip"] = f"on channel {words[4]}: manifests have no channels, give each its own file"
+        if len(words) == 5 and (words[4] != "0" or several(recordings[recording])):
+            record["_skip"] = (
+                f"on channel {words[4]}: most commands read the mean of a file's channels; give each channel its own "
+                "file, such as by sox BOTH.wav ONE.wav remix 1"
+            )
         yield utterance, record
+
+
+def _has_several_channels(path: Path) -> bool:
+    """Whether audio has several channels; no if it cannot be read, which is told of when it is its turn."""
+    try:
+        return audio_info(path).channels > 1
+    except InputError:
+        return False

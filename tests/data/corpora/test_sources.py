@@ -202,6 +202,19 @@ def test_kaldi_with_segments(prepare, tmp_path):
     assert "no " not in printed
 
 
+def test_kaldi_s_channels_are_left_out_where_their_mean_would_be_read(prepare, tmp_path):
+    """Channel 0 of a file with one is the file."""
+    home = tiny.kaldi(tmp_path)
+    tiny.audio(tmp_path / "wav" / "r1.wav", 5, channels=2)
+    tiny.lines(home / "segments", "s1-r1-0 r1 0.5 2.25 0", "s1-r1-1 r1 3 -1 1", "s2-r2-0 r2 0 2.0 0")
+    records, _ = prepare("corpus=kaldi", f"source={home}")
+    assert [record["text"] for record in records] == ["text c"]
+    left_out = [
+        json.loads(line)["reason"] for line in (tmp_path / "out" / "m.json.skipped.jsonl").read_text().splitlines()
+    ]
+    assert [reason[:13] for reason in left_out] == ["on channel 0:", "on channel 1:"]
+
+
 def test_kaldi_without_segments(prepare, tmp_path):
     home = tiny.kaldi(tmp_path, segments=False)
     tiny.lines(home / "text", "r1 said", "r9 by nobody")

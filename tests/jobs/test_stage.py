@@ -1,13 +1,16 @@
 """Work in pipelines of others gives what a job gives, and entries that cannot be used come back with the reason."""
 
+import copy
 import json
 import pickle
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
+import numpy as np
 import pytest
 
 from nemo_speechlm.errors import InputError, SkipItem
@@ -68,29 +71,61 @@ def test_bad_entries_raise_if_told(text, error):
         ManifestStage(make_work, reason_key=None).process([{"text": text}])
 
 
-def test_the_stage_that_the_page_shows_for_curator(tmp_path: Path, monkeypatch):
-    """The page's own code, on a stand-in for Curator: its classes, with what the code uses of them."""
+class ProcessingStage(ABC, Generic[Given, Made]):
+    """A stand-in for Curator's 1.4, with what the page's code meets of it."""
 
-    class ProcessingStage(Generic[Given, Made]):
-        pass
+    name = "ProcessingStage"
+    batch_size = 1
 
-    @dataclass
-    class AudioBatch:
-        data: list
+    @abstractmethod
+    def process(self, task): ...
 
+
+class Attributes(dict):
+    """Keys are attributes, too: so later stages look for what they need."""
+
+    def __getattr__(self, key):
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+
+@dataclass
+class AudioTask:
+    """A stand-in for Curator's task: one entry."""
+
+    data: dict
+
+    def __post_init__(self):
+        self.data = Attributes(self.data)
+
+
+def test_the_stage_that_the_page_shows_for_curator(monkeypatch):
+    """The page's own code, on stand-ins for Curator's classes."""
     base, tasks = ModuleType("nemo_curator.stages.base"), ModuleType("nemo_curator.tasks")
-    base.ProcessingStage, tasks.AudioBatch = ProcessingStage, AudioBatch
+    base.ProcessingStage, tasks.AudioTask = ProcessingStage, AudioTask
     for module in (ModuleType("nemo_curator"), ModuleType("nemo_curator.stages"), base, tasks):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     page = ROOT / "docs/how-to/many-machines.md"
     (code,) = [block.code for block in blocks(page) if block.language == "python" and "nemo_curator" in block.code]
     names = {"ManifestStage": ManifestStage, "__name__": __name__}
     exec(compile(code, page, "exec"), names)
-    stage = names["Units"](ManifestStage(make_work))
+    seen = []
+    stage = names["Units"](ManifestStage(lambda: lambda lines: seen.append(len(lines)) or work(lines)))
+    stage = copy.deepcopy(stage)  # as with_ does
     assert isinstance(stage, ProcessingStage)
     assert (stage.name, stage.inputs(), stage.outputs()) == ("units", (["data"], []), (["data"], []))
+    assert stage.batch_size > 1
     stage.setup()
-    task = AudioBatch([*ENTRIES, {"text": "bad", "line_number": 3}])
+    given = [AudioTask(entry) for entry in [*ENTRIES, {"text": "bad", "line_number": 3}]]
+    made = stage.process_batch(np.array(given, dtype=object))  # as Ray Data hands them over
+    assert isinstance(made, list)
+    assert [id(task) for task in made] == [id(task) for task in given]
+    assert seen == [5], "all lines at once"
+    assert [task.data.drawn for task in made[:-1]] == [49, 64, 81, 100]
+    assert [task.data.line_number for task in made] == [7, 8, 9, 10, 3]
+    assert made[-1].data == {"text": "bad", "line_number": 3, "skipped": "is bad"}
+    task = AudioTask({"text": "b", "line_number": 2})
     assert stage.process(task) is task
-    assert [entry["drawn"] for entry in task.data[:-1]] == [49, 64, 81, 100]
-    assert task.data[-1] == {"text": "bad", "line_number": 3, "skipped": "is bad"}
+    assert task.data == {"text": "b", "line_number": 2, "drawn": 4}

@@ -98,10 +98,15 @@ def test_a_slurm_job_is_killed(undisturbed: Path, tmp_path: Path, monkeypatch):
     map_array = submitit.AutoExecutor.map_array
     monkeypatch.setattr(submitit.AutoExecutor, "map_array", submitted)
     engine = SlurmEngine(cluster="local", jobs=2)
-    (tmp_path / "go").touch()
+    source_with(tmp_path, {22: "job", 41: "raise"}, total=60)
     job(undisturbed, "slurm", workers=None, engine=engine, skip_bad=True)
     assert [len(jobs) for jobs in arrays] == [2, 2], "line 22 ends the first job"
     assert_same(tmp_path, "slurm")
+    (tmp_path / "died").unlink()
+    source_with(tmp_path, {22: "once", 41: "raise"}, total=60)
+    job(undisturbed, "worker", workers=None, engine=engine, skip_bad=True)
+    assert [len(jobs) for jobs in arrays[2:]] == [2], "line 22 ends a worker, not its job"
+    assert_same(tmp_path, "worker")
     with pytest.raises(InputError, match="source:41: KeyError: 'raise'"):
         job(undisturbed, "stopped", workers=1, engine=engine)
 

@@ -20,7 +20,10 @@ Lines = Sequence[tuple[int, str]]
 
 
 def work(lines: Lines, folder: Path) -> list[Record]:
-    """Names its batch in each record; does what a line says it does. "once" kills the first who reads it."""
+    """Names its batch in each record; does what a line says it does.
+
+    "once" kills the first process that reads it, "job" the one that started it.
+    """
     for number, line in lines:
         what = line.split()[0]
         if what == "die":
@@ -36,6 +39,10 @@ def work(lines: Lines, folder: Path) -> list[Record]:
         elif what == "once" and not (folder / "died").exists():
             (folder / "died").touch()
             os._exit(3)
+        elif what == "job" and not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(100)
     batch = " ".join(str(number) for number, _ in lines)
     return [{"number": number, "batch": batch} for number, _ in lines]
 

@@ -1,5 +1,6 @@
 """Pictures: training curves from TensorBoard logs, and an utterance with its units."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ STYLE: dict[str, Any] = {
 }
 
 
+_NOT_BY_UPDATE = ("hp_metric", "validation_step_timing")
+"""Not counted in updates: Lightning's placeholder at step 0 of each file, NeMo's times of validation batches."""
+
+
+def _begun(path: Path) -> tuple[int, int]:
+    """When an event file was begun: its name has the second, and copies another time of change."""
+    changed = path.stat().st_mtime_ns
+    begun = re.search(r"tfevents\.(\d+)\.", path.name)
+    return int(begun[1]) if begun else changed // 10**9, changed
+
+
 def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Read all scalars of the TensorBoard event files in a folder and its subfolders.
 
@@ -41,7 +53,7 @@ def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    files = sorted(Path(folder).rglob("*tfevents*"), key=lambda path: path.stat().st_mtime)
+    files = sorted(Path(folder).rglob("*tfevents*"), key=_begun)
     if not files:
         raise InputError("no TensorBoard event files in it", folder)
     points: dict[str, dict[int, tuple[float, Path]]] = {}
@@ -49,7 +61,7 @@ def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]
         events = EventAccumulator(str(path), size_guidance={"scalars": 0})
         events.Reload()
         found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-        begin = min((event.step for scalars in found.values() for event in scalars), default=0)
+        begin = min((s[0].step for tag, s in found.items() if s and not tag.startswith(_NOT_BY_UPDATE)), default=0)
         for values in points.values():
             for step in [step for step, (_, folder) in values.items() if step >= begin and folder == path.parent]:
                 del values[step]

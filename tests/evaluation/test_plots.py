@@ -44,13 +44,32 @@ def test_resumed_run_keeps_the_later_value(tmp_path):
 
     for number, (first, value) in enumerate([(0, 1.0), (5, 2.0)]):
         with SummaryWriter(str(tmp_path), filename_suffix=f".{number}") as writer:
+            writer.add_scalar("hp_metric", -1, 0)  # as Lightning does, at step 0 of a resumed run, too
             for step in range(first, first + 10):
                 writer.add_scalar("loss", value, step)
+                writer.add_scalar("validation_step_timing in s", 0.1, step - first)  # NeMo counts from 0 again
+            writer.add_scalar("val_loss", value, first + 4)
         for path in tmp_path.glob(f"*.{number}"):
             os.utime(path, (number, number))
-    steps, values = read_scalars(tmp_path)["loss"]
+    found = read_scalars(tmp_path)
+    steps, values = found["loss"]
     assert steps.tolist() == list(range(15))
     assert values.tolist() == [1.0] * 5 + [2.0] * 10
+    assert [values.tolist() for values in found["val_loss"]] == [[4, 9], [1.0, 2.0]]
+
+
+def test_copies_are_read_in_the_order_in_which_they_were_begun(tmp_path):
+    """A copying program may give all files the same time, or that of the copy."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for number, (first, value) in enumerate([(0, 1.0), (5, 2.0)]):
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{number}") as writer:
+            for step in range(first, first + 10):
+                writer.add_scalar("loss", value, step)
+        (path,) = tmp_path.glob(f"*.{number}")
+        os.utime(path, (9 - number, 9 - number))
+        path.rename(tmp_path / f"events.out.tfevents.{1700000000 + number}.host.1.0")
+    assert read_scalars(tmp_path)["loss"][1].tolist() == [1.0] * 5 + [2.0] * 10
 
 
 def test_a_run_that_was_begun_anew_has_nothing_of_the_one_before(tmp_path):

@@ -1,4 +1,4 @@
-r"""Fine-tune a pretrained SpeechLM encoder for recognition with a transducer (RNN-T), NeMo's stock model.
+r"""Fine-tune a pretrained SpeechLM encoder for recognition with a transducer (RNN-T).
 
 To continue an interrupted run, give the same command again (checkpoints are in exp_manager.exp_dir). Recipes:
 rnnt_small (two CPU cores, hours of speech), rnnt_base (8 GPUs).

@@ -16,8 +16,8 @@ _HOMES = {
     "SpeechLMEncDecModel": "models.recognition.encdec",
     "SpeechLMEncoderModel": "models.encoder",
     "SpeechLMModel": "models.speechlm.model",
-    "SpeechLMRNNTModel": "models.recognition.transducer_text",
-    "SpeechLMRNNTModelBPE": "models.recognition.transducer_text",
+    "SpeechLMRNNTModel": "models.recognition.transducer_models",
+    "SpeechLMRNNTModelBPE": "models.recognition.transducer_models",
     "TextToUnitModel": "models.text_to_unit.model",
 }
 """Public names and the modules that define them. A name is imported when it is first asked for."""

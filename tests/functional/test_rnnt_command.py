@@ -1,15 +1,15 @@
-"""A transducer as a user trains it: it saves, restores, decodes both ways, and is one of NeMo's own models."""
+"""A transducer as a user trains it: it saves, restores and decodes both ways."""
 
 import json
 
 import pytest
 import torch
-from nemo.collections.asr.models import ASRModel, EncDecRNNTBPEModel, EncDecRNNTModel
+from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 
 from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.data.text.sentencepiece_training import train_tokenizer
-from nemo_speechlm.models import SpeechLMCTCModel
+from nemo_speechlm.models import SpeechLMCTCModel, SpeechLMRNNTModel, SpeechLMRNNTModelBPE
 from nemo_speechlm.modules import SpeechLMEncoder
 from nemo_speechlm.testing.configs import tiny_architecture
 from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
@@ -64,7 +64,7 @@ def test_compiling(recipe, monkeypatch, caplog):
 def test_characters(tmp_path, corpus, start, recipe):
     assert run_example("speechlm_finetune_rnnt.py", *recipe, "model.freeze_front_end=true") == 0
     model = ASRModel.restore_from(str(tmp_path / "rnnt.nemo"), map_location="cpu").eval()
-    assert type(model) is EncDecRNNTModel
+    assert type(model) is SpeechLMRNNTModel
     assert isinstance(model.encoder, SpeechLMEncoder)
     assert list(model.joint.vocabulary) == tiny_labels()
     before = ASRModel.restore_from(str(start), map_location="cpu").state_dict()
@@ -94,7 +94,7 @@ def test_tokens(tmp_path, corpus, recipe):
     options = [f"model.tokenizer.dir={tmp_path / 'tokenizer'}"]
     assert run_example("speechlm_finetune_rnnt.py", *recipe, *options) == 0
     model = ASRModel.restore_from(str(tmp_path / "rnnt.nemo"), map_location="cpu")
-    assert type(model) is EncDecRNNTBPEModel
+    assert type(model) is SpeechLMRNNTModelBPE
     assert model.joint.num_classes_with_blank == 21
 
 

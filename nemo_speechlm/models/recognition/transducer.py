@@ -1,15 +1,13 @@
-"""A SpeechLM encoder in NeMo's stock transducer models: RNN-T over characters or tokens. No class of ours is needed.
+"""A SpeechLM encoder in a transducer: RNN-T over characters or tokens.
 
 Graves, *Sequence Transduction with Recurrent Neural Networks*, arXiv 1211.3711.
 """
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from nemo.collections.asr.models import EncDecRNNTBPEModel, EncDecRNNTModel
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,7 +22,6 @@ from nemo_speechlm.models.common.fine_tuning import become_independent, check_fr
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
-from nemo_speechlm.models.common.spaces import keep_spaces
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
 from nemo_speechlm.models.recognition.text_branch import (
     TextBranch,
@@ -33,19 +30,12 @@ from nemo_speechlm.models.recognition.text_branch import (
     writing_of,
 )
 from nemo_speechlm.models.recognition.transducer_loss import use_our_lattice
-from nemo_speechlm.models.recognition.transducer_text import SpeechLMRNNTModel, SpeechLMRNNTModelBPE
+from nemo_speechlm.models.recognition.transducer_models import SpeechLMRNNTModel, SpeechLMRNNTModelBPE
 from nemo_speechlm.modules.faster_layers import use_faster_layers
 from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
 
 Encoder = CharacterEncoder | TokenEncoder
-
-_KINDS = {
-    (False, False): EncDecRNNTModel,
-    (True, False): EncDecRNNTBPEModel,
-    (False, True): SpeechLMRNNTModel,
-    (True, True): SpeechLMRNNTModelBPE,
-}
-"""The class by whether it writes tokens, and whether it learns from text."""
+Transducer = SpeechLMRNNTModel | SpeechLMRNNTModelBPE
 
 _OURS = (
     "freeze_front_end",
@@ -57,11 +47,11 @@ _OURS = (
 )
 
 
-def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecRNNTModel:
-    """Build NeMo's ``EncDecRNNTModel``, or ``EncDecRNNTBPEModel`` where the config names a tokenizer's folder.
+def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> Transducer:
+    """Build a :class:`SpeechLMRNNTModel`, or a :class:`SpeechLMRNNTModelBPE` where a tokenizer's folder is named.
 
-    The file that it saves is one of NeMo's model; ``import nemo_speechlm.models`` before it is restored lets NeMo
-    build the encoder. With text in ``train_ds`` it is a :class:`SpeechLMRNNTModel` or :class:`SpeechLMRNNTModelBPE`.
+    Before NeMo restores its file, ``import nemo_speechlm.models``, so that it may build the encoder. Files of earlier
+    versions, without text, are of NeMo's own classes; they are restored as such.
 
     Args:
         cfg: NeMo's keys; ``labels`` or ``tokenizer``; and ours: ``init_from_pretrained``, ``pretrained_weights``,
@@ -81,7 +71,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
     check_frozen(cfg, trainer)
     for key in ("freeze_encoder_steps", "reuse_ctc_head"):
         if cfg.get(key):
-            raise SpeechLMError(f"model.{key} is not for transducers: NeMo's stock model has no place for it")
+            raise SpeechLMError(f"model.{key} is not for transducers")
     has_tokens = OmegaConf.select(cfg, "tokenizer.dir") is not None
     weights, freeze = cfg.get("pretrained_weights", True), cfg.get("freeze_front_end", False)
     decoder = _reused_decoder(cfg, source) if cfg.get("reuse_decoder") else None
@@ -105,11 +95,9 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> EncDecR
         become_independent(cfg, source)
         for key in _OURS:
             cfg.pop(key, None)
-    model = _KINDS[has_tokens, text is not None](cfg=cfg, trainer=trainer)
+    model = (SpeechLMRNNTModelBPE if has_tokens else SpeechLMRNNTModel)(cfg=cfg, trainer=trainer)
     use_our_lattice(model.loss)
     use_faster_layers(model.joint)
-    keep_spaces(model)
-    model.validation_metrics = partial(_validation_metrics, model.compute_eval_loss)
     if source is not None and weights:
         load_encoder(model, source)
     if text is not None:
@@ -189,14 +177,9 @@ def _check_vocabulary(labels: Sequence[str], source: PretrainedFile) -> None:
         )
 
 
-def _validation_metrics(has_loss: bool) -> dict[str, str]:
-    """What the validation logs, with the end that is the better one; NeMo's models do not say it themselves."""
-    return dict.fromkeys(["val_loss", "val_wer"] if has_loss else ["val_wer"], "min")
-
-
-def _give_data(model: EncDecRNNTModel, data: dict[str, DictConfig], encoder: Encoder) -> None:
+def _give_data(model: Transducer, data: dict[str, DictConfig], encoder: Encoder) -> None:
     """Make the loaders, which are those of the CTC models: NeMo's would drop unknown characters without a word."""
-    branch: TextBranch | None = getattr(model, "text_branch", None)
+    branch: TextBranch | None = model.text_branch
     if branch is not None:
         model.encoder.take_input_rate(model.cfg)  # a stream of units asks for its frame rate
 

@@ -17,9 +17,18 @@ from nemo_speechlm.data.pretraining.batch import (
     TokenBatch,
 )
 from nemo_speechlm.data.recognition.batch import TranscribedBatch
-from nemo_speechlm.models import MAESTROModel, SLAMModel, SpeechLMCTCModel, SpeechLMEncDecModel, SpeechLMModel
+from nemo_speechlm.models import (
+    MAESTROModel,
+    SLAMModel,
+    SpeechLMCTCModel,
+    SpeechLMEncDecModel,
+    SpeechLMModel,
+    SpeechLMRNNTModel,
+)
 from nemo_speechlm.models.common.joint import ValidationMeans, joint_average, joint_means
 from nemo_speechlm.models.frame_classifier import FrameClassifierModel
+from nemo_speechlm.models.recognition.transducer import build_transducer
+from nemo_speechlm.models.recognition.transducer_models import SpeechLMRNNT
 from nemo_speechlm.models.speechlm import model as speechlm
 from nemo_speechlm.models.speechlm.umlm import forward_speech
 from nemo_speechlm.testing.configs import (
@@ -31,6 +40,7 @@ from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
 from nemo_speechlm.testing.maestro import tiny_maestro_config
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.testing.slam import tiny_slam_config
+from tests.models.maestro.test_text_beside_speech import TRANSDUCER
 
 WORLD = 2
 
@@ -227,6 +237,44 @@ def test_the_attention_decoder_has_the_gradient_of_the_joint_batch(tmp_path, exa
     check(gradients(model), in_two(one, tmp_path))
 
 
+def transducer_config(fused, **changes):
+    cfg = OmegaConf.create({**tiny_architecture(), **TRANSDUCER, "labels": tiny_labels(), "reuse_decoder": False})
+    cfg.joint.update(fuse_loss_wer=fused, fused_batch_size=2)
+    return OmegaConf.merge(cfg, changes)
+
+
+def transducer(fused=True, **changes):
+    torch.manual_seed(0)
+    model = still(build_transducer(transducer_config(fused, **changes)))
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, log_every_n_steps=1000)
+    model._optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model
+
+
+@pytest.mark.parametrize(("reduction", "fused"), [("mean_volume", True), ("mean_volume", False), ("mean_batch", True)])
+def test_a_transducer_has_the_gradient_of_the_joint_batch(tmp_path, exact, reduction, fused):
+    model = transducer(fused, rnnt_reduction=reduction)
+    model.training_step(transcribed(), 0)["loss"].backward()
+
+    def one(rank, _):
+        model = transducer(fused, rnnt_reduction=reduction)
+        model.training_step(transcribed(rank), 0)["loss"].backward()
+        return averaged(model)
+
+    check(gradients(model), in_two(one, tmp_path))
+
+
+@pytest.mark.parametrize("reduction", ["mean_volume", "mean_batch", "mean"])
+def test_alone_a_transducer_has_nemos_loss(exact, reduction):
+    model, logged = transducer(rnnt_reduction=reduction), {}
+    model.log_dict = lambda values, **_: logged.update(values)
+    loss = model.training_step(transcribed(), 0)["loss"]
+    expected = super(SpeechLMRNNT, model).training_step(transcribed(), 0)["loss"]
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(logged["train_loss"], expected, rtol=1e-12, atol=0)
+    assert model.loss.reduction == reduction
+
+
 # --- validation ------------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +318,42 @@ def test_a_validation_of_pretraining_is_the_same_on_two_ranks(corpus, tmp_path):
     assert any(steps % 2 for steps in one["steps"].tolist()), "one rank has to repeat a batch, which does not count"
     check_validation(one, ranks)
     assert {"val_loss", "val_umlm_shared", "val_uctc", "val_text_cer"} <= one.keys()
+
+
+def validated_transducer(config, rank=0, world=1):
+    """As :func:`validated`; a transducer's loaders are made with it, so it has to know its rank before."""
+    figures = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpeechLMRNNTModel, "global_rank", property(lambda _: rank))
+        patch.setattr(SpeechLMRNNTModel, "world_size", property(lambda _: world, lambda *_: None), raising=False)
+        torch.manual_seed(0)
+        model = still(build_transducer(config)).eval()
+        model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        model.log_dict = lambda values, **_: figures.update({name: float(value) for name, value in values.items()})
+        batches = [TranscribedBatch((batch[0].double(), *batch[1:]), batch.ids, stand_in=batch.stand_in)
+                   for batch in model._validation_dl]  # fmt: skip
+        with torch.no_grad():
+            for number, batch in enumerate(batches):
+                model.validation_step(batch, number)
+            model.on_validation_epoch_end()
+    return {"steps": torch.tensor([len(batches)]), **figures}
+
+
+@pytest.mark.parametrize(("fused", "reduction"), [(True, "mean_volume"), (False, "mean_batch")])
+def test_a_validation_of_a_transducer_is_the_same_on_two_ranks(corpus, tmp_path, exact, fused, reduction):
+    data = {"manifest_filepath": str(corpus.speech), "use_lhotse": True, "batch_duration": 3, "shuffle": False}
+    config = transducer_config(fused, rnnt_reduction=reduction, validation_ds=data)
+    config.decoding.greedy.max_symbols = 1  # it has learned nothing, and would write ten in each frame
+    one = validated_transducer(config)
+    assert one["steps"].item() % 2, "one rank has to repeat a batch, which does not count"
+    assert one.keys() == {"steps", "val_loss", "val_wer", "val_cer"}
+    ranks = in_two(lambda rank, _: validated_transducer(config, rank, WORLD), tmp_path)
+    check_validation(one, ranks)
+    config.validation_ds.batch_duration = 30
+    other = validated_transducer(config)
+    assert {name: other[name] for name in one if name != "steps"} == pytest.approx(
+        {name: value for name, value in one.items() if name != "steps"}, rel=1e-6
+    )
 
 
 def test_a_validation_of_the_frame_classifier_is_the_same_on_two_ranks(corpus, tmp_path):

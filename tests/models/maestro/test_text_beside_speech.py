@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from nemo.collections.asr.models import ASRModel, EncDecRNNTModel
+from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -150,16 +150,17 @@ def test_a_recognizer_is_adapted_again(corpus, pretrained, tmp_path):
         assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
 
 
-def test_without_text_it_is_nemos_own_model(corpus, pretrained):
+def test_without_text_it_has_no_branch(corpus, pretrained):
     cfg = config(corpus, pretrained[1], TRANSDUCER)
     cfg.train_ds.text.manifest_filepath = None
     model = build_transducer(cfg)
-    assert type(model) is EncDecRNNTModel
+    assert type(model) is SpeechLMRNNTModel
+    assert model.text_branch is None
     assert "text_branch" not in model.cfg
     assert next(iter(model._train_dl)).text is None
 
 
-def test_nemos_own_model_tells_times(corpus, pretrained):
+def test_it_tells_times(corpus, pretrained):
     cfg = config(corpus, pretrained[1], TRANSDUCER)
     cfg.train_ds.text.manifest_filepath = None
     model = build_transducer(cfg).eval()

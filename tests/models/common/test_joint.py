@@ -1,6 +1,7 @@
 """Two processes on the halves of a batch against one process on all of it."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 from torch import Generator
 
+from nemo_speechlm.data.phone_units import PairedBatch
 from nemo_speechlm.data.pretraining.batch import (
     PAD_UNIT,
     PairBatch,
@@ -24,19 +26,22 @@ from nemo_speechlm.models import (
     SpeechLMEncDecModel,
     SpeechLMModel,
     SpeechLMRNNTModel,
+    TextToUnitModel,
 )
 from nemo_speechlm.models.common.joint import ValidationMeans, joint_average, joint_means
 from nemo_speechlm.models.frame_classifier import FrameClassifierModel
 from nemo_speechlm.models.recognition.transducer import build_transducer
 from nemo_speechlm.models.recognition.transducer_models import SpeechLMRNNT
+from nemo_speechlm.models.slam.classifier import ClassifiedBatch, SLAMTextClassifier
 from nemo_speechlm.models.speechlm import model as speechlm
 from nemo_speechlm.models.speechlm.umlm import forward_speech
 from nemo_speechlm.testing.configs import (
     tiny_architecture,
     tiny_frame_classifier_config,
     tiny_pretrain_config,
+    tiny_text_to_unit_config,
 )
-from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels
+from nemo_speechlm.testing.corpora import tiny_corpus, tiny_labels, tiny_paired_corpus
 from nemo_speechlm.testing.maestro import tiny_maestro_config
 from nemo_speechlm.testing.processes import run_in_processes
 from nemo_speechlm.testing.slam import tiny_slam_config
@@ -275,6 +280,94 @@ def test_alone_a_transducer_has_nemos_loss(exact, reduction):
     assert model.loss.reduction == reduction
 
 
+def classifier_of_frames(corpus):
+    torch.manual_seed(0)
+    model = still(FrameClassifierModel(tiny_frame_classifier_config(corpus, train_ds=None, validation_ds=None)))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.eval()  # in training, its statistics are those of a process's own batch
+    model.log_speed = lambda: None
+    return model
+
+
+def test_the_frame_classifier_has_the_gradient_of_the_joint_batch(corpus, tmp_path, exact):
+    batch = speech(torch.Generator().manual_seed(3), 4)
+    model = classifier_of_frames(corpus)
+    model.training_step(PretrainBatch(batch, None), 0).backward()
+
+    def one(rank, _):
+        own = classifier_of_frames(corpus)
+        own.training_step(PretrainBatch(half(batch, rank), None), 0).backward()
+        assert torch.equal(own.class_counts, model.class_counts)
+        return averaged(own)
+
+    check(gradients(model), in_two(one, tmp_path))
+
+
+def text_to_unit(folder):
+    torch.manual_seed(0)
+    model = still(TextToUnitModel(tiny_text_to_unit_config(folder)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model._trainer = SimpleNamespace(optimizers=[optimizer])  # the rate of which it logs
+    return model
+
+
+def paired(rows):
+    """Of four sentences, of which the first has one phone of two frames."""
+    generator = torch.Generator().manual_seed(4)
+    lengths = torch.tensor([1, 5, 3, 4])
+    heard = torch.arange(5) < lengths.unsqueeze(1)
+    durations = torch.randint(1, 4, (4, 5), generator=generator).where(heard, 0)
+    durations[0, 0] = 2
+    phones = torch.randint(1, 10, (4, 5), generator=generator).where(heard, 0)
+    frames = durations.sum(1)
+    units = torch.randint(6, (4, int(frames.max())), generator=generator)
+    units = units.where(torch.arange(units.shape[1]) < frames.unsqueeze(1), PAD_UNIT)
+    longest = int(frames[rows].max())
+    return PairedBatch(phones[rows], lengths[rows], durations[rows], units[rows, :longest], None)
+
+
+def test_text_to_unit_has_the_gradient_of_the_joint_batch(tmp_path, exact):
+    model = text_to_unit(tmp_path)
+    model.training_step(paired(slice(0, 4)), 0).backward()
+
+    def one(rank, folder):
+        (own := folder / f"inventories_{rank}").mkdir()
+        model = text_to_unit(own)
+        model.training_step(paired(slice(0, 1) if rank == 0 else slice(1, 4)), 0).backward()
+        return averaged(model)
+
+    check(gradients(model), in_two(one, tmp_path))
+
+
+def text_classifier(start):
+    torch.manual_seed(0)
+    cfg = {
+        "init_from_pretrained": str(start), "pretrained_weights": True, "encoder_overrides": None, "dropout": 0.0,
+        "text_dropout": 0.0, "lower_case": True, "unknown_characters": "error", "text_columns": ["sentence"],
+        "label_column": "label", "classes": ["0", "1", "2"], "max_tokens": 64,
+    }  # fmt: skip
+    return still(SLAMTextClassifier(OmegaConf.create(cfg)))
+
+
+def test_slams_text_classifier_has_the_gradient_of_the_joint_batch(corpus, tmp_path, exact):
+    SLAMModel(tiny_slam_config(corpus, train_ds=None, validation_ds=None)).save_to(str(tmp_path / "slam.nemo"))
+    generator = torch.Generator().manual_seed(5)
+    fields = (
+        torch.randint(1, 10, (4, 6), generator=generator),
+        torch.tensor([2, 6, 3, 5]),
+        torch.tensor([0, 1, 1, 2]),
+    )
+
+    def trained(rows):
+        model = text_classifier(tmp_path / "slam.nemo")
+        model.training_step(ClassifiedBatch(*(field[rows] for field in fields)), 0).backward()
+        return model
+
+    joint = gradients(trained(slice(0, 4)))
+    check(joint, in_two(lambda rank, _: averaged(trained(slice(0, 1) if rank == 0 else slice(1, 4))), tmp_path))
+
+
 # --- validation ------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +411,17 @@ def test_a_validation_of_pretraining_is_the_same_on_two_ranks(corpus, tmp_path):
     assert any(steps % 2 for steps in one["steps"].tolist()), "one rank has to repeat a batch, which does not count"
     check_validation(one, ranks)
     assert {"val_loss", "val_umlm_shared", "val_uctc", "val_text_cer"} <= one.keys()
+
+
+def test_a_validation_of_text_to_unit_is_the_same_on_two_ranks(tmp_path):
+    pairs = tiny_paired_corpus(tmp_path)
+    manifests = {"phones_manifest_filepath": str(pairs.phone_manifest), "batch_frames": 120}
+    data = {"manifest_filepath": str(pairs.hidden_manifest), **manifests}
+    config = tiny_text_to_unit_config(tmp_path, validation_ds=data)
+    one = validated(TextToUnitModel, config)
+    ranks = in_two(lambda rank, _: validated(TextToUnitModel, config, rank, WORLD), tmp_path)
+    assert {"val_loss", "val_unit_accuracy", "val_duration_error_frames", "val_sentence_duration_error"} <= one.keys()
+    check_validation(one, ranks)
 
 
 def validated_transducer(config, rank=0, world=1):

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from nemo_speechlm import __version__
-from nemo_speechlm.errors import InputError
+from nemo_speechlm.errors import InputError, OutputError
 from nemo_speechlm.training.peers import check_same_checkpoint
 from nemo_speechlm.training.run_record import NAME, RunRecord
 
@@ -135,10 +135,18 @@ class Continuation(Callback):
             self._checkpoint = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the record where the checkpoints will be."""
+        """Leave the record where the checkpoints will be; a training does not end because it cannot be written."""
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-        if self._record is not None and folder is not None:
+        if self._record is None or folder is None:
+            return
+        try:
             self._record.write(folder)
+        except (OSError, OutputError) as error:
+            why = error.reason if isinstance(error, OutputError) else error.strerror or error
+            logging.warning(
+                f"{Path(folder) / NAME}: {why}; the run has no record of its settings and files, so the next command "
+                "that goes on with it cannot tell whether they have changed"
+            )
 
 
 def _stopped_early(callbacks: Sequence[EarlyStopping], checkpoint: dict[str, Any]) -> str:

@@ -112,7 +112,8 @@ class SkipNonFinite(Callback):
 
     The run's folder gets ``skipped_updates_rank<N>.jsonl``: for each skipped update a line with its number, its
     batches with the ids of their examples, and whether the losses of this process were finite (if so, it was the
-    gradient, or another process). ``skipped_updates`` is logged, counted over the whole run.
+    gradient, or another process). Where the disk is full, a warning says that they are not listed.
+    ``skipped_updates`` is logged, counted over the whole run.
 
     Updates with a batch whose examples are all bad (``stand_in``: see :mod:`nemo_speechlm.data.bad_examples`) are
     skipped, too. They do not count as updates in a row; ``max_bad`` limits them.
@@ -140,6 +141,7 @@ class SkipNonFinite(Callback):
         self._counted: Tensor | None = None
         self._loss_is_bad: Tensor | None = None
         self._lost = False
+        self._told_of_list = False
         self._batches: list[tuple[int, list[str]]] = []
         self._pending: _Verdict | None = None
         self._statistics: list[tuple[Tensor, Tensor]] = []
@@ -226,16 +228,24 @@ class SkipNonFinite(Callback):
         self.skipped += 1
         self.in_a_row += why == _BAD
         batches = [{"batch": number, "ids": ids} for number, ids in verdict.batches]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            record = {"update": verdict.update, "loss_is_finite": not own, "lost": why == _LOST, "batches": batches}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._list({"update": verdict.update, "loss_is_finite": not own, "lost": why == _LOST, "batches": batches})
         if self._rank == 0:
             reason = "its loss or gradient is not finite" if why == _BAD else "all examples of a batch are bad"
             logging.warning(
                 f"update {verdict.update} is skipped, {reason} ({self.in_a_row} in a row, {self.skipped} in all); the "
                 f"ids of its batches are in {self._path}"
             )
+
+    def _list(self, record: dict[str, Any]) -> None:
+        """Append a skipped update to the list; a training does not end because it cannot be written."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            if not self._told_of_list:
+                logging.warning(f"{self._path}: {error.strerror or error}; skipped updates are not listed")
+            self._told_of_list = True
 
     def _stop_where_hopeless(self) -> None:
         if self.in_a_row >= self.most_in_a_row:

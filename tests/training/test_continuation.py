@@ -1,6 +1,8 @@
 """What a checkpoint may restore; whole trainings are in test_training.py."""
 
 import copy
+import errno
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau, StepLR
 
+from nemo_speechlm.training import run_record
 from nemo_speechlm.training.continuation import Continuation, begin_with_whole_update, put_settings_into
-from nemo_speechlm.training.run_record import BATCHES_PER_UPDATE
+from nemo_speechlm.training.run_record import BATCHES_PER_UPDATE, RunRecord
 
 
 def optimizer(**settings):
@@ -121,3 +124,28 @@ def test_an_update_has_the_batches_of_all_devices_of_all_machines():
     continuation = Continuation(OmegaConf.create({}))
     continuation.check(trainer)
     assert continuation._record.settings == {BATCHES_PER_UPDATE: 30}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_record_that_cannot_be_written_does_not_end_the_training(tmp_path, monkeypatch, caplog, number):
+    """A full disk has an error of its own among those of writing."""
+
+    def fail(path):
+        raise OSError(number, os.strerror(number))
+
+    continuation = Continuation(OmegaConf.create({"name": "new"}))
+    trainer = SimpleNamespace(
+        global_rank=0, num_devices=1, num_nodes=1, accumulate_grad_batches=1,
+        checkpoint_callback=SimpleNamespace(dirpath=str(tmp_path)),
+    )  # fmt: skip
+    continuation.check(trainer)
+    RunRecord({"name": "old"}, {}).write(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_record, "sync", fail)
+        continuation.on_train_start(trainer, None)
+    assert [name.name for name in tmp_path.iterdir()] == ["run.json"]
+    assert RunRecord.read(tmp_path).settings == {"name": "old"}
+    (told,) = [message for message in caplog.messages if "no record" in message]
+    assert told.startswith(f"{tmp_path / 'run.json'}: {os.strerror(number)}; ")
+    continuation.on_train_start(trainer, None)
+    assert RunRecord.read(tmp_path).settings == {BATCHES_PER_UPDATE: 1}

@@ -1,8 +1,10 @@
+import errno
 import json
 import multiprocessing
 import os
 import random
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -174,6 +176,27 @@ def test_an_update_with_nan_leaves_everything_as_it_was(tmp_path, fused):
     assert records(tmp_path) == [
         {"update": n, "loss_is_finite": False, "lost": False, "batches": [{"batch": n, "ids": [f"e{n}"]}]}
         for n in (2, 3)
+    ]
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, caplog):
+    """It warns once, and the updates are skipped all the same."""
+    write = Path.open
+
+    def full(path, *arguments, **options):
+        if path.name.startswith("skipped_updates"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    guard = SkipNonFinite(3)
+    model, trainer = fit(tmp_path, Numbered(bad=[1, 2, 4]), guard, steps=6)
+    assert trainer.global_step == 6
+    assert guard.skipped == 3
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    told = [message for message in caplog.messages if "not listed" in message]
+    assert told == [
+        f"{tmp_path / 'skipped_updates_rank0.jsonl'}: No space left on device; skipped updates are not listed"
     ]
 
 

@@ -37,6 +37,7 @@ from nemo_speechlm.command_help import (
     check_recipe_file,
     explain,
     help_text,
+    language_file,
     language_folders,
 )
 from nemo_speechlm.errors import SpeechLMError, Unfinished, system_error
@@ -47,8 +48,6 @@ from nemo_speechlm.quiet import environment, quiet, verbose_by_environment
 
 def _alphabet(language: str) -> list[str]:
     """The characters of ``language/<language>.yaml``, for ``model.labels=${alphabet:ru}``."""
-    from nemo_speechlm.data.text.language import language_file
-
     return list(OmegaConf.load(language_file(language, language_folders())).characters)
 
 

@@ -184,6 +184,19 @@ def language_folders() -> list[Path]:
     return [folder / "language" for folder in dict.fromkeys([CONF, *_folders()])]
 
 
+def language_file(language: str, folders: Sequence[Path]) -> Path:
+    """The first ``<language>.yaml`` in some folders.
+
+    Raises:
+        SpeechLMError: if there is none; it names those there are.
+    """
+    path = next((path for path in (folder / f"{language}.yaml" for folder in folders) if path.exists()), None)
+    if path is None:
+        known = ", ".join(sorted(path.stem for folder in folders for path in folder.glob("*.yaml")))
+        raise SpeechLMError(f"there is no language {language!r}; there are {known}")
+    return path
+
+
 def _config_file(config_name: str) -> Path | None:
     name = (_option(*CONFIG_NAME) or config_name).removesuffix(".yaml")
     found = [folder / f"{name}.yaml" for folder in _folders() if (folder / f"{name}.yaml").exists()]

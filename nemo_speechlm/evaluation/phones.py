@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from nemo_speechlm.command_help import language_file
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.report import Phones
 from nemo_speechlm.files import Record
@@ -106,7 +107,7 @@ def _phonemizer(language: str, languages: Sequence[Path]) -> tuple[Phonemizer, C
         from nemo_speechlm.pronouncing.english import EnglishPhonemizer
 
         return EnglishPhonemizer(), lambda text: [word for word in text.split() if any(map(str.isalnum, word))]
-    from nemo_speechlm.data.text.language import Language, language_file
+    from nemo_speechlm.data.text.language import Language
     from nemo_speechlm.pronouncing.espeak import EspeakPhonemizer
 
     values = OmegaConf.to_container(OmegaConf.load(language_file(language, languages)))

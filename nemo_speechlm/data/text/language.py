@@ -4,12 +4,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from nemo_speechlm.data.text.cleaning_options import check_composed
 from nemo_speechlm.data.text.folding import APOSTROPHES, PunctuationFolder, in_lower_case, without_strays
-from nemo_speechlm.errors import InputError, SkipItem, SpeechLMError
+from nemo_speechlm.errors import InputError, SkipItem
 
 Foreign = Literal["skip_line", "drop_word", "espeak"]
 
@@ -103,16 +102,3 @@ class Language:
             what = "digits" if word.isdigit() else "letters outside the alphabet"
             raise SkipItem(f"{what} ({word!r})")
         return [word for word in words if not self.is_foreign(word)]
-
-
-def language_file(language: str, folders: Sequence[Path]) -> Path:
-    """The first ``<language>.yaml`` in some folders.
-
-    Raises:
-        SpeechLMError: if there is none; it names those there are.
-    """
-    path = next((path for path in (folder / f"{language}.yaml" for folder in folders) if path.exists()), None)
-    if path is None:
-        known = ", ".join(sorted(path.stem for folder in folders for path in folder.glob("*.yaml")))
-        raise SpeechLMError(f"there is no language {language!r}; there are {known}")
-    return path

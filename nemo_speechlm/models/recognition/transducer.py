@@ -101,6 +101,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> Transdu
     if source is not None and weights:
         load_encoder(model, source)
     if text is not None:
+        assert model.text_branch is not None
         load_text_branch(model.text_branch, text)
     if decoder is not None:
         branch = f"{decoder.parts.transducer}." if decoder.parts and decoder.parts.transducer else ""

@@ -17,7 +17,7 @@ from nemo.utils import logging
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
+from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished, first_line
 from nemo_speechlm.files import sync, whole_file
 from nemo_speechlm.models.common.sharding import gathered, take_full_weights
 from nemo_speechlm.training.averaging import ExponentialAverage, average_of, mean_of_checkpoints
@@ -30,7 +30,7 @@ from nemo_speechlm.training.options import check_recipe
 from nemo_speechlm.training.peers import one_message, own_rank, until_the_first_is_done
 from nemo_speechlm.training.recovery import step_of
 from nemo_speechlm.training.saving import INTERRUPTED, Saver
-from nemo_speechlm.training.step_guards import step_guards
+from nemo_speechlm.training.step_guards import explain_monitor, step_guards
 from nemo_speechlm.training.trainer import FSDP2, build_trainer, choose_precision, expect_unused, explain_unused
 
 
@@ -55,7 +55,8 @@ def train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT]
     Raises:
         InputError: if the output exists already or is not called ``.nemo``; if the checkpoints in the run's folder are
             another run's, or none of them can be read; or if another process works in that folder.
-        SpeechLMError: if a key of the trainer or of ``exp_manager`` has no sensible value.
+        SpeechLMError: if a key of the trainer or of ``exp_manager`` has no sensible value, or a figure to monitor is
+            not logged.
         Unfinished: if training ended before its end, by ``exp_manager.max_time_per_run``, SIGTERM or SIGUSR1; its
             checkpoint is kept.
         KeyboardInterrupt: after Ctrl-C; a checkpoint is kept here too, unless it was pressed twice.
@@ -100,9 +101,11 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         try:
             trainer.fit(model)
         except RuntimeError as error:
-            if (explained := explain_unused(error)) is not None:
+            if (explained := explain_unused(error) or explain_monitor(error)) is not None:
                 raise explained from error
             raise
+        except MisconfigurationException as error:
+            raise (explain_monitor(error) or SpeechLMError(f"trainer: {first_line(error)}")) from error
         except SystemExit:  # how Lightning ends after Ctrl-C
             if not trainer.interrupted:
                 raise

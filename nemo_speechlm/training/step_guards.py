@@ -2,20 +2,22 @@
 
 import json
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from nemo.utils import logging
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import SpeechLMError, first_line
 from nemo_speechlm.models.common.pretraining import PlaceInData
 from nemo_speechlm.models.common.sharding import any_sharded, gradient_norm
 
@@ -285,10 +287,11 @@ def _to_host(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
 
 
 class MonitorCheck(Callback):
-    """Refuses, at the start of a training, to pick checkpoints by a figure that its validation will not log.
+    """Refuses, at the start of a training, to pick checkpoints, or to stop, by a figure that nothing will log.
 
-    What it logs is what ``validation_metrics()`` of the model returns: names, with ``"min"`` or ``"max"`` for which
-    end is the better one. Models without that method are not checked.
+    What is logged is what ``validation_metrics()`` of the model returns: names, with ``"min"`` or ``"max"`` for which
+    end is the better one; and ``training_metrics()``: names of what its steps log. Models without
+    ``validation_metrics()`` are not checked.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -306,29 +309,44 @@ class MonitorCheck(Callback):
             )
             return
         known = _of_all_sets(metrics(), getattr(pl_module, "_validation_names", None))
+        training = (*getattr(pl_module, "training_metrics", tuple)(), "skipped_updates")
         for callback in trainer.callbacks:
-            monitor = getattr(callback, "monitor", None)
-            if isinstance(monitor, str):
-                _check_monitor(monitor, getattr(callback, "mode", None), known, type(callback).__name__)
+            if hasattr(callback, "monitor"):
+                _check_monitor(callback, known, training)
 
 
 def _of_all_sets(metrics: Mapping[str, str], sets: list[str] | None) -> dict[str, str]:
     """Metrics by the names that they are logged under; NeMo puts the names of several validation sets before them."""
-    prefixed = {f"{name}{metric}": end for name in sets or () for metric, end in metrics.items()}
+    several = sets if sets is not None and len(sets) > 1 else []
+    prefixed = {f"{name}{metric}": end for name in several for metric, end in metrics.items()}
     return {**metrics, **prefixed}
 
 
-def _check_monitor(monitor: str, mode: str | None, known: Mapping[str, str], owner: str) -> None:
-    if "val" not in monitor:
-        return  # a figure of training
-    choice = ", ".join(f"{name} ({end})" for name, end in known.items()) or "none"
-    if monitor not in known:
+def _check_monitor(callback: Any, known: Mapping[str, str], training: Sequence[str]) -> None:
+    """Check a callback's ``monitor`` and ``mode`` against what validation, with its better ends, and training log."""
+    owner, monitor, mode = type(callback).__name__, callback.monitor, getattr(callback, "mode", None)
+    keeps = isinstance(callback, ModelCheckpoint)
+    if keeps and monitor in (None, *_COUNTS):  # null: the last checkpoint is kept
+        return
+    key = f"exp_manager.{'early_stopping' if isinstance(callback, EarlyStopping) else 'checkpoint'}_callback_params"
+    if monitor not in known and monitor not in training:
+        choice = ", ".join(f"{name} ({end})" for name, end in known.items()) or "none"
         raise SpeechLMError(
-            f"{owner}: monitor is {monitor!r}, which the validation of this run does not log. It logs: {choice}. Set "
-            "exp_manager.checkpoint_callback_params.monitor, and its mode as in brackets"
+            f"{owner}: monitor is {monitor!r}, which this run does not log. Its validation logs: {choice}; its "
+            f"training: {', '.join(training)}. Set {key}.monitor, and its mode as in brackets"
         )
-    if mode is not None and mode != known[monitor]:
+    if mode is not None and mode != known.get(monitor, mode):
         raise SpeechLMError(
             f"{owner}: mode is {mode!r}, but the best {monitor} is the {_BEST[known[monitor]]} one; set "
-            f"exp_manager.checkpoint_callback_params.mode={known[monitor]}"
+            f"{key}.mode={known[monitor]}"
         )
+
+
+_COUNTS = ("step", "epoch")
+"""What Lightning's checkpoints can be chosen by without anybody logging it."""
+
+
+def explain_monitor(error: Exception) -> SpeechLMError | None:
+    """The error of a callback or a schedule that misses the figure it goes by, in our words; None if it is another."""
+    told = re.search(r"monitor(?:ed)? key|conditioned on metric", str(error))
+    return SpeechLMError(f"a figure to monitor is not logged: {first_line(error)}") if told else None

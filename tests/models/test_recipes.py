@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from nemo_speechlm.cli import CONF
@@ -119,7 +120,8 @@ def check_monitor(recipe, *overrides):
         key, _, value = override.partition("=")
         OmegaConf.update(config, key, yaml.safe_load(value))
     model = SimpleNamespace(validation_metrics=lambda: metrics_of(config.model), _validation_dl=[])
-    saver = SimpleNamespace(**config.exp_manager.checkpoint_callback_params)
+    params = config.exp_manager.checkpoint_callback_params
+    saver = ModelCheckpoint(monitor=params.monitor, mode=params.mode)
     MonitorCheck().on_fit_start(SimpleNamespace(limit_val_batches=1.0, callbacks=[saver]), model)
 
 
@@ -137,7 +139,7 @@ def test_the_monitor_is_there_whatever_pretraining_is_given(recipe):
     monitor = "exp_manager.checkpoint_callback_params.monitor=val_umlm_shared"
     with pytest.raises(SpeechLMError, match="val_uctc"):
         check_monitor(recipe, "model.validation_ds.speech=null", monitor)
-    with pytest.raises(SpeechLMError, match="It logs: none"):
+    with pytest.raises(SpeechLMError, match="Its validation logs: none"):
         check_monitor(recipe, "model.validation_ds.speech=null", "model.loss.uctc=0")
 
 

@@ -11,15 +11,26 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch import nn
+from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.pretraining.batch import PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.data.recognition.batch import TranscribedBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.pretraining import PlaceInData
-from nemo_speechlm.training.step_guards import BatchSeeds, MonitorCheck, SkipNonFinite, batch_ids, step_guards
+from nemo_speechlm.testing.trainer import tiny_trainer
+from nemo_speechlm.training.step_guards import (
+    BatchSeeds,
+    MonitorCheck,
+    SkipNonFinite,
+    batch_ids,
+    explain_monitor,
+    step_guards,
+)
 
 
 class Batch(TranscribedBatch):
@@ -332,27 +343,66 @@ def test_ids_of_batches():
 # --- figures to monitor ----------------------------------------------------------------------------------------------
 
 
-def check(monitor, mode, metrics, names=None):
-    model = SimpleNamespace(validation_metrics=lambda: metrics, _validation_dl=[1], _validation_names=names)
-    trainer = SimpleNamespace(
-        limit_val_batches=1.0, callbacks=[SimpleNamespace(monitor=monitor, mode=mode), Callback()]
+def check(monitor, mode, metrics, names=None, kind=ModelCheckpoint):
+    model = SimpleNamespace(
+        validation_metrics=lambda: metrics,
+        training_metrics=lambda: ("train_loss", "lr"),
+        _validation_dl=[1],
+        _validation_names=names,
     )
+    trainer = SimpleNamespace(limit_val_batches=1.0, callbacks=[kind(monitor=monitor, mode=mode), Callback()])
     MonitorCheck().on_fit_start(trainer, model)
 
 
 def test_monitors_must_be_logged():
     metrics = {"val_loss": "min", "val_bleu": "max"}
     check("val_bleu", "max", metrics)
-    check("train_loss", "min", metrics)
+    for name in ("train_loss", "lr", "skipped_updates", "step", "epoch", None):
+        check(name, "min", metrics)
+        check(name, "max", metrics)
     check("dev_val_bleu", "max", metrics, ["dev_", "other_"])
+    with pytest.raises(SpeechLMError, match="'dev_val_bleu', which this run does not log"):
+        check("dev_val_bleu", "max", metrics, ["dev_"])
     with pytest.raises(
-        SpeechLMError, match=r"'val_cer', which .* not log. It logs: val_loss \(min\), val_bleu \(max\)"
+        SpeechLMError,
+        match=r"'val_cer', which this run does not log. Its validation logs: val_loss \(min\), val_bleu \(max\); its "
+        r"training: train_loss, lr, skipped_updates. Set exp_manager.checkpoint_callback_params.monitor",
     ):
         check("val_cer", "min", metrics)
     with pytest.raises(SpeechLMError, match=r"mode is 'min', but the best val_bleu is the highest one; .*mode=max"):
         check("val_bleu", "min", metrics)
-    with pytest.raises(SpeechLMError, match="It logs: none"):
+    with pytest.raises(SpeechLMError, match="Its validation logs: none"):
         check("val_loss", "min", {})
+
+
+@pytest.mark.parametrize("monitor", ["foo", "val", 5])
+def test_monitors_of_nothing(monitor):
+    for kind, key in ((ModelCheckpoint, "checkpoint"), (EarlyStopping, "early_stopping")):
+        message = rf"{kind.__name__}: monitor is {monitor!r}, .*val_loss \(min\).*{key}_callback_params.monitor"
+        with pytest.raises(SpeechLMError, match=message):
+            check(monitor, "min", {"val_loss": "min"}, kind=kind)
+
+
+def test_stopping_early_needs_a_figure():
+    for monitor in (None, "step"):
+        with pytest.raises(SpeechLMError, match=r"early_stopping_callback_params\.monitor"):
+            check(monitor, "min", {"val_loss": "min"}, kind=EarlyStopping)
+
+
+def test_what_lightning_says_of_a_missing_figure_is_told_in_a_line(tmp_path):
+    for callback, kind in (
+        (ModelCheckpoint(tmp_path, monitor="foo"), MisconfigurationException),
+        (EarlyStopping("foo"), RuntimeError),
+    ):
+        options = {"enable_checkpointing": True} if isinstance(callback, ModelCheckpoint) else {}
+        trainer = tiny_trainer(2, val_check_interval=1, callbacks=[callback], **options)
+        with pytest.raises(kind) as found:
+            trainer.fit(BoringModel(), DataLoader(RandomDataset(32, 4)), DataLoader(RandomDataset(32, 4)))
+        told = explain_monitor(found.value)
+        assert isinstance(told, SpeechLMError)
+        assert "foo" in str(told)
+        assert "\n" not in str(told)
+    assert explain_monitor(RuntimeError("something else")) is None
 
 
 @pytest.mark.parametrize(("loss", "lost", "in_a_row"), [(1.0, True, 0), (torch.nan, True, 1), (torch.nan, False, 1)])

@@ -138,6 +138,10 @@ class ProbeModel(TrainedModel):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return mean.loss
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        return ("train_loss", "lr")
+
     def validation_step(self, batch: ProbeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss, and the share of errors."""
         states, lengths = self.states(batch)

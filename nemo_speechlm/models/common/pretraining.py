@@ -100,10 +100,17 @@ class PretrainingModel(Accelerated, TrainedModel):
 
     # --- figures -------------------------------------------------------------------------------------------------
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log; those of systems add their own."""
+        return _SPEED
+
     def log_speed(self) -> None:
         """Log the learning rate, and the audio that all processes pass per hour, if they have as much as this one."""
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({name: rate * self.trainer.world_size for name, rate in self.throughput.rates().items()})
+
+
+_SPEED = ("lr", "audio_hours_per_hour", "grad_norm")
 
 
 class PlaceInData(Callback):

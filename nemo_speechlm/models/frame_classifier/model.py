@@ -187,6 +187,10 @@ class FrameClassifierModel(PretrainingModel):
         self.log_speed()
         return means["loss"].loss
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        return ("train_loss", "train_class_accuracy", *super().training_metrics())
+
     def _scored(self, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits (B, L, C), classes (B, L), where there are both (B, L), and the frames that have logits (B,)."""
         if batch.speech is None:

@@ -204,6 +204,16 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         self.log("train_loss", loss.detach())
         return output
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        text, phone = self.text_branch is not None, self.phone_head is not None
+        parts = [name for name, there in (("speech", text or phone), ("text", text), ("phone", phone)) if there]
+        names = ["train_loss", *(f"train_{name}_loss" for name in parts)]
+        if self.is_interctc_enabled():
+            layers = self.get_interctc_param("apply_at_layers")
+            names += ["final_loss", *(f"inter_{kind}_l{i}" for kind in ("ctc_loss", "wer") for i in layers)]
+        return (*names, "training_batch_wer", "learning_rate", "global_step", "grad_norm")
+
     def text_terms(self, batch: TextBatch | TokenBatch, generator: Draws = None) -> tuple[Tensor, Tensor]:
         """The sum () of the CTC loss of a batch of text, and the characters () it is of, ends of sentences included.
 

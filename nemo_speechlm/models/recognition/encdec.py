@@ -227,6 +227,13 @@ class SpeechLMEncDecModel(
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
         return self._loss({name: mean.loss for name, mean in means.items()})
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        names = ["train_loss", "train_attention_loss", "train_accuracy"]
+        if self.ctc_branch is not None:
+            names.append("train_ctc_loss")
+        return (*names, "learning_rate", "global_step", "grad_norm")
+
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Losses of a batch, and the counts behind the error rates or BLEU of its hypotheses."""
         terms, states, frames = self._terms(batch)

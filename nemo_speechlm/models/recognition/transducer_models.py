@@ -162,6 +162,11 @@ class SpeechLMRNNT(KeepsSpaces, _Host):
                 compute_wer=False,
             )[0]
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        own = ("train_text_loss",) if self.text_branch is not None else ()
+        return ("train_loss", *own, "training_batch_wer", "learning_rate", "global_step")
+
     def validation_metrics(self) -> dict[str, str]:
         """What the validation logs, with the end, ``min`` or ``max``, that is the better one."""
         loss = ["val_loss"] if self.compute_eval_loss else []

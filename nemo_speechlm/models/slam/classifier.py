@@ -208,6 +208,10 @@ class SLAMTextClassifier(TrainedModel):
         self.log("train_loss", mean.mean)
         return mean.loss
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        return ("train_loss",)
+
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
         self._counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64, device=self.device)

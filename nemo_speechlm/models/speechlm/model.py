@@ -173,6 +173,19 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
                 "model.train_ds.text=null"
             )
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        data = self._cfg.get("train_ds") or {}
+        names = ["loss"]
+        if data.get("speech"):
+            names += [
+                f"{name}_{level}" for name in ("umlm", "masked_accuracy", "unmasked_accuracy") for level in LEVELS
+            ]
+            names += ["feature_penalty", "fraction_masked", "fraction_swapped"]
+        if data.get("text") and self._cfg.loss.uctc > 0:
+            names.append("uctc")
+        return ("loss", *(f"train_{name}" for name in names), *super().training_metrics())
+
     def compute_loss(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step, and its terms and what else is logged, all () tensors on the device.
 

@@ -180,6 +180,10 @@ class TextToUnitModel(TrainedModel):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return means["unit_loss"].loss + weight * means["duration_loss"].loss
 
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log."""
+        return ("loss", "train_loss", "train_unit_loss", "train_duration_loss", "train_accuracy", "lr")
+
     def validation_step(self, batch: PairedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Units under the true durations; durations."""
         output = self(batch.phones, batch.phone_lengths, batch.durations, batch.speakers)

@@ -26,7 +26,13 @@ from nemo_speechlm.models.common.multitask.stages import (
     stage_at,
     updates_of,
 )
-from nemo_speechlm.models.common.multitask.tasks import Tasks, read_weights, term_weights, validation_metrics
+from nemo_speechlm.models.common.multitask.tasks import (
+    Tasks,
+    read_weights,
+    term_weights,
+    training_metrics,
+    validation_metrics,
+)
 from nemo_speechlm.models.common.multitask.w2v_bert import CodebookWatch, W2vBert
 from nemo_speechlm.models.common.pretraining import PretrainingModel
 from nemo_speechlm.modules.draws import Draws, RowSeeds
@@ -141,6 +147,12 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
                 self._watch_codebook(log["codebook_perplexity"], log["used_codes"], "batch")
         self.log_speed()
         return loss
+
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of what steps log, in one stage or another."""
+        names = training_metrics(self.all_tasks, self.tasks, self._cfg.get("train_ds") or {})
+        temperature = ("gumbel_temperature",) if "train_codebook_perplexity" in names else ()
+        return ("loss", "stage", *temperature, *names, *super().training_metrics())
 
     def _log_step(self, log: dict[str, Tensor]) -> None:
         """Log figures. Those of an earlier stage's tasks become NaN, or Lightning would repeat the last ones."""

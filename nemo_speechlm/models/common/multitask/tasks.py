@@ -76,3 +76,18 @@ def validation_metrics(tasks: Tasks, names: Collection[str], data: Mapping[str, 
     if "val_contrastive" in metrics:
         metrics |= {"val_codebook_perplexity": "max", "val_used_codes": "max"}
     return {"val_loss": "min", **metrics} if metrics else {}
+
+
+def training_metrics(tasks: Tasks, names: Collection[str], data: Mapping[str, Any]) -> tuple[str, ...]:
+    """What training steps on these data log.
+
+    Args:
+        tasks: of the system.
+        names: of those that are on.
+        data: ``cfg.train_ds``.
+    """
+    own = [tasks[name] for name in names if data.get(tasks[name].stream)]
+    figures = ["loss", *(figure for task in own for figure in (*task.terms, *task.accuracies))]
+    if "contrastive" in figures:
+        figures += ["fraction_masked", "codebook_perplexity", "used_codes"]
+    return tuple(f"train_{figure}" for figure in figures)

@@ -1,5 +1,7 @@
 """Building what a recipe describes, with the key at fault where something cannot be built."""
 
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,8 +41,17 @@ def _innermost(error: BaseException) -> str:
     """The first line of the error that all others come from."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip().splitlines()[0] if str(error).strip() else "it cannot be used"
+    text = str(error).strip().splitlines()[0] if str(error).strip() else _condition(error) or "it cannot be used"
     return text if isinstance(error, ValueError) else f"{text} ({type(error).__name__})"
+
+
+def _condition(error: BaseException) -> str | None:
+    """The condition of an assertion that says nothing else, as its source has it; None if there is none."""
+    if not isinstance(error, AssertionError) or error.__traceback__ is None:
+        return None
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    condition = re.match(r"assert (.*)", frame.line or "")
+    return None if condition is None else f"{frame.name} expects {condition[1]}"
 
 
 def check_optimizer(optim: DictConfig | None, max_steps: int) -> None:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.checks import check_choice, check_files, check_number, check_whole
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import refuse_overwrite
+from nemo_speechlm.files import FILE_KEYS, refuse_overwrite
 
 _READ = ("manifest_filepath", "units", "text_units", "init_from_pretrained")
 """Keys below ``model`` that name files of the user's."""
@@ -41,8 +41,40 @@ def check_recipe(cfg: DictConfig) -> None:
             _check_data(OmegaConf.to_container(cfg.model[part], resolve=True), f"model.{part}")
         elif part == "train_ds":
             raise SpeechLMError(f"model.train_ds is {cfg.model.get(part)!r}, expected a mapping: data and batches")
-    for name in _files(OmegaConf.to_container(cfg.model, resolve=True)):
+    model = OmegaConf.to_container(cfg.model, resolve=True)
+    _check_paths(model, "model")
+    _check_heads(model, "model")
+    for name in _files(model):
         check_files(name)
+
+
+def _check_paths(values: Any, name: str) -> None:
+    """Refuse numbers where files or folders are named."""
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping):
+            _check_paths(value, f"{name}.{key}")
+        elif key in FILE_KEYS:
+            every = value if isinstance(value, list) else [value]
+            names = [each[0] if isinstance(each, list) and each else each for each in every]  # [path, weight]
+            if any(isinstance(each, bool | int | float) for each in names):
+                own = f"{name}.{key}"
+                raise SpeechLMError(
+                    f"{own} is {value!r}, expected a path (one like a number in two pairs of quotes: {own}='\"5\"')"
+                )
+
+
+def _check_heads(values: Any, name: str) -> None:
+    """Refuse layers whose width cannot be divided among their heads: NeMo's have an assertion without words."""
+    if not isinstance(values, Mapping):
+        return
+    width, heads = values.get("d_model"), values.get("n_heads")
+    if all(isinstance(number, int) and not isinstance(number, bool) for number in (width, heads)):
+        check_whole(f"{name}.n_heads", heads, 1)
+        check_whole(f"{name}.d_model", width, 1)
+        if width % heads:
+            raise SpeechLMError(f"{name}.n_heads is {heads}, expected a divisor of {name}.d_model, which is {width}")
+    for key, value in values.items():
+        _check_heads(value, f"{name}.{key}")
 
 
 def _files(values: Any) -> Iterator[str]:
@@ -125,6 +157,11 @@ def _check_length(cfg: DictConfig) -> None:
             "last with exp_manager.max_time_per_run=DD:HH:MM:SS"
         )
     manager = cfg.get("exp_manager") or {}
+    if manager and cfg.trainer.get("logger") is True:
+        raise SpeechLMError(
+            "trainer.logger is true, expected false: exp_manager makes the loggers "
+            "(exp_manager.create_tensorboard_logger=true, create_wandb_logger, create_mlflow_logger, ...)"
+        )
     if not isinstance(folder := manager.get("exp_dir"), str | None):
         raise SpeechLMError(f"exp_manager.exp_dir is {folder!r}, expected a folder")
     if "checkpoint_callback_params" in manager and manager["checkpoint_callback_params"] is None:

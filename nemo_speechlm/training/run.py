@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from nemo.core.classes import ModelPT
 from nemo.utils import logging
+from nemo.utils.exceptions import NeMoBaseException
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf
 
@@ -87,7 +88,7 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         held.enter_context(own_rank(trainer))
         prepare_folder(trainer, cfg, continuation, held)
         folder = exp_manager(trainer, _without_its_stopping(cfg))
-    except MisconfigurationException as error:
+    except (MisconfigurationException, NeMoBaseException) as error:
         raise SpeechLMError(f"trainer and exp_manager: {error}") from error
     if folder is not None:
         logging.info(f"{folder}: log, curves and checkpoints")

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 from nemo_speechlm.errors import SpeechLMError, first_line
 from nemo_speechlm.kernels.cpu import multiplies_bfloat16
 from nemo_speechlm.models.common.sharding import layers_left_out
+from nemo_speechlm.training.trainer_options import check_trainer_options
 
 FSDP2 = "fsdp2"
 """What ``trainer.strategy`` is called that divides the model among the GPUs."""
@@ -37,13 +38,15 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
         callbacks: go before the recipe's own.
 
     Raises:
-        SpeechLMError: if one of these cannot be built, or the strategy is one whose gradients would be wrong.
+        SpeechLMError: if one of these cannot be built, an option is of the wrong kind, or the strategy is one whose
+            gradients would be wrong.
         MisconfigurationException: of Lightning.
     """
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     for key in _BUILT:
         if key in options:
             options[key] = _built(options[key], f"trainer.{key}")
+    check_trainer_options(options)
     if isinstance(name := options.get("strategy"), str):
         if name == FSDP2:
             options["strategy"] = ShardedStrategy()

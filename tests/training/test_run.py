@@ -47,6 +47,28 @@ def test_options_of_lightning_that_do_not_fit(recipe, option, found):
     assert not Path(recipe.output).exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("trainer.logger", True, r"trainer\.logger is true, expected false: exp_manager makes the loggers"),
+        ("trainer.enable_checkpointing", True, "trainer and exp_manager: .*ModelCheckpoint"),
+        ("model.bigram_manifests", 5, r"model\.bigram_manifests is 5, expected a path"),
+        ("model.train_ds.x.manifest_filepath", [["a.json", 1], 7], r"model\.train_ds\.x\.manifest_filepath is "),
+        (
+            "model.a",
+            {"d_model": 20, "n_heads": 3},
+            r"model\.a\.n_heads is 3, expected a divisor of model\.a\.d_model, .* 20",
+        ),
+        ("model.a", {"d_model": 20, "n_heads": 0}, r"model\.a\.n_heads is 0, expected a whole number of at least 1"),
+    ],
+)
+def test_keys_with_values_that_cannot_be(recipe, key, value, found):
+    OmegaConf.update(recipe, key, value, force_add=True)
+    with pytest.raises(SpeechLMError, match=found):
+        training.train(recipe, OneWeight)
+    assert not Path(recipe.output).exists()
+
+
 def test_the_bar_asks_for_the_loss_as_often_as_it_is_logged():
     """To ask a GPU after each step would make it wait."""
     asked = []

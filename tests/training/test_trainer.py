@@ -101,6 +101,36 @@ def test_what_cannot_be_built(trainer, message, monkeypatch):
         build(**trainer)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("benchmark", "x", "true, false or null"),
+        ("deterministic", "x", "true, false, 'warn' or null"),
+        ("deterministic", 1, "true, false, 'warn' or null"),
+        ("detect_anomaly", "x", "true or false"),
+        ("val_check_interval", "x", "a number or null"),
+        ("min_steps", 1.5, "a whole number or null"),
+        ("min_steps", True, "a whole number or null"),
+        ("gradient_clip_algorithm", 5, "a text or null"),
+        ("default_root_dir", 5, "a text or null"),
+        ("devices", 1.5, "a list, a text or a whole number"),
+        ("devices", None, "a list, a text or a whole number"),
+        ("accelerator", 5, "a text or a mapping with _target_ (Accelerator)"),
+        ("logger", "x", "a mapping with _target_ (Logger), a list, true, false or null"),
+    ],
+)
+def test_options_of_a_wrong_kind(option, value, expected):
+    with pytest.raises(SpeechLMError) as error:
+        build(**{option: value})
+    assert str(error.value) == f"trainer.{option} is {value!r}, expected {expected}"
+
+
+def test_options_of_a_right_kind():
+    made = build(detect_anomaly=False, val_check_interval=3, gradient_clip_val=1, min_steps=None)
+    assert (made.val_check_interval, made.num_devices, made.gradient_clip_val) == (3, 1, 1)
+    assert build(devices="1", val_check_interval=0.5, limit_val_batches=2, max_epochs=None).limit_val_batches == 2
+
+
 # --- parameters without a gradient -----------------------------------------------------------------------------------
 
 

@@ -100,6 +100,16 @@ def check_range(name: str, value: Any, least: float, most: float, noun: str, exa
     return float(value[0]), float(value[1])
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Check that an option is true or false: 0, 1 and words are neither.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}, expected true or false")
+
+
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Check that an option is one of several words.
 

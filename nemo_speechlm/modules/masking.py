@@ -5,6 +5,7 @@ Axis legend: B rows, T frames, N spans.
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,17 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
 from nemo_speechlm.modules.draws import Draws, RowSeeds, uniform
+
+
+def _check(name: str, share: Any, length: Any, min_spans: Any) -> None:
+    is_number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not is_number or not 0 <= share <= 1:
+        raise ValueError(f"span masking: {name} is {share!r}, expected a number from 0 to 1")
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (length, min_spans))
+    if not whole or length < 1 or min_spans < 0:
+        raise ValueError(
+            f"span masking: length is {length!r}, min_spans {min_spans!r}; expected whole numbers of at least 1 and 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,7 @@ class SpanMask:
     min_spans: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.prob <= 1:
-            raise ValueError(f"span masking: prob is {self.prob}, expected a number from 0 to 1")
-        if self.length < 1 or self.min_spans < 0:
-            raise ValueError(f"span masking: length is {self.length}, min_spans {self.min_spans}")
+        _check("prob", self.prob, self.length, self.min_spans)
 
     def draw(
         self,
@@ -69,10 +78,7 @@ class CoveringMask:
     min_spans: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"span masking: share is {self.share}, expected a number from 0 to 1")
-        if self.length < 1 or self.min_spans < 0:
-            raise ValueError(f"span masking: length is {self.length}, min_spans {self.min_spans}")
+        _check("share", self.share, self.length, self.min_spans)
 
     def draw(self, lengths: Tensor, num_frames: int, generator: Draws = None) -> Tensor:
         """Draw spans for rows of the given lengths (B,); returns (B, num_frames) bool, True inside a span."""

@@ -10,7 +10,7 @@ from nemo_speechlm.checks import check_choice, check_files, check_number, check_
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import FILE_KEYS, refuse_overwrite
 
-_READ = ("manifest_filepath", "units", "text_units", "init_from_pretrained")
+_READ = ("manifest_filepath", "units", "text_units", "init_from_pretrained", "lexicon")
 """Keys below ``model`` that name files of the user's."""
 
 
@@ -43,6 +43,10 @@ def check_recipe(cfg: DictConfig) -> None:
             raise SpeechLMError(f"model.train_ds is {cfg.model.get(part)!r}, expected a mapping: data and batches")
     model = OmegaConf.to_container(cfg.model, resolve=True)
     _check_paths(model, "model")
+    if "sample_rate" in model:
+        check_whole("model.sample_rate", model["sample_rate"], 1)
+    if not isinstance(labels := model.get("labels"), list | str | None):
+        raise SpeechLMError(f"model.labels is {labels!r}, expected a list: model.labels=[...]")
     _check_heads(model, "model")
     for name in _files(model):
         check_files(name)

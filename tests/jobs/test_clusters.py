@@ -250,7 +250,13 @@ def test_ranges_of_an_array_cover_all_lines_at_the_ends_of_batches():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"jobs": 0}, "engine.jobs is 0"), ({"cluster": "moon"}, "engine.cluster is 'moon', expected slurm or local")],
+    [
+        ({"jobs": 0}, "engine.jobs is 0"),
+        ({"memory_gb": "x"}, "engine.memory_gb is 'x', expected a number above 0"),
+        ({"partition": 5}, "engine.partition is 5, expected a text"),
+        ({"options": 5}, "engine.options is 5, expected a mapping"),
+        ({"cluster": "moon"}, "engine.cluster is 'moon', expected slurm or local"),
+    ],
 )
 def test_options_of_slurm_are_checked(options, message):
     with pytest.raises(SpeechLMError, match=message):

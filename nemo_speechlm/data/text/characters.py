@@ -35,6 +35,9 @@ class CharacterEncoder:
     def __init__(self, labels: Sequence[str]):
         if not labels:
             raise InputError("labels is empty; expected the characters that the model may write")
+        other = [label for label in labels if not isinstance(label, str)]
+        if other:
+            raise InputError(f"labels must be single characters, found {other[0]!r}; write it in quotes")
         long = [label for label in labels if len(label) != 1 and not is_special(label)]
         if long:
             raise InputError(f"labels must be single characters, found {long[0]!r}")

@@ -30,6 +30,8 @@ class RayEngine(PoolExecutor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.address, str | None):
+            raise SpeechLMError(f"engine.address is {self.address!r}, expected auto, host:port, or null")
         check_number("engine.num_cpus", self.num_cpus, 0)
         check_number("engine.num_gpus", self.num_gpus, 0)
 

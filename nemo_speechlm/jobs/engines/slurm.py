@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_speechlm.checks import check_whole
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.jobs.chunks import BatchedLines, Chunk, count_done, gaps, scan
 from nemo_speechlm.jobs.engines.executor import Executor, Resources
@@ -55,6 +55,12 @@ class SlurmEngine(Executor):
         super().__post_init__()
         for name, least in (("jobs", 1), ("minutes", 1), ("gpus", 0)):
             check_whole(f"engine.{name}", getattr(self, name), least)
+        if self.memory_gb is not None:
+            check_number("engine.memory_gb", self.memory_gb, above=0)
+        if not isinstance(self.partition, str | None):
+            raise SpeechLMError(f"engine.partition is {self.partition!r}, expected a text, or null")
+        if not isinstance(self.options, Mapping | None):
+            raise SpeechLMError(f"engine.options is {self.options!r}, expected a mapping, such as {{account: speech}}")
         if self.cluster not in ("slurm", "local"):
             raise SpeechLMError(f"engine.cluster is {self.cluster!r}, expected slurm or local")
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import EncDecRNNTModel
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 from torch import Tensor, nn
 
+from nemo_speechlm.checks import check_flag, check_whole
 from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, TokenBatch
 from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Stream, TokenTextStream
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
@@ -23,6 +24,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.average import WeightAverage
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
+from nemo_speechlm.models.common.multitask.sections import check_sections
 from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
@@ -39,6 +41,20 @@ from nemo_speechlm.modules.text_branch import ConvTextEncoder, LightweightDurati
 
 _AVERAGED = ("encoder", "text_encoder", "duration_model", "phones")
 """The parts whose averages make alignments and durations."""
+
+
+_SECTIONS = (
+    "language", "phones", "transducer", "text_encoder", "duration_model", "refiner", "average", "repetition",
+    "mlm_masking", "mlm_masking.time", "mlm_masking.features", "pairs_masking", "matching",
+)  # fmt: skip
+_SIZES = {
+    "transducer.pred_hidden": 1, "transducer.pred_rnn_layers": 1, "transducer.joint_hidden": 1,
+    "text_encoder.channels": 1, "text_encoder.n_convolutions": 0, "text_encoder.kernel": 1,
+    "text_encoder.n_layers": 0, "text_encoder.n_heads": 1,
+    "duration_model.n_blocks": 0, "duration_model.kernel": 1, "duration_model.heads": 1,
+    "refiner.n_layers": 0, "refiner.n_heads": 1, "refiner.kernel": 1,
+}  # fmt: skip
+"""Whole numbers in the config, with the least that each may be."""
 
 
 class MAESTROModel(Untuned, MultitaskModel):
@@ -70,6 +86,7 @@ class MAESTROModel(Untuned, MultitaskModel):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         super().__init__(cfg=cfg, trainer=trainer)
+        self._check_own()
         width = self.encoder.d_model
         tokenizer = registered_tokenizer(self, needing=())
         self.tokenizer_bytes = None if tokenizer is None else tokenizer.read_bytes()
@@ -90,6 +107,22 @@ class MAESTROModel(Untuned, MultitaskModel):
         self.mlm_time, self.mlm_features = (CoveringMask(**self._cfg.mlm_masking[k]) for k in ("time", "features"))
         self.pairs_masking = SpanMask(**self._cfg.pairs_masking)
         self.detach, self.normalize = bool(self._cfg.matching.detach), bool(self._cfg.matching.normalize)
+
+    def _check_own(self) -> None:
+        """Check what the parts are made of; PyTorch makes some of no size, and others only fail in the first step."""
+        check_sections(self._cfg, *_SECTIONS)
+        for key, least in _SIZES.items():
+            part, _, name = key.partition(".")
+            if name in self._cfg[part]:
+                check_whole(f"model.{key}", self._cfg[part][name], least)
+        for key in ("detach", "normalize"):
+            check_flag(f"model.matching.{key}", self._cfg.matching[key])
+        check_flag("model.refiner.positions", self._cfg.refiner.get("positions", True))
+        check_flag("model.phones.silence", self._cfg.phones.get("silence", True))
+        symbols = self._cfg.phones.get("symbols")
+        if symbols is not None and not (isinstance(symbols, ListConfig) and all(isinstance(s, str) for s in symbols)):
+            shown = list(symbols) if isinstance(symbols, ListConfig) else symbols
+            raise SpeechLMError(f"model.phones.symbols is {shown!r}, expected null or a list of phones, as texts")
 
     def _text_writer(self) -> TextEncoder:
         if self.tokenizer_bytes is not None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.pretraining.batch import TokenBatch
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
@@ -32,6 +33,8 @@ class Corruption:
     random: float = 0.0
 
     def __post_init__(self):
+        for name, share in {"mask": self.mask, "random": self.random}.items():
+            check_number(f"model.text_corruption.{name}", share)
         if min(self.mask, self.random) < 0 or self.mask + self.random > 1 + 1e-9:
             raise ValueError(
                 f"model.text_corruption: mask is {self.mask} and random {self.random}, expected shares that add up to "

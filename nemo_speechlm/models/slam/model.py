@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from nemo_speechlm.checks import check_choice, check_number
+from nemo_speechlm.checks import check_choice, check_flag, check_number
 from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, TokenBatch
 from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Stream, TokenTextStream
 from nemo_speechlm.data.text.pieces import TokenEncoder
@@ -22,6 +22,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
+from nemo_speechlm.models.common.multitask.sections import check_sections
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
@@ -61,6 +62,8 @@ class SLAMModel(MultitaskModel):
         self.text_encoder = None if tokenizer is None else TokenEncoder(tokenizer)
         width = self.encoder.d_model
         if self.text_encoder is not None:
+            check_sections(self._cfg, "text_masking", "text_corruption", "tlm", "tlm.speech", "tlm.text", "stm")
+            check_number("model.text_dropout", self._cfg.text_dropout, 0, 1)
             num_tokens = len(self.text_encoder.labels)
             if {"masked_text", "tlm", "stm"} & self.tasks.keys():
                 self.text_embedding = TextEmbedding(num_tokens, width, self._cfg.text_dropout)
@@ -87,7 +90,9 @@ class SLAMModel(MultitaskModel):
                 self.ctc_head = self._ctc_head(num_tokens, width)
 
     def _ctc_head(self, num_tokens: int, width: int) -> nn.Linear | pair_tasks.SharedEmbeddingHead:
-        if not (self._cfg.get("ctc") or {}).get("shared_embedding"):
+        shared = (self._cfg.get("ctc") or {}).get("shared_embedding", False)
+        check_flag("model.ctc.shared_embedding", shared)
+        if not shared:
             return nn.Linear(width, num_tokens + 1)
         if not hasattr(self, "text_embedding"):
             raise SpeechLMError(

@@ -18,6 +18,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.features import FeatureExtraction
 from nemo_speechlm.models.common.joint import joint_means, joint_sum
 from nemo_speechlm.models.common.multitask.figures import Figure
+from nemo_speechlm.models.common.multitask.sections import check_sections
 from nemo_speechlm.models.common.multitask.shared import check_shared_transformer
 from nemo_speechlm.models.common.multitask.stages import (
     check_all_learned,
@@ -72,6 +73,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = DictConfig(OmegaConf.to_container(cfg, resolve=True))
         super().__init__(cfg=cfg, trainer=trainer)
+        check_sections(self._cfg, "tasks", "loss", "masking")
         self.tasks = read_weights(self._cfg.tasks, self.all_tasks)
         self.stages = read_stages(self._cfg.get("stages"), self.all_tasks, self.tasks)
         own = self._cfg.loss
@@ -83,6 +85,7 @@ class MultitaskModel(FeatureExtraction, PretrainingModel):
         self.encoder.take_input_rate(self._cfg)
         check_shared_transformer(self.encoder)
         if set(self.needing_codes) & self.tasks.keys():
+            check_sections(self._cfg, "w2v_bert")
             self.w2v_bert = W2vBert(self.encoder.d_model, **self._cfg.w2v_bert)
         self.masking = SpanMask(**self._cfg.masking)
         self._codebook = CodebookWatch()

@@ -39,15 +39,25 @@ def read_stages(config: Sequence[Mapping[str, Any]] | None, tasks: Tasks, weight
     """
     if config is None:
         return [Stage(None, tuple(weighted))]
+    if not isinstance(config, Sequence) or isinstance(config, str):
+        shown = dict(config) if isinstance(config, Mapping) else config
+        raise SpeechLMError(
+            f"model.stages is {shown!r}, expected null or a list, such as [{{steps: null, tasks: null}}]"
+        )
     if not config:
         raise SpeechLMError("model.stages is empty; expected null or a list of stages")
     stages = []
     for number, stage in enumerate(config):
         key = f"model.stages[{number}]"
+        if not isinstance(stage, Mapping):
+            raise SpeechLMError(f"{key} is {stage!r}, expected a mapping with steps and tasks")
         if strange := sorted(set(stage) - {"steps", "tasks"}):
             raise SpeechLMError(f"{key}.{strange[0]} is not a key of a stage; there are: steps, tasks")
         steps = stage.get("steps")
-        names = list(weighted if stage.get("tasks") is None else stage["tasks"])
+        listed = stage.get("tasks")
+        if listed is not None and (not isinstance(listed, Sequence) or isinstance(listed, str)):
+            raise SpeechLMError(f"{key}.tasks is {listed!r}, expected null or a list of: {', '.join(weighted)}")
+        names = list(weighted if listed is None else listed)
         if steps is None and number < len(config) - 1:
             raise SpeechLMError(f"{key}.steps is not given; only the last stage may go on to the end")
         if steps is not None:

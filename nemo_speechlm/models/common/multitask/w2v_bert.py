@@ -9,7 +9,7 @@ import torch
 from nemo.utils import logging
 from torch import Tensor, nn
 
-from nemo_speechlm.checks import check_number, check_whole
+from nemo_speechlm.checks import check_flag, check_number, check_whole
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import UnitPrediction, contrastive_prediction, unit_prediction
 from nemo_speechlm.models.common.multitask.figures import Figure, figures_of
@@ -80,7 +80,9 @@ class W2vBert(nn.Module):
         leave_out_same: bool = False,
     ):
         super().__init__()
-        check_whole("model.w2v_bert.distractors", distractors, 1)
+        for name, number in {"num_codes": num_codes, "code_dim": code_dim, "distractors": distractors}.items():
+            check_whole(f"model.w2v_bert.{name}", number, 1)
+        check_flag("model.w2v_bert.leave_out_same", leave_out_same)
         check_number("model.w2v_bert.temperature", temperature, above=0)
         check_gumbel_temperature(gumbel_temperature)
         self.distractors = distractors
@@ -150,8 +152,9 @@ def check_gumbel_temperature(values: Sequence[float]) -> None:
         SpeechLMError: if it does not.
     """
     key = "model.w2v_bert.gumbel_temperature"
-    if len(values) != 3:
-        raise SpeechLMError(f"{key} is {list(values)}, expected its start, its end and the factor of each update")
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 3:
+        shown = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
+        raise SpeechLMError(f"{key} is {shown!r}, expected its start, its end and the factor of each update")
     check_number(f"{key}[0]", values[0], above=0)
     check_number(f"{key}[1]", values[1], most=values[0], above=0)
     check_number(f"{key}[2]", values[2], most=1, above=0)

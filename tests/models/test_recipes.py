@@ -21,11 +21,11 @@ from nemo_speechlm.models import (
     SpeechLMCTCModel,
     SpeechLMEncDecModel,
     SpeechLMModel,
+    SpeechLMRNNTModel,
     TextToUnitModel,
 )
 from nemo_speechlm.models.common.multitask.tasks import read_weights
 from nemo_speechlm.models.maestro.tasks import TASKS as MAESTRO_TASKS
-from nemo_speechlm.models.recognition import transducer
 from nemo_speechlm.models.slam.tasks import TASKS
 from nemo_speechlm.modules.front_end import WAV2VEC2_LAYERS
 from nemo_speechlm.modules.masking import SpanMask
@@ -91,7 +91,7 @@ def metrics_of(model):
         tasks = read_weights(model.tasks, MAESTRO_TASKS)
         return MAESTROModel.validation_metrics(SimpleNamespace(_cfg=model, tasks=tasks, all_tasks=MAESTRO_TASKS))
     if "joint" in model:
-        return transducer._validation_metrics(True)
+        return SpeechLMRNNTModel.validation_metrics(SimpleNamespace(compute_eval_loss=True))
     if "decoding" in model and "classes" in model:
         return FrameClassifierModel.validation_metrics(SimpleNamespace())
     if "phones" in model:

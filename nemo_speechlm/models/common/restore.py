@@ -43,6 +43,8 @@ def restore_file(kind: type[Model], path: str | Path, device: str = "auto") -> M
             raise error from None
         reason = missing_part(Path(path)) or first_line(error)
         raise InputError(f"cannot be restored: {reason}", path) from error
+    finally:  # where it fails, NeMo would take the models that are made afterwards for restored ones, without data
+        ModelPT._set_model_restore_state(is_being_restored=False)
 
 
 def _told_by_the_class(path: str, error: Exception) -> Exception:

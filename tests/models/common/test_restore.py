@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from nemo.core.classes import ModelPT
+from nemo.utils.app_state import AppState
 
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.models.common.pretrained import read_nemo
@@ -36,6 +37,7 @@ def test_an_archive_that_lacks_a_part(tmp_path, members, message):
     with pytest.raises(InputError, match=message) as caught:
         restore_file(ModelPT, archive(tmp_path / "a.nemo", **members), "cpu")
     assert str(tmp_path / "a.nemo") in str(caught.value)
+    assert not AppState().is_model_being_restored, "models that are made afterwards would have no data"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model\n", bytes(range(256)) * 8])

@@ -9,6 +9,7 @@ expect of other speakers.
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import command, whole_numbers
+from nemo_speechlm.data.manifests.shards import one_file
 from nemo_speechlm.files import refuse_overwrite
 
 
@@ -20,7 +21,7 @@ def main(cfg: DictConfig) -> None:
 
     if cfg.output is not None:
         refuse_overwrite(cfg.output, cfg.overwrite)
-    pairing = Pairing.read(cfg.a, cfg.b, cfg.measure)
+    pairing = Pairing.read(one_file(cfg.a, "a"), one_file(cfg.b, "b"), cfg.measure)
     comparison = pairing.compare(cfg.draw_by, cfg.confidence, cfg.draws)
     print(pairing.table(comparison, cfg.confidence))
     for line in pairing.changes(cfg.show):

@@ -5,18 +5,24 @@ The source has one sentence a line (or one JSON object with "text" a line) and m
     python examples/prepare_text.py source=novels.txt.gz output=text.json \
         valid_lines=1000 valid_output=text_valid.json
 
+Several sources (a list, or text__OP_0..9_CL_.txt) need as many outputs (clean__OP_0..9_CL_.json); each is a run of its
+own, in which sentences that another one has are not left out.
+
 Everything left out is counted by reason and listed line by line in <output>.skipped.jsonl. To continue an interrupted
 run, give the same command again.
 """
 
 import functools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from nemo_speechlm.checks import check_files
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.manifests.sentences import is_json_lines
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.data.text.cleaning import lost_accents, make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.data.text.held_out import place_sentences
@@ -25,6 +31,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.job import run_job
+from nemo_speechlm.tokenizers.jobs.several import for_each
 
 FORMATS = ("auto", "text", "json")
 
@@ -39,6 +46,11 @@ def main(cfg: DictConfig) -> None:
         raise SpeechLMError("valid_lines and valid_output go together: how many sentences to hold out, and where to")
     refuse_one_file_twice({"output": cfg.output, "valid_output": cfg.valid_output})
     valid = None if cfg.valid_output is None else Path(cfg.valid_output)
+    sources = expand_shards(cfg.source)
+    for source in sources:  # one that is missing is told of before the others are worked on
+        check_files(source)
+    if len(sources) > 1 and valid is not None:
+        raise SpeechLMError("valid_output goes with one source, and source names several; join them with cat")
     cleaning = TextCleaning(
         characters=cfg.characters,
         case=cfg.case,
@@ -50,34 +62,46 @@ def main(cfg: DictConfig) -> None:
         max_words=cfg.max_words,
         min_characters=cfg.min_characters,
         max_characters=cfg.max_characters,
-        json_lines=is_json_lines(cfg.source) if cfg.format == "auto" else cfg.format == "json",
+        json_lines=cfg.format == "json",
     )
     check_normalizer(cleaning)
-    if (warning := lost_accents(cfg.source, cleaning)) is not None:
-        print(warning, file=sys.stderr)
-    report = run_job(
-        cfg.source,
-        cfg.output,
-        functools.partial(make_cleaning_work, cleaning, cfg.source),
-        settings={"cleaning": repr(cleaning)},
-        libraries=("python", *(["nemo_text_processing"] if cleaning.normalizer == "nemo" else [])),
-        workers=cfg.workers,
-        engine=chosen(cfg.engine, Executor),
-        skip_bad=cfg.skip_bad,
-        overwrite=cfg.overwrite,
-        max_lines=cfg.max_lines,
-        place=functools.partial(
-            place_sentences,
-            unique=cfg.unique,
-            valid_lines=cfg.valid_lines,
-            valid_output=valid,
-            seed=cfg.seed,
-        ),
-        others=() if valid is None else (valid,),
-        description="prepare text",
-    )
-    held_out = f" ({cfg.valid_lines} of them to {cfg.valid_output})" if cfg.valid_lines else ""
-    print(f"{cfg.output}: {report.summary(held_out)}")
+    engine = chosen(cfg.engine, Executor)
+
+    def clean(source: str, output: str) -> str:
+        own = replace(cleaning, json_lines=is_json_lines(source)) if cfg.format == "auto" else cleaning
+        if (warning := lost_accents(source, own)) is not None:
+            print(warning, file=sys.stderr)
+        report = run_job(
+            source,
+            output,
+            functools.partial(make_cleaning_work, own, source),
+            settings={"cleaning": repr(own)},
+            libraries=("python", *(["nemo_text_processing"] if own.normalizer == "nemo" else [])),
+            workers=cfg.workers,
+            engine=engine,
+            skip_bad=cfg.skip_bad,
+            overwrite=cfg.overwrite,
+            max_lines=cfg.max_lines,
+            place=functools.partial(
+                place_sentences,
+                unique=cfg.unique,
+                valid_lines=cfg.valid_lines,
+                valid_output=valid,
+                seed=cfg.seed,
+            ),
+            others=() if valid is None else (valid,),
+            description="prepare text",
+        )
+        held_out = f" ({cfg.valid_lines} of them to {cfg.valid_output})" if cfg.valid_lines else ""
+        return f"{output}: {report.summary(held_out)}"
+
+    made_with = {
+        "cleaning": repr(cleaning),
+        "format": cfg.format,
+        "unique": cfg.unique,
+        "max_lines": cfg.max_lines,
+    }
+    print(for_each(cfg.source, cfg.output, made_with, clean, key="source"))
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def _timed(record: Record) -> Record:
 
 
 def _read_phones(paths: Sequence[str | Path], phones: UnitInventory) -> dict[tuple[str, float], UnitSequence]:
-    return {key: sequence for path in paths for key, sequence in _sequences(path, phones)}
+    return {key: sequence for path in expand_shards(list(paths)) for key, sequence in _sequences(path, phones)}
 
 
 def _sequences(path: str | Path, phones: UnitInventory) -> Iterator[tuple[tuple[str, float], UnitSequence]]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.tar_members import TarAudio
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.data.pretraining.batch import SpeechBatch
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.slam.model import SLAMModel
@@ -134,12 +134,12 @@ class SLAMSpace:
         return self.model.text_embedding.logits(encoded[0, 1:][places]).argmax(-1).tolist()
 
 
-def read_examples(manifest: str | Path, limit: int | None = None) -> list[Example]:
-    """The first utterances of a manifest, one for each text that it has."""
+def read_examples(manifest: str | Path | Sequence, limit: int | None = None) -> list[Example]:
+    """The first utterances of a manifest or of several, one for each text that it has."""
     examples: dict[str, Example] = {}
-    for number, record in read_manifest(manifest, ["audio_filepath", "text"]):
+    for path, number, record in read_manifests(manifest, ["audio_filepath", "text"]):
         if record["text"].strip() and record["text"] not in examples:
-            place = audio_source(record, manifest, number)
+            place = audio_source(record, path, number)
             examples[record["text"]] = Example(
                 place, record["text"], record.get("offset") or 0.0, record.get("duration")
             )

@@ -3,7 +3,7 @@
 Axis legend: U units, P phones, T frames.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from tqdm import tqdm
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.utterances import read_utterance, seconds_of
-from nemo_speechlm.data.manifests.lines import read_manifest
+from nemo_speechlm.data.manifests.lines import read_manifests
+from nemo_speechlm.data.manifests.shards import label
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.phones import phones_of_units
@@ -113,16 +114,18 @@ class JointCounts:
         np.add.at(self.counts, (units[inside], self._column[phones[middle[inside]]]), 1)
 
 
-def phones_of(manifest: str | Path, inventory: UnitInventory) -> Iterator[tuple[int, Record, np.ndarray]]:
-    """Line number, record and phone ids, one per frame, of each line of a manifest that was aligned."""
-    for number, record in read_manifest(manifest, ["audio_filepath", "units", "unit_durations"]):
-        yield number, record, unit_sequence(record, inventory, manifest, number).expand()
+def phones_of(
+    manifests: str | Path | Sequence, inventory: UnitInventory
+) -> Iterator[tuple[str, int, Record, np.ndarray]]:
+    """Manifest, line number, record and phone ids, one per frame, of each line of manifests that were aligned."""
+    for path, number, record in read_manifests(manifests, ["audio_filepath", "units", "unit_durations"]):
+        yield path, number, record, unit_sequence(record, inventory, path, number).expand()
 
 
 def compare_manifests(
-    units: str | Path,
+    units: str | Path | Sequence,
     unit_inventory: UnitInventory,
-    phones: str | Path,
+    phones: str | Path | Sequence,
     phone_inventory: UnitInventory,
     merged: bool = True,
 ) -> tuple[UnitQuality, int]:
@@ -135,26 +138,26 @@ def compare_manifests(
         InputError: if a line is wrong, or they have no utterance in common.
     """
     wanted = {
-        _name(record, phones, number): UnitSequence.from_frames(frames)
-        for number, record, frames in phones_of(phones, phone_inventory)
+        _name(record, path, number): UnitSequence.from_frames(frames)
+        for path, number, record, frames in phones_of(phones, phone_inventory)
     }
     joint = JointCounts(len(unit_inventory), phone_inventory, merged)
     common = 0
-    for number, record in read_manifest(units, ["audio_filepath", "units", "unit_durations"]):
-        aligned = wanted.get(_name(record, units, number))
+    for path, number, record in read_manifests(units, ["audio_filepath", "units", "unit_durations"]):
+        aligned = wanted.get(_name(record, path, number))
         if aligned is not None:
-            frames = unit_sequence(record, unit_inventory, units, number).expand()
+            frames = unit_sequence(record, unit_inventory, path, number).expand()
             joint.add(frames, unit_inventory.frame_rate, aligned.expand(), phone_inventory.frame_rate)
             common += 1
     if not common:
-        raise InputError(f"has no utterance (audio_filepath and offset) in common with {phones}", units)
+        raise InputError(f"has no utterance (audio_filepath and offset) in common with {label(phones)}", label(units))
     return unit_quality(joint.counts), common
 
 
 def quality_of_kmeans(
     kmeans: Any,
     teacher: Any,
-    phones: str | Path,
+    phones: str | Path | Sequence,
     inventory: UnitInventory,
     max_utterances: int | None = None,
     merged: bool = True,
@@ -165,7 +168,7 @@ def quality_of_kmeans(
     Args:
         kmeans: :class:`~nemo_speechlm.tokenizers.kmeans.centroids.KMeans`.
         teacher: what makes its features.
-        phones: the manifest.
+        phones: the manifest, or several.
         inventory: of its phones.
         max_utterances: of its beginning; None takes all.
         merged: see :class:`JointCounts`.
@@ -176,8 +179,8 @@ def quality_of_kmeans(
     for start in tqdm(range(0, len(lines), 32), desc="phones", unit="batch"):
         batch = lines[start : start + 32]
         rate = kmeans.source.sample_rate
-        audio = [read_utterance(record, phones, number, rate, channel) for number, record, _ in batch]
-        for (_, _, aligned), frames in zip(batch, teacher.features(audio), strict=True):
+        audio = [read_utterance(record, path, number, rate, channel) for path, number, record, _ in batch]
+        for (*_, aligned), frames in zip(batch, teacher.features(audio), strict=True):
             joint.add(kmeans.assign(frames).cpu().numpy(), kmeans.source.frame_rate, aligned, inventory.frame_rate)
     return unit_quality(joint.counts)
 

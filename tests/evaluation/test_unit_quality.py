@@ -70,6 +70,10 @@ def test_manifests(tmp_path):
     quality, utterances = compare_manifests(units, tiny_hidden_inventory(), phones, PHONES)
     assert utterances == 1
     assert (quality.frames, quality.pnmi) == (2, pytest.approx(1))
+    write_manifest(tmp_path / "u_0.json", [other])
+    write_manifest(tmp_path / "u_1.json", [common | {"units": "3 1", "unit_durations": [1, 1]}])
+    several = compare_manifests(tmp_path / "u__OP_0..1_CL_.json", tiny_hidden_inventory(), [phones], PHONES)
+    assert several == (quality, 1)
     write_manifest(units, [other])
     with pytest.raises(InputError, match=r"u\.json: has no utterance .* in common"):
         compare_manifests(units, tiny_hidden_inventory(), phones, PHONES)

@@ -196,3 +196,36 @@ def test_the_perplexity_is_of_the_same_key_and_tells_what_is_left_out(run: Calla
     assert Path("tokens.arpa").read_bytes() == before, "a model has its name when all is done"
     run("train_ngram.py", *common, "output=tokens.arpa", "overwrite=true")
     assert not Path("tokens.arpa.labels").exists(), "these are words"
+
+
+def test_several_texts_become_as_many_manifests(run: Callable[..., str], tmp_path: Path):
+    (tmp_path / "t_0.txt").write_text("a bad seat\na bad seat\n")
+    (tmp_path / "t_1.txt").write_text(json.dumps({"text": "Send it!"}) + "\n")
+    common = ("workers=1",)
+    said = run("prepare_text.py", "source=t__OP_0..1_CL_.txt", "output=o__OP_0..1_CL_.json", *common)
+    assert [line.partition(":")[0] for line in said.splitlines() if line[0] == "o"] == ["o_0.json", "o_1.json"]
+    assert [[r["text"] for r in read(tmp_path / f"o_{n}.json")] for n in (0, 1)] == [["a bad seat"], ["send it"]]
+    run("prepare_text.py", "source=[t_0.txt,t_1.txt]", "output=p__OP_0..1_CL_.json", *common)
+    for number in (0, 1):
+        assert (tmp_path / f"p_{number}.json").read_bytes() == (tmp_path / f"o_{number}.json").read_bytes()
+    fewer = run("prepare_text.py", "source=[t_0.txt,t_1.txt]", "output=q.json", *common, fails=True)
+    assert fewer.startswith("q.json: source names 2 files, output 1; expected as many, such as ")
+    held = ("valid_lines=1", "valid_output=v.json")
+    assert run(
+        "prepare_text.py", "source=[t_0.txt,t_1.txt]", "output=q__OP_0..1_CL_.json", *held, *common, fails=True
+    ).startswith("valid_output goes with one source, and source names several")
+    assert not list(tmp_path.glob("q*"))
+
+
+def test_durations_come_from_several_manifests(run: Callable[..., str], tmp_path: Path):
+    for number in (0, 1):
+        record = {"audio_filepath": "a.wav", "units": "SIL AH0_B T_E", "unit_durations": [30, 5 + 2 * number, 8]}
+        (tmp_path / f"s_{number}.json").write_text(json.dumps(record) + "\n")
+    (tmp_path / "text.json").write_text(json.dumps({"text": "a cat"}) + "\n")
+    (tmp_path / "both.json").write_text("".join((tmp_path / f"s_{n}.json").read_text() for n in (0, 1)))
+    for name, several in (("all", "both.json"), ("one", "[s_0.json,s_1.json]"), ("two", "s__OP_0..1_CL_.json")):
+        units = f"units={name}_units.json"
+        options = ("manifest=text.json", "workers=1", f"aligned_manifest={several}")
+        run("tokenize_text.py", f"output={name}.json", units, *options)
+        assert (tmp_path / f"{name}_units.json").read_bytes() == (tmp_path / "all_units.json").read_bytes()
+    assert UnitInventory.load(tmp_path / "all_units.json").durations["AH0_B"].mean > 5.5, "of both lines: 5 and 7"

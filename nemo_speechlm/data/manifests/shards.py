@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from braceexpand import braceexpand
 
@@ -29,8 +30,13 @@ def expand_shards(paths: str | Path | Sequence) -> list[str]:
     return [path for pattern in patterns for path in _expanded(str(pattern))]
 
 
-def paired(manifests: str | Sequence, output: str) -> list[tuple[str, str]]:
+def paired(manifests: str | Sequence, output: str, key: str = "manifest") -> list[tuple[str, str]]:
     """Each manifest with the output that is made of it.
+
+    Args:
+        manifests: see :func:`expand_shards`.
+        output: a name that stands for as many.
+        key: the option that names the manifests, for the message.
 
     Raises:
         InputError: if the names of several manifests and of the outputs are not as many.
@@ -44,11 +50,31 @@ def paired(manifests: str | Sequence, output: str) -> list[tuple[str, str]]:
     outputs = expand_shards(output)
     if len(inputs) != len(outputs):
         raise InputError(
-            f"manifest names {len(inputs)} files, output {len(outputs)}; expected as many, such as "
+            f"{key} names {len(inputs)} files, output {len(outputs)}; expected as many, such as "
             f"units__OP_0..{len(inputs) - 1}_CL_.json",
             output,
         )
     return list(zip(inputs, outputs, strict=True))
+
+
+def one_file(path: Any, key: str) -> str:
+    """The file of an option that takes one.
+
+    Args:
+        path: the option's value.
+        key: its name.
+
+    Raises:
+        InputError: if it is a list, or a name that stands for several.
+
+    >>> one_file("a (1).jsonl", "a")
+    'a (1).jsonl'
+    """
+    if isinstance(path, str) and len(expand_shards(path)) == 1:
+        return path
+    names = [path] if isinstance(path, str) else path
+    found = f"{len(expand_shards(names))} files" if isinstance(names, Sequence) else repr(path)
+    raise InputError(f"{key} is {found}, expected one; join several with cat")
 
 
 def label(manifests: str | Path | Sequence) -> str:

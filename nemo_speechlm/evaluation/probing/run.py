@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_speechlm.data.manifests.lines import read_manifests
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.probing.model import ProbeModel
 from nemo_speechlm.evaluation.probing.pictures import plot_layer_weights
@@ -55,9 +56,11 @@ def run_probe(cfg: DictConfig, train: Train) -> dict[str, Any]:
     model = restore_file(ProbeModel, weights, cfg.device)
     judged = judge(model, cfg.test, cfg.batch_size, cfg.num_workers)
     spec = model.spec
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    data = {part: values[part] for part in ("train", "valid", "test")}  # each a manifest, or a list
     facts = {
-        "task": cfg.task_name, "model": spec.title, "upstream": spec.identity(), "train": cfg.train,
-        "valid": cfg.valid, "test": cfg.test, "seed": cfg.seed, "steps": cfg.trainer.max_steps,
+        "task": cfg.task_name, "model": spec.title, "upstream": spec.identity(), **data,
+        "seed": cfg.seed, "steps": cfg.trainer.max_steps,
         "head_parameters": sum(p.numel() for p in model.parameters()),
         "layer_weights": {name: round(weight, 5) for name, weight in model.layer_weights.items()},
     }  # fmt: skip
@@ -95,7 +98,8 @@ def probe_recipe(cfg: DictConfig, output: str | Path) -> DictConfig:
             "set it to null"
         )
     language = OmegaConf.to_container(cfg.language)
-    answers = learn_answers(cfg.kind, list(cfg.label_keys), language, [cfg.train], [cfg.train, cfg.valid, cfg.test])
+    train, valid, test = map(expand_shards, (cfg.train, cfg.valid, cfg.test))
+    answers = learn_answers(cfg.kind, list(cfg.label_keys), language, train, [*train, *valid, *test])
     data = {"batch_size": cfg.batch_size, "num_workers": cfg.num_workers, "max_seconds": cfg.max_seconds}
     model = {
         "upstream": {"model": cfg.model, "recipe": cfg.recipe, "seed": cfg.seed},

@@ -22,6 +22,7 @@ def for_each(
     options: Mapping[str, Any],
     work: Callable[[str, str], str],
     files: Sequence[str | Path] = (),
+    key: str = "manifest",
 ) -> str:
     """Work on a manifest, or on each of several.
 
@@ -31,6 +32,7 @@ def for_each(
         options: that decide the result; an output that was made with others is not taken for done.
         work: given a manifest and its output, makes it; returns what was done, for the user.
         files: whose content decides the result, such as a model; likewise.
+        key: the option that names the manifests, for messages.
 
     Returns:
         what was done, a line or more for each.
@@ -38,10 +40,10 @@ def for_each(
     Raises:
         InputError: if there are not as many outputs as manifests, or what ``work`` raises.
     """
-    pairs = paired(manifests, output)
+    pairs = paired(manifests, output, key)
     if len(pairs) == 1:
         return work(*pairs[0])
-    refuse_input_as_output([made for _, made in pairs], {"manifest": [source for source, _ in pairs]})
+    refuse_input_as_output([made for _, made in pairs], {key: [source for source, _ in pairs]})
     said = []
     content = [file_digest(path) for path in files]
     for source, made in pairs:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from nemo_speechlm.data.audio.sources import moved_record
-from nemo_speechlm.data.manifests.lines import read_manifest, text_of
+from nemo_speechlm.data.manifests.lines import read_manifests, text_of
 from nemo_speechlm.data.manifests.units import unit_sequence
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record, parse_line
@@ -89,7 +89,7 @@ def open_inventory(units: str | Path, tokenizing: TextTokenizing) -> UnitInvento
     return inventory
 
 
-def check_durations(durations: str | None, aligned_manifest: str | Path | None) -> None:
+def check_durations(durations: str | None, aligned_manifest: str | Path | Sequence | None) -> None:
     """Raise if the options of :func:`prepare_inventory` do not go together."""
     if durations is not None and durations not in get_args(Durations):
         raise InputError(f"durations is {durations!r}, expected {' or '.join(get_args(Durations))}")
@@ -103,7 +103,7 @@ def prepare_inventory(
     units: str | Path,
     tokenizing: TextTokenizing,
     durations: str | None = None,
-    aligned_manifest: str | Path | None = None,
+    aligned_manifest: str | Path | Sequence | None = None,
 ) -> UnitInventory:
     """Read or make the unit inventory ``units``, add duration statistics, and write it if it changed.
 
@@ -112,7 +112,8 @@ def prepare_inventory(
         tokenizing: what makes the units.
         durations: ``paper``, ``estimate`` (from ``aligned_manifest``), or None: estimate if there is an aligned
             manifest, else those the inventory has already, else the paper's.
-        aligned_manifest: speech manifest with ``units`` and ``unit_durations``.
+        aligned_manifest: speech with ``units`` and ``unit_durations``, a manifest or several; see
+            :func:`~nemo_speechlm.data.manifests.shards.expand_shards`.
 
     Raises:
         InputError: if the inventory is another tokenizer's, or the aligned manifest does not fit it.
@@ -123,8 +124,8 @@ def prepare_inventory(
         inventory = old
         if aligned_manifest is not None:
             sequences = (
-                unit_sequence(record, inventory, aligned_manifest, number)
-                for number, record in read_manifest(aligned_manifest, ["units", "unit_durations"])
+                unit_sequence(record, inventory, path, number)
+                for path, number, record in read_manifests(aligned_manifest, ["units", "unit_durations"])
             )
             inventory = inventory.with_durations(estimate_durations(sequences, inventory))
         elif durations == "paper" or (not inventory.durations and inventory.kind == "phoneme"):

@@ -75,6 +75,20 @@ def test_durations_are_estimated_from_speech(tmp_path: Path, units: Path, aligne
         assert saved.symbols == INVENTORY.symbols
 
 
+def test_durations_are_estimated_from_several_manifests(tmp_path: Path, aligned: Path):
+    lines = aligned.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, part in enumerate((lines[::2], lines[1::2])):
+        (tmp_path / f"part_{number}.json").write_text("".join(part), encoding="utf-8")
+    whole = prepare_inventory(tmp_path / "a.json", EnglishTokenizing("plain"), aligned_manifest=aligned)
+    names = [str(tmp_path / "part_0.json"), str(tmp_path / "part_1.json")]
+    for several in (names, str(tmp_path / "part__OP_0..1_CL_.json")):
+        made = prepare_inventory(tmp_path / "b.json", EnglishTokenizing("plain"), aligned_manifest=several)
+        assert made.durations.keys() == whole.durations.keys()
+        for symbol, model in whole.durations.items():
+            assert made.durations[symbol] == pytest.approx(model, rel=1e-9)
+        (tmp_path / "b.json").unlink()
+
+
 def test_durations_that_are_there_stay_unless_told(tmp_path: Path):
     path = tmp_path / "units.json"
     own = INVENTORY.with_durations(dict.fromkeys(INVENTORY.symbols, DurationModel(9, 1)))

@@ -1,6 +1,7 @@
 """Commands that recognize with a pretrained SpeechLM as it is: evaluation, transcription, pseudo labels."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -42,6 +43,43 @@ def test_evaluation_and_transcription(tmp_path, corpus, pretrained, capfd):
         segments = json.loads(path.read_text())["segments"]
         words = [word["word"] for segment in segments for word in segment["words"]]
         assert " ".join(words).split() == text.split()
+
+
+def test_weights_are_tuned_on_other_utterances(tmp_path, corpus, pretrained, capfd, monkeypatch):
+    """The time that it takes is told by itself: it says nothing of how fast the test set is recognized."""
+    from nemo_speechlm.evaluation import tuning
+
+    records = [
+        r | {"audio_filepath": str(corpus.speech.parent / r["audio_filepath"])}
+        for _, r in read_manifest(corpus.speech)
+    ]
+    for name, part in (("valid", records[:2]), ("test", records[2:])):
+        write_manifest(tmp_path / f"{name}.json", part)
+    words = sorted({word for record in records for word in record["text"].split()})
+    grams = "".join(f"-1.0\t{word}\t-0.3\n" for word in ["<s>", "</s>", "<unk>", *words])
+    head = f"\\data\\\nngram 1={len(words) + 3}\nngram 2=1\n\n\\1-grams:\n{grams}\n"
+    (tmp_path / "words.arpa").write_text(f"{head}\\2-grams:\n-0.5\t<s> {words[0]}\n\n\\end\\\n")
+    tune = tuning.tune
+    monkeypatch.setattr(tuning, "tune", lambda *args: time.sleep(6) or tune(*args))
+    arguments = [
+        f"model={pretrained}",
+        "device=cpu",
+        "decoding=lexicon",
+        f"lm={tmp_path / 'words.arpa'}",
+        "beam_size=4",
+    ]
+    arguments += ["lm_weights=[0,1]", "word_scores=[0]", f"tune_on={tmp_path / 'valid.json'}"]
+    test = [f"manifest={tmp_path / 'test.json'}", f"output={tmp_path / 'out'}"]
+    assert run_example("speechlm_evaluate.py", *arguments, *test) == 0, capfd.readouterr().err
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["tuned_on"].endswith("valid.json")
+    assert summary["lm_weight"] in (0, 1)
+    assert summary["tuning_seconds"] >= 6 > summary["seconds"] > 0
+    assert summary["utterances"] == 2
+    assert len((tmp_path / "out/tuning.csv").read_text().splitlines()) == 3
+    both = [f"manifest={corpus.speech}", f"output={tmp_path / 'both'}"]
+    assert run_example("speechlm_evaluate.py", *arguments, *both) == 1
+    assert "valid.json" in capfd.readouterr().err
 
 
 def test_pseudo_labels(tmp_path, corpus, pretrained, capfd):

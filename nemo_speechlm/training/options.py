@@ -41,7 +41,7 @@ def check_recipe(cfg: DictConfig) -> None:
             _check_data(OmegaConf.to_container(cfg.model[part], resolve=True), f"model.{part}")
         elif part == "train_ds":
             raise SpeechLMError(f"model.train_ds is {cfg.model.get(part)!r}, expected a mapping: data and batches")
-    model = OmegaConf.to_container(cfg.model, resolve=True)
+    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
     _check_paths(model, "model")
     if "sample_rate" in model:
         check_whole("model.sample_rate", model["sample_rate"], 1)
@@ -72,7 +72,7 @@ def _check_heads(values: Any, name: str) -> None:
     if not isinstance(values, Mapping):
         return
     width, heads = values.get("d_model"), values.get("n_heads")
-    if all(isinstance(number, int) and not isinstance(number, bool) for number in (width, heads)):
+    if type(width) is int and type(heads) is int:  # and no truth values
         check_whole(f"{name}.n_heads", heads, 1)
         check_whole(f"{name}.d_model", width, 1)
         if width % heads:

@@ -1,7 +1,7 @@
 """What a probe reaches on a test set: figures with intervals, a line per utterance, a test against another probe."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nemo_speechlm.data.manifests.lines import write_manifest
+from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.evaluation.comparison import MEASURES, Pairing
 from nemo_speechlm.evaluation.error_rates import ErrorCounts
@@ -60,12 +61,12 @@ class Judged:
 
 
 @torch.inference_mode()
-def judge(model: ProbeModel, manifest: str | Path, batch_size: int, num_workers: int = 0) -> Judged:
+def judge(model: ProbeModel, manifest: str | Path | Sequence, batch_size: int, num_workers: int = 0) -> Judged:
     """Let a probe answer for every line of a manifest.
 
     Args:
         model: trained, on the device that it is to compute on; it is put into evaluation mode.
-        manifest: JSON lines with the keys of the task.
+        manifest: JSON lines with the keys of the task; or several.
         batch_size: utterances.
         num_workers: processes that read.
 
@@ -73,7 +74,7 @@ def judge(model: ProbeModel, manifest: str | Path, batch_size: int, num_workers:
         InputError: naming the line that cannot be used.
     """
     model.eval()
-    data = model.dataset({"manifest_filepath": str(manifest), "num_workers": num_workers})
+    data = model.dataset({"manifest_filepath": expand_shards(manifest), "num_workers": num_workers})
     loader: DataLoader = in_order(data, batch_size, num_workers)
     answers: list[list[int]] = [[] for _ in range(len(data))]
     for batch in tqdm(loader, desc="Testing", unit="batch"):

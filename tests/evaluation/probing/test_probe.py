@@ -1,6 +1,7 @@
 """The whole way of a probe, in process, on tones."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,19 @@ def test_classes_of_mel_features(tones, tmp_path):
     assert (tmp_path / "a" / "layer_weights.png").stat().st_size > 1000
     with pytest.raises(InputError, match="exists already"):
         run_probe(cfg, train)
+
+
+def test_several_manifests_are_one(tones, tmp_path):
+    folder = Path(tones[0].partition("=")[2]).parent
+    records = [record for _, record in read_manifest(folder / "train.json")]
+    parts = [[r for r in records if (r["label"] == "low") == low] for low in (True, False)]
+    for number, part in enumerate(parts):
+        write_manifest(folder / f"part_{number}.json", part)
+    several = [f"train=[{folder}/part_0.json,{folder}/part_1.json]", f"test=[{folder}/test.json]", *tones[1:2]]
+    own = config("task=keyword", "model=fbank", *several, f"cache={tmp_path}/c", f"output={tmp_path}/a", *steps(1))
+    result = run_probe(own, train)
+    assert result["train"] == [f"{folder}/part_0.json", f"{folder}/part_1.json"]
+    assert {r["text"] for _, r in read_manifest(tmp_path / "a" / "utterances.jsonl")} == {"low", "middle", "high"}
 
 
 def test_layers_from_the_cache_and_a_test_against_another(tones, pretrained, tmp_path):

@@ -24,7 +24,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.multitask.average import WeightAverage
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
-from nemo_speechlm.models.common.multitask.sections import check_sections
+from nemo_speechlm.models.common.multitask.sections import check_keys, check_sections
 from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
@@ -47,6 +47,8 @@ _SECTIONS = (
     "language", "phones", "transducer", "text_encoder", "duration_model", "refiner", "average", "repetition",
     "mlm_masking", "mlm_masking.time", "mlm_masking.features", "pairs_masking", "matching",
 )  # fmt: skip
+_KEYS = {"matching": ("detach", "normalize"), "mlm_masking": ("time", "features"), "average": ("decay",)}
+"""Of parts that are read key by key."""
 _SIZES = {
     "transducer.pred_hidden": 1, "transducer.pred_rnn_layers": 1, "transducer.joint_hidden": 1,
     "text_encoder.channels": 1, "text_encoder.n_convolutions": 0, "text_encoder.kernel": 1,
@@ -111,6 +113,8 @@ class MAESTROModel(Untuned, MultitaskModel):
     def _check_own(self) -> None:
         """Check what the parts are made of; PyTorch makes some of no size, and others only fail in the first step."""
         check_sections(self._cfg, *_SECTIONS)
+        for key, known in _KEYS.items():
+            check_keys(self._cfg, key, known)
         for key, least in _SIZES.items():
             part, _, name = key.partition(".")
             if name in self._cfg[part]:

@@ -22,7 +22,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
-from nemo_speechlm.models.common.multitask.sections import check_sections
+from nemo_speechlm.models.common.multitask.sections import check_keys, check_sections
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.multitask.tasks import Tasks
 from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
@@ -35,6 +35,9 @@ from nemo_speechlm.models.slam.tasks import TASKS
 from nemo_speechlm.modules.draws import Draws
 from nemo_speechlm.modules.masking import CoveringMask
 from nemo_speechlm.modules.text_embedding import TextEmbedding
+
+_KEYS = {"tlm": ("speech", "text", "whole_text"), "joined": ("text_positions",), "ctc": ("shared_embedding",)}
+"""Of parts that are read key by key."""
 
 
 class SLAMModel(MultitaskModel):
@@ -63,6 +66,8 @@ class SLAMModel(MultitaskModel):
         width = self.encoder.d_model
         if self.text_encoder is not None:
             check_sections(self._cfg, "text_masking", "text_corruption", "tlm", "tlm.speech", "tlm.text", "stm")
+            for key, known in _KEYS.items():
+                check_keys(self._cfg, key, known)
             check_number("model.text_dropout", self._cfg.text_dropout, 0, 1)
             num_tokens = len(self.text_encoder.labels)
             if {"masked_text", "tlm", "stm"} & self.tasks.keys():

@@ -190,6 +190,8 @@ def test_russian_phones_come_from_the_texts(corpus, tmp_path):
         ({"repetition": {"kind": "fixed", "least": 1.5}}, r"model\.repetition\.least is 1\.5, expected a whole"),
         ({"phones": {"source": "cmudict"}, "language": {"code": "ru", "voice": "ru", "characters": " а"}},
          r"model\.phones\.source is cmudict, and language\.code 'ru'"),
+        ({"matching": {"detached": True, "detach": True, "normalize": True}},
+         r"model\.matching\.detached is not a key of it; there are: detach, normalize"),
         ({"repetition": None}, r"model\.repetition is None, expected a mapping"),
         ({"mlm_masking": {"time": None}}, r"model\.mlm_masking\.time is None, expected a mapping"),
         ({"matching": {"detach": None, "normalize": True}}, r"model\.matching\.detach is None, expected true or"),

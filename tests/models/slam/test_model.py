@@ -219,6 +219,7 @@ def test_a_pair_left_over_at_the_end_of_a_pass(build, batch):
         ({"w2v_bert": {"leave_out_same": None}}, r"model\.w2v_bert\.leave_out_same is None, expected true or false"),
         ({"w2v_bert": None}, r"model\.w2v_bert is None, expected a mapping"),
         ({"tasks": None}, r"model\.tasks is None, expected a mapping"),
+        ({"joined": {"positions": "ctc"}}, r"model\.joined\.positions is not a key of it; there are: text_positions"),
         ({"tasks": ["stm"]}, r"model\.tasks is \['stm'\], expected a mapping"),
         ({"loss": None}, r"model\.loss is None, expected a mapping"),
         ({"masking": None}, r"model\.masking is None, expected a mapping"),

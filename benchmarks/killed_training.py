@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.killing import Outcome
 from nemo_speechlm.models.common.pretrained import read_nemo
-from nemo_speechlm.testing.corpora import TinyCorpus, tiny_corpus
+from nemo_speechlm.testing.corpora import LETTERS, TinyCorpus, tiny_corpus, tiny_paired_corpus
 from nemo_speechlm.testing.maestro import TINY_MAESTRO_OPTIONS
 from nemo_speechlm.testing.processes import free_port, torchrun_environment
 from nemo_speechlm.testing.slam import TINY_SLAM_OPTIONS, tiny_slam_config
@@ -215,8 +215,8 @@ def write_shar(manifest: Path, folder: Path, shards: int = 4) -> str:
 
 
 def trainings(work: Path, steps: int = 40) -> list[Training]:
-    """SpeechLM's pretraining and fine-tuning with 0 and 2 workers, in 1 and 2 processes, on a manifest, tar files and
-    Shar; SLAM and MAESTRO in two stages, the second of which begins in the middle.
+    """SpeechLM's pretraining and fine-tuning with CTC with 0 and 2 workers, in 1 and 2 processes, on a manifest, tar
+    files and Shar; SLAM and MAESTRO in two stages, the second of which begins in the middle; and all other trainings.
     """
     from nemo_speechlm.testing.configs import tiny_tarred
 
@@ -232,11 +232,14 @@ def trainings(work: Path, steps: int = 40) -> list[Training]:
             "speeds=null",
         ],
     }
-    small = [
-        "output=out.nemo", "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1",
-        "model.encoder.shared_transformer.n_layers=1", "trainer.accelerator=cpu", f"trainer.max_steps={steps}",
+    short = [
+        "output=out.nemo", "trainer.accelerator=cpu", f"trainer.max_steps={steps}",
         f"trainer.val_check_interval={steps // 4}", "trainer.log_every_n_steps=1", "save_every_minutes=0.01",
         "+trainer.enable_progress_bar=false", "trainer.gradient_clip_val=1.0",
+    ]  # fmt: skip
+    small = [
+        *short, "model.encoder.d_model=32", "model.encoder.speech_transformer.n_layers=1",
+        "model.encoder.shared_transformer.n_layers=1",
     ]  # fmt: skip
     found = []
     for source, options in sources.items():
@@ -266,7 +269,66 @@ def trainings(work: Path, steps: int = 40) -> list[Training]:
             Training(f"slam_pretrain {name}", "slam_pretrain.py", _slam(corpus, options, steps), processes),
             Training(f"maestro_pretrain {name}", "maestro_pretrain.py", _maestro(corpus, options, steps), processes),
         ]
+    others = {
+        "speechlm_finetune_rnnt": [*small, *_RNNT, *_transcribed(corpus)],
+        "speechlm_finetune_encdec": [*small, *_ENCDEC, *_transcribed(corpus)],
+        "train_frame_classifier": [*short, *_frame_classifier(corpus)],
+        "train_text_to_unit": [*short, *_text_to_unit(work / "tiny" / "pairs")],
+        "finetune_text": [*short, *_classes(corpus, work / "tiny")],
+    }
+    for script, arguments in others.items():
+        for processes in (1, 2):
+            own = [*arguments, f"trainer.devices={processes}"]
+            found.append(Training(f"{script} manifest, {processes} processes", f"{script}.py", own, processes))
     return found
+
+
+_RNNT = ["--config-name=rnnt_small", "model.model_defaults.pred_hidden=16", "model.model_defaults.joint_hidden=16"]
+_ENCDEC = [
+    "--config-name=st_small", "model.decoder.d_model=24", "model.decoder.n_layers=1", "model.decoder.d_ff=32",
+]  # fmt: skip
+
+
+def _transcribed(corpus: TinyCorpus) -> list[str]:
+    parts = [f"model.{part}.manifest_filepath={corpus.speech}" for part in ("train_ds", "validation_ds")]
+    return [*parts, "model.train_ds.batch_duration=8", "model.train_ds.num_buckets=2", "model.train_ds.num_workers=0"]
+
+
+def _frame_classifier(corpus: TinyCorpus) -> list[str]:
+    return [
+        "--config-name=frame_classifier_small", f"model.units={corpus.units}", "model.encoder.n_layers=1",
+        *(f"model.{part}.speech.manifest_filepath={corpus.speech}" for part in ("train_ds", "validation_ds")),
+        "model.encoder.d_model=32", "model.encoder.subsampling_conv_channels=8", "model.optim.sched.warmup_steps=2",
+        "model.train_ds.speech.batch_duration=8", "model.train_ds.speech.num_buckets=2",
+        "model.train_ds.num_workers=0",
+    ]  # fmt: skip
+
+
+def _text_to_unit(folder: Path) -> list[str]:
+    pairs = tiny_paired_corpus(folder)
+    return [
+        "--config-name=text_to_unit_small", f"model.phones={pairs.phones}", f"model.units={pairs.units}",
+        "model.speakers=manifest", "model.d_model=16", "model.encoder.d_ff=16", "model.train_ds.batch_frames=300",
+        "model.train_ds.min_frames=1",
+        *(f"model.{part}.manifest_filepath={pairs.hidden_manifest}" for part in ("train_ds", "validation_ds")),
+        *(f"model.{part}.phones_manifest_filepath={pairs.phone_manifest}" for part in ("train_ds", "validation_ds")),
+    ]  # fmt: skip
+
+
+def _classes(corpus: TinyCorpus, folder: Path) -> list[str]:
+    """Of a tiny SLAM file, on words that have an a or not."""
+    from nemo_speechlm.models import SLAMModel
+
+    torch.manual_seed(0)
+    SLAMModel(tiny_slam_config(corpus, train_ds=None, validation_ds=None)).save_to(str(folder / "slam.nemo"))
+    draw = random.Random(0)
+    words = ["".join(draw.choices(LETTERS, k=5)) for _ in range(80)]
+    lines = ["sentence\tlabel", *(f"{word}\t{int('a' in word)}" for word in words)]
+    (folder / "classes.tsv").write_text("\n".join(lines) + "\n")
+    return [
+        f"model.init_from_pretrained={folder / 'slam.nemo'}", "model.optim.sched.warmup_steps=2",
+        *(f"model.{part}.file={folder / 'classes.tsv'}" for part in ("train_ds", "validation_ds")),
+    ]  # fmt: skip
 
 
 def _of_three_streams(corpus: TinyCorpus, options: Sequence[str], steps: int, first: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +15,10 @@ from nemo_speechlm.jobs.lines import LineIndex, index_lines
 
 KEPT_FROM = 64 << 20
 """Bytes of a file whose index is kept; smaller ones are read in a blink."""
+
+T = TypeVar("T")
+State = tuple[int, int, int]
+"""Of a file: its size, when its content was changed, and when anything about it was."""
 
 _VERSION = 1
 _HEAD = 7
@@ -39,19 +45,42 @@ def kept_index(source: str | Path, grain: int) -> LineIndex:
         InputError: if the file cannot be read.
     """
     path = Path(source).resolve()
-    before = file_state(path)
-    kept = before[0] >= KEPT_FROM
-    if kept and (found := _read(path, before, grain)) is not None:
-        return found
-    settled = time.time_ns() - before[2] > SETTLED
-    index = index_lines(source, Path(), grain=grain, digest=False)
-    if kept and settled and file_state(path) == before:
-        with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
-            _write(index, before)
+    index, _ = kept_beside(
+        path,
+        lambda state: _read(path, state, grain),
+        lambda: index_lines(source, Path(), grain=grain, digest=False),
+        _write,
+    )
     return index
 
 
-def file_state(path: Path) -> tuple[int, int, int]:
+def kept_beside(
+    path: Path, read: Callable[[State], T | None], make: Callable[[], T], write: Callable[[T, State], None]
+) -> tuple[T, bool]:
+    """What is made of a large file, or what was kept of it, and whether it was.
+
+    Nothing is kept of a file of less than :data:`KEPT_FROM` bytes, or of one that was changed within the last two
+    seconds or meanwhile; and nothing where it cannot be written.
+
+    Args:
+        path: the file.
+        read: given its state, what is kept and belongs to it; None if nothing does.
+        make: reads the file.
+        write: keeps what was made, with the state.
+    """
+    before = _state(path)
+    kept = before[0] >= KEPT_FROM
+    if kept and (found := read(before)) is not None:
+        return found, True
+    settled = time.time_ns() - before[2] > SETTLED
+    made = make()
+    if kept and settled and _state(path) == before:
+        with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
+            write(made, before)
+    return made, False
+
+
+def _state(path: Path) -> State:
     """Size, time of change of the content, and of anything about the file, which no copying program sets back.
 
     Zeros where there is none that can be looked at: :func:`index_lines` says what is wrong.
@@ -63,7 +92,7 @@ def file_state(path: Path) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _read(path: Path, state: tuple[int, int, int], grain: int) -> LineIndex | None:
+def _read(path: Path, state: State, grain: int) -> LineIndex | None:
     """What is kept, or None if there is none that belongs to the file, or it is damaged."""
     try:
         values = np.load(index_path(path), mmap_mode="r", allow_pickle=False)
@@ -77,7 +106,7 @@ def _read(path: Path, state: tuple[int, int, int], grain: int) -> LineIndex | No
     return LineIndex(path, body[:entries], body[entries:], total, "", state[:2], grain)
 
 
-def _write(index: LineIndex, state: tuple[int, int, int]) -> None:
+def _write(index: LineIndex, state: State) -> None:
     body = np.concatenate([index.offsets, index.numbers])
     head = np.array([_VERSION, *state, index.grain, index.total, _checksum(body)], dtype=np.int64)
     with whole_file(index_path(index.path)) as partial:

@@ -2,19 +2,16 @@
 
 import hashlib
 import json
-import time
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from nemo_speechlm.data.bad_examples import BadExample
-from nemo_speechlm.data.manifests.kept_index import KEPT_FROM, file_state
+from nemo_speechlm.data.manifests.kept_index import kept_beside
 from nemo_speechlm.data.recognition.transcripts import TranscriptStatistics
-from nemo_speechlm.errors import InputError, OutputError
-from nemo_speechlm.files import SETTLED, sync, whole_file
+from nemo_speechlm.files import sync, whole_file
 
 _VERSION = 1
 
@@ -29,28 +26,23 @@ def kept_statistics(
 ) -> tuple[TranscriptStatistics, bool]:
     """What ``check`` finds in a manifest, and whether it was found before.
 
-    Of a manifest of :data:`KEPT_FROM` bytes or more it is kept in :func:`statistics_path` where that can be written,
-    and is read from there as long as the manifest has its size and its times of change, and the same is asked; not of
-    one that was changed within the last two seconds. Audio files are then not looked for again.
+    It is kept in :func:`statistics_path` as :func:`kept_beside` says, and is read from there as long as the manifest
+    has its size and its times of change, and the same is asked. Audio files are then not looked for again.
 
     Args:
         manifest: JSON lines.
         asked: what else the statistics depend on; of equal ones ``repr`` is equal. None: nothing is kept.
         check: reads the manifest through.
     """
-    path = Path(manifest)
-    before = file_state(path)
-    if asked is None or before[0] < KEPT_FROM:
+    if asked is None:
         return check(), False
-    key = [_VERSION, *before, hashlib.sha256(repr(asked).encode()).hexdigest()]
-    if (found := _read(path, key)) is not None:
-        return found, True
-    settled = time.time_ns() - before[2] > SETTLED
-    statistics = check()
-    if settled and file_state(path) == before:
-        with suppress(InputError, OutputError):  # a folder that is only read, a full disk, another process
-            _write(path, key, statistics)
-    return statistics, False
+    path, question = Path(manifest), hashlib.sha256(repr(asked).encode()).hexdigest()
+    return kept_beside(
+        path,
+        lambda state: _read(path, [_VERSION, *state, question]),
+        check,
+        lambda statistics, state: _write(path, [_VERSION, *state, question], statistics),
+    )
 
 
 def _read(path: Path, key: list) -> TranscriptStatistics | None:

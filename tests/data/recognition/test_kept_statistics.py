@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nemo_speechlm.data.bad_examples import BadExample
+from nemo_speechlm.data.manifests import kept_index
 from nemo_speechlm.data.recognition import kept_statistics as module
 from nemo_speechlm.data.recognition.kept_statistics import kept_statistics, statistics_path
 from nemo_speechlm.data.recognition.loader import _writing_of
@@ -21,8 +22,8 @@ FOUND = TranscriptStatistics(
 
 @pytest.fixture
 def manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "KEPT_FROM", 10)
-    monkeypatch.setattr(module, "SETTLED", -1)
+    monkeypatch.setattr(kept_index, "KEPT_FROM", 10)
+    monkeypatch.setattr(kept_index, "SETTLED", -1)
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"text": "a"}) * 5)
     return path
@@ -94,7 +95,7 @@ def test_what_depends_on_something_unknown_is_not_kept(manifest):
 
 
 def test_small_manifests_have_no_file_beside_them(manifest, monkeypatch):
-    monkeypatch.setattr(module, "KEPT_FROM", 1000)
+    monkeypatch.setattr(kept_index, "KEPT_FROM", 1000)
     kept_statistics(manifest, "a", Check())
     assert [file.name for file in manifest.parent.iterdir()] == ["train.json"]
 

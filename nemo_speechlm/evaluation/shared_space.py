@@ -20,6 +20,7 @@ from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.data.pretraining.batch import SpeechBatch
+from nemo_speechlm.data.text.pieces import WORD_START
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.models.slam.pairs import match_logits
@@ -34,10 +35,6 @@ MEASURES = {
     "masked_word_other_speech": "the same with the speech of another utterance",
     "masked_text": "tokens of a text that is masked as a whole, guessed with its speech",
 }
-
-
-WORD_START = "▁"
-"""SentencePiece's sign; with characters as tokens it is one of its own."""
 
 
 class Share(NamedTuple):

@@ -13,7 +13,7 @@ from nemo.utils.exceptions import NeMoBaseException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from nemo_speechlm.errors import SpeechLMError
+from nemo_speechlm.errors import SpeechLMError, first_line
 from nemo_speechlm.models.common import schedules  # noqa: F401  (registers TriStage)
 
 
@@ -41,7 +41,7 @@ def _innermost(error: BaseException) -> str:
     """The first line of the error that all others come from."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip().splitlines()[0] if str(error).strip() else _condition(error) or "it cannot be used"
+    text = first_line(error) if str(error).strip() else _condition(error) or "it cannot be used"
     return text if isinstance(error, ValueError) else f"{text} ({type(error).__name__})"
 
 

@@ -16,6 +16,11 @@ REPEATED = " (repeated)"
 """Ends the id of an example that Lhotse gives a second time to a process that would have none."""
 
 
+def loss_count(batch: Any, reduction: str) -> Tensor | int | None:
+    """What NeMo divides the sum of the losses of a batch by; None where the reduction is no such mean."""
+    return {"mean_volume": batch[3].sum(), "mean_batch": len(batch[0])}.get(reduction)
+
+
 def is_repeated(batch: Any) -> bool:
     """Whether nothing of a batch may be counted: another process has counted it, or it only stands in for one."""
     ids = getattr(batch, "ids", ())

@@ -6,6 +6,9 @@ import sentencepiece
 
 from nemo_speechlm.errors import InputError
 
+WORD_START = "▁"
+"""SentencePiece's sign for the beginning of a word; with characters as tokens it is one of its own."""
+
 
 class TokenEncoder:
     """Text to token ids.
@@ -51,7 +54,7 @@ class TokenEncoder:
         unknown = self._processor.unk_id()
         if unknown in ids:
             pieces = self._processor.EncodeAsPieces(text)
-            found = next(piece for piece, i in zip(pieces, ids, strict=True) if i == unknown).strip("▁")
+            found = next(piece for piece, i in zip(pieces, ids, strict=True) if i == unknown).strip(WORD_START)
             raise InputError(
                 f"{found!r} in {text[:60]!r} cannot be spelled with the {len(self.labels)} tokens of {self.name}; "
                 "normalize the text, or train the tokenizer on text that has it",

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
-from nemo_speechlm.data.recognition.batch import batch_phones, batch_text, is_repeated
+from nemo_speechlm.data.recognition.batch import batch_phones, batch_text, is_repeated, loss_count
 from nemo_speechlm.data.recognition.loader import build_recognition_dataloader, has_text
 from nemo_speechlm.data.text.characters import CharacterEncoder, TextEncoder
 from nemo_speechlm.data.text.pieces import TokenEncoder
@@ -183,7 +183,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         with nullcontext() if self.phone_head is None else self.phone_head.watching(self.encoder):
             output = super().training_step(batch, batch_nb)
         loss = output["log"].pop("train_loss")
-        count = self._loss_count(batch)
+        count = loss_count(batch, self.cfg.get("ctc_reduction", "mean_batch"))
         terms: dict[str, tuple[Tensor, Tensor | float]] = {}
         if count is not None:
             own = torch.as_tensor(count, device=loss.device).clamp(min=1)
@@ -231,14 +231,8 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         """NeMo's, which would stumble over data that are null."""
         absent = [part for part in ("train_ds", "validation_ds", "test_ds") if self.cfg.get(part, {}) is None]
         self.cfg.update({part: {} for part in absent})
-        super().change_vocabulary(*args, **kwargs)  # type: ignore[misc]
+        super().change_vocabulary(*args, **kwargs)
         self.cfg.update(dict.fromkeys(absent))
-        keep_spaces(self)
-
-    def _loss_count(self, batch: Any) -> Tensor | int | None:
-        """What NeMo divides the loss of a batch by, where it divides by a count."""
-        reduction = self.cfg.get("ctc_reduction", "mean_batch")
-        return {"mean_volume": batch[3].sum(), "mean_batch": len(batch[0])}.get(reduction)
 
     def validation_pass(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Loss and the counts behind word and character error rates of a batch."""
@@ -265,7 +259,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         sums = {name: float(sum(edit[i] for edit in edits)) for i, name in enumerate(names)}
         self.log("global_step", torch.tensor(self.trainer.global_step, dtype=torch.float32))
         counts = {name: torch.tensor(value, device=loss.device) for name, value in sums.items()}
-        number = self._loss_count(batch)
+        number = loss_count(batch, self.cfg.get("ctc_reduction", "mean_batch"))
         weight = 0.0 if is_repeated(batch) else 1.0 if number is None else float(number)
         return {**metrics, **counts, "val_loss": loss, "val_loss_weight": torch.tensor(weight, device=loss.device)}
 

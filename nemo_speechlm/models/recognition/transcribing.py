@@ -21,9 +21,14 @@ class KeepsMode(_Host):
 
 
 class KeepsSpaces(KeepsMode):
-    """A new decoding strategy deletes no space either; see :func:`keep_spaces`."""
+    """A new decoding strategy or vocabulary deletes no space either; see :func:`keep_spaces`."""
 
     def change_decoding_strategy(self, *args: Any, **kwargs: Any) -> None:
         """NeMo's."""
         super().change_decoding_strategy(*args, **kwargs)
+        keep_spaces(self)
+
+    def change_vocabulary(self, *args: Any, **kwargs: Any) -> None:
+        """NeMo's."""
+        super().change_vocabulary(*args, **kwargs)
         keep_spaces(self)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nemo_speechlm.data.pretraining.batch import TextBatch, TokenBatch
-from nemo_speechlm.data.recognition.batch import batch_text, is_repeated
+from nemo_speechlm.data.recognition.batch import batch_text, is_repeated, loss_count
 from nemo_speechlm.losses.transducer import transducer_loss
 from nemo_speechlm.models.common.joint import ValidationMeans, joint_means
 from nemo_speechlm.models.common.parts import SHARED, Parts
@@ -57,11 +57,6 @@ class SpeechLMRNNT(KeepsSpaces, _Host):
         keep_spaces(self)
         self.text_branch = build_text_branch(self.cfg, self.cfg.encoder.d_model)
 
-    def change_vocabulary(self, *args: Any, **kwargs: Any) -> None:
-        """NeMo's, without its deletion of spaces."""
-        super().change_vocabulary(*args, **kwargs)  # type: ignore[misc]
-        keep_spaces(self)
-
     # --- training ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_nb: int) -> dict[str, Tensor]:
@@ -69,7 +64,7 @@ class SpeechLMRNNT(KeepsSpaces, _Host):
 
         That is so for ``rnnt_reduction`` ``mean_volume`` and ``mean_batch``; other reductions are left as they are.
         """
-        count = self._loss_count(batch)
+        count = loss_count(batch, self.loss.reduction)
         with self._summing():
             output = super().training_step(batch, batch_nb)
         terms = {} if count is None else {"speech": (output["loss"], count)}
@@ -99,13 +94,9 @@ class SpeechLMRNNT(KeepsSpaces, _Host):
         nll = transducer_loss(self.joint, encoded.states, frames, predicted, encoded.targets, lengths)
         return nll.sum(), lengths.sum()
 
-    def _loss_count(self, batch: Any) -> Tensor | int | None:
-        """What the sum of the losses of a batch is divided by; None where the reduction is no such mean."""
-        return {"mean_volume": batch[3].sum(), "mean_batch": len(batch[0])}.get(self.loss.reduction)
-
     @contextmanager
     def _summing(self) -> Iterator[None]:
-        """Let the loss of a batch be the sum over its utterances where :meth:`_loss_count` says what divides it."""
+        """Let the loss of a batch be the sum over its utterances where :func:`loss_count` says what divides it."""
         reduction = self.loss.reduction
         if reduction in ("mean_volume", "mean_batch"):
             self.loss.reduction = "sum"
@@ -122,7 +113,7 @@ class SpeechLMRNNT(KeepsSpaces, _Host):
         encoded, frames = self.forward(input_signal=audio, input_signal_length=audio_lengths)
         figures: Figures = {}
         if self.compute_eval_loss:
-            count = self._loss_count(batch)
+            count = loss_count(batch, self.loss.reduction)
             loss = self._summed_loss(encoded, frames, transcripts, transcript_lengths)
             figures["loss"] = loss, 1.0 if count is None else count
         hypotheses = self.decoding.rnnt_decoder_predictions_tensor(encoder_output=encoded, encoded_lengths=frames)

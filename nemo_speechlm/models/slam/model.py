@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nemo_speechlm.checks import check_choice, check_flag, check_number
 from nemo_speechlm.data.pretraining.batch import PairBatch, PretrainBatch, TokenBatch
 from nemo_speechlm.data.pretraining.streams import PairStream, SpeechStream, Stream, TokenTextStream
-from nemo_speechlm.data.text.pieces import TokenEncoder
+from nemo_speechlm.data.text.pieces import WORD_START, TokenEncoder
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.figures import Figure
@@ -87,7 +87,7 @@ class SLAMModel(MultitaskModel):
                     "model.joined.text_positions=even"
                 )
             check_number("model.tlm.whole_text", self.tlm_whole_text, 0, 1)
-            starts = torch.tensor([label.startswith("▁") for label in self.text_encoder.labels])
+            starts = torch.tensor([label.startswith(WORD_START) for label in self.text_encoder.labels])
             self.register_buffer("word_starts", starts, persistent=False)
             if "stm" in self.tasks:
                 self.stm_head = nn.Linear(width, 1)

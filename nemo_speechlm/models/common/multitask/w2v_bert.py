@@ -152,8 +152,9 @@ def check_gumbel_temperature(values: Sequence[float]) -> None:
         SpeechLMError: if it does not.
     """
     key = "model.w2v_bert.gumbel_temperature"
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 3:
-        shown = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    if not is_list or len(values) != 3:
+        shown = list(values) if is_list else values
         raise SpeechLMError(f"{key} is {shown!r}, expected its start, its end and the factor of each update")
     check_number(f"{key}[0]", values[0], above=0)
     check_number(f"{key}[1]", values[1], most=values[0], above=0)

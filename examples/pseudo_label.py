@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
 
     options = DecodingOptions.of(cfg)
     with importing():
-        from nemo_speechlm.evaluation.pseudo_labels import summary
+        from nemo_speechlm.evaluation.pseudo_labels import LabelSummary
         from nemo_speechlm.inference.pseudo_labels import label_manifest
         from nemo_speechlm.inference.search import refuse_unused
         from nemo_speechlm.models.common.hub import model_file
@@ -52,7 +52,7 @@ def main(cfg: DictConfig) -> None:
             loading={"batch_duration": cfg.batch_duration, "num_workers": cfg.num_workers, "precision": cfg.precision},
             engine=engine,
             workers=cfg.workers,
-            summary=summary,
+            summary=LabelSummary(),
             skip_bad=cfg.skip_bad,
             overwrite=cfg.overwrite,
         )

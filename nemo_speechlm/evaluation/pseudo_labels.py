@@ -1,31 +1,47 @@
 """What became of pseudo labels: how many hours are kept, and how good they are where that is known."""
 
-from collections.abc import Sequence
+from array import array
+
+import numpy as np
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.evaluation.error_rates import ErrorCounts, word_errors
-from nemo_speechlm.inference.pseudo_labels import PseudoLabel
+from nemo_speechlm.evaluation.error_rates import word_errors
+from nemo_speechlm.inference.pseudo_labels import Labels, PseudoLabel
+
+_UNKNOWN = -1
 
 
-def summary(labels: Sequence[PseudoLabel], kept: Sequence[bool]) -> str:
-    """Lines for people: hours, scores, and word error rates of what has a transcript.
+class LabelSummary:
+    """Hours, scores, and word error rates of what has a transcript: 8 bytes for each label."""
 
-    Raises:
-        InputError: if nothing is kept.
-    """
-    if not any(kept):
-        best = max(label.score for label in labels)
-        raise InputError(f"none of {len(labels)} utterances is kept; the highest score is {best:.3f}")
-    lines = []
-    for name, wanted in (("kept", True), ("left out", False)):
-        own = [label for label, good in zip(labels, kept, strict=True) if good == wanted]
-        hours = sum(label.duration for label in own) / 3600
-        line = f"{name}: {len(own)} of {len(labels)} utterances, {hours:.2f} h"
-        if own:
-            line += f", scores {min(label.score for label in own):.3f} to {max(label.score for label in own):.3f}"
-        known = [(label.transcript, label.text) for label in own if label.transcript]
-        counts = sum((word_errors(transcript, text) for transcript, text in known), ErrorCounts())
-        if counts.rate is not None:
-            line += f", WER {counts.rate:.1%} of the {len(known)} with a transcript"
-        lines.append(line)
-    return "\n".join(lines)
+    def __init__(self) -> None:
+        self._errors, self._words = array("i"), array("i")
+
+    def add(self, label: PseudoLabel) -> None:
+        """Count the errors of the next label."""
+        counts = word_errors(label.transcript, label.text) if label.transcript else None
+        self._errors.append(_UNKNOWN if counts is None else counts.errors)
+        self._words.append(_UNKNOWN if counts is None else counts.length)
+
+    def said(self, labels: Labels, kept: np.ndarray) -> str:
+        """Two lines: of the labels that are kept, (N,) bool, and of the others.
+
+        Raises:
+            InputError: if nothing is kept.
+        """
+        scores, durations = np.asarray(labels.scores), np.asarray(labels.durations)
+        if not kept.any():
+            raise InputError(f"none of {len(labels)} utterances is kept; the highest score is {scores.max():.3f}")
+        errors, words = np.asarray(self._errors), np.asarray(self._words)
+        lines = []
+        for name, own in (("kept", kept), ("left out", ~kept)):
+            count = int(np.count_nonzero(own))
+            line = f"{name}: {count} of {len(labels)} utterances, {durations[own].sum() / 3600:.2f} h"
+            if count:
+                line += f", scores {scores[own].min():.3f} to {scores[own].max():.3f}"
+            known = own & (words != _UNKNOWN)
+            if total := int(words[known].sum()):
+                rate = int(errors[known].sum()) / total
+                line += f", WER {rate:.1%} of the {np.count_nonzero(known)} with a transcript"
+            lines.append(line)
+        return "\n".join(lines)

@@ -1,10 +1,11 @@
 """Pseudo labels: what a CTC model recognizes in speech, with how sure it is, as training data (self-training)."""
 
 import functools
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from nemo.collections.asr.models import EncDecCTCModel
@@ -55,6 +56,40 @@ class PseudoLabel(NamedTuple):
         """The known transcript. Where the line has a ``reference``, its ``text`` is an earlier pseudo label."""
         known = self.record.get("reference" if "reference" in self.record else "text")
         return known if is_transcribed({"text": known}) else None
+
+
+@dataclass
+class Labels:
+    """What decides which of many utterances become training data, 17 bytes for each.
+
+    Attributes:
+        durations: seconds of each.
+        scores: of each.
+        has_words: 1 where words were found, 0 elsewhere.
+    """
+
+    durations: array = field(default_factory=lambda: array("d"))
+    scores: array = field(default_factory=lambda: array("d"))
+    has_words: bytearray = field(default_factory=bytearray)
+
+    def add(self, label: PseudoLabel) -> None:
+        """Add the next utterance."""
+        self.durations.append(label.duration)
+        self.scores.append(label.score)
+        self.has_words.append(bool(label.text))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Summary(Protocol):
+    """Says what became of the labels, whose texts are seen one after the other and not kept."""
+
+    def add(self, label: PseudoLabel) -> None:
+        """See the next label."""
+
+    def said(self, labels: Labels, kept: np.ndarray) -> str:
+        """Lines for people; it may raise. ``kept`` (N,) bool tells which of all labels become training data."""
 
 
 @dataclass
@@ -138,7 +173,7 @@ def label_manifest(
     loading: Mapping[str, Any] | None = None,
     engine: Executor | None = None,
     workers: int | None = None,
-    summary: Callable[[Sequence[PseudoLabel], Sequence[bool]], str],
+    summary: Summary,
     **job: Any,
 ) -> str:
     """Write the lines of a manifest with what is recognized in them; a job, see :func:`run_job`.
@@ -157,16 +192,16 @@ def label_manifest(
         loading: see :class:`LabelWork`.
         engine: where workers run; None is this machine.
         workers: of the engine; None is one, or as many as it has room for.
-        summary: says what became of the labels; it may raise.
+        summary: what is told of the labels.
         job: ``skip_bad`` and ``overwrite``.
 
     Returns:
-        the summary.
+        what the summary said.
 
     Raises:
         InputError: at a line that cannot be used, unless ``skip_bad``.
     """
-    chosen([], min_score, keep)  # its errors before the work
+    chosen(Labels(), min_score, keep)  # its errors before the work
     next(read_manifest(manifest, ["audio_filepath"]))
     engine = engine or LocalEngine()
     remake = functools.partial(_restore_ctc, model, device)
@@ -176,16 +211,18 @@ def label_manifest(
         work.model = remake()
     said = []
 
-    def place(records: Iterator[Record]) -> list[str | None]:
-        labels = [PseudoLabel(**record) for record in records]
+    def place(records: Iterator[Record]) -> Iterator[str | None]:
+        labels = Labels()
+        for record in records:
+            label = PseudoLabel(**record)
+            labels.add(label)
+            summary.add(label)
         kept = chosen(labels, min_score, keep)
-        if labels:
-            said.append(summary(labels, kept))
+        if len(labels):
+            said.append(summary.said(labels, kept))
         below = f"less sure than min_score={min_score}" if min_score is not None else f"not among keep={keep}"
-        return [
-            None if good else below if label.text else "no word was found in it"
-            for label, good in zip(labels, kept, strict=True)
-        ]
+        reasons = ("no word was found in it", below)
+        return (None if good else reasons[found] for good, found in zip(kept, labels.has_words, strict=True))
 
     decisive = {key: value for key, value in loading.items() if key != "num_workers"}
     run_job(
@@ -216,8 +253,8 @@ def _restore_ctc(model: str | Path, device: str) -> EncDecCTCModel:
     return require_ctc(restore(model, device))
 
 
-def chosen(labels: Sequence[PseudoLabel], min_score: float | None = None, keep: float | None = None) -> list[bool]:
-    """Which labels become training data; never those without words.
+def chosen(labels: Labels, min_score: float | None = None, keep: float | None = None) -> np.ndarray:
+    """Which labels become training data, (N,) bool; never those without words.
 
     Args:
         labels: of all utterances.
@@ -231,13 +268,14 @@ def chosen(labels: Sequence[PseudoLabel], min_score: float | None = None, keep: 
         raise SpeechLMError("min_score and keep are both given; expected one of them, or neither")
     if min_score is not None:
         check_number("min_score", min_score, 0, 1)
+    scores, has_words = np.asarray(labels.scores), np.frombuffer(labels.has_words, dtype=bool)
     if keep is None:
-        return [bool(label.text) and label.score >= (min_score or 0.0) for label in labels]
+        return has_words & (scores >= (min_score or 0.0))
     check_number("keep", keep, above=0, most=1)
-    room = (keep + 1e-10) * sum(label.duration for label in labels)  # keep=1 keeps all, though sums are rounded
-    kept = [False] * len(labels)
-    for number in sorted(range(len(labels)), key=lambda number: -labels[number].score):
-        if labels[number].text and labels[number].duration <= room:
+    room = (keep + 1e-10) * sum(labels.durations)  # keep=1 keeps all, though sums are rounded
+    kept = np.zeros(len(labels), dtype=bool)
+    for number in np.argsort(-scores, kind="stable"):
+        if has_words[number] and labels.durations[number] <= room:
             kept[number] = True
-            room -= labels[number].duration
+            room -= labels.durations[number]
     return kept

@@ -1,6 +1,7 @@
 """Which utterances become training data."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from nemo_speechlm.data.manifests.lines import write_manifest
 from nemo_speechlm.decoding.decoders import greedy
 from nemo_speechlm.decoding.options import DecodingOptions
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.evaluation.pseudo_labels import summary
+from nemo_speechlm.evaluation.pseudo_labels import LabelSummary
 from nemo_speechlm.inference import pseudo_labels
-from nemo_speechlm.inference.pseudo_labels import PseudoLabel, chosen, label_manifest
+from nemo_speechlm.inference.pseudo_labels import Labels, PseudoLabel, chosen, label_manifest
 
 LABELS = [
     PseudoLabel({"text": "a b"}, 10.0, "a b", 0.9),
@@ -27,15 +28,33 @@ LABELS = [
 ]
 
 
+def gathered(labels):
+    found = Labels()
+    for label in labels:
+        found.add(label)
+    return found
+
+
+def which(labels, **options):
+    return chosen(gathered(labels), **options).tolist()
+
+
+def summary(labels, kept):
+    told = LabelSummary()
+    for label in labels:
+        told.add(label)
+    return told.said(gathered(labels), np.array(kept))
+
+
 def test_by_score():
-    assert chosen(LABELS) == [True, True, False, True]
-    assert chosen(LABELS, min_score=0.7) == [True, False, False, True]
+    assert which(LABELS) == [True, True, False, True]
+    assert which(LABELS, min_score=0.7) == [True, False, False, True]
 
 
 def test_by_hours():
-    assert chosen(LABELS, keep=0.5) == [True, False, False, True]
-    assert chosen(LABELS, keep=0.3) == [True, True, False, False]  # the second surest is too long
-    assert chosen(LABELS, keep=1.0) == [True, True, False, True]
+    assert which(LABELS, keep=0.5) == [True, False, False, True]
+    assert which(LABELS, keep=0.3) == [True, True, False, False]  # the second surest is too long
+    assert which(LABELS, keep=1.0) == [True, True, False, True]
 
 
 @given(
@@ -44,7 +63,7 @@ def test_by_hours():
 )
 def test_never_more_than_the_share(rows, keep):
     labels = [PseudoLabel({}, seconds, "w", score) for seconds, score in rows]
-    kept = chosen(labels, keep=keep)
+    kept = which(labels, keep=keep)
     hours = sum(label.duration for label, good in zip(labels, kept, strict=True) if good)
     assert hours <= keep * sum(label.duration for label in labels) * (1 + 1e-9)
 
@@ -60,7 +79,7 @@ def test_never_more_than_the_share(rows, keep):
 )
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(SpeechLMError, match=message):
-        chosen([], **options)
+        chosen(Labels(), **options)
 
 
 def test_lines_and_summary():
@@ -107,6 +126,21 @@ class Speaks(torch.nn.Module):
         return "".join(self.labels[token] for token in found.tokens)
 
 
+class Told:
+    """A summary that says how many were kept, or that too few were."""
+
+    def __init__(self, least=0):
+        self.least, self.seen = least, 0
+
+    def add(self, label):
+        self.seen += 1
+
+    def said(self, labels, kept):
+        if kept.sum() < self.least:
+            raise InputError("none of them is kept")
+        return f"{kept.sum()} of {self.seen}"
+
+
 @pytest.fixture
 def label(tmp_path, monkeypatch):
     """Labels a manifest of six files; the fourth breaks off behind its header, the last line is a list."""
@@ -123,7 +157,7 @@ def label(tmp_path, monkeypatch):
     write_manifest(manifest, [{"audio_filepath": f"{index}.flac", "text": "b"} for index in range(6)])
 
     def run(output="out.json", **options):
-        how = {"summary": lambda labels, kept: f"{sum(kept)} of {len(labels)}"} | options
+        how = {"summary": Told()} | options
         return label_manifest(tmp_path / "model.nemo", manifest, tmp_path / output, DecodingOptions(), **how)
 
     return run
@@ -157,18 +191,32 @@ def test_bad_lines_are_left_out(label, tmp_path):
 
 def test_thresholds_may_change_while_a_job_is_under_way(label, tmp_path, monkeypatch):
     """None was kept; nothing is recognized again. Another model is another job."""
-
-    def none(labels, kept):
-        raise InputError("none of them is kept")
-
     with pytest.raises(InputError, match="none of them is kept"):
-        label(min_score=1, summary=none)
+        label(min_score=1, summary=Told(least=1))
     monkeypatch.setattr(Speaks, "forward", None)
     (tmp_path / "model.nemo").write_bytes(b"others")
     with pytest.raises(InputError, match=r'out\.json: its job was begun with another content of .*model\.nemo \("'):
         label(keep=1)
     (tmp_path / "model.nemo").write_bytes(b"weights")
     assert label(keep=1) == "6 of 6"
+
+
+def test_memory_of_a_label():
+    """Records of a corpus would not fit: 20 million utterances have 20 GB of them."""
+    count = 5_000
+    labels, told = Labels(), LabelSummary()
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            label = PseudoLabel({"audio_filepath": "a" * 200, "text": "a b"}, 10.0, "a c", number / count)
+            labels.add(label)
+            told.add(label)
+        said = told.said(labels, chosen(labels, keep=0.5))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert said.startswith("kept: 2500 of 5000 utterances, 6.94 h, scores 0.500 to 1.000, WER 50.0% of the 2500")
+    assert peak < 80 * count
 
 
 def test_an_empty_manifest(label, tmp_path):

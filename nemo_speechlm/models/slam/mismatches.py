@@ -28,7 +28,9 @@ class Mismatches:
     replaced: float = 0.0
 
     def __post_init__(self):
-        check_number("model.stm.mismatched", self.mismatched, 0, 1)
+        check_number(
+            "model.stm.mismatched", self.mismatched, above=0, below=1
+        )  # both kinds must be there to tell apart
         check_number("model.stm.replaced", self.replaced, 0, 1)
 
     def draw(self, batch: PairBatch, word_starts: Tensor, generator: Draws = None) -> tuple[Tensor, Tensor]:

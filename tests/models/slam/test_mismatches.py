@@ -86,7 +86,7 @@ def test_shares_of_mismatches():
 
 @drawn(
     texts=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=2, max_size=4),
-    mismatched=st.sampled_from([0.0, 0.5, 1.0]),
+    mismatched=st.sampled_from([1e-9, 0.5, 1 - 1e-9]),
     seed=st.integers(0, 1000),
 )
 def test_no_text_is_cut(texts, mismatched, seed):
@@ -95,7 +95,7 @@ def test_no_text_is_cut(texts, mismatched, seed):
     pairs = PairBatch(torch.zeros(len(texts), 1), torch.ones(len(texts)), tokens, lengths)
     found, sizes = Mismatches(mismatched, 0.7).draw(pairs, STARTS, torch.Generator().manual_seed(seed))
     assert int(sizes.max()) <= found.shape[1]
-    if mismatched == 0:
+    if mismatched < 0.1:
         assert [row[:size] for row, size in zip(found.tolist(), sizes.tolist(), strict=True)] == texts
     assert same_text(pairs, found, sizes).tolist() == [
         row[:size] == own for row, size, own in zip(found.tolist(), sizes.tolist(), texts, strict=True)

@@ -8,8 +8,10 @@ process, as in one worker; the same files are decoded whole by soundfile and not
 over about the same amount of audio. Units are drawn: runs of 7 frames on the average. Padding is counted in a pass of
 the training loader, crops included, for text as well where a text is given.
 
-Workers of all ranks go through the lines of the batches of all ranks, so that none depends on their number. What that
-costs is told in processor seconds for a step of one rank: ``--ranks`` says of how many.
+No batch depends on the number of ranks, so somebody has to go through the lines of all ranks' batches. What that costs
+is told in processor seconds for a step of one rank: ``--ranks`` says of how many. From 8 ranks on, the workers of a
+machine share this work by plans of batches, and there are two figures more: a step with plans, and the planning of a
+step's batches, which all workers of a machine do once together.
 """
 
 import argparse
@@ -131,9 +133,35 @@ def padding(config: dict[str, Any], steps: int) -> dict[str, float]:
     return {name: 1 - used[name] / full[name] for name in full}
 
 
-def cost_of_a_step(config: dict[str, Any], ranks: int, steps: int) -> float:
-    """Processor seconds that one rank of so many takes for the data of a step."""
+def cost_of_a_step(config: dict[str, Any], ranks: int, steps: int) -> dict[str, float]:
+    """Processor seconds that one rank of so many takes for the data of a step: without plans; and with them."""
     made = build_pretrain_dataloader({**config, "num_workers": 0}, STREAMS, 0, ranks)
+    sequences = made.steps.sequences.values()
+    planned = [sequence.decided_by for sequence in sequences]
+    for sequence in sequences:
+        sequence.decided_by = None
+    found = {f"data of a step for one of {ranks} ranks": seconds_a_step(made, steps)}
+    if None in planned:
+        return found
+    planning, tempfile.tempdir = 0.0, tempfile.mkdtemp()  # without plans of another number of ranks
+    for sequence, decided_by in zip(sequences, planned, strict=True):
+        sequence.decided_by = decided_by
+        next(sequence.batches())
+        start = time.process_time()
+        assert sequence._plans is not None
+        plan = sequence._plans.of(0)
+        assert plan is not None
+        assert plan.batches is not None
+        planning += (time.process_time() - start) * ranks / len(plan.batches)
+        sequence.plan_ahead = lambda: None  # type: ignore[method-assign]
+    found[f"the same with plans, one of {ranks} ranks"] = seconds_a_step(made, steps)
+    found[f"planning of a step of {ranks} ranks"] = planning
+    return found
+
+
+def seconds_a_step(made: Any, steps: int) -> float:
+    """Processor seconds of a step, of so many from the first one on."""
+    made._delivered = type(made._delivered)(type(made.place)())
     batches = iter(made)
     next(batches)  # it fills its buffer with lines before
     start = time.process_time()
@@ -177,8 +205,8 @@ def main() -> None:
         rows.append({"what": f"padding of {name}, {steps} batches", **blank, "padding": share, "rounds": 1})
     for ranks in options.ranks:
         rounds = max(2, 32 // ranks)
-        own = {"processor_seconds": cost_of_a_step(config, ranks, rounds), "rounds": rounds}
-        rows.append({"what": f"data of a step for one of {ranks} ranks", **blank, **own})
+        for what, seconds in cost_of_a_step(config, ranks, rounds).items():
+            rows.append({"what": what, **blank, "processor_seconds": seconds, "rounds": rounds})
     report("loading", rows, packages=("torch", "soundfile", "lhotse", "nemo_toolkit"))
 
 

@@ -68,6 +68,11 @@ class IndexedManifest:
     def __len__(self) -> int:
         return self._index.total
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Size and time of change of what is read, when it was indexed."""
+        return self._index.state
+
     def __getitem__(self, row: int) -> tuple[int, str]:
         """The line's number in the file, counted from 1, and the line."""
         index = self._index

@@ -49,6 +49,10 @@ from nemo_speechlm.data.waiting import Reading
 from nemo_speechlm.data.worker_errors import ErrorReturningStream
 from nemo_speechlm.errors import InputError
 
+PLANNED_FROM = 8
+"""Ranks from which on batches are planned (:mod:`nemo_speechlm.data.pretraining.plans`): one rank that plans, and then
+reads its own, reads its lines twice."""
+
 _RANK_SEEDS = 1_000_003
 _WORKER_SEEDS = 7_919
 
@@ -195,11 +199,13 @@ class Steps(IterableDataset):
                 self._bad_lines()  # they go with another worker's batch
                 continue
             positions = {name: batches[-1][0] for name, batches in rounds.items()}
-            examples = {name: batches[self.rank][1] for name, batches in rounds.items()}
-            examples |= {name: next(batches)[1] for name, batches in own.items()}
+            examples = {name: batches[self.rank][1]() for name, batches in rounds.items()}
+            examples |= {name: next(batches)[1]() for name, batches in own.items()}
             ordered = {name: examples[name] for name in self.sequences}
             batch = self.dataset[ordered].with_bad(self._bad_lines())
             yield Place(step + 1, positions), batch
+            for name in shared:
+                self.sequences[name].plan_ahead()
 
     def _go_on(self) -> None:
         """Show that the worker does not hang."""
@@ -266,7 +272,8 @@ def endless_loader(
                 "randomized" if settings.num_workers else settings.seed + _RANK_SEEDS * global_rank
             )
         sampler = _sampler(part, 0, 1)
-        sequences[part.stream.name] = BatchSequence(sampler, part.exact, part.shared, part.stream.name)
+        decided_by = part.config if world_size >= PLANNED_FROM else None
+        sequences[part.stream.name] = BatchSequence(sampler, part.exact, part.shared, part.stream.name, decided_by)
         survey(sequences[part.stream.name].readers, count)
     batches = dataset([part.stream for part in parts], preparation)
     steps = Steps(batches, sequences, settings.seed, global_rank, world_size, preparation.reading)

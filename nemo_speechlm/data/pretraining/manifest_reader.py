@@ -7,12 +7,14 @@ from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from lhotse.cut import Cut
 from nemo.utils import logging
 
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.indexed import IndexedManifest, IndexedManifests
 from nemo_speechlm.data.manifests.shards import expand_shards
-from nemo_speechlm.data.pretraining.chapters import Chapters, Cut, Order
+from nemo_speechlm.data.pretraining.chapters import Chapters, Order
+from nemo_speechlm.data.pretraining.chapters import Cut as ChapterCut
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
 
@@ -38,6 +40,8 @@ class ManifestReader(ABC):
         facts: keys that the model sets.
         chapter: the chapter that it iterates over, unless its order is finite.
         surveyed: lines that were looked at when it was made.
+        given: the lines that it iterates over instead, each with its pass; None: those of the chapter.
+        tells_lines: whether each example says which line it is, see :func:`line_of`.
     """
 
     type: ClassVar[str]
@@ -50,6 +54,8 @@ class ManifestReader(ABC):
         self.order = order
         self.chapter = 0
         self.surveyed = 0
+        self.given: Sequence[tuple[int, int]] | None = None
+        self.tells_lines = False
         self._bad: list[BadExample] = []
         self._lines = IndexedManifests(expand_shards(manifests))
         self._arrange(whole_files)
@@ -59,7 +65,7 @@ class ManifestReader(ABC):
         self._whole_files = whole_files
         self.cut_chapters()
 
-    def cut_chapters(self, cut: Cut | None = None) -> None:
+    def cut_chapters(self, cut: ChapterCut | None = None) -> None:
         """Have chapters that are cut in this way: a resumed run has those that it began with."""
         files = [len(file) for file in self._lines.files]
         self._chapters = Chapters(files, (self.order.seed, self.kind), self.order.shuffle, self._whole_files, cut)
@@ -91,6 +97,8 @@ class ManifestReader(ABC):
             for row in rows:
                 example = self._read_or_skip(int(row), turn)
                 if not isinstance(example, str | BadExample):
+                    if self.tells_lines:
+                        _tell_line(example, (turn, int(row)))
                     yield example
 
     def take_bad(self) -> list[BadExample]:
@@ -102,8 +110,15 @@ class ManifestReader(ABC):
         """Itself: samplers are copied to begin anew, and an index of lines may be large."""
         return self
 
+    @property
+    def files(self) -> list[IndexedManifest]:
+        """The manifests that have lines."""
+        return self._lines.files
+
     def _passes(self) -> Iterator[tuple[int, np.ndarray]]:
-        if not self.order.finite:
+        if self.given is not None:
+            yield from ((turn, np.array([row])) for turn, row in self.given)
+        elif not self.order.finite:
             yield from self._chapters.rows(self.chapter)
         elif self.order.shuffle:
             yield 0, np.random.default_rng((self.order.seed, self.kind, 0)).permutation(len(self))
@@ -150,6 +165,18 @@ class ManifestReader(ABC):
         if reasons:
             of = f"{total} lines" if total == len(self) else f"{total} of {len(self)} lines looked at"
             logging.info(f"{names}: {sum(reasons.values())} of {of} are left out: {_tally(reasons)}")
+
+
+def _tell_line(example: Any, line: tuple[int, int]) -> None:
+    if isinstance(example, Cut):
+        example.custom["read_from"] = line
+    else:
+        example.read_from = line
+
+
+def line_of(example: Any) -> tuple[int, int] | None:
+    """The pass and the row of an example's line, where its reader tells; None if something else was made of it."""
+    return (example.custom or {}).get("read_from") if isinstance(example, Cut) else getattr(example, "read_from", None)
 
 
 def _tally(reasons: Counter[str]) -> str:

@@ -110,6 +110,9 @@ class Plans:
             return Plan.parse(self._path(chapter).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError):  # cut off when the machine went down
+            self._path(chapter).unlink(missing_ok=True)
+            return None
         except OSError as error:
             self._give_up(error)
             return None

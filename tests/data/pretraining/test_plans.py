@@ -268,6 +268,16 @@ def test_one_that_takes_for_ever_is_not_waited_for(tmp_path, monkeypatch):
     process.join(30)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", "[[1], []]", '[[[[0, 1], [["a"]]]], []]'])
+def test_a_damaged_plan_is_made_anew(tmp_path, content):
+    each = Plans("key", lambda chapter: PLAN, tmp_path / "plans")
+    path = tmp_path / "plans/key/00000000.json"
+    path.write_text(content)
+    assert each.at_hand(0) is None
+    assert each.of(0) == PLAN
+    assert Plan.parse(path.read_text()) == PLAN
+
+
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path, caplog):
     (tmp_path / "plans").write_text("a file")
     each = Plans("key", lambda chapter: PLAN, tmp_path / "plans")

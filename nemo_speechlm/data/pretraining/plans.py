@@ -169,6 +169,6 @@ class Plans:
     def _give_up(self, error: OSError) -> None:
         logging.warning(
             f"Plans of batches cannot be kept, each worker reads the lines of all ranks: {error}. They need some "
-            f"100 MB in {tempfile.gettempdir()}; set TMPDIR to a folder of this machine that has room"
+            f"30 MB in {tempfile.gettempdir()}; set TMPDIR to a folder of this machine that has room"
         )
         self._folder = None

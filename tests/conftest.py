@@ -1,9 +1,9 @@
 """What holds for all tests."""
 
+import copy
 import gc
 import logging
 import os
-import pickle
 from pathlib import Path
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
@@ -19,6 +19,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
+
+from tests.quick_configs import quick_configs
 
 # Triton reads it when it is first imported, which other libraries do too.
 if not torch.cuda.is_available():
@@ -64,10 +66,10 @@ def configs_parsed_once():
             text = file.read()
             file.seek(start)
         if text not in parsed:
-            parsed[text] = pickle.dumps(load(file))  # what is wrong is said with the file's name
-        return pickle.loads(parsed[text])
+            parsed[text] = load(file)  # what is wrong is said with the file's name
+        return copy.deepcopy(parsed[text])
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_configs():
         patch.setattr(OmegaConf, "load", staticmethod(load_once))
         yield
 

@@ -4,6 +4,7 @@ import copy
 import gc
 import logging
 import os
+from functools import lru_cache
 from pathlib import Path
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
@@ -71,6 +72,24 @@ def configs_parsed_once():
 
     with pytest.MonkeyPatch.context() as patch, quick_configs():
         patch.setattr(OmegaConf, "load", staticmethod(load_once))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries_ask_once():
+    """A fifth of a tiny training's time goes into what is found out anew each time, and is always the same."""
+    from lightning.fabric.utilities import registry
+    from nv_one_logger.core.internal import safe_execution
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Each trainer looks through all that is installed for callbacks.
+        patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))
+        # Each step, NeMo's telemetry sets up its logger to say that it is off.
+        patch.setattr(safe_execution, "_get_logger", lru_cache(safe_execution._get_logger))
+        # Each seed is noted for devices that are not there, with the caller's stack.
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():
+                patch.setattr(device, "manual_seed_all", lambda seed: None)
         yield
 
 

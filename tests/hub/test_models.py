@@ -46,7 +46,8 @@ def model():
 
 
 def same_weights(one, other):
-    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    found = other.state_dict()
+    return all(torch.equal(value, found[name]) for name, value in one.state_dict().items())
 
 
 def test_there_and_back(server, model):

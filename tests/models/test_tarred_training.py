@@ -85,9 +85,10 @@ def test_trains_and_goes_on(recipe, tarred, tmp_path):
     assert len(set(whole)) == STEPS
     assert len(first) == 4
     assert first + rest == whole
+    found = resumed.state_dict()
     for name, weight in undisturbed.state_dict().items():
         if "num_batches" not in name:
-            assert torch.equal(resumed.state_dict()[name], weight), name
+            assert torch.equal(found[name], weight), name
 
 
 @pytest.mark.parametrize("recipe", ["ctc_small", "rnnt_small"])

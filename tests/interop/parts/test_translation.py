@@ -59,9 +59,10 @@ def test_there_and_back_and_there(tmp_path, options, sizes):
     export_fairseq(tmp_path / "x.nemo", tmp_path / "y.pt")
     convert(tmp_path / "y.pt", tmp_path / "y.nemo", options)
     first, second = (SpeechLMEncDecModel.restore_from(str(tmp_path / f"{n}.nemo"), map_location="cpu") for n in "xy")
-    assert first.state_dict().keys() == second.state_dict().keys()
+    weights = second.state_dict()
+    assert first.state_dict().keys() == weights.keys()
     for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
+        assert torch.equal(value, weights[name]), name
     for part in ("encoder", "decoder", "decoding", "labels", "final_dropout", "freeze_front_end", "preprocessor"):
         assert first.cfg[part] == second.cfg[part], part
 

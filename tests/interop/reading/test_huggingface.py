@@ -208,8 +208,9 @@ def test_a_start_for_fine_tuning(tmp_path):
     }
     model = SpeechLMCTCModel(OmegaConf.create(cfg))
     load_encoder(model, source)
+    loaded = model.encoder.state_dict()
     for name, value in source.part("encoder").items():
-        assert torch.equal(model.encoder.state_dict()[name], value), name
+        assert torch.equal(loaded[name], value), name
 
 
 def test_shards(tmp_path):

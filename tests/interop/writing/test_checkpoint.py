@@ -99,7 +99,8 @@ def test_golden_fine_tuned_round_trip(tmp_path, with_units):
     again = Options(label_dictionary=tmp_path / "y.dict.ltr.txt")
     convert(tmp_path / "y.pt", tmp_path / "z.nemo", again)
     first, second = restored(tmp_path / "x.nemo"), restored(tmp_path / "z.nemo")
-    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    found = second.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in first.state_dict().items())
     assert torch.equal(log_probs(first, 8000, 5000), log_probs(second, 8000, 5000))
 
 
@@ -115,7 +116,8 @@ def test_fine_tuned_there_and_back_and_there(tmp_path, pre_norm):
     convert(tmp_path / "y.pt", tmp_path / "y.nemo", Options(label_dictionary=tmp_path / "y.dict.ltr.txt"))
     first, second = restored(tmp_path / "x.nemo"), restored(tmp_path / "y.nemo")
     assert first.state_dict().keys() == second.state_dict().keys()
-    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    found = second.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in first.state_dict().items())
     for part in ("encoder", "decoder", "labels", "freeze_front_end", "preprocessor"):
         assert first.cfg[part] == second.cfg[part], part
     (tmp_path / "y.pt").unlink()

@@ -90,8 +90,9 @@ def test_what_is_not_filled_is_named_and_the_file_needed_no_more(corpus, teacher
     again = SpeechLMModel.restore_from(str(tmp_path / "a.nemo"), map_location="cpu")
     assert again.cfg.init_from_pretrained is None
     assert again.cfg.pretrained_from == str(teacher[1])
+    weights = again.state_dict()
     for name, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
+        assert torch.equal(weights[name], value), name
 
 
 def test_our_own_with_other_units(corpus, tmp_path):

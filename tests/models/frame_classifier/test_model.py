@@ -105,8 +105,9 @@ def test_restored_model_is_the_same(trained, tmp_path):
     model, _ = trained
     model.save_to(str(tmp_path / "model.nemo"))
     restored = FrameClassifierModel.restore_from(str(tmp_path / "model.nemo"), map_location="cpu")
+    weights = restored.state_dict()
     for name, value in model.state_dict().items():
-        assert torch.equal(value, restored.state_dict()[name]), name
+        assert torch.equal(value, weights[name]), name
     audio, lengths = torch.randn(2, 16000, generator=torch.Generator().manual_seed(1)), torch.tensor([16000, 9000])
     assert model.decode(audio, lengths) == restored.decode(audio, lengths)
 

@@ -152,8 +152,9 @@ def test_ctc_begins_with_its_encoder(pretrained):
     config = compose_recipe("ctc_small", f"model.init_from_pretrained={path}", "output=none.nemo").model
     config.train_ds, config.validation_ds = None, None
     tuned = SpeechLMCTCModel(config)
+    taken = tuned.encoder.state_dict()
     for name, weight in model.encoder.state_dict().items():
-        assert torch.equal(tuned.encoder.state_dict()[name], weight), name
+        assert torch.equal(taken[name], weight), name
     assert list(tuned.cfg.labels) == list(model.cfg.labels)
 
 

@@ -29,8 +29,9 @@ def test_heads_of_pretraining_are_left_behind(pretrained, build):
     assert {"w2v_bert", "text_embedding", "stm_head"} <= set(source.left_behind())
     encoder = SpeechLMEncoderModel(source.cfg)
     load_encoder(encoder, source)
+    loaded = encoder.encoder.state_dict()
     for name, weight in build().encoder.state_dict().items():
-        assert torch.equal(encoder.encoder.state_dict()[name], weight), name
+        assert torch.equal(loaded[name], weight), name
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".onnx"])

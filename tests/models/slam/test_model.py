@@ -21,6 +21,7 @@ from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.restore import restore_file
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.testing.slam import tiny_slam_config
+from tests.long_forms import LONG
 from tests.models.multitask import (
     check_that_an_update_is_the_sum_of_three,
     check_that_unused_parameters_are_told,
@@ -112,15 +113,16 @@ def staged(corpus, tmp_path_factory):
     return *fit(SLAMModel, staged_config(corpus), 8, callbacks=[saved]), folder
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize("stop", [2, 3, 5] if LONG else [3, 5])
 def test_goes_on_within_and_between_stages(corpus, staged, stop):
     model, whole, folder = staged
     config = staged_config(corpus)
     resumed, rest = fit(SLAMModel, config, 8, checkpoint=folder / f"step={stop}.ckpt")
     for ours, theirs in zip(rest.steps, whole.steps[stop:], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    found = resumed.state_dict()
     for name, weight in model.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
+        torch.testing.assert_close(found[name], weight, msg=name)
 
 
 def test_restored_equals_saved(trained, tmp_path, corpus):

@@ -77,8 +77,9 @@ def test_ctc_begins_with_its_encoder(pretrained):
     config.train_ds, config.validation_ds = None, None
     tuned = SpeechLMCTCModel(config)
     assert OmegaConf.to_container(tuned.cfg.encoder.speech_transformer)["n_layers"] == 1
+    taken = tuned.encoder.state_dict()
     for name, weight in model.encoder.state_dict().items():
-        assert torch.equal(tuned.encoder.state_dict()[name], weight), name
+        assert torch.equal(taken[name], weight), name
     audio, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
     log_probs, frames, _ = tuned.eval()(input_signal=audio, input_signal_length=lengths)
     assert log_probs.shape == (2, 26, len(tuned.cfg.labels) + 1)

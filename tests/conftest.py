@@ -1,11 +1,9 @@
 """What holds for all tests."""
 
-import copy
 import gc
 import logging
 import os
 from functools import lru_cache
-from pathlib import Path
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,7 +17,6 @@ if os.environ.get("GPU_TESTS") != "1":
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from omegaconf import OmegaConf
 
 from tests.quick_configs import quick_configs
 
@@ -55,23 +52,9 @@ def pytest_xdist_auto_num_workers():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def configs_parsed_once():
-    """Recipes are composed thousands of times; to parse their files takes many times as long as to copy the result."""
-    load, parsed = OmegaConf.load, {}
-
-    def load_once(file):
-        if isinstance(file, str | Path):
-            text = Path(file).read_text(encoding="utf-8")
-        else:
-            start = file.tell()
-            text = file.read()
-            file.seek(start)
-        if text not in parsed:
-            parsed[text] = load(file)  # what is wrong is said with the file's name
-        return copy.deepcopy(parsed[text])
-
-    with pytest.MonkeyPatch.context() as patch, quick_configs():
-        patch.setattr(OmegaConf, "load", staticmethod(load_once))
+def configs_composed_quickly():
+    """Recipes are composed thousands of times, and copied several times by each training."""
+    with quick_configs():
         yield
 
 
@@ -79,6 +62,7 @@ def configs_parsed_once():
 def libraries_ask_once():
     """A fifth of a tiny training's time goes into what is found out anew each time, and is always the same."""
     from lightning.fabric.utilities import registry
+    from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
     from nv_one_logger.core.internal import safe_execution
 
     with pytest.MonkeyPatch.context() as patch:
@@ -86,6 +70,9 @@ def libraries_ask_once():
         patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))
         # Each step, NeMo's telemetry sets up its logger to say that it is off.
         patch.setattr(safe_execution, "_get_logger", lru_cache(safe_execution._get_logger))
+        # Each figure that is logged is searched for tensors on other devices.
+        if not torch.cuda.is_available():
+            patch.setattr(_ResultMetric, "to", lambda self, *_, **__: self)
         # Each seed is noted for devices that are not there, with the caller's stack.
         for device in (torch.cuda, torch.xpu, torch.mtia):
             if not device.is_available():

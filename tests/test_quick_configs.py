@@ -1,4 +1,4 @@
-"""Configs that tests copy quickly are those that OmegaConf makes."""
+"""Configs that tests copy and compose quickly are those that OmegaConf and Hydra make."""
 
 import copy
 from contextlib import contextmanager
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import ReadonlyConfigError, ValidationError
 from omegaconf.nodes import ValueNode
 
-from tests.quick_configs import COPY_OF_OMEGACONF, LEAF_OF_OMEGACONF
+from tests.quick_configs import COPY_OF_OMEGACONF, LEAF_OF_OMEGACONF, MERGE_OF_HYDRA, PARSE_OF_HYDRA
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -67,7 +70,7 @@ def configs():
 
 @pytest.fixture
 def own():
-    """Within it, OmegaConf does as it does elsewhere."""
+    """Within it, OmegaConf and Hydra do as they do elsewhere."""
 
     @contextmanager
     def own():
@@ -75,6 +78,8 @@ def own():
             for kind, function in COPY_OF_OMEGACONF.items():
                 patch.setattr(kind, "__deepcopy__", function)
             patch.setattr(ValueNode, "__init__", LEAF_OF_OMEGACONF)
+            patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", MERGE_OF_HYDRA)
+            patch.setattr(OverridesParser, "parse_rule", PARSE_OF_HYDRA)
             yield
 
     return own
@@ -116,3 +121,33 @@ def test_what_is_made_of_a_class_is_made_anew():
     assert OmegaConf.structured(Outer).inner.many == [1, 2]
     with pytest.raises(ValidationError):
         OmegaConf.structured(Outer).flag = "perhaps"
+
+
+def test_recipes_are_composed_anew_where_a_file_has_changed(tmp_path):
+    def composed(*options):
+        with initialize_config_dir(config_dir=str(tmp_path), version_base=None):
+            return compose("whole", list(options))
+
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind" / "a.yaml").write_text("x: 1\n")
+    (tmp_path / "kind" / "b.yaml").write_text("x: 2\n")
+    (tmp_path / "whole.yaml").write_text("defaults: [kind: a, _self_]\ny: [1]\n")
+    first = composed("kind.x=5")
+    first.y.append(3)
+    assert composed() == {"kind": {"x": 1}, "y": [1]}
+    assert composed("kind=b") == {"kind": {"x": 2}, "y": [1]}
+    (tmp_path / "kind" / "a.yaml").write_text("x: 10\n")
+    assert composed("kind.x=5") == {"kind": {"x": 5}, "y": [1]}
+    assert composed() == {"kind": {"x": 10}, "y": [1]}
+
+
+def test_a_recipe_is_the_one_that_hydra_composes(own):
+    def composed(name):
+        with initialize_config_dir(config_dir=str(CONF), version_base=None):
+            return described(compose(name, ["output=x", "+model.more={a:[1,null]}", "~seed"]))
+
+    for name in ("maestro_small", "speechlm_p_base", "st_slam"):
+        first = composed(name)
+        assert composed(name) == first
+        with own():
+            assert composed(name) == first

@@ -53,6 +53,8 @@ def recipe(tmp_path, corpus, pretrained):
         "model.decoder.d_model=24",  # another width than the encoder's: a linear layer goes between
         "model.decoder.n_layers=2",
         "model.decoder.d_ff=32",
+        "model.decoding.max_length=12",  # it has learned little, and would go on to the end
+        "model.decoding.max_length_per_frame=0",
         "trainer.accelerator=cpu",
         "trainer.max_steps=4",
         "trainer.val_check_interval=4",

@@ -95,11 +95,13 @@ HEADS = {
     "ctc": ("ctc_small", []),
     "rnnt": (
         "rnnt_slam",
-        ["model.model_defaults.pred_hidden=16", "model.model_defaults.joint_hidden=16", "trainer.precision=32-true"],
+        ["model.model_defaults.pred_hidden=16", "model.model_defaults.joint_hidden=16", "trainer.precision=32-true",
+         "model.decoding.greedy.max_symbols=2"],
     ),
     "encdec": (
         "st_small",
         ["model.task=recognition", "model.decoder.d_model=24", "model.decoder.n_layers=1", "model.decoder.d_ff=32",
+         "model.decoding.max_length=8", "model.decoding.max_length_per_frame=0",
          "exp_manager.checkpoint_callback_params.monitor=val_cer", "exp_manager.checkpoint_callback_params.mode=min"],
     ),
 }  # fmt: skip

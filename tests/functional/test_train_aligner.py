@@ -280,7 +280,7 @@ def test_imported_alignments(corpus, trained, tmp_path):
         f"manifest={corpus / 'train.json'}",
         f"output={tmp_path / 'b.json'}",
         f"units={tmp_path / 'units.json'}",
-        "workers=2",
+        "workers=1",
     )
     assert status == 0, printed
     for ours, back in zip(records(tmp_path / "a.json"), records(tmp_path / "b.json"), strict=True):

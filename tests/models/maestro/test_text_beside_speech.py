@@ -32,7 +32,7 @@ TRANSDUCER = {
         "fuse_loss_wer": False,
         "jointnet": {"joint_hidden": 20, "activation": "relu", "dropout": 0.0},
     },
-    "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 10}},
+    "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 2}},
     "loss": {"loss_name": "default"},
     "rnnt_reduction": "mean_volume",
     "reuse_decoder": True,

@@ -19,6 +19,7 @@ from nemo_speechlm.interop.planning import make_plan
 from nemo_speechlm.interop.reading.source import read_source
 from tests.golden import Value, collect
 from tests.interop.checkpoints import write_dictionary
+from tests.long_forms import LONG
 
 FILES = Path(__file__).parents[2] / "assets" / "golden_seeded"
 NAMES = ("speechlm_p", "speechlm_large")
@@ -109,9 +110,9 @@ def test_every_layer_is_the_released_one(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_weight_is_seen(name, tmp_path):
-    """Each parameter of the encoder in turn, its values moved by one place."""
+    """Each parameter of the encoder in turn, its values moved by one place; every third one in short tests."""
     model = converted(name, weights_of(name), tmp_path)
-    parameters = dict(model.encoder.named_parameters())
+    parameters = dict(list(model.encoder.named_parameters())[:: 1 if LONG else 3])
     unseen = set()
     for key, parameter in parameters.items():
         right = parameter.detach().clone()

@@ -154,7 +154,9 @@ def _merge_once(merge):
         key = repr((sources, defaults, stats))
         if key not in merged:
             merged[key] = merge(self, defaults, repo)
-        return copy.deepcopy(merged[key])
+        found = copy.deepcopy(merged[key])
+        OmegaConf.clear_cache(found)  # of the time, say, at which they were merged
+        return found
 
     return merge_once
 

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+from contextlib import nullcontext
 from functools import lru_cache
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
@@ -18,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.long_forms import LONG
 from tests.quick_configs import quick_configs
 
 # Triton reads it when it is first imported, which other libraries do too.
@@ -53,18 +55,21 @@ def pytest_xdist_auto_num_workers():
 
 @pytest.fixture(scope="session", autouse=True)
 def configs_composed_quickly():
-    """Recipes are composed thousands of times, and copied several times by each training."""
-    with quick_configs():
+    """Recipes are composed thousands of times, and copied several times by each training; not in the long form."""
+    with nullcontext() if LONG else quick_configs():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def libraries_ask_once():
-    """A fifth of a tiny training's time goes into what is found out anew each time, and is always the same."""
+    """A fifth of a tiny training's time goes into what is found out anew and always the same; not in the long form."""
     from lightning.fabric.utilities import registry
     from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
     from nv_one_logger.core.internal import safe_execution
 
+    if LONG:
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch:
         # Each trainer looks through all that is installed for callbacks.
         patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))

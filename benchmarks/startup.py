@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
     Attributes:
         name: in the table.
-        command: of the examples.
+        command: of the examples, or a program's whole path without ``.py``.
         arguments: of it.
         status: that it must end with.
     """
@@ -72,7 +72,11 @@ def cases(folder: Path) -> list[Case]:
     (folder / "text.txt").write_text("one two three four\nfive six seven eight\n" * 100)
     audio, known = f"input={folder / 'a.wav'}", f"model={model}"
     clean = folder / "clean.json"
+    (folder / "nothing.py").write_text("")
+    (folder / "imports.py").write_text("import nemo_speechlm\n")
     return [
+        Case("nothing", str(folder / "nothing"), []),
+        Case("import nemo_speechlm", str(folder / "imports"), []),
         Case("help of a data tool", "tokenize_text", ["--help"]),
         Case("help of a training", "speechlm_pretrain", ["--help"]),
         Case("help of inference", "transcribe", ["--help"]),

@@ -135,17 +135,14 @@ def padding(config: dict[str, Any], steps: int) -> dict[str, float]:
 
 def cost_of_a_step(config: dict[str, Any], ranks: int, steps: int) -> dict[str, float]:
     """Processor seconds that one rank of so many takes for the data of a step: without plans; and with them."""
-    made = build_pretrain_dataloader({**config, "num_workers": 0}, STREAMS, 0, ranks)
-    sequences = made.steps.sequences.values()
-    planned = [sequence.decided_by for sequence in sequences]
-    for sequence in sequences:
+    unplanned, made = (build_pretrain_dataloader({**config, "num_workers": 0}, STREAMS, 0, ranks) for _ in range(2))
+    for sequence in unplanned.steps.sequences.values():
         sequence.decided_by = None
-    found = {f"data of a step for one of {ranks} ranks": seconds_a_step(made, steps)}
-    if None in planned:
+    found = {f"data of a step for one of {ranks} ranks": seconds_a_step(unplanned, steps)}
+    if any(sequence.decided_by is None for sequence in made.steps.sequences.values()):
         return found
     planning, tempfile.tempdir = 0.0, tempfile.mkdtemp()  # without plans of another number of ranks
-    for sequence, decided_by in zip(sequences, planned, strict=True):
-        sequence.decided_by = decided_by
+    for sequence in made.steps.sequences.values():
         next(sequence.batches())
         start = time.process_time()
         assert sequence._plans is not None
@@ -160,8 +157,7 @@ def cost_of_a_step(config: dict[str, Any], ranks: int, steps: int) -> dict[str, 
 
 
 def seconds_a_step(made: Any, steps: int) -> float:
-    """Processor seconds of a step, of so many from the first one on."""
-    made._delivered = type(made._delivered)(type(made.place)())
+    """Processor seconds of a step, of so many behind the first one."""
     batches = iter(made)
     next(batches)  # it fills its buffer with lines before
     start = time.process_time()

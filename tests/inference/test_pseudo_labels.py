@@ -1,7 +1,6 @@
 """Which utterances become training data."""
 
 import json
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.evaluation.pseudo_labels import LabelSummary
 from nemo_speechlm.inference import pseudo_labels
 from nemo_speechlm.inference.pseudo_labels import Labels, PseudoLabel, chosen, label_manifest
+from tests.memory import traced_peak
 
 LABELS = [
     PseudoLabel({"text": "a b"}, 10.0, "a b", 0.9),
@@ -204,17 +204,16 @@ def test_thresholds_may_change_while_a_job_is_under_way(label, tmp_path, monkeyp
 def test_memory_of_a_label():
     """Records of a corpus would not fit: 20 million utterances have 20 GB of them."""
     count = 5_000
-    labels, told = Labels(), LabelSummary()
-    tracemalloc.start()
-    try:
+
+    def summed_up():
+        labels, told = Labels(), LabelSummary()
         for number in range(count):
             label = PseudoLabel({"audio_filepath": "a" * 200, "text": "a b"}, 10.0, "a c", number / count)
             labels.add(label)
             told.add(label)
-        said = told.said(labels, chosen(labels, keep=0.5))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        return told.said(labels, chosen(labels, keep=0.5))
+
+    peak, said = traced_peak(summed_up)
     assert said.startswith("kept: 2500 of 5000 utterances, 6.94 h, scores 0.500 to 1.000, WER 50.0% of the 2500")
     assert peak < 80 * count
 

@@ -1,6 +1,5 @@
 """Recordings of any length: what is in memory does not depend on it."""
 
-import tracemalloc
 import wave
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from nemo_speechlm.inference.recognizers import Passage
 from nemo_speechlm.inference.recordings import CuttingOptions, transcribe_files
+from tests.memory import traced_peak
 
 RATE = 8000
 OPTIONS = CuttingOptions(max_segment=10.0, min_segment=2.0, batch_duration=30.0)
@@ -39,10 +39,7 @@ class Counter:
 def peak(path):
     """Bytes that were held at most, and the recognizer."""
     recognize = Counter()
-    tracemalloc.start()
-    (transcript,) = transcribe_files([path], recognize, RATE, OPTIONS)
-    found = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    found, (transcript,) = traced_peak(transcribe_files, [path], recognize, RATE, OPTIONS)
     assert transcript.error is None
     return found, recognize, transcript
 

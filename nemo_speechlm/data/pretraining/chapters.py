@@ -27,6 +27,10 @@ _ROUNDS = 6
 """Of the network that computes a permutation; three already look random, four to whoever may ask as he likes."""
 
 
+Line = tuple[int, int]
+"""The pass in which a line is read, and its row: its position in all files together."""
+
+
 class Order(NamedTuple):
     """In which order a manifest is read.
 

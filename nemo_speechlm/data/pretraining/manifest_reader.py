@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -13,7 +13,7 @@ from nemo.utils import logging
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.indexed import IndexedManifest, IndexedManifests
 from nemo_speechlm.data.manifests.shards import expand_shards
-from nemo_speechlm.data.pretraining.chapters import Chapters, Order
+from nemo_speechlm.data.pretraining.chapters import Chapters, Line, Order
 from nemo_speechlm.data.pretraining.chapters import Cut as ChapterCut
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import Record, parse_line
@@ -54,7 +54,7 @@ class ManifestReader(ABC):
         self.order = order
         self.chapter = 0
         self.surveyed = 0
-        self.given: Sequence[tuple[int, int]] | None = None
+        self.given: Sequence[Line] | None = None
         self.tells_lines = False
         self._bad: list[BadExample] = []
         self._lines = IndexedManifests(expand_shards(manifests))
@@ -115,9 +115,9 @@ class ManifestReader(ABC):
         """The manifests that have lines."""
         return self._lines.files
 
-    def _passes(self) -> Iterator[tuple[int, np.ndarray]]:
+    def _passes(self) -> Iterator[tuple[int, Iterable[int]]]:
         if self.given is not None:
-            yield from ((turn, np.array([row])) for turn, row in self.given)
+            yield from ((turn, [row]) for turn, row in self.given)
         elif not self.order.finite:
             yield from self._chapters.rows(self.chapter)
         elif self.order.shuffle:
@@ -167,14 +167,14 @@ class ManifestReader(ABC):
             logging.info(f"{names}: {sum(reasons.values())} of {of} are left out: {_tally(reasons)}")
 
 
-def _tell_line(example: Any, line: tuple[int, int]) -> None:
+def _tell_line(example: Any, line: Line) -> None:
     if isinstance(example, Cut):
         example.custom["read_from"] = line
     else:
         example.read_from = line
 
 
-def line_of(example: Any) -> tuple[int, int] | None:
+def line_of(example: Any) -> Line | None:
     """The pass and the row of an example's line, where its reader tells; None if something else was made of it."""
     return (example.custom or {}).get("read_from") if isinstance(example, Cut) else getattr(example, "read_from", None)
 

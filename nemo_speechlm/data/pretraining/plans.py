@@ -18,8 +18,9 @@ from typing import NamedTuple
 from nemo.utils import logging
 
 from nemo_speechlm.data.bad_examples import BadExample
-from nemo_speechlm.errors import InputError
-from nemo_speechlm.locks import only_writer
+from nemo_speechlm.data.pretraining.chapters import Line
+from nemo_speechlm.errors import InputError, OutputError
+from nemo_speechlm.files import atomic_write
 
 AHEAD = 16
 """Chapters that are planned before they are needed."""
@@ -30,9 +31,6 @@ _KEPT = 4 * AHEAD
 _PAUSE = 0.02
 _PATIENCE = 60.0
 """Seconds to wait for another process to plan a chapter, before this one does it, too."""
-
-Line = tuple[int, int]
-"""The pass in which a line is read, and its row in all manifests together."""
 
 
 class PlannedBatch(NamedTuple):
@@ -150,23 +148,19 @@ class Plans:
             try:
                 if path.exists():
                     continue
-                with only_writer(path):
-                    if path.exists():
-                        continue
-                    partial = path.with_suffix(".partial")
-                    partial.write_text(self._make(chapter).dump(), encoding="utf-8")
-                    os.replace(partial, path)
+                with atomic_write(path) as file:
+                    file.write(self._make(chapter).dump())
                 with suppress(OSError):
                     self._path(chapter - _KEPT).unlink()
             except InputError:  # another process is at it
                 continue
-            except OSError as error:
+            except (OSError, OutputError) as error:
                 self._give_up(error)
                 return False
             return True
         return False
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         logging.warning(
             f"Plans of batches cannot be kept, each worker reads the lines of all ranks: {error}. They need some "
             f"30 MB in {tempfile.gettempdir()}; set TMPDIR to a folder of this machine that has room"

@@ -15,9 +15,9 @@ from nemo.collections.common.data.lhotse import dataloader
 
 import nemo_speechlm
 from nemo_speechlm.data.bad_examples import BadExample
-from nemo_speechlm.data.pretraining.chapters import Cut
+from nemo_speechlm.data.pretraining.chapters import Cut, Line
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader, line_of
-from nemo_speechlm.data.pretraining.plans import Line, Plan, PlannedBatch, Plans
+from nemo_speechlm.data.pretraining.plans import Plan, PlannedBatch, Plans
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.jobs.versions import versions
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.audio.stream import cut_at_silences, quietest, stream_audio
 from nemo_speechlm.errors import InputError
+from tests.memory import traced_peak
 
 RATE = 1000
 
@@ -95,16 +96,16 @@ def test_the_quietest_place():
 
 
 def test_memory_does_not_grow_with_length():
-    import tracemalloc
-
     def endless(seconds):
         for i in range(seconds):
             yield noise(1, i)
 
+    def pieces_of(seconds):
+        return sum(1 for _ in cut_at_silences(endless(seconds), RATE, 10, 2))
+
     peaks = []
     for seconds in (60, 600):
-        tracemalloc.start()
-        assert sum(1 for _ in cut_at_silences(endless(seconds), RATE, 10, 2)) >= seconds // 10
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        peak, pieces = traced_peak(pieces_of, seconds)
+        assert pieces >= seconds // 10
+        peaks.append(peak)
     assert peaks[1] < 1.5 * peaks[0]

@@ -230,8 +230,9 @@ def test_old_plans_are_removed(tmp_path):
     assert len(list((tmp_path / "plans/key").iterdir())) < 100
 
 
-def test_another_process_makes_it_and_is_waited_for(tmp_path):
-    each = Plans("key", lambda chapter: PLAN, tmp_path / "plans")
+@pytest.fixture
+def another(tmp_path):
+    """Another process that makes a plan of the first chapter, without batches, and ends when it is told to."""
     path = tmp_path / "plans/key/00000000.json"
     held, done = get_context("fork").Event(), get_context("fork").Event()
 
@@ -244,28 +245,23 @@ def test_another_process_makes_it_and_is_waited_for(tmp_path):
     process = get_context("fork").Process(target=hold)
     process.start()
     assert held.wait(30)
-    threading.Timer(0.3, done.set).start()
-    assert each.of(0) == Plan([], []), "the other one's"
+    yield done
+    done.set()
     process.join(30)
 
 
+def test_another_process_makes_it_and_is_waited_for(tmp_path, another):
+    each = Plans("key", lambda chapter: PLAN, tmp_path / "plans")
+    threading.Timer(0.3, another.set).start()
+    assert each.of(0) == Plan([], []), "the other one's"
+
+
+@pytest.mark.usefixtures("another")
 def test_one_that_takes_for_ever_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "_PATIENCE", 0.3)
     monkeypatch.setattr(plans, "AHEAD", 1)
     each = Plans("key", lambda chapter: PLAN, tmp_path / "plans")
-    held, done = get_context("fork").Event(), get_context("fork").Event()
-
-    def hold():
-        with only_writer(tmp_path / "plans/key/00000000.json"):
-            held.set()
-            done.wait(30)
-
-    process = get_context("fork").Process(target=hold)
-    process.start()
-    assert held.wait(30)
     assert each.of(0) == PLAN
-    done.set()
-    process.join(30)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "[[1], []]", '[[[[0, 1], [["a"]]]], []]'])

@@ -1,4 +1,3 @@
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from hypothesis import strategies as st
 
 from nemo_speechlm.data.text.held_out import place_sentences
 from nemo_speechlm.errors import InputError
+from tests.memory import traced_peak
 
 VALID = Path("valid.json")
 
@@ -38,14 +38,9 @@ def test_as_many_to_hold_out_as_there_are():
 
 def test_memory_of_a_sentence():
     count = 100_000
-    texts = (str(number % 90_000) for number in range(count))
-    tracemalloc.start()
-    try:
-        found = place_sentences(
-            ({"text": text} for text in texts), unique=True, valid_lines=100, valid_output=VALID, seed=0
-        )
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    records = ({"text": str(number % 90_000)} for number in range(count))
+    peak, found = traced_peak(
+        lambda: place_sentences(records, unique=True, valid_lines=100, valid_output=VALID, seed=0)
+    )
     assert sum(place == "a repeated sentence" for place in found) == 10_000
     assert peak <= 16 * count

@@ -17,9 +17,10 @@ or to take another of its keys as "text", such as what was said in speech that i
 
 LibriSpeech, Libri-Light, Common Voice, and the text of LibriSpeech's language model are read as they are published,
 from folders or archives (whose checksums are checked where a list of them lies beside); download=true fetches those
-that anyone may fetch. Data of other tools: corpus=kaldi, a folder with wav.scp; corpus=lhotse, a manifest of cuts;
-corpus=recipe, anything Lhotse has a recipe of; corpus=huggingface, a folder that `datasets` opens; corpus=festvox, a
-voice of Festival, with the sentences that were read for it.
+that anyone may fetch. Data of other tools: corpus=kaldi, a folder with wav.scp; corpus=lhotse, a manifest of cuts, or
+a folder of Lhotse Shar, whose audio stays in its tars; corpus=recipe, anything Lhotse has a recipe of;
+corpus=huggingface, a folder that `datasets` opens; corpus=festvox, a voice of Festival, with the sentences that were
+read for it.
 
     python examples/prepare_data.py corpus=librispeech source=LibriSpeech parts=[train-clean-100] output=train.json
     python examples/prepare_data.py corpus=libri_light source=small.tar output=speech.json

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_speechlm.data.audio.files import AUDIO_SUFFIXES, audio_info
-from nemo_speechlm.data.audio.sources import audio_source, naming
+from nemo_speechlm.data.audio.sources import TAR, audio_source, naming
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.audio.utterances import check_duration, part_of_file, seconds_of
 from nemo_speechlm.data.corpora.folder_transcripts import Transcripts
@@ -147,11 +147,11 @@ def make_folder_work(listing: str | Path, output: str | Path, options: CorpusOpt
 
     def work(number: int, line: str) -> Record:
         listed = parse_line(line, listing, number)
-        path = Path(listed.pop("audio_filepath"))
         if "_bad" in listed:
-            raise InputError(listed["_bad"], path)
+            raise InputError(listed["_bad"], listed["audio_filepath"])
+        path = audio_source(listed, listing, number) if TAR in listed else Path(listed["audio_filepath"])
         if "_skip" in listed:
-            raise SkipItem(listed["_skip"], path)
+            raise SkipItem(listed["_skip"], str(path))
         available = audio_info(path, options.decode).duration
         offset, duration = part_of_file(listed, path, available, listing, number)
         if "offset" in listed:
@@ -162,13 +162,19 @@ def make_folder_work(listing: str | Path, output: str | Path, options: CorpusOpt
             try:
                 listed["text"] = cleaner.clean(listed["text"])
             except SkipItem as error:
-                raise SkipItem(f"transcript: {error}", path) from None
-        absolute = path.resolve()
-        relative = absolute.relative_to(home).as_posix() if absolute.is_relative_to(home) else str(absolute)
-        times: Record = {key: listed.pop(key) for key in ("offset", "duration") if key in listed}
-        return {"audio_filepath": relative, **times, **listed}
+                raise SkipItem(f"transcript: {error}", str(path)) from None
+        where = naming(path.resolve())
+        file = TAR if TAR in where else "audio_filepath"
+        where[file] = _seen_from(home, Path(where[file]))
+        times: Record = {key: listed[key] for key in ("offset", "duration") if key in listed}
+        return {**where, **times, **{key: value for key, value in listed.items() if key not in {*where, *times}}}
 
     return work
+
+
+def _seen_from(home: Path, path: Path) -> str:
+    """A path, absolute, as a manifest in a folder names it: relative if it lies below."""
+    return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
 
 
 def make_manifest_work(manifest: str | Path, output: str | Path, options: CorpusOptions) -> Work:

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from nemo_speechlm.data.corpora.lhotse_shar import item_of, shar_cuts, unread_fields
 from nemo_speechlm.data.corpora.listing import chosen_parts, write_listing
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import Record, iter_lines, parse_line
@@ -17,10 +18,12 @@ from nemo_speechlm.files import Record, iter_lines, parse_line
 def list_lhotse(source: str | Path, listing: str | Path) -> list[str]:
     """Write what a manifest of cuts (or of recordings) says.
 
-    A cut with several supervisions becomes a line for each; one with a single supervision, or without, a line.
+    A cut with several supervisions becomes a line for each; one with a single supervision, or without, a line. What a
+    cut has as ``custom`` stands in its line, units for example, but for cuts that become several.
 
     Args:
-        source: ``.jsonl`` or ``.jsonl.gz``, read line by line; or another form that Lhotse loads.
+        source: ``.jsonl`` or ``.jsonl.gz``, read line by line; another form that Lhotse loads; or a folder of Lhotse
+            Shar, whose audio stays in its tars.
         listing: the file to write.
 
     Returns:
@@ -28,28 +31,34 @@ def list_lhotse(source: str | Path, listing: str | Path) -> list[str]:
 
     Raises:
         InputError: naming file and line, at what is no cut, or a cut that is not a part of one audio file as it is
-            (mixed, padded, changed in speed, held in memory or in a shard, fetched by a command).
+            (mixed, padded, changed in speed, held in memory, fetched by a command); or at a Shar that is not whole.
     """
     source = Path(source)
-    if source.is_dir():
-        raise InputError("a folder; expected a manifest of cuts, such as cuts.jsonl.gz", source)
     texts = 0
     count = 0
 
     def records() -> Iterator[Record]:
         nonlocal texts, count
-        for number, item in _items(source):
-            for record in records_of(item, source, number):
+        for file, number, item, audio in shar_cuts(source) if source.is_dir() else _with_own_audio(source):
+            for record in records_of(item, file, number, audio):
                 texts += "text" in record
                 count += 1
                 yield record
 
     write_listing(listing, records(), source)
-    return [] if texts else [f"no supervision with a text among the {count} lines of {source}: no transcripts"]
+    notes = unread_fields(source) if source.is_dir() else []
+    if not texts:
+        notes.append(f"no supervision with a text among the {count} lines of {source}: no transcripts")
+    return notes
+
+
+def _with_own_audio(source: Path) -> Iterator[tuple[Path, int, Any, None]]:
+    for number, line in _items(source):
+        yield source, number, line, None
 
 
 def _items(source: Path) -> Iterator[tuple[int, Any]]:
-    from lhotse.serialization import deserialize_item, load_manifest
+    from lhotse.serialization import load_manifest
 
     if ".jsonl" not in source.suffixes:
         if not source.is_file():
@@ -64,15 +73,17 @@ def _items(source: Path) -> Iterator[tuple[int, Any]]:
         record = parse_line(line, source, number)
         if {"recording_id", "start"} <= record.keys() and "recording" not in record:
             raise InputError("a supervision, expected a cut; `lhotse cut simple` makes cuts of it", source, number)
-        try:
-            item = deserialize_item(record)
-        except Exception as error:  # a key that is not there, a wrong type, ...
-            raise InputError(f"no cut of Lhotse's ({type(error).__name__}: {error})", source, number) from error
-        yield number, item
+        yield number, item_of(record, source, number)
 
 
-def records_of(item: Any, source: str | Path, number: int) -> Iterator[Record]:
+def records_of(item: Any, source: str | Path, number: int, audio: Record | None = None) -> Iterator[Record]:
     """The lines of a cut or a recording.
+
+    Args:
+        item: the cut or recording.
+        source: its file, for relative paths and messages.
+        number: its line.
+        audio: what a line says of its audio, which begins with the cut; None: the cut says it.
 
     Raises:
         InputError: see :func:`list_lhotse`.
@@ -83,18 +94,33 @@ def records_of(item: Any, source: str | Path, number: int) -> Iterator[Record]:
         item = item.to_cut()
     if not isinstance(item, MonoCut):
         raise InputError(f"a {type(item).__name__}, expected a MonoCut: a part of one recording", source, number)
-    path = _audio_of(item, source, number)
-    whole = item.start == 0 and abs(item.duration - item.recording.duration) < 1e-3
+    begin = 0.0 if audio is None else item.start
+    if audio is None:
+        audio = {"audio_filepath": str(_audio_of(item, source, number))}
+        whole = item.start == 0 and abs(item.duration - item.recording.duration) < 1e-3
+    else:
+        whole = True
     for cut in item.trim_to_supervisions(keep_overlapping=False) if len(item.supervisions) > 1 else [item]:
-        record: Record = {"audio_filepath": str(path)}
+        record: Record = dict(audio)
+        if cut is item:
+            record |= {key: value for key, value in (item.custom or {}).items() if _is_plain(value)}
         if not (whole and cut is item):
-            record |= {"offset": round(cut.start, 4), "duration": round(cut.duration, 4)}
+            record |= {"offset": round(cut.start - begin, 4), "duration": round(cut.duration, 4)}
         for supervision in cut.supervisions:
             if supervision.speaker:
                 record["speaker"] = supervision.speaker
             if supervision.text:
                 record["text"] = supervision.text
         yield record
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold it; a cut may have arrays, too, which lie elsewhere."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(own) for key, own in value.items())
+    return value is None or isinstance(value, str | int | float)
 
 
 def _audio_of(cut: Any, source: str | Path, number: int) -> Path:

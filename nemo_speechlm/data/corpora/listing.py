@@ -1,9 +1,9 @@
 """The listing of a corpus: what is known of its utterances before their audio is opened, a JSON line each.
 
-A line has ``audio_filepath`` (absolute, or relative to the working directory) and keys of the manifest's line:
-``speaker``, ``text``, and of a part of a file ``offset`` and perhaps ``duration``, in seconds. A key ``_skip`` says
-why the utterance is left out, ``_bad`` why it is bad input.
-:func:`nemo_speechlm.data.corpora.folder.make_folder_work` makes manifests of listings.
+A line has ``audio_filepath`` (absolute, or relative to the working directory; of audio in a tar its name there, beside
+``tar_filepath``, which is absolute) and keys of the manifest's line: ``speaker``, ``text``, and of a part of a file
+``offset`` and perhaps ``duration``, in seconds. A key ``_skip`` says why the utterance is left out, ``_bad`` why it is
+bad input. :func:`nemo_speechlm.data.corpora.folder.make_folder_work` makes manifests of listings.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -20,6 +20,9 @@ FEWEST_LINES = 5_000
 """A chapter of small data has several passes: where it ends, batches are not full."""
 
 
+PIECE_LINES = 1_000
+"""Lines of the pieces of a file that is longer than a chapter, where chapters have whole files."""
+
 SHUFFLED_MOST = 1 << 20
 """Lines that are shuffled as a whole; to shuffle 20 million takes seconds, and their order 80 MB in each process."""
 
@@ -53,10 +56,12 @@ class Cut(NamedTuple):
     Attributes:
         lines: of a chapter, about.
         shuffled_most: lines that are shuffled as a whole; None: however many.
+        piece_lines: of the pieces that long files come in, about; None: files are never divided.
     """
 
     lines: int = CHAPTER_LINES
     shuffled_most: int | None = SHUFFLED_MOST
+    piece_lines: int | None = PIECE_LINES
 
 
 class Chapters:
@@ -64,7 +69,8 @@ class Chapters:
 
     Args:
         lines: lines of each file; a chapter has all of some files where their lines are in tar files of their own
-            (``whole_files``), so that few of these are open at a time.
+            (``whole_files``), so that it reads from few of these. Files that are longer than a chapter are divided:
+            their lines stand as they lie in tars.
         key: seeds the permutations, together with the number of the pass.
         shuffle: False for the order in which the lines stand.
         whole_files: see ``lines``.
@@ -80,6 +86,8 @@ class Chapters:
         cut: Cut | None = None,
     ):
         cut = cut or Cut()
+        if whole_files and cut.piece_lines is not None:
+            lines = [piece for file in lines for piece in _pieces(file, cut.lines, cut.piece_lines)]
         self.first = np.concatenate([[0], np.cumsum(lines)]).astype(np.int64)
         self.key = tuple(key)
         self.shuffle = shuffle
@@ -121,6 +129,12 @@ class Chapters:
             np.random.default_rng((*self.key, turn)).shuffle(numbers)
             self._last = turn, numbers
         return self._last[1]
+
+
+def _pieces(lines: int, most: int, about: int) -> list[int]:
+    """The lines of each piece of a file: all, or those of nearly equal pieces if it has more than ``most``."""
+    count = 1 if lines <= most else max(1, round(lines / about))
+    return [lines * (piece + 1) // count - lines * piece // count for piece in range(count)]
 
 
 def permuted(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:

@@ -116,6 +116,7 @@ class PretrainLoader(GuardedLoader):
             "positions": positions,
             "chapter_lines": self._cut.lines,
             "shuffled_most": self._cut.shuffled_most,
+            "piece_lines": self._cut.piece_lines,
             "readers": self._readers,
             "examples": (read, bad),
         }
@@ -136,7 +137,9 @@ class PretrainLoader(GuardedLoader):
                 f"processes, and now has {self._readers[0]} in {self._readers[1]}. Some utterances come twice in this "
                 "pass, others not at all. Give as many as before, or data as manifests"
             )
-        cut = Cut(state.get("chapter_lines", FIRST_CHAPTER_LINES), state.get("shuffled_most"))
+        cut = Cut(
+            state.get("chapter_lines", FIRST_CHAPTER_LINES), state.get("shuffled_most"), state.get("piece_lines")
+        )
         if cut != self._cut:  # cutting forgets the order of the pass, which was shuffled at the start
             for sequence in self.steps.sequences.values():
                 sequence.cut_chapters(cut)

@@ -1,14 +1,19 @@
 """Each corpus from the layout in which it is published to a manifest, by the command."""
 
+import gzip
 import hashlib
 import importlib.util
 import json
 import random
 import tarfile
 from io import BytesIO
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.data.corpora.libri_light import joined
 from tests.data.corpora import tiny
 from tests.functional.commands import run_example
@@ -338,8 +343,111 @@ def test_what_is_no_cut(prepare, tmp_path):
             CutSet.from_cuts([content]).to_file(path)
         _, printed = prepare("corpus=lhotse", f"source={path}", status=1)
         assert message in printed
-    _, printed = prepare("corpus=lhotse", f"source={tmp_path}", status=1)
-    assert "a folder; expected a manifest of cuts" in printed
+    (tmp_path / "empty").mkdir()
+    _, printed = prepare("corpus=lhotse", f"source={tmp_path / 'empty'}", status=1)
+    assert "a folder without cuts.000000.jsonl.gz" in printed
+
+
+@pytest.fixture
+def shar(tmp_path):
+    """Five cuts in three shards: the first a part of its recording, the third with two supervisions."""
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    cuts = []
+    for number in range(5):
+        path = tmp_path / "audio" / f"{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        samples = np.random.default_rng(number).uniform(-0.5, 0.5, 32000 + 1600 * number)
+        soundfile.write(path, samples, 16000, subtype="PCM_16")
+        recording = Recording.from_file(path)
+        begin, seconds = (0.5, 1.25) if number == 0 else (0.0, recording.duration)
+        parts = (
+            [("Two", 0.0, 1.0), ("Three", 1.5, 0.5)] if number == 2 else [(f"Text {'abcde'[number]}", 0.0, seconds)]
+        )
+        said = [
+            SupervisionSegment(f"s{number}-{place}", recording.id, *times, text=text, speaker="s")
+            for place, (text, *times) in enumerate(parts)
+        ]
+        custom = {"units": ["a", "b"], "unit_durations": [10, number + 10], "score": 0.5}
+        cuts.append(MonoCut(f"cut.{number}", begin, seconds, 0, said, recording=recording, custom=custom))
+    (tmp_path / "shar").mkdir()
+    CutSet.from_cuts(cuts).to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=2)
+    return tmp_path / "shar"
+
+
+def test_lhotse_shar_stays_where_it_is(prepare, shar, tmp_path):
+    records, printed = prepare("corpus=lhotse", f"source={shar}")
+    tar = f"{shar}/recording.00000%d.tar"
+    kept = {"speaker": "s", "units": ["a", "b"], "score": 0.5}
+    spans = [record.pop("tar_span") for record in records]
+    assert records == [
+        {"audio_filepath": "cut.0.flac", "tar_filepath": tar % 0, "duration": 1.25, **kept, "unit_durations": [10, 10],
+         "text": "text a"},
+        {"audio_filepath": "cut.1.flac", "tar_filepath": tar % 0, "duration": 2.1, **kept, "unit_durations": [10, 11],
+         "text": "text b"},
+        {"audio_filepath": "cut.2.flac", "tar_filepath": tar % 1, "offset": 0.0, "duration": 1.0, "speaker": "s",
+         "text": "two"},
+        {"audio_filepath": "cut.2.flac", "tar_filepath": tar % 1, "offset": 1.5, "duration": 0.5, "speaker": "s",
+         "text": "three"},
+        {"audio_filepath": "cut.3.flac", "tar_filepath": tar % 1, "duration": 2.3, **kept, "unit_durations": [10, 13],
+         "text": "text d"},
+        {"audio_filepath": "cut.4.flac", "tar_filepath": tar % 2, "duration": 2.4, **kept, "unit_durations": [10, 14],
+         "text": "text e"},
+    ]  # fmt: skip
+    assert "not read" not in printed
+    manifest = tmp_path / "out" / "m.json"
+    with tarfile.open(tar % 2) as file:
+        member = file.getmember("cut.4.flac")
+        assert spans[-1] == [member.offset, member.offset_data + member.size]
+    for number, record in enumerate(records):
+        place = int(record["audio_filepath"].split(".")[1])
+        samples = soundfile.read(tmp_path / "audio" / f"{place}.wav", dtype="float32")[0]
+        begin = round((0.5 if place == 0 else record.get("offset", 0.0)) * 16000)
+        heard = read_utterance(record | {"tar_span": spans[number]}, manifest, number + 1)
+        assert np.array_equal(heard, samples[begin : begin + len(heard)])
+        assert len(heard) == round(record["duration"] * 16000)
+
+
+def test_a_manifest_beside_shar_moves_with_it(prepare, shar, tmp_path):
+    shar.rename(tmp_path / "out")
+    records, _ = prepare("corpus=lhotse", f"source={tmp_path / 'out'}")
+    assert [record["tar_filepath"] for record in records[:2]] == ["recording.000000.tar"] * 2
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert len(read_utterance(records[0], tmp_path / "moved" / "m.json", 1)) == 20000
+
+
+def test_shar_that_is_not_whole(prepare, shar, tmp_path):
+    tar, cuts = shar / "recording.000001.tar", shar / "cuts.000001.jsonl.gz"
+    whole = cuts.read_bytes()
+    lines = gzip.decompress(whole).decode().splitlines(keepends=True)
+    first, second = gzip.compress(lines[0].encode()), gzip.compress("".join(reversed(lines)).encode())
+    for content, message in [
+        (first, f"{cuts}: ends before {tar}, which has 'cut.3', too"),
+        (second, f"{cuts}:1: has 'cut.3' where {tar} has 'cut.2'"),
+        (gzip.compress("".join([*lines, lines[0]]).encode()), f"{tar}: ends before {cuts}, which has 'cut.2', too"),
+        (gzip.compress(b"{}\n"), f"{cuts}:1: no cut of Lhotse's"),
+    ]:
+        cuts.write_bytes(content)
+        _, printed = prepare("corpus=lhotse", f"source={shar}", status=1)
+        assert message in printed
+    cuts.write_bytes(whole)
+    content = tar.read_bytes()
+    tar.write_bytes(content[:100])
+    _, printed = prepare("corpus=lhotse", f"source={shar}", status=1)
+    assert f"{tar}: not a tar file that can be read" in printed
+    tar.write_bytes(gzip.compress(content))
+    tar.rename(f"{tar}.gz")
+    _, printed = prepare("corpus=lhotse", f"source={shar}", status=1)
+    assert f"{tar}.gz: expected a tar that is not compressed" in printed
+    Path(f"{tar}.gz").unlink()
+    _, printed = prepare("corpus=lhotse", f"source={shar}", status=1)
+    assert f"{shar}: it has cuts.000001.*, but no recording.000001.*" in printed
+
+
+def test_what_a_shar_has_beside_its_audio(prepare, shar):
+    (shar / "features.000000.tar").touch()
+    _, printed = prepare("corpus=lhotse", f"source={shar}")
+    assert f"{shar}: not read: features" in printed
 
 
 def test_librispeech_lm(prepare, tmp_path):

@@ -18,8 +18,8 @@ def small():
         yield
 
 
-def cut(*arguments, shuffled_most=None, **options):
-    return Chapters(*arguments, **options, cut=Cut(100, shuffled_most))
+def cut(*arguments, shuffled_most=None, piece_lines=None, **options):
+    return Chapters(*arguments, **options, cut=Cut(100, shuffled_most, piece_lines))
 
 
 @given(
@@ -28,9 +28,10 @@ def cut(*arguments, shuffled_most=None, **options):
     whole_files=st.booleans(),
     seed=st.integers(0, 3),
     shuffled_most=st.sampled_from([None, 0, 300]),
+    piece_lines=st.sampled_from([None, 1, 30, 1000]),
 )
-def test_each_line_once_a_pass(lines, shuffle, whole_files, seed, shuffled_most):
-    plan = cut(lines, (seed, 1), shuffle, whole_files, shuffled_most=shuffled_most)
+def test_each_line_once_a_pass(lines, shuffle, whole_files, seed, shuffled_most, piece_lines):
+    plan = cut(lines, (seed, 1), shuffle, whole_files, shuffled_most=shuffled_most, piece_lines=piece_lines)
     by_pass = {}
     for number in range(2 * plan.per_pass):
         for turn, rows in plan.rows(number):
@@ -56,6 +57,15 @@ def test_chapters_of_tar_files_read_few_of_them():
     plan = cut([50] * 20, (0, 1), whole_files=True)
     for number in range(2 * plan.per_pass):
         assert len({row // 50 for row in rows(plan, number)}) == 2
+
+
+def test_long_files_of_lines_in_tars_come_in_pieces():
+    plan = cut([1000, 90], (0, 1), whole_files=True, piece_lines=10)
+    assert plan.per_pass == 11
+    for number in range(2 * plan.per_pass):
+        own = rows(plan, number)
+        assert len({row // 10 for row in own if row < 1000}) == sum(row < 1000 for row in own) / 10
+    assert cut([1000, 90], (0, 1), whole_files=True).per_pass == 2
 
 
 def test_without_shuffling_lines_stand_in_order():

@@ -225,10 +225,11 @@ def test_checkpoints_from_before_chapters_had_a_size_go_on_in_their_order(corpus
     loader = build(make_config(corpus))
     first(loader, 2)
     state = loader.state_dict()
-    del state["chapter_lines"], state["shuffled_most"]
+    del state["chapter_lines"], state["shuffled_most"], state["piece_lines"]
     loader.load_state_dict(state)
     assert loader.state_dict()["chapter_lines"] == 50_000
     assert loader.state_dict()["shuffled_most"] is None
+    assert loader.state_dict()["piece_lines"] is None
 
 
 def test_large_data_resumed_from_before_keep_the_order_that_was_shuffled(corpus):

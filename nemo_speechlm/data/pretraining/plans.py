@@ -8,6 +8,7 @@ among its temporary files. With them a worker reads the lines of its own batches
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ AHEAD = 16
 
 _KEPT = 4 * AHEAD
 """Plans of chapters that lie so far behind are removed."""
+
+_UNUSED_DAYS = 7
+"""Folders of other sequences that nothing was written to for so long are of runs that have ended."""
 
 _PAUSE = 0.02
 _PATIENCE = 60.0
@@ -79,6 +83,14 @@ def _bad(examples: list[list]) -> list[BadExample]:
     return [BadExample(*each) for each in examples]
 
 
+def _remove_unused(folder: Path) -> None:
+    """Remove the plans of runs that have ended."""
+    for other in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process removes it, too
+            if time.time() - other.stat().st_mtime > _UNUSED_DAYS * 24 * 3600:
+                shutil.rmtree(other, ignore_errors=True)
+
+
 class Plans:
     """The plans of a sequence of batches.
 
@@ -97,6 +109,8 @@ class Plans:
                 each.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.parent.stat().st_uid == os.getuid():  # whoever owns it decides what is in it
                 self._folder = folder / key
+                os.utime(self._folder)
+                _remove_unused(folder)
         except OSError as error:
             self._give_up(error)
 

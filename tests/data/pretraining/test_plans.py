@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+import time
 from multiprocessing import get_context
 
 import numpy as np
@@ -228,6 +229,17 @@ def test_old_plans_are_removed(tmp_path):
     for chapter in range(200):
         each.of(chapter)
     assert len(list((tmp_path / "plans/key").iterdir())) < 100
+
+
+def test_plans_of_runs_that_ended_long_ago_are_removed(tmp_path):
+    for name in ("old", "own", "young"):
+        Plans(name, lambda _: PLAN, tmp_path).of(0)
+    for name, days in (("old", 8), ("own", 8), ("young", 6)):
+        then = time.time() - days * 24 * 3600
+        os.utime(tmp_path / name, (then, then))
+    made = Plans("own", pytest.fail, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"own", "young"}
+    assert made.of(0) == PLAN
 
 
 @pytest.fixture

@@ -3,13 +3,17 @@ r"""bfloat16 beside fp32 on a CPU: the time of a pretraining step, and learning 
     python benchmarks/cpu_precision.py step --units units.json --speech train.json --text text.json [--threads 1]
     python benchmarks/cpu_precision.py curves --work runs/precision --updates 300 --seeds 3 --units units.json \
         --speech train.json --text text.json --valid-speech valid.json --valid-text valid_text.json
+    python benchmarks/cpu_precision.py curves --config ctc_small --work runs/precision --updates 300 --seeds 3 \
+        --pretrained pretrained.nemo --speech train.json --valid-speech valid.json
 
-Manifests have units. ``--config speechlm_p_small`` is the recipe; its options go behind ``--set``. A step is forward,
-backward and AdamW on real batches, in turns. Of curves, losses on validation data are logged ten times; runs that are
-done are not done again. Figures go to cpu_precision_step.csv and cpu_precision_curves.csv.
+Manifests have units in pretraining, transcripts in fine-tuning. ``--config`` is the recipe; its options go behind
+``--set``. A step is forward, backward and AdamW on real batches, in turns. Of curves, losses and error rates on
+validation data are logged ten times, and runs take turns; those that are done are not done again. Figures go to
+cpu_precision_step.csv and cpu_precision_curves.csv.
 """
 
 import argparse
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,18 +30,27 @@ from benchmarks.common import alternate, report  # noqa: E402
 
 PRECISIONS = ("32-true", "bf16-mixed")
 BATCHES = 8
-MONITORED = ("val_loss", "val_umlm_shared", "val_uctc")
+MONITORED = ("val_loss", "val_umlm_shared", "val_uctc", "val_cer", "val_wer")
+SECONDS = "train_step_timing in s"
 
 
 def data_options(options: argparse.Namespace) -> list[str]:
     """Keys of the recipe that name the data."""
-    named = {
-        "model.units": options.units,
-        "model.train_ds.speech.manifest_filepath": options.speech,
-        "model.train_ds.text.manifest_filepath": options.text,
-        "model.validation_ds.speech.manifest_filepath": options.valid_speech or options.speech,
-        "model.validation_ds.text.manifest_filepath": options.valid_text or options.text,
-    }
+    if options.config.startswith("ctc"):
+        named = {
+            "model.init_from_pretrained": options.pretrained,
+            "model.reuse_ctc_head": "true",
+            "model.train_ds.manifest_filepath": options.speech,
+            "model.validation_ds.manifest_filepath": options.valid_speech or options.speech,
+        }
+    else:
+        named = {
+            "model.units": options.units,
+            "model.train_ds.speech.manifest_filepath": options.speech,
+            "model.train_ds.text.manifest_filepath": options.text,
+            "model.validation_ds.speech.manifest_filepath": options.valid_speech or options.speech,
+            "model.validation_ds.text.manifest_filepath": options.valid_text or options.text,
+        }
     return [f"{key}={value}" for key, value in named.items()] + options.more
 
 
@@ -79,47 +92,62 @@ def measure_steps(options: argparse.Namespace) -> None:
     report("cpu_precision_step", rows)
 
 
-def curve(folder: Path) -> list[dict[str, Any]]:
-    """Validation losses of a run, by update."""
+def curve(folder: Path) -> tuple[list[dict[str, Any]], float]:
+    """What was found on validation data, by update; and the seconds of an update, in the middle."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found: dict[int, dict[str, Any]] = {}
+    seconds: list[float] = []
     for events in sorted(folder.rglob("events.out.tfevents.*")):
         log = EventAccumulator(str(events)).Reload()
+        there = log.Tags()["scalars"]
         for name in MONITORED:
-            for event in log.Scalars(name) if name in log.Tags()["scalars"] else ():
-                found.setdefault(event.step, {"update": event.step})[name] = event.value
-    return [found[step] for step in sorted(found)]
+            for event in log.Scalars(name) if name in there else ():
+                found.setdefault(event.step, dict.fromkeys(("update", *MONITORED), "") | {"update": event.step})
+                found[event.step][name] = event.value
+        seconds += [event.value for event in log.Scalars(SECONDS)] if SECONDS in there else []
+    return [found[step] for step in sorted(found)], statistics.median(seconds)
 
 
 def measure_curves(options: argparse.Namespace) -> None:
     """Train with each seed in each precision."""
+    script = "speechlm_finetune_ctc.py" if options.config.startswith("ctc") else "speechlm_pretrain.py"
     rows = []
+    ends: dict[str, list[dict[str, Any]]] = {precision: [] for precision in PRECISIONS}
     for seed in range(options.seeds):
         for precision in PRECISIONS:
-            name = f"{precision}_{seed}"
+            name = f"{options.config}_{precision}_{seed}"
             output = options.work / f"{name}.nemo"
             if not output.exists():
                 command = [
-                    sys.executable, ROOT / "examples" / "speechlm_pretrain.py", "--config-name", options.config,
+                    sys.executable, ROOT / "examples" / script, "--config-name", options.config,
                     f"output={output}", f"name={name}", f"exp_manager.exp_dir={options.work / 'runs'}", f"seed={seed}",
                     f"trainer.max_steps={options.updates}", f"trainer.val_check_interval={options.updates // 10}",
                     f"trainer.precision={precision}", *data_options(options),
                 ]  # fmt: skip
                 subprocess.run(list(map(str, command)), check=True)
-            run = {"recipe": options.config, "precision": precision, "seed": seed}
-            rows += [run | point for point in curve(options.work / "runs" / name)]
+            points, seconds = curve(options.work / "runs" / name)
+            run = {"recipe": options.config, "precision": precision, "seed": seed, "seconds_an_update": seconds}
+            rows += [run | point for point in points]
+            ends[precision].append(run | points[-1])
     report("cpu_precision_curves", rows)
+    for name in ("seconds_an_update", *MONITORED):
+        for precision, runs in ends.items():
+            values = [run[name] for run in runs if run[name] != ""]
+            if values:
+                print(
+                    f"{name} {precision}: {min(values):.4g} to {max(values):.4g}, mean {statistics.mean(values):.4g}"
+                )
 
 
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("step", "curves"))
-    parser.add_argument("--config", default="speechlm_p_small", help="recipe of SpeechLM")
-    needed = {"units": True, "speech": True, "text": True, "valid-speech": False, "valid-text": False}
-    for name, required in needed.items():
-        parser.add_argument(f"--{name}", required=required)
+    parser.add_argument("--config", default="speechlm_p_small", help="recipe of SpeechLM, or of fine-tuning with CTC")
+    parser.add_argument("--speech", required=True)
+    for name in ("units", "text", "valid-speech", "valid-text", "pretrained"):
+        parser.add_argument(f"--{name}")
     parser.add_argument("--work", type=Path, default=Path("runs/precision"), help="folder for curves' runs")
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
@@ -127,6 +155,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", dest="more", nargs="+", default=[], metavar="KEY=VALUE", help="options of the recipe")
     options = parser.parse_args()
+    missing = ("pretrained",) if options.config.startswith("ctc") else ("units", "text")
+    if absent := [f"--{name}" for name in missing if getattr(options, name) is None]:
+        parser.error(f"{options.config} needs {', '.join(absent)}")
+    if options.what == "step" and options.config.startswith("ctc"):
+        parser.error("the step is of pretraining; curves tell the time of an update of fine-tuning")
     torch.set_num_threads(options.threads)
     (measure_steps if options.what == "step" else measure_curves)(options)
 

@@ -3,12 +3,12 @@
 Axis legend: B pairs, U tokens, V tokens of the tokenizer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from nemo_speechlm.checks import check_number
+from nemo_speechlm.checks import check_number, check_whole
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.modules.draws import Draws, uniform, whole_numbers
@@ -22,16 +22,24 @@ class Mismatches:
         mismatched: share of the pairs whose text is not the utterance's.
         replaced: share of these whose text is the utterance's but for one word, which is one of another text. The
             others get another text.
+        replaced_after: updates of training before the first text with a word replaced: what does not know yet which
+            text belongs to which speech learns nothing from them. Validation has them from the start.
     """
 
     mismatched: float = 0.5
     replaced: float = 0.0
+    replaced_after: int = 0
 
     def __post_init__(self):
         check_number(
             "model.stm.mismatched", self.mismatched, above=0, below=1
         )  # both kinds must be there to tell apart
         check_number("model.stm.replaced", self.replaced, 0, 1)
+        check_whole("model.stm.replaced_after", self.replaced_after)
+
+    def at(self, update: int) -> "Mismatches":
+        """Those of an update of training."""
+        return replace(self, replaced=0.0) if update < self.replaced_after else self
 
     def draw(self, batch: PairBatch, word_starts: Tensor, generator: Draws = None) -> tuple[Tensor, Tensor]:
         """The texts (B, U) that the utterances get, and their lengths (B,).

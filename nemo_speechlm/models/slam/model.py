@@ -77,7 +77,7 @@ class SLAMModel(MultitaskModel):
             self.tlm_speech = CoveringMask(**self._cfg.tlm.speech)
             self.tlm_text = CoveringMask(**self._cfg.tlm.text)
             self.tlm_whole_text = self._cfg.tlm.whole_text
-            self.stm_mismatches = Mismatches(**self._cfg.stm)
+            self._mismatches = Mismatches(**self._cfg.stm)
             self.text_positions = (self._cfg.get("joined") or {}).get("text_positions")
             if self.text_positions is not None:
                 check_choice("model.joined.text_positions", self.text_positions, ("even", "ctc"))
@@ -105,6 +105,23 @@ class SLAMModel(MultitaskModel):
                 "tlm or stm a weight, or set model.ctc.shared_embedding=false"
             )
         return pair_tasks.SharedEmbeddingHead(num_tokens, width)
+
+    @property
+    def stm_mismatches(self) -> Mismatches:
+        """Which texts utterances get in speech-text matching, in the update that is being trained or in validation."""
+        trained = self.training and self._trainer is not None
+        return self._mismatches.at(self.trainer.global_step) if trained else self._mismatches
+
+    def on_fit_start(self) -> None:
+        """Check besides that mismatches by one word begin before the end."""
+        super().on_fit_start()
+        own = getattr(self, "_mismatches", None)
+        steps = self.trainer.max_steps
+        if own is not None and own.replaced and "stm" in self.tasks and 0 <= steps <= own.replaced_after:
+            raise SpeechLMError(
+                f"model.stm.replaced_after is {own.replaced_after}, and trainer.max_steps is {steps}: no text with a "
+                "word replaced would be trained on. Give fewer, or the trainer more steps, or set model.stm.replaced=0"
+            )
 
     def unused_parameters(self) -> list[str]:
         """Those of :class:`MultitaskModel`, and text that is read but never predicted."""

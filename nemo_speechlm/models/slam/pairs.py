@@ -30,7 +30,6 @@ class PairBranch(Protocol):
         tlm_speech: masks of speech.
         tlm_text: masks of text.
         tlm_whole_text: share of the pairs whose text is masked as a whole.
-        stm_mismatches: which texts the utterances get.
         word_starts: (V,) bool, the tokens that a word begins with.
     """
 
@@ -41,10 +40,14 @@ class PairBranch(Protocol):
     tlm_speech: CoveringMask
     tlm_text: CoveringMask
     tlm_whole_text: float
-    stm_mismatches: Mismatches
     word_starts: Tensor
     stm_head: nn.Linear
     ctc_head: "nn.Linear | SharedEmbeddingHead"
+
+    @property
+    def stm_mismatches(self) -> Mismatches:
+        """Which texts the utterances get."""
+        ...
 
     def join(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from nemo_speechlm.data.pretraining.batch import PretrainBatch
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.models.common.restore import restore_file
+from nemo_speechlm.models.slam.mismatches import Mismatches
 from nemo_speechlm.models.slam.model import SLAMModel
 from nemo_speechlm.testing.slam import tiny_slam_config
 from tests.long_forms import LONG
@@ -256,6 +257,30 @@ def rewritten(path, folder, change):
     return folder.with_suffix(".nemo")
 
 
+def test_words_are_replaced_after_some_updates(corpus, monkeypatch):
+    asked = []
+
+    def draw(self, *arguments):
+        asked.append((torch.is_grad_enabled(), self.replaced))
+        return original(self, *arguments)
+
+    original = Mismatches.draw
+    monkeypatch.setattr(Mismatches, "draw", draw)
+    stm = {"mismatched": 0.5, "replaced": 0.25, "replaced_after": 2}
+    fit(SLAMModel, tiny_slam_config(corpus, stm=stm), 4, limit_val_batches=1)
+    assert [share for training, share in asked if training] == [0.0, 0.0, 0.25, 0.25]
+    assert {share for training, share in asked if not training} == {0.25}
+    with pytest.raises(SpeechLMError, match=r"replaced_after is 2, and trainer\.max_steps is 2"):
+        fit(SLAMModel, tiny_slam_config(corpus, stm=stm), 2)
+
+
+def test_the_temperature_begins_to_fall_where_its_task_begins(corpus):
+    stages = [{"steps": 2, "tasks": ["masked_text"]}, {"steps": None, "tasks": None}]
+    _, history = fit(SLAMModel, tiny_slam_config(corpus, stages=stages, validation_ds=None), 5)
+    found = [step["gumbel_temperature"] for step in history.steps[2:]]
+    assert found == pytest.approx([2.0, 2.0 * 0.999, 2.0 * 0.999**2], rel=1e-6)
+
+
 def test_files_of_before_and_files_that_do_not_fit(build, tmp_path):
     build().save_to(str(tmp_path / "whole.nemo"))
     old = rewritten(tmp_path / "whole.nemo", tmp_path / "old", lambda cfg: cfg.loss.update(nothing_reads_it=1.0))
@@ -317,10 +342,3 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         write_pinned(folder)
-
-
-def test_the_temperature_begins_to_fall_where_its_task_begins(corpus):
-    stages = [{"steps": 2, "tasks": ["masked_text"]}, {"steps": None, "tasks": None}]
-    _, history = fit(SLAMModel, tiny_slam_config(corpus, stages=stages, validation_ds=None), 5)
-    found = [step["gumbel_temperature"] for step in history.steps[2:]]
-    assert found == pytest.approx([2.0, 2.0 * 0.999, 2.0 * 0.999**2], rel=1e-6)

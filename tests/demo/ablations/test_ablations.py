@@ -129,7 +129,7 @@ def test_every_training_is_a_config_that_its_command_takes():
                         "speechlm_", ""
                     )
             checked += 1
-    assert checked == 57 + 80
+    assert checked == 66 + 92
 
 
 def test_rows_of_the_papers_size_are_alike():

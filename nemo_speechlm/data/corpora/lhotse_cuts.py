@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from nemo_speechlm.data.audio.sources import SPAN, TAR
 from nemo_speechlm.data.corpora.lhotse_shar import item_of, shar_cuts, unread_fields
 from nemo_speechlm.data.corpora.listing import chosen_parts, write_listing
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -101,9 +102,8 @@ def records_of(item: Any, source: str | Path, number: int, audio: Record | None 
     else:
         whole = True
     for cut in item.trim_to_supervisions(keep_overlapping=False) if len(item.supervisions) > 1 else [item]:
-        record: Record = dict(audio)
-        if cut is item:
-            record |= {key: value for key, value in (item.custom or {}).items() if _is_plain(value)}
+        more = (cut.custom or {}) if cut is item else {}
+        record: Record = audio | {key: more[key] for key in more if key not in _PLACES and _is_plain(more[key])}
         if not (whole and cut is item):
             record |= {"offset": round(cut.start - begin, 4), "duration": round(cut.duration, 4)}
         for supervision in cut.supervisions:
@@ -112,6 +112,10 @@ def records_of(item: Any, source: str | Path, number: int, audio: Record | None 
             if supervision.text:
                 record["text"] = supervision.text
         yield record
+
+
+_PLACES = frozenset(("audio_filepath", "offset", "duration", "shard_id", TAR, SPAN, "_skip", "_bad"))
+"""Keys of a line that say where the audio is, and of a listing; in a cut's ``custom`` they may tell of another place."""
 
 
 def _is_plain(value: Any) -> bool:

@@ -369,6 +369,7 @@ def shar(tmp_path):
             for place, (text, *times) in enumerate(parts)
         ]
         custom = {"units": ["a", "b"], "unit_durations": [10, number + 10], "score": 0.5}
+        custom |= {"offset": 7, "shard_id": 3} if number == 4 else {}  # of elsewhere
         cuts.append(MonoCut(f"cut.{number}", begin, seconds, 0, said, recording=recording, custom=custom))
     (tmp_path / "shar").mkdir()
     CutSet.from_cuts(cuts).to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=2)

@@ -115,7 +115,7 @@ def records_of(item: Any, source: str | Path, number: int, audio: Record | None 
 
 
 _PLACES = frozenset(("audio_filepath", "offset", "duration", "shard_id", TAR, SPAN, "_skip", "_bad"))
-"""Keys of a line that say where the audio is, and of a listing; in a cut's ``custom`` they may tell of another place."""
+"""Keys of a line that say where the audio is, and of a listing; in a cut's ``custom`` they may mean another place."""
 
 
 def _is_plain(value: Any) -> bool:

@@ -8,6 +8,10 @@ The source has one sentence a line (or one JSON object with "text" a line) and m
 Several sources (a list, or text__OP_0..9_CL_.txt) need as many outputs (clean__OP_0..9_CL_.json); each is a run of its
 own, in which sentences that another one has are not left out.
 
+Russian texts mostly write е for ё. Words that transcripts have with ё, and never without, are written with it by
+
+    python examples/prepare_text.py language=ru source=novels.txt.gz output=text.json spelled_as=train.json
+
 Everything left out is counted by reason and listed line by line in <output>.skipped.jsonl. To continue an interrupted
 run, give the same command again.
 """
@@ -27,8 +31,9 @@ from nemo_speechlm.data.text.cleaning import lost_accents, make_cleaning_work
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.data.text.held_out import place_sentences
 from nemo_speechlm.data.text.normalizer import check_normalizer
+from nemo_speechlm.data.text.spelling import spellings_of
 from nemo_speechlm.errors import SpeechLMError
-from nemo_speechlm.files import refuse_one_file_twice
+from nemo_speechlm.files import refuse_input_as_output, refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.job import run_job
 from nemo_speechlm.tokenizers.jobs.several import for_each
@@ -65,6 +70,12 @@ def main(cfg: DictConfig) -> None:
         json_lines=cfg.format == "json",
     )
     check_normalizer(cleaning)
+    if cfg.spelled_as is not None:
+        transcripts = expand_shards(cfg.spelled_as)
+        refuse_input_as_output([Path(path) for path in expand_shards(cfg.output)], {"spelled_as": transcripts})
+        plain = TextCleaning(characters=cfg.characters, case=cfg.case)
+        cleaning = replace(cleaning, spellings=spellings_of(transcripts, cfg.language.get("optional", ""), plain))
+        print(f"{len(cleaning.spellings)} words get the {cfg.language.optional} that {', '.join(transcripts)} has")
     engine = chosen(cfg.engine, Executor)
 
     def clean(source: str, output: str) -> str:

@@ -73,6 +73,22 @@ def test_from_plain_text_to_units(run: Callable[..., str], tmp_path: Path):
     assert "exists already" in run("tokenize_text.py", "output=one.json", *options, fails=True)
 
 
+def test_text_is_spelled_as_transcripts_are(run: Callable[..., str], tmp_path: Path):
+    (tmp_path / "train.json").write_text('{"text": "ещё её ёж"}\n{"text": "все ежи и всё"}\n')
+    (tmp_path / "book.txt").write_text("Еще раз: все ее ежи.\nИ еж.\n")
+    options = ("language=ru", "source=book.txt", "spelled_as=train.json", "workers=1")
+    said = run("prepare_text.py", "output=text.json", *options)
+    assert "3 words get the ё that train.json has" in said
+    assert [record["text"] for record in read(tmp_path / "text.json")] == ["ещё раз все её ежи", "и ёж"]
+    message = run("prepare_text.py", "output=train.json", "overwrite=true", *options, fails=True)
+    assert message.startswith("train.json")
+    assert "spelled_as" in message
+    message = run(
+        "prepare_text.py", "output=o.json", "source=book.txt", "spelled_as=none.json", "language=ru", fails=True
+    )
+    assert message.startswith("none.json: no such file")
+
+
 @pytest.mark.parametrize("command", ["prepare_text.py", "tokenize_text.py"])
 def test_help(run: Callable[..., str], command: str, tmp_path: Path):
     said = run(command, "--help")

@@ -38,6 +38,7 @@ class SentenceCleaner:
         self._cleaning = cleaning
         self._table = _CharacterTable(cleaning.characters)
         self._punctuation = PunctuationFolder(cleaning.characters)
+        self._spellings = dict(cleaning.spellings)
         self._normalize = nemo_normalizer(cleaning) if cleaning.normalizer == "nemo" else None
 
     def clean(self, text: str) -> str:
@@ -58,7 +59,7 @@ class SentenceCleaner:
             if cleaning.other_characters == "drop_word":
                 words = [word for word in words if _OTHER not in word]
             words = [word.replace(_OTHER, "") for word in words]
-        words = [word for word in map(_without_quotes, filter(None, words)) if word]
+        words = [self._spellings.get(word, word) for word in map(_without_quotes, filter(None, words)) if word]
         text = " ".join(words)
         self._check_length(len(words), len(text))
         return text

@@ -29,6 +29,7 @@ class TextCleaning:
         min_characters: counted with spaces.
         max_characters: None is no limit.
         json_lines: whether the source has one JSON object with a key ``text`` a line, rather than plain sentences.
+        spellings: words, and what is written in their place.
     """
 
     characters: str = " abcdefghijklmnopqrstuvwxyz'"
@@ -42,6 +43,7 @@ class TextCleaning:
     min_characters: int = 1
     max_characters: int | None = None
     json_lines: bool = False
+    spellings: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind in (("case", Case), ("other_characters", OtherCharacters), ("normalizer", Normalizer)):

@@ -25,6 +25,7 @@ class Language:
         foreign: what becomes of a word with a digit or with letters outside ``characters``.
         words: pronunciations that replace espeak-ng's: phones joined by spaces, the usual one first.
         normalizer: language code of nemo_text_processing, or None.
+        optional: letters that many texts write without their accents, such as ё as е.
     """
 
     code: str
@@ -34,6 +35,7 @@ class Language:
     foreign: Foreign = "skip_line"
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
     normalizer: str | None = None
+    optional: str = ""
 
     def __post_init__(self) -> None:
         if self.foreign not in get_args(Foreign):

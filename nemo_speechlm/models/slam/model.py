@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
+from nemo.utils import logging
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -113,14 +114,14 @@ class SLAMModel(MultitaskModel):
         return self._mismatches.at(self.trainer.global_step) if trained else self._mismatches
 
     def on_fit_start(self) -> None:
-        """Check besides that mismatches by one word begin before the end."""
+        """Say besides where the run is too short for mismatches by one word."""
         super().on_fit_start()
         own = getattr(self, "_mismatches", None)
         steps = self.trainer.max_steps
         if own is not None and own.replaced and "stm" in self.tasks and 0 <= steps <= own.replaced_after:
-            raise SpeechLMError(
+            logging.warning(
                 f"model.stm.replaced_after is {own.replaced_after}, and trainer.max_steps is {steps}: no text with a "
-                "word replaced would be trained on. Give fewer, or the trainer more steps, or set model.stm.replaced=0"
+                "word replaced is trained on, and validation has them"
             )
 
     def unused_parameters(self) -> list[str]:

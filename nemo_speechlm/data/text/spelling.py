@@ -30,9 +30,9 @@ def spellings_of(
         raise SpeechLMError(
             "spelled_as is for languages with optional letters (language.optional), as ru has ё; this one has none"
         )
-    plain = str.maketrans({letter: _without_accent(letter) for letter in optional})
+    plain = str.maketrans({letter: _without_accent(letter) for letter in optional + optional.upper()})
     words = _words(transcripts, SentenceCleaner(cleaning))
-    with_it = sorted(word for word in words if not set(optional).isdisjoint(word))
+    with_it = sorted(word for word in words if word.translate(plain) != word)
     if not with_it:
         raise SpeechLMError(f"spelled_as: no word of {', '.join(map(str, transcripts))} has {' or '.join(optional)}")
     found = {word.translate(plain): word for word in with_it}

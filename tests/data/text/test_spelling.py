@@ -27,6 +27,11 @@ def test_words_that_transcripts_have_with_the_letter_alone(transcripts):
     assert cleaner.clean("Еще мои все: ее «еж» ёж, ежа") == "ещё мои все её ёж ёж ежа"
 
 
+def test_capital_letters(transcripts):
+    upper = TextCleaning(characters=RUSSIAN.characters.upper(), case="upper")
+    assert spellings_of([transcripts], "ё", upper) == (("ЕЕ", "ЕЁ"), ("ЕЖ", "ЁЖ"), ("ЕЩЕ", "ЕЩЁ"))
+
+
 def test_without_such_letters(transcripts):
     with pytest.raises(SpeechLMError, match=r"for languages with optional letters \(language\.optional\)"):
         spellings_of([transcripts], "", RUSSIAN)

@@ -94,19 +94,15 @@ def measure_steps(options: argparse.Namespace) -> None:
 
 def curve(folder: Path) -> tuple[list[dict[str, Any]], float]:
     """What was found on validation data, by update; and the seconds of an update, in the middle."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from nemo_speechlm.evaluation.plots import read_scalars
 
+    scalars = read_scalars(folder)
     found: dict[int, dict[str, Any]] = {}
-    seconds: list[float] = []
-    for events in sorted(folder.rglob("events.out.tfevents.*")):
-        log = EventAccumulator(str(events)).Reload()
-        there = log.Tags()["scalars"]
-        for name in MONITORED:
-            for event in log.Scalars(name) if name in there else ():
-                found.setdefault(event.step, dict.fromkeys(("update", *MONITORED), "") | {"update": event.step})
-                found[event.step][name] = event.value
-        seconds += [event.value for event in log.Scalars(SECONDS)] if SECONDS in there else []
-    return [found[step] for step in sorted(found)], statistics.median(seconds)
+    for name in MONITORED:
+        for step, value in zip(*scalars.get(name, ((), ())), strict=True):
+            point = found.setdefault(int(step), {"update": int(step), **dict.fromkeys(MONITORED, "")})
+            point[name] = float(value)
+    return [found[step] for step in sorted(found)], float(statistics.median(scalars[SECONDS][1]))
 
 
 def measure_curves(options: argparse.Namespace) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nemo_speechlm.data.audio.sources import SPAN, TAR
-from nemo_speechlm.data.corpora.lhotse_shar import item_of, shar_cuts, unread_fields
+from nemo_speechlm.data.corpora.lhotse_shar import jsonl_items, shar_cuts, unread_fields
 from nemo_speechlm.data.corpora.listing import chosen_parts, write_listing
 from nemo_speechlm.errors import InputError, SpeechLMError
-from nemo_speechlm.files import Record, iter_lines, parse_line
+from nemo_speechlm.files import Record
 
 
 def list_lhotse(source: str | Path, listing: str | Path) -> list[str]:
@@ -61,20 +61,16 @@ def _with_own_audio(source: Path) -> Iterator[tuple[Path, int, Any, None]]:
 def _items(source: Path) -> Iterator[tuple[int, Any]]:
     from lhotse.serialization import load_manifest
 
-    if ".jsonl" not in source.suffixes:
-        if not source.is_file():
-            raise InputError("no such file", source)
-        try:
-            items = load_manifest(source)
-        except Exception as error:  # of whatever its reader is
-            raise InputError(f"Lhotse cannot load it: {error}", source) from error
-        yield from enumerate(items, start=1)
+    if ".jsonl" in source.suffixes:
+        yield from jsonl_items(source)
         return
-    for number, line in iter_lines(source):
-        record = parse_line(line, source, number)
-        if {"recording_id", "start"} <= record.keys() and "recording" not in record:
-            raise InputError("a supervision, expected a cut; `lhotse cut simple` makes cuts of it", source, number)
-        yield number, item_of(record, source, number)
+    if not source.is_file():
+        raise InputError("no such file", source)
+    try:
+        items = load_manifest(source)
+    except Exception as error:  # of whatever its reader is
+        raise InputError(f"Lhotse cannot load it: {error}", source) from error
+    yield from enumerate(items, start=1)
 
 
 def records_of(item: Any, source: str | Path, number: int, audio: Record | None = None) -> Iterator[Record]:
@@ -95,12 +91,10 @@ def records_of(item: Any, source: str | Path, number: int, audio: Record | None 
         item = item.to_cut()
     if not isinstance(item, MonoCut):
         raise InputError(f"a {type(item).__name__}, expected a MonoCut: a part of one recording", source, number)
-    begin = 0.0 if audio is None else item.start
+    begin, whole = item.start, True
     if audio is None:
         audio = {"audio_filepath": str(_audio_of(item, source, number))}
-        whole = item.start == 0 and abs(item.duration - item.recording.duration) < 1e-3
-    else:
-        whole = True
+        begin, whole = 0.0, item.start == 0 and abs(item.duration - item.recording.duration) < 1e-3
     for cut in item.trim_to_supervisions(keep_overlapping=False) if len(item.supervisions) > 1 else [item]:
         more = (cut.custom or {}) if cut is item else {}
         record: Record = audio | {key: more[key] for key in more if key not in _PLACES and _is_plain(more[key])}

@@ -15,18 +15,23 @@ _FILE = re.compile(r"(\w+)((?:\.\d+)?)\.(jsonl|tar)(?:\.gz)?")
 """The name of a file of a Shar: field, number, kind."""
 
 
-def item_of(record: Record, path: str | Path, number: int) -> Any:
-    """The cut or recording of a line that Lhotse has written.
+def jsonl_items(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield line number and cut or recording of a file of JSON lines that Lhotse has written.
 
     Raises:
-        InputError: naming file and line, if it is none.
+        InputError: naming file and line, at what is neither.
     """
     from lhotse.serialization import deserialize_item
 
-    try:
-        return deserialize_item(record)
-    except Exception as error:  # a key that is not there, a wrong type, ...
-        raise InputError(f"no cut of Lhotse's ({type(error).__name__}: {error})", path, number) from error
+    for number, line in iter_lines(path):
+        record = parse_line(line, path, number)
+        if {"recording_id", "start"} <= record.keys() and "recording" not in record:
+            raise InputError("a supervision, expected a cut; `lhotse cut simple` makes cuts of it", path, number)
+        try:
+            item = deserialize_item(record)
+        except Exception as error:  # a key that is not there, a wrong type, ...
+            raise InputError(f"no cut of Lhotse's ({type(error).__name__}: {error})", path, number) from error
+        yield number, item
 
 
 def shar_cuts(folder: Path) -> Iterator[tuple[Path, int, Any, Record | None]]:
@@ -49,8 +54,10 @@ def shar_cuts(folder: Path) -> Iterator[tuple[Path, int, Any, Record | None]]:
         there, missing = ("cuts", "recording") if number in cuts else ("recording", "cuts")
         raise InputError(f"it has {there}{number}.*, but no {missing}{number}.*", folder)
     for number in sorted(cuts):
-        recordings = None if audio is None else _recordings(audio[number])
-        yield from _shard(cuts[number], recordings, None if audio is None else audio[number])
+        if audio is None:
+            yield from ((cuts[number], line, cut, None) for line, cut in jsonl_items(cuts[number]))
+        else:
+            yield from _shard(cuts[number], audio[number])
 
 
 def unread_fields(folder: Path) -> list[str]:
@@ -68,20 +75,14 @@ def _fields(folder: Path) -> dict[str, dict[str, Path]]:
     return found
 
 
-def _shard(
-    cuts: Path, recordings: Iterator[tuple[str, Record | None]] | None, audio: Path | None
-) -> Iterator[tuple[Path, int, Any, Record | None]]:
-    for line, own in zip_longest(iter_lines(cuts), () if recordings is None else recordings):
-        if line is None:
-            raise InputError(f"ends before {audio}, which has {own[0]!r}, too", cuts)
-        number, content = line
-        cut = item_of(parse_line(content, cuts, number), cuts, number)
-        if recordings is None:
-            yield cuts, number, cut, None
-            continue
-        if own is None:
+def _shard(cuts: Path, audio: Path) -> Iterator[tuple[Path, int, Any, Record]]:
+    for item, recording in zip_longest(jsonl_items(cuts), _recordings(audio)):
+        if item is None:
+            raise InputError(f"ends before {audio}, which has {recording[0]!r}, too", cuts)
+        number, cut = item
+        if recording is None:
             raise InputError(f"ends before {cuts}, which has {cut.id!r}, too", audio)
-        name, where = own
+        name, where = recording
         if name != cut.id:
             raise InputError(f"has {cut.id!r} where {audio} has {name!r}; were both written together?", cuts, number)
         if where is None:

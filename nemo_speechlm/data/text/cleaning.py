@@ -59,7 +59,9 @@ class SentenceCleaner:
             if cleaning.other_characters == "drop_word":
                 words = [word for word in words if _OTHER not in word]
             words = [word.replace(_OTHER, "") for word in words]
-        words = [self._spellings.get(word, word) for word in map(_without_quotes, filter(None, words)) if word]
+        words = [word for word in map(_without_quotes, filter(None, words)) if word]
+        if self._spellings:
+            words = [self._spellings.get(word, word) for word in words]
         text = " ".join(words)
         self._check_length(len(words), len(text))
         return text

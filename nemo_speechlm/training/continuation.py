@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -239,6 +240,20 @@ def checkpoint_folder(trainer: Trainer, settings: dict[str, Any]) -> Path:
     """Where NeMo's ``exp_manager`` will put the checkpoints of a run that may be resumed."""
     given = (settings.get("checkpoint_callback_params") or {}).get("dirpath")
     return Path(given) if given else log_folder(trainer, settings) / "checkpoints"
+
+
+def recorded_precision(cfg: DictConfig) -> str | None:
+    """``trainer.precision`` of the run that a recipe would continue, before there is a trainer.
+
+    None where it would begin anew, where nothing was recorded, and with a logger of the recipe's own, which decides
+    the folder and is not built yet.
+    """
+    if cfg.trainer.get("logger"):
+        return None
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.get("exp_manager") or {}, resolve=True)  # type: ignore
+    folder = _folder_to_continue(SimpleNamespace(logger=None), settings)  # type: ignore[arg-type]
+    record = RunRecord.read(folder) if folder is not None else None
+    return record.settings.get("trainer.precision") if record is not None else None
 
 
 def _folder_to_continue(trainer: Trainer, settings: dict[str, Any]) -> Path | None:

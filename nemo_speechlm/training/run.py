@@ -24,7 +24,7 @@ from nemo_speechlm.models.common.sharding import gathered, take_full_weights
 from nemo_speechlm.training.averaging import ExponentialAverage, average_of, mean_of_checkpoints
 from nemo_speechlm.training.building import blaming, check_optimizer
 from nemo_speechlm.training.checkpoint_io import damage
-from nemo_speechlm.training.continuation import Continuation
+from nemo_speechlm.training.continuation import Continuation, recorded_precision
 from nemo_speechlm.training.curves import one_curve
 from nemo_speechlm.training.folder import prepare_folder
 from nemo_speechlm.training.options import check_recipe
@@ -72,7 +72,7 @@ def _train(cfg: DictConfig, build_model: Callable[[DictConfig, Trainer], ModelPT
         check_optimizer(cfg.model.optim, cfg.trainer.get("max_steps", -1))
     output = Path(cfg.output)
     seed_everything(cfg.seed, workers=True, verbose=False)
-    choose_precision(cfg.trainer)
+    choose_precision(cfg.trainer, lambda: recorded_precision(cfg))
     saver = _saver(cfg)
     continuation = Continuation(cfg, interrupted=lambda: bool(saver.reason))
     held.enter_context(saver.listening())

@@ -303,13 +303,20 @@ class MonitorCheck(Callback):
         metrics = getattr(pl_module, "validation_metrics", None)
         if metrics is None or not trainer.limit_val_batches:
             return
+        training = (*getattr(pl_module, "training_metrics", tuple)(), "skipped_updates")
         if getattr(pl_module, "_validation_dl", None) is None:
             logging.warning(
                 "There is no validation data, so there will be no best checkpoint; the last weights are saved"
             )
+            for callback in trainer.callbacks:
+                if isinstance(callback, EarlyStopping) and callback.monitor not in training:
+                    raise SpeechLMError(
+                        f"EarlyStopping: without validation data {callback.monitor} is never logged, so training "
+                        "would not be stopped early; give model.validation_ds.manifest_filepath, or set "
+                        "exp_manager.create_early_stopping_callback=false"
+                    )
             return
         known = _of_all_sets(metrics(), getattr(pl_module, "_validation_names", None))
-        training = (*getattr(pl_module, "training_metrics", tuple)(), "skipped_updates")
         for callback in trainer.callbacks:
             if hasattr(callback, "monitor"):
                 _check_monitor(callback, known, training)

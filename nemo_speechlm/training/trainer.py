@@ -1,6 +1,6 @@
 """Lightning's trainer as a recipe describes it, and the strategies with which gradients come out right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,12 +85,21 @@ class HalfPrecisionOfBatches(HalfPrecisionForAudio):
         return data if isinstance(data, tuple) and hasattr(data, "_fields") else super().convert_input(data)
 
 
-def choose_precision(trainer: DictConfig) -> None:
-    """Turn ``precision: auto`` into what the device is fastest with, so that the run's record holds a precision.
+def choose_precision(trainer: DictConfig, begun_with: Callable[[], str | None] = lambda: None) -> None:
+    """Turn ``precision: auto`` into a precision, so that the run's record holds one.
 
-    That is ``bf16-mixed`` on GPUs and processors with instructions for bfloat16, and ``32-true`` on others.
+    A run that goes on keeps its own, on whatever device. A new one gets what the device is fastest with:
+    ``bf16-mixed`` on GPUs and processors with instructions for bfloat16, and ``32-true`` on others.
+
+    Args:
+        trainer: the recipe's ``trainer``, which is changed.
+        begun_with: gives the precision of the run that would be continued; None where there is none.
     """
     if trainer.get("precision") != "auto":
+        return
+    if (known := begun_with()) is not None:
+        trainer.precision = known
+        logging.info(f"trainer.precision: {known}, with which this run began")
         return
     on_cpu = trainer.get("accelerator") == "cpu" or not torch.cuda.is_available()
     fast = multiplies_bfloat16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)

@@ -18,6 +18,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError, Unfinished
 from nemo_speechlm.models.common.pretrained import read_nemo
 from nemo_speechlm.testing.configs import tiny_recipe
 from nemo_speechlm.training import run as training
+from nemo_speechlm.training import trainer as trainer_module
 from nemo_speechlm.training.saving import Saver
 
 POLYNOMIAL = {"name": "PolynomialDecayAnnealing", "power": 1.0, "warmup_steps": 4, "min_lr": 0.0}
@@ -252,6 +253,20 @@ def test_other_data_are_refused_by_content_not_by_path(recipe, tmp_path):
 def test_other_settings_are_refused_by_name(recipe, key, value, line):
     train(recipe)
     refused(recipe, line, overwrite=True, trainer__max_steps=12, **{key: value})
+
+
+def test_automatic_precision_stays_when_a_run_moves_to_another_kind_of_processor(recipe, monkeypatch):
+    recipe.trainer.precision = "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for fast, steps in ((False, [*range(1, 9)]), (True, [*range(9, 13)])):
+        monkeypatch.setattr(trainer_module, "multiplies_bfloat16", lambda fast=fast: fast)
+        _, seen = train(recipe, trainer__max_steps=steps[-1], overwrite=True)
+        assert seen["steps"] == steps
+        (record,) = Path(recipe.exp_manager.exp_dir).rglob("run.json")
+        assert json.loads(record.read_text())["settings"]["trainer.precision"] == "32-true"
+    train(recipe, name="new", overwrite=True)
+    (record,) = Path(recipe.exp_manager.exp_dir).glob("new/**/run.json")
+    assert json.loads(record.read_text())["settings"]["trainer.precision"] == "bf16-mixed"
 
 
 def test_settings_that_decide_nothing_may_change(recipe, tmp_path):

@@ -343,11 +343,11 @@ def test_ids_of_batches():
 # --- figures to monitor ----------------------------------------------------------------------------------------------
 
 
-def check(monitor, mode, metrics, names=None, kind=ModelCheckpoint):
+def check(monitor, mode, metrics, names=None, kind=ModelCheckpoint, data=(1,)):
     model = SimpleNamespace(
         validation_metrics=lambda: metrics,
         training_metrics=lambda: ("train_loss", "lr"),
-        _validation_dl=[1],
+        _validation_dl=data,
         _validation_names=names,
     )
     trainer = SimpleNamespace(limit_val_batches=1.0, callbacks=[kind(monitor=monitor, mode=mode), Callback()])
@@ -387,6 +387,13 @@ def test_stopping_early_needs_a_figure():
     for monitor in (None, "step"):
         with pytest.raises(SpeechLMError, match=r"early_stopping_callback_params\.monitor"):
             check(monitor, "min", {"val_loss": "min"}, kind=EarlyStopping)
+
+
+def test_stopping_early_needs_validation_data():
+    with pytest.raises(SpeechLMError, match=r"without validation data val_loss is never logged.*validation_ds"):
+        check("val_loss", "min", {"val_loss": "min"}, kind=EarlyStopping, data=None)
+    check("train_loss", "min", {"val_loss": "min"}, kind=EarlyStopping, data=None)
+    check("val_loss", "min", {"val_loss": "min"}, data=None)
 
 
 def test_what_lightning_says_of_a_missing_figure_is_told_in_a_line(tmp_path):

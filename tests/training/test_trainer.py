@@ -56,6 +56,16 @@ def test_auto_precision_is_what_the_device_is_fastest_with(accelerator, gpu, pro
         assert cfg.precision == got
 
 
+@pytest.mark.parametrize("began", ["32-true", "bf16-mixed"])
+def test_auto_precision_of_a_run_that_goes_on_is_its_own(began, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(trainer_module, "multiplies_bfloat16", lambda: began == "32-true")
+    for asked, got in (("auto", began), ("16-mixed", "16-mixed")):
+        cfg = OmegaConf.create({"precision": asked})
+        choose_precision(cfg, lambda: began)
+        assert cfg.precision == got
+
+
 # --- what Hydra builds -----------------------------------------------------------------------------------------------
 
 MONITOR = {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor", "logging_interval": "step"}

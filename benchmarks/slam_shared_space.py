@@ -1,8 +1,10 @@
-"""The shared space of a SLAM model, on transcribed speech of voices that it has not heard.
+r"""The shared space of a SLAM model, on transcribed speech of voices that it has not heard.
 
-    python benchmarks/slam_shared_space.py slam.nemo test.json [--limit 200] [--candidates 20] [--seed 0]
+    python benchmarks/slam_shared_space.py slam.nemo test.json [--tune-on valid.json] [--limit 200] [--candidates 20] \
+        [--seed 0]
 
-What it prints also goes to benchmarks/slam_shared_space.csv.
+What it prints also goes to benchmarks/slam_shared_space.csv. With --tune-on, texts are said to match above the score
+that is best on those utterances, instead of 0.
 """
 
 import argparse
@@ -13,7 +15,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from nemo_speechlm.evaluation.shared_space import MEASURES, SLAMSpace, measure, read_examples
+from nemo_speechlm.evaluation.shared_space import MEASURES, SLAMSpace, best_threshold, measure, read_examples
 from nemo_speechlm.models import SLAMModel
 from nemo_speechlm.models.common.restore import restore_file
 
@@ -25,11 +27,17 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tune-on", help="manifest of utterances to choose the threshold of matching_accuracy on")
     parser.add_argument("--csv", default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     space = SLAMSpace(restore_file(SLAMModel, options.model))
-    found = measure(space, read_examples(options.manifest, options.limit), options.candidates, options.seed)
+    threshold = 0.0
+    if options.tune_on:
+        threshold = best_threshold(space, read_examples(options.tune_on, options.limit), options.seed)
+        print(f"texts are said to match above a score of {threshold:.2f}")
+    examples = read_examples(options.manifest, options.limit)
+    found = measure(space, examples, options.candidates, options.seed, threshold)
     with open(options.csv, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("measure", "share", "of", "what"))

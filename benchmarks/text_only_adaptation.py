@@ -2,12 +2,13 @@ r"""Text-only adaptation: word errors of a recognizer in its old domain and in a
 
     python benchmarks/text_only_adaptation.py --work runs/adaptation --model ctc.nemo --pretrained pretrained.nemo \
         --units units.json --train train.json --valid valid.json --test test.json \
-        --domain-text domain.txt.gz --domain-test domain_test.json
+        --domain-text domain.txt.gz --domain-test domain_test.json --text text.json
 
 ``--domain-text`` must not hold the sentences of ``--domain-test``; the program counts those that it does, and leaves
-them out. Each recognizer decodes without a language model, and with one of the new domain's text and, if it is given,
-``--text`` (extra ``lm``), whose weights are tuned on ``--valid``. Steps that are done are not done again; the run of
-the adaptation goes on where it stopped. Figures go to text_only_adaptation.csv.
+them out. Each recognizer decodes without a language model (``greedy``), with one of ``--text`` (``lexicon``), and with
+that one mixed with one of the new domain's text (``mixed``; both need the extra ``lm``). Their weights are tuned on
+``--valid``. Steps that are done are not done again; the run of the adaptation goes on where it stopped. Figures go to
+text_only_adaptation.csv.
 """
 
 import argparse
@@ -46,16 +47,18 @@ def prepare_text(options: argparse.Namespace) -> tuple[Path, int]:
 def rates(options: argparse.Namespace, model: Path, name: str) -> list[dict[str, Any]]:
     """Error rates of a recognizer on both tests, without and with a language model."""
     rows = []
-    lm = options.work / "words.arpa.gz"
-    texts = [options.work / "domain.json", *options.text]
-    run(lm, "train_ngram", f"source=[{','.join(map(str, texts))}]", f"output={lm}", "vocabulary_size=50000")
+    lms = {"greedy": None, "lexicon": options.work / "words.arpa.gz", "mixed": options.work / "mixed.arpa.gz"}
+    adapt_to = {"lexicon": [], "mixed": [f"adapt_to={options.work / 'domain.json'}"]}
     for domain, manifest in (("old", options.test), ("new", options.domain_test)):
-        for decoding in ("greedy", "lexicon"):
-            output = options.work / f"{name}_{domain}_{decoding}"
-            more = [f"lm={lm}", f"tune_on={options.valid}"] if decoding == "lexicon" else []
+        for decoding, lm in lms.items():
+            output, more = options.work / f"{name}_{domain}_{decoding}", []
+            if lm is not None:
+                source = f"source=[{','.join(map(str, options.text))}]"
+                run(lm, "train_ngram", source, f"output={lm}", "vocabulary_size=50000", *adapt_to[decoding])
+                more = [f"lm={lm}", "decoding=lexicon", f"tune_on={options.valid}", f"beam_size={options.beam_size}"]
             run(
                 output / "summary.json", "speechlm_evaluate",
-                f"model={model}", f"manifest={manifest}", f"output={output}", f"decoding={decoding}", *more,
+                f"model={model}", f"manifest={manifest}", f"output={output}", *more,
             )  # fmt: skip
             found = json.loads((output / "summary.json").read_text())
             low, high = found["wer_interval"] or (float("nan"), float("nan"))
@@ -79,7 +82,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True, help="manifest of the old domain")
     parser.add_argument("--domain-text", type=Path, required=True, help="sentences of the new domain, a line each")
     parser.add_argument("--domain-test", type=Path, required=True, help="manifest of its speech")
-    parser.add_argument("--text", type=Path, action="append", default=[], help="more text of the language model")
+    parser.add_argument("--text", type=Path, action="append", required=True, help="text of the language model")
+    parser.add_argument("--beam-size", type=int, default=100)
     parser.add_argument("overrides", nargs="*", help="of the recipe adapt_small, such as trainer.max_steps=600")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -10,22 +10,29 @@ Of a model's own characters or tokens, for NeMo's n-gram fusion (decoding=ngram)
 
 KenLM's lmplz or IRSTLM does the counting where it is installed, else our own builder (modified Kneser-Ney), which
 takes a minute or so for 40 MB of text. The text should look like the model's transcripts.
+
+For a new domain of which there is little text, mixed with a model of much other text:
+
+    python examples/train_ngram.py source=text.json adapt_to=domain.json output=domain.arpa.gz
 """
 
 import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.cli import command, whole_numbers
 from nemo_speechlm.data.manifests.sentences import read_sentences
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import SpeechLMError
 from nemo_speechlm.files import refuse_overwrite, whole_file
 from nemo_speechlm.language_models.arpa import ArpaModel, labels_beside
-from nemo_speechlm.language_models.builders import NGramOptions, find_builder, make_arpa
+from nemo_speechlm.language_models.builders import NGramOptions, find_builder, make_arpa, make_mixed_arpa
+from nemo_speechlm.language_models.mixing import Mixture
 
 
 @command("train_ngram", makes=["output"])
@@ -40,19 +47,28 @@ def main(cfg: DictConfig) -> None:
         next(
             read_sentences(cfg.perplexity_of, cfg.text_field, 1), None
         )  # before the model is made: it may not be there
+    if cfg.adapt_weight is not None:
+        if cfg.adapt_to is None:
+            raise SpeechLMError("adapt_weight is the weight of adapt_to, which is null")
+        check_number("adapt_weight", cfg.adapt_weight, above=0, below=1)
     options = NGramOptions(
         cfg.order or (3 if cfg.tokens_of is None else 6),
         tuple(cfg.cutoffs),
         cfg.vocabulary_size,
-        find_builder(cfg.builder),
+        find_builder("own" if cfg.adapt_to is not None and cfg.builder == "auto" else cfg.builder),
     )
-    sources = expand_shards(cfg.source)
     split = _Splitter(cfg.tokens_of)
-    sentences = chain.from_iterable(read_sentences(path, cfg.text_field, cfg.max_lines) for path in sources)
+    sentences = _sentences(cfg.source, cfg)
     with tempfile.TemporaryDirectory() as folder, whole_file(output) as partial:
         arpa = Path(folder) / "lm.arpa" if is_nemo else partial
-        builder = make_arpa(split(sentences), arpa, options)
-        said = [f"{output}: {options.order}-grams by {builder}{split.left_out()}"]
+        if cfg.adapt_to is None:
+            builder = make_arpa(split(sentences), arpa, options)
+            said = [f"{output}: {options.order}-grams by {builder}{split.left_out()}"]
+        else:
+            new = _Splitter(cfg.tokens_of, split)
+            domain = list(new(_sentences(cfg.adapt_to, cfg)))
+            mixture = make_mixed_arpa(split(sentences), domain, arpa, options, cfg.adapt_weight)
+            said = [f"{output}: {options.order}-grams by own{split.left_out()}", _told(mixture, cfg, new)]
         if cfg.perplexity_of is not None:
             other = _Splitter(cfg.tokens_of, split)
             found = ArpaModel(arpa).perplexity(other(read_sentences(cfg.perplexity_of, cfg.text_field)))
@@ -67,6 +83,21 @@ def main(cfg: DictConfig) -> None:
             else:
                 put_labels_beside(output, split.labels)
     print("\n".join(said))
+
+
+def _sentences(source: Any, cfg: DictConfig) -> Iterator[str]:
+    paths = expand_shards(source)
+    return chain.from_iterable(read_sentences(path, cfg.text_field, cfg.max_lines) for path in paths)
+
+
+def _told(mixture: Mixture, cfg: DictConfig, new: "_Splitter") -> str:
+    said = f"mixed with {cfg.adapt_to}, which has {mixture.weight:.2f} of the weight{new.left_out()}"
+    if cfg.adapt_weight is not None:
+        return said
+    return (
+        f"{said}; parts of it that were left out have a perplexity of {mixture.after:.1f}, by source alone "
+        f"{mixture.before:.1f} ({mixture.words} words and ends, without those that source does not know)"
+    )
 
 
 class _Splitter:

@@ -145,7 +145,42 @@ def read_examples(manifest: str | Path | Sequence, limit: int | None = None) -> 
     return list(examples.values())
 
 
-def measure(space: Space, examples: Sequence[Example], candidates: int = 20, seed: int = 0) -> dict[str, Share]:
+def best_threshold(space: Space, examples: Sequence[Example], seed: int = 0) -> float:
+    """The score above which texts are best said to match, for :func:`measure` with other utterances.
+
+    A model's own threshold is 0: as likely as not. One that has learned from texts that differ by a word says no too
+    often where texts differ as a whole.
+
+    Args:
+        space: what is measured.
+        examples: utterances to choose on, with texts that differ; each is scored with its own text and another's.
+        seed: of the other texts.
+
+    Returns:
+        the middle of the range of scores that tell most of them right.
+
+    Raises:
+        InputError: if there are fewer than two examples.
+    """
+    check_enough(examples, 2)
+    rng = np.random.default_rng(seed)
+    texts = [space.tokens(example.text) for example in examples]
+    scores = np.empty((len(texts), 2))
+    for number, example in enumerate(tqdm(examples, unit="utterance")):
+        other = rng.choice(np.delete(np.arange(len(texts)), number))
+        scores[number] = space.scores(space.speech(example), [texts[number], texts[other]])
+    places = np.unique(scores)
+    between = (places[:-1] + places[1:]) / 2
+    right = [(scores[:, 0] > place).sum() + (scores[:, 1] <= place).sum() for place in between]
+    if not right or max(right) <= len(texts):  # no better than to say the same of all
+        return 0.0
+    best = between[np.asarray(right) == max(right)]
+    return float(best[len(best) // 2])
+
+
+def measure(
+    space: Space, examples: Sequence[Example], candidates: int = 20, seed: int = 0, threshold: float = 0.0
+) -> dict[str, Share]:
     """Every one of ``MEASURES``.
 
     Args:
@@ -153,6 +188,7 @@ def measure(space: Space, examples: Sequence[Example], candidates: int = 20, see
         examples: utterances whose texts differ.
         candidates: texts among which the right one is looked for.
         seed: of other texts, words and utterances.
+        threshold: the score above which a text is said to match; see :func:`best_threshold`.
 
     Raises:
         InputError: if there are fewer examples than candidates.
@@ -177,7 +213,7 @@ def measure(space: Space, examples: Sequence[Example], candidates: int = 20, see
             scores = space.scores(speech, [own, *(texts[other] for other in chosen)])
             count(name, scores[0] > max(scores[1:]))
             if name == "retrieval_random":
-                count("matching_accuracy", (scores[0] > 0) + (scores[1] <= 0), 2)
+                count("matching_accuracy", (scores[0] > threshold) + (scores[1] <= threshold), 2)
         replaced = space.tokens(with_a_word_replaced(example.text, vocabulary, rng))
         words = word_places(own, space.labels)
         masked, everything = words[rng.integers(len(words))], list(range(len(own)))

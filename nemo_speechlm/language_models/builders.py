@@ -1,5 +1,6 @@
 """Make an n-gram model with KenLM's lmplz or IRSTLM if one is installed, else with our own builder."""
 
+import math
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +13,7 @@ from nemo_speechlm.checks import check_whole
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import atomic_write, open_text
 from nemo_speechlm.language_models.kneser_ney import train_ngram_model
+from nemo_speechlm.language_models.mixing import Mixture, best_weight, mixed
 
 BUILDERS = ("auto", "kenlm", "irstlm", "own")
 UNKNOWN = "<unk>"
@@ -82,6 +84,37 @@ def make_arpa(sentences: Iterable[Sequence[str]], output: str | Path, options: N
         with open(arpa, encoding="utf-8") as source, atomic_write(output) as target:
             shutil.copyfileobj(source, target)
     return builder
+
+
+def make_mixed_arpa(
+    sentences: Iterable[Sequence[str]],
+    domain: Sequence[Sequence[str]],
+    output: str | Path,
+    options: NGramOptions,
+    weight: float | None = None,
+) -> Mixture:
+    """Write the mixture of a model of sentences with one of a new domain's; by our own builder.
+
+    Args:
+        sentences: words (or tokens) of each.
+        domain: words of each sentence of the new domain; cutoffs and size of the vocabulary are not for these.
+        output: ARPA file, gzipped where the name ends in ``.gz``.
+        options: of the model of sentences.
+        weight: of the new domain's model, above 0 and below 1; None: :func:`best_weight`.
+
+    Returns:
+        the weight, and the perplexities that it was chosen by; those are not a number where it was given.
+
+    Raises:
+        InputError: if there are no words, or too few sentences to choose a weight.
+        SpeechLMError: if ``options.builder`` is another one than ours.
+    """
+    if options.builder not in ("auto", "own"):
+        raise SpeechLMError(f"builder is {options.builder}, but only our own mixes models: builder=own")
+    model = train_ngram_model(sentences, options.order, options.vocabulary_size, options.cutoffs)
+    chosen = Mixture(weight, 0, math.nan, math.nan) if weight is not None else best_weight(model, domain)
+    mixed(model, train_ngram_model(domain, options.order), chosen.weight).write_arpa(output, UNKNOWN)
+    return chosen
 
 
 def _write_text(sentences: Iterable[Sequence[str]], path: Path, vocabulary_size: int | None) -> set[str] | None:

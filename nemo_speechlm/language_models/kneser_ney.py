@@ -16,8 +16,8 @@ from nemo_speechlm.language_models.arpa import BEGIN, END
 
 UNKNOWN = "<UNK>"
 _SPECIAL = (BEGIN, END, UNKNOWN)
-_BEGIN, _END, _UNKNOWN = range(3)
-_NEVER = -99.0
+BEGIN_ID, END_ID, UNKNOWN_ID = range(3)
+NEVER = -99.0
 """log10 of the probability of what is never predicted."""
 _DISCOUNT = 0.5
 """Where a text is too small or too regular for an estimate."""
@@ -125,9 +125,9 @@ def train_ngram_model(
         keep = grams.occurrences >= cutoff
         log = np.log10(np.maximum(probabilities[keep], 1e-30))
         if n == 1:
-            log[_BEGIN] = _NEVER
+            log[BEGIN_ID] = NEVER
         else:
-            _set_backoffs(models[-1], kept_below[grams.prefixes[keep]], kept_below[grams.suffixes[keep]], log)
+            set_backoffs(models[-1], kept_below[grams.prefixes[keep]], kept_below[grams.suffixes[keep]], log)
         words = np.concatenate([words[grams.prefixes], grams.last[:, None]], axis=1)
         models.append(NGrams(words[keep], log, np.zeros(len(log))))
         lower, kept_below = probabilities, np.cumsum(keep) - 1
@@ -139,7 +139,7 @@ def _to_ids(sentences: Iterable[Sequence[str]], vocabulary_size: int | None) -> 
     ids: dict[str, int] = {word: i for i, word in enumerate(_SPECIAL)}
     blocks = [
         np.array(
-            [_BEGIN, *(_UNKNOWN if word == "<unk>" else ids.setdefault(word, len(ids)) for word in words), _END],
+            [BEGIN_ID, *(UNKNOWN_ID if word == "<unk>" else ids.setdefault(word, len(ids)) for word in words), END_ID],
             dtype=np.int64,
         )
         for words in sentences
@@ -150,7 +150,7 @@ def _to_ids(sentences: Iterable[Sequence[str]], vocabulary_size: int | None) -> 
     text = np.concatenate(blocks)
     frequency = np.bincount(text, minlength=len(ids))[len(_SPECIAL) :]
     kept = np.argsort(-frequency, kind="stable")[:vocabulary_size]
-    mapping = np.full(len(ids), _UNKNOWN, dtype=np.int64)
+    mapping = np.full(len(ids), UNKNOWN_ID, dtype=np.int64)
     mapping[: len(_SPECIAL)] = range(len(_SPECIAL))
     mapping[kept + len(_SPECIAL)] = np.arange(len(kept)) + len(_SPECIAL)
     names = list(ids)
@@ -161,11 +161,11 @@ def _count(text: np.ndarray, order: int, size: int) -> list[_Counted]:
     """The n-grams of each order; of length one, the whole vocabulary."""
     nothing, ids = np.zeros(size, dtype=np.int64), np.arange(size)
     occurrences = np.maximum(np.bincount(text, minlength=size), 1)
-    counted = [_Counted(nothing, ids, nothing, occurrences, ids == _BEGIN)]
+    counted = [_Counted(nothing, ids, nothing, occurrences, ids == BEGIN_ID)]
     places = text  # of the n-gram that starts at each word, among all of its length; -1: the sentence ends before it
     for n in range(2, order + 1):
         following = text[n - 1 :]
-        starts = np.flatnonzero((places[: len(following)] >= 0) & (following != _BEGIN))
+        starts = np.flatnonzero((places[: len(following)] >= 0) & (following != BEGIN_ID))
         keys = places[starts] * size + following[starts]
         unique, first, inverse, occurrences = np.unique(
             keys, return_index=True, return_inverse=True, return_counts=True
@@ -191,7 +191,7 @@ def _smoothing_counts(counted: list[_Counted], n: int) -> np.ndarray:
         if n > 1:
             smoothed[grams.begins] = grams.occurrences[grams.begins]
     if n == 1:
-        smoothed[_BEGIN] = 0
+        smoothed[BEGIN_ID] = 0
     return smoothed
 
 
@@ -204,7 +204,7 @@ def _interpolated(grams: _Counted, counts: np.ndarray, lower: np.ndarray | None)
         below = lower[grams.suffixes]
     else:
         below = np.full(len(counts), 1 / (len(counts) - 1))  # all words but <s>
-        below[_BEGIN] = 0
+        below[BEGIN_ID] = 0
     return (counts - discounts) / totals[grams.prefixes] + freed[grams.prefixes] * below
 
 
@@ -218,7 +218,7 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     return np.where((estimates > 0) & (estimates < [1, 1, 2, 3]), estimates, [0, *[_DISCOUNT] * 3])
 
 
-def _set_backoffs(contexts: NGrams, prefixes: np.ndarray, suffixes: np.ndarray, log: np.ndarray) -> None:
+def set_backoffs(contexts: NGrams, prefixes: np.ndarray, suffixes: np.ndarray, log: np.ndarray) -> None:
     """Give each context of the n-grams that are kept the weight that makes all its continuations sum up to one.
 
     Args:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nemo_speechlm.errors import InputError
-from nemo_speechlm.evaluation.shared_space import Example, measure, with_a_word_replaced, word_places
+from nemo_speechlm.evaluation.shared_space import Example, best_threshold, measure, with_a_word_replaced, word_places
 
 LABELS = ["<unk>", "▁a", "b", "▁c", "d", "▁e", "f"]
 WORDS = {"ab": [1, 2], "cd": [3, 4], "ef": [5, 6], "cdd": [3, 4, 4], "a": [1]}
@@ -43,6 +43,24 @@ def test_who_knows_all():
     assert found["masked_text"].of == sum(len(Oracle().tokens(text)) for text in TEXTS)
     assert found["matching_accuracy"].of == 2 * len(TEXTS)
     assert found["masked_word"].of == other.of
+
+
+@pytest.mark.parametrize("bias", [-5.0, -0.75, 0.0, 3.0])
+def test_who_says_no_too_often_is_right_with_another_threshold(bias):
+    class Biased(Oracle):
+        def scores(self, speech, texts):
+            return [score + bias for score in super().scores(speech, texts)]
+
+    assert measure(Biased(), EXAMPLES, candidates=4)["matching_accuracy"].value == (1.0 if abs(bias) < 1 else 0.5)
+    threshold = best_threshold(Biased(), EXAMPLES)
+    assert threshold == bias
+    assert measure(Biased(), EXAMPLES, candidates=4, threshold=threshold)["matching_accuracy"].value == 1
+
+
+def test_a_threshold_of_scores_that_tell_nothing():
+    assert best_threshold(Oracle(deaf=True), EXAMPLES) == 0
+    with pytest.raises(InputError, match="1 utterances"):
+        best_threshold(Oracle(), EXAMPLES[:1])
 
 
 def test_who_hears_nothing():

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,6 +213,29 @@ def test_the_perplexity_is_of_the_same_key_and_tells_what_is_left_out(run: Calla
     assert Path("tokens.arpa").read_bytes() == before, "a model has its name when all is done"
     run("train_ngram.py", *common, "output=tokens.arpa", "overwrite=true")
     assert not Path("tokens.arpa.labels").exists(), "these are words"
+
+
+def test_a_language_model_is_mixed_with_one_of_a_new_domain(run: Callable[..., str], tmp_path: Path):
+    (tmp_path / "old.txt").write_text("the cat sat\nthe dog sat on the cat\na dog saw the cat\n" * 3)
+    (tmp_path / "new.json").write_text("".join(f'{{"text": "press the {w}"}}\n' for w in ("key", "star", "cat")))
+    common = ("source=old.txt", "order=2", "perplexity_of=new.json")
+    told = run("train_ngram.py", *common, "output=new.arpa", "adapt_to=new.json")
+    found = re.search(
+        r"new\.arpa: 2-grams by own\nmixed with new\.json, which has (0\.\d\d) of the weight; parts", told
+    )
+    assert found is not None, told
+    assert 0.5 < float(found[1]) < 1
+    again = run("train_ngram.py", *common, "output=given.arpa", "adapt_to=new.json", f"adapt_weight={found[1]}")
+    assert f"mixed with new.json, which has {found[1]} of the weight\n" in again
+    perplexity = [float(re.search(r"perplexity ([\d.]+) \(3 sentences", text)[1]) for text in (told, again)]
+    assert perplexity[0] == pytest.approx(perplexity[1], rel=0.02)
+    for options, message in (
+        (("adapt_weight=0.5",), "adapt_weight is the weight of adapt_to, which is null"),
+        (("adapt_to=new.json", "adapt_weight=1"), "adapt_weight is 1, expected a number above 0 and below 1"),
+        (("adapt_to=gone.json",), "gone.json"),
+    ):
+        assert message in run("train_ngram.py", *common, "output=no.arpa", *options, fails=True)
+    assert not (tmp_path / "no.arpa").exists()
 
 
 def test_several_texts_become_as_many_manifests(run: Callable[..., str], tmp_path: Path):

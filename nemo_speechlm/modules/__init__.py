@@ -12,6 +12,7 @@ from nemo_speechlm.modules.lightweight_convolution import LightweightBlock, Ligh
 from nemo_speechlm.modules.masking import CoveringMask, SpanMask
 from nemo_speechlm.modules.preprocessing import WaveformPreprocessor
 from nemo_speechlm.modules.quantizer import GumbelQuantizer
+from nemo_speechlm.modules.swapping_encoder import SwappingEncoder
 from nemo_speechlm.modules.text_branch import ConvTextEncoder, LightweightDurations, Refiner
 from nemo_speechlm.modules.text_embedding import TextEmbedding
 from nemo_speechlm.modules.transformer import RelativeTransformer
@@ -40,6 +41,7 @@ __all__ = [
     "SpanMask",
     "SpeechLMCTCHead",
     "SpeechLMEncoder",
+    "SwappingEncoder",
     "TextEmbedding",
     "UnitClassifier",
     "WaveformPreprocessor",

@@ -132,9 +132,9 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
         signal, length = self.preprocessor(input_signal=input_signal, length=input_signal_length)
         return self.encoder(audio_signal=signal, length=length)
 
-    def recognizer(self) -> SpeechLMCTCModel:
+    def recognizer(self, swapping: bool | None = None) -> SpeechLMCTCModel:
         """What it recognizes without any fine-tuning; see :func:`recognizer_of`."""
-        return recognizer_of(self)
+        return recognizer_of(self, swapping)
 
     def forward_speech(
         self,

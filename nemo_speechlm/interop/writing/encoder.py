@@ -23,6 +23,7 @@ def encoder_settings(model: PretrainedFile) -> dict[str, Any]:
     encoder = model.cfg.encoder
     front_end, speech, shared = encoder.front_end, encoder.speech_transformer, encoder.shared_transformer
     for part, target in (
+        (encoder, "SpeechLMEncoder"),
         (front_end, "ConvFrontEnd"),
         (speech, "RelativeTransformer"),
         (shared, "RelativeTransformer"),

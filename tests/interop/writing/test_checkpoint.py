@@ -173,6 +173,18 @@ def test_ctc_that_the_released_code_cannot_be(tmp_path):
     export_fairseq(tmp_path / "plain.nemo", tmp_path / "y.pt", encoder_only=True)
 
 
+def test_an_encoder_that_swaps_frames_for_units_is_not_written_as_one_that_does_not(tmp_path):
+    cfg = tiny_architecture()
+    cfg["encoder"] |= {"_target_": "nemo_speechlm.modules.SwappingEncoder", "num_units": 7}
+    for name in ("speech", "shared"):
+        cfg["encoder"][f"{name}_transformer"]["max_distance"] = 160
+    cfg["decoder"] = {"_target_": "nemo_speechlm.modules.SpeechLMCTCHead", "feat_in": 32, "num_classes": -1}
+    SpeechLMCTCModel(OmegaConf.create(cfg | {"labels": [" ", "a"]})).save_to(str(tmp_path / "x.nemo"))
+    with pytest.raises(InputError, match=r"x\.nemo: has a .*SwappingEncoder; the released code has a SpeechLMEncoder"):
+        export_fairseq(tmp_path / "x.nemo", tmp_path / "y.pt")
+    assert not (tmp_path / "y.pt").exists()
+
+
 @needs_golden
 def test_output_that_cannot_be_written(tmp_path):
     convert(GOLDEN / "speechlm_p_tiny/checkpoint_real_structure.pt", tmp_path / "x.nemo")

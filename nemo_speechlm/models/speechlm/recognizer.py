@@ -53,7 +53,7 @@ def recognizer_of(model: Pretrained, swapping: bool | None = None) -> SpeechLMCT
         )
     same = model.inventory == model.text_inventory
     if swapping and not same:
-        raise SpeechLMError("swapping=True: units of speech that are not those of text have no embedding")
+        raise SpeechLMError("recognizer(swapping=True): units of speech that are not those of text have no embedding")
     if swapping is None:
         swapping = same and model.inventory.kind == "phoneme" and not model.released_labels
     encoder = OmegaConf.to_container(model.cfg.encoder, resolve=True)

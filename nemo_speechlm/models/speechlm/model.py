@@ -35,6 +35,7 @@ from nemo_speechlm.models.speechlm.umlm import (
     SpeechOutput,
     draw_offset,
     forward_speech,
+    heard_units,
     predictions,
     umlm_loss,
     umlm_terms,
@@ -217,14 +218,14 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
             output = self.forward_speech(
                 batch.speech, generator=RowSeeds.of(batch.speech.ids, len(batch.speech.audio))
             )
-            masked, unmasked = predictions(output)
+            (masked, unmasked), heard = predictions(output), heard_units(output)
             asked = output.units[output.mask & (output.units != PAD_UNIT)]
             self._validated_units += weight * torch.bincount(asked, minlength=len(self.inventory))
             for level in LEVELS:
-                frames, others = weight * masked[level].frames, weight * unmasked[level].frames
+                frames = weight * masked[level].frames
                 self.log_mean(f"val_umlm_{level}", weight * masked[level].loss, frames)
                 self.log_mean(f"val_masked_accuracy_{level}", weight * masked[level].correct, frames)
-                self.log_mean(f"val_unmasked_accuracy_{level}", weight * unmasked[level].correct, others)
+                self.log_mean(f"val_unmasked_accuracy_{level}", *(weight * count for count in heard[level]))
             for term, found in (("umlm", masked), ("umlm_unmasked", unmasked)):
                 self._add_term(
                     term, weight * sum(found[level].loss for level in LEVELS), weight * found["shared"].frames

@@ -149,15 +149,28 @@ def predictions(output: SpeechOutput) -> tuple[dict[str, UnitPrediction], dict[s
     return masked, unmasked
 
 
+def heard_units(output: SpeechOutput) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each of ``LEVELS``: of how many frames that can be heard the unit is found, and how many these are.
+
+    Swapped frames are none: the shared transformer is given their unit.
+    """
+    heard = ~output.mask & ~output.swap & (output.units != PAD_UNIT)
+    return {
+        level: (((logits.argmax(-1) == output.units) & heard).sum(), heard.sum())
+        for level, logits in zip(LEVELS, output.logits, strict=True)
+    }
+
+
 def umlm_terms(output: SpeechOutput) -> dict[str, tuple[Tensor, Tensor | float]]:
     """What is logged of a batch of speech, each as a sum () and what it is of; some are terms of the loss."""
     masked, unmasked = predictions(output)
     terms: dict[str, tuple[Tensor, Tensor | float]] = {}
+    heard = heard_units(output)
     for level in LEVELS:
         terms[f"umlm_{level}"] = masked[level].loss, masked[level].frames
         terms[f"umlm_unmasked_{level}"] = unmasked[level].loss, unmasked[level].frames
         terms[f"masked_accuracy_{level}"] = masked[level].correct.float(), masked[level].frames
-        terms[f"unmasked_accuracy_{level}"] = unmasked[level].correct.float(), unmasked[level].frames
+        terms[f"unmasked_accuracy_{level}"] = heard[level][0].float(), heard[level][1]
     labeled = (output.units != PAD_UNIT).sum()
     terms["feature_penalty"] = output.penalty.sum(), output.counted
     terms["fraction_masked"] = output.mask.sum().float(), labeled

@@ -7,7 +7,15 @@ from omegaconf import OmegaConf
 from nemo_speechlm.data.pretraining.batch import PAD_UNIT, PretrainBatch, SpeechBatch, TextBatch
 from nemo_speechlm.models.common.joint import JointMean
 from nemo_speechlm.models.speechlm.model import SpeechLMModel
-from nemo_speechlm.models.speechlm.umlm import LEVELS, draw_offset, predictions, umlm_loss, umlm_terms, units_of_frames
+from nemo_speechlm.models.speechlm.umlm import (
+    LEVELS,
+    draw_offset,
+    heard_units,
+    predictions,
+    umlm_loss,
+    umlm_terms,
+    units_of_frames,
+)
 from nemo_speechlm.modules.draws import RowSeeds
 from nemo_speechlm.testing.configs import tiny_pretrain_config
 from nemo_speechlm.testing.corpora import tiny_corpus
@@ -82,13 +90,26 @@ def test_a_validation_divides_by_the_frames_that_it_counts(model, monkeypatch):
     batch = utterance(model, 60, 45)
     model.on_validation_epoch_start()
     model.validation_step(PretrainBatch(batch), 0)
-    masked, unmasked = predictions(model.forward_speech(batch, generator=RowSeeds([0])))
+    output = model.forward_speech(batch, generator=RowSeeds([0]))
+    (masked, unmasked), heard = predictions(output), heard_units(output)
+    assert heard["shared"][1] < unmasked["shared"].frames
     assert masked["speech"].frames + unmasked["speech"].frames == 45
     assert masked["speech"].frames != unmasked["speech"].frames
     for level in LEVELS:
         assert found[f"val_umlm_{level}"] == (masked[level].loss, masked[level].frames)
         assert found[f"val_masked_accuracy_{level}"] == (masked[level].correct, masked[level].frames)
-        assert found[f"val_unmasked_accuracy_{level}"] == (unmasked[level].correct, unmasked[level].frames)
+        assert found[f"val_unmasked_accuracy_{level}"] == heard[level]
+
+
+@torch.no_grad()
+def test_units_of_swapped_frames_are_not_heard(model):
+    batch = utterance(model, 60, 45)
+    mask, swap = torch.zeros(2, 1, 60, dtype=torch.bool)
+    mask[0, :10], swap[0, 10:30] = True, True
+    output = model.forward_speech(batch, mask=mask, swap=swap)
+    for level, logits in zip(LEVELS, output.logits, strict=True):
+        right = sum(int(logits[0, t].argmax()) == int(output.units[0, t]) for t in range(30, 45))
+        assert heard_units(output)[level] == (right, 15)
 
 
 def test_the_last_unit_goes_on_where_there_are_no_more():

@@ -225,7 +225,7 @@ class SpeechLMModel(Untuned, FeatureExtraction, PretrainingModel):
                 frames = weight * masked[level].frames
                 self.log_mean(f"val_umlm_{level}", weight * masked[level].loss, frames)
                 self.log_mean(f"val_masked_accuracy_{level}", weight * masked[level].correct, frames)
-                self.log_mean(f"val_unmasked_accuracy_{level}", *(weight * count for count in heard[level]))
+                self.log_mean(f"val_unmasked_accuracy_{level}", weight * heard[level][0], weight * heard[level][1])
             for term, found in (("umlm", masked), ("umlm_unmasked", unmasked)):
                 self._add_term(
                     term, weight * sum(found[level].loss for level in LEVELS), weight * found["shared"].frames

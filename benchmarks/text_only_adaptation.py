@@ -47,14 +47,15 @@ def prepare_text(options: argparse.Namespace) -> tuple[Path, int]:
 def rates(options: argparse.Namespace, model: Path, name: str) -> list[dict[str, Any]]:
     """Error rates of a recognizer on both tests, without and with a language model."""
     rows = []
-    lms = {"greedy": None, "lexicon": options.work / "words.arpa.gz", "mixed": options.work / "mixed.arpa.gz"}
-    adapt_to = {"lexicon": [], "mixed": [f"adapt_to={options.work / 'domain.json'}"]}
+    source = f"source=[{','.join(map(str, options.text))}]"
+    words, mixed = options.work / "words.arpa.gz", options.work / "mixed.arpa.gz"
+    run(words, "train_ngram", source, f"output={words}", "vocabulary_size=50000")
+    domain_text = f"adapt_to={options.work / 'domain.json'}"
+    run(mixed, "train_ngram", source, f"output={mixed}", "vocabulary_size=50000", domain_text)
     for domain, manifest in (("old", options.test), ("new", options.domain_test)):
-        for decoding, lm in lms.items():
+        for decoding, lm in (("greedy", None), ("lexicon", words), ("mixed", mixed)):
             output, more = options.work / f"{name}_{domain}_{decoding}", []
             if lm is not None:
-                source = f"source=[{','.join(map(str, options.text))}]"
-                run(lm, "train_ngram", source, f"output={lm}", "vocabulary_size=50000", *adapt_to[decoding])
                 more = [f"lm={lm}", "decoding=lexicon", f"tune_on={options.valid}", f"beam_size={options.beam_size}"]
             run(
                 output / "summary.json", "speechlm_evaluate",

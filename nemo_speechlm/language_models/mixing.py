@@ -100,14 +100,14 @@ def best_weight(model: NGramModel, sentences: Sequence[Sequence[str]], folds: in
             f"{len(sentences)} sentences to mix a language model for; to choose a weight takes two at least"
         )
     folds = min(folds, len(sentences))
-    order = len(model.orders)
+    order, whole = len(model.orders), _Index(model, model.vocabulary)
     first: list[np.ndarray] = []
     second: list[np.ndarray] = []
     for fold in range(folds):
         part = train_ngram_model([words for i, words in enumerate(sentences) if i % folds != fold], order)
         left_out = sentences[fold::folds]
-        first.append(_predicted(model, left_out))
-        second.append(_predicted(part, left_out))
+        first.append(_predicted(whole, left_out))
+        second.append(_predicted(_Index(part, part.vocabulary), left_out))
     own, new = (10.0 ** np.concatenate(side) for side in (first, second))
     known = (own > 0) | (new > 0)
     own, new = own[known], new[known]
@@ -127,10 +127,9 @@ def best_weight(model: NGramModel, sentences: Sequence[Sequence[str]], folds: in
     return Mixture(weight, len(own), *perplexity)
 
 
-def _predicted(model: NGramModel, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+def _predicted(index: "_Index", sentences: Sequence[Sequence[str]]) -> np.ndarray:
     """log10 of what a model gives each word of sentences, and their ends, (N,)."""
-    index, order = _Index(model, model.vocabulary), len(model.orders)
-    ids = {word: i for i, word in enumerate(model.vocabulary)}
+    ids, order = index.ids, index.order
     by_length: list[list[list[int]]] = [[] for _ in range(order)]
     for words in sentences:
         text = [BEGIN_ID, *(ids.get(word, -1) for word in words), END_ID]
@@ -171,8 +170,9 @@ class _Index:
     """A model's n-grams in the ids of a larger vocabulary."""
 
     def __init__(self, model: NGramModel, vocabulary: Sequence[str]):
-        ids = {word: i for i, word in enumerate(vocabulary)}
-        mapping = np.array([ids[word] for word in model.vocabulary], dtype=np.int64)
+        self.ids = {word: i for i, word in enumerate(vocabulary)}
+        self.order = len(model.orders)
+        mapping = np.array([self.ids[word] for word in model.vocabulary], dtype=np.int64)
         self._places = _Places(len(vocabulary))
         self._orders: list[NGrams] = []
         for order in model.orders:

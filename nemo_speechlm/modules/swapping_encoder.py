@@ -19,8 +19,7 @@ class SwappingEncoder(SpeechLMEncoder):
     finds them. This is ours, not the paper's.
 
     Args:
-        num_units: units that have an embedding.
-        num_classes: classes of the classifier, the units first; None: no others.
+        num_units: classes of the classifier, each with an embedding.
         unit_classifier: further arguments of :class:`UnitClassifier`.
         options: of :class:`SpeechLMEncoder`.
     """
@@ -28,12 +27,11 @@ class SwappingEncoder(SpeechLMEncoder):
     def __init__(
         self,
         num_units: int,
-        num_classes: int | None = None,
         unit_classifier: dict[str, Any] | None = None,
         **options: Any,
     ):
         super().__init__(**options)
-        self.unit_classifier = UnitClassifier(self.d_model, num_classes or num_units, **(unit_classifier or {}))
+        self.unit_classifier = UnitClassifier(self.d_model, num_units, **(unit_classifier or {}))
         self.unit_embedding = nn.Embedding(num_units, self.d_model)
 
     def take_parts(self, encoder: SpeechLMEncoder, classifier: UnitClassifier, embedding: nn.Embedding) -> None:
@@ -46,8 +44,7 @@ class SwappingEncoder(SpeechLMEncoder):
     def swapped(self, states: Tensor) -> Tensor:
         """States of the shared transformer (B, T, D) -> the expected embeddings of their units (B, T, D)."""
         embedding = self.unit_embedding.weight
-        chances = self.unit_classifier(states)[..., : len(embedding)].softmax(-1)
-        return chances.to(embedding.dtype) @ embedding
+        return self.unit_classifier(states).softmax(-1).to(embedding.dtype) @ embedding
 
     def layer_outputs(self, audio_signal: Tensor, length: Tensor) -> tuple[list[Tensor], Tensor]:
         """Every layer's output (B, T, D), and the lengths (B,); those of the shared layers are of the second time."""

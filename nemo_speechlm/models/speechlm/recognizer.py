@@ -58,11 +58,9 @@ def recognizer_of(model: Pretrained, swapping: bool | None = None) -> SpeechLMCT
         swapping = same and model.inventory.kind == "phoneme" and not model.released_labels
     encoder = OmegaConf.to_container(model.cfg.encoder, resolve=True)
     if swapping:
-        classifier = model.unit_classifiers["shared"]
         encoder |= {  # type: ignore[operator]
             "_target_": "nemo_speechlm.modules.SwappingEncoder",
             "num_units": len(model.inventory),
-            "num_classes": len(classifier.unit_vectors),  # type: ignore[arg-type]
             "unit_classifier": OmegaConf.to_container(model.cfg.unit_classifier, resolve=True),
         }
     config = {
@@ -82,7 +80,7 @@ def recognizer_of(model: Pretrained, swapping: bool | None = None) -> SpeechLMCT
     recognizer = SpeechLMCTCModel(OmegaConf.create(config))
     recognizer.preprocessor = model.preprocessor
     if swapping:
-        recognizer.encoder.take_parts(model.encoder, classifier, model.unit_embedding)
+        recognizer.encoder.take_parts(model.encoder, model.unit_classifiers["shared"], model.unit_embedding)
     else:
         recognizer.encoder = model.encoder
     recognizer.decoder.load_state_dict(head.state_dict())

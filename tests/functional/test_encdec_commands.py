@@ -121,6 +121,7 @@ def test_recognition_with_nemos_decoder(tmp_path, recipe):
         (["model.labels=[A,B]"], "is not among the 2 characters of the decoder"),
         (["model.task=summary"], "model.task is 'summary', expected recognition or translation"),
         (["model.tokenizer.dir=nowhere"], "tokenizer.model: no such file"),
+        (["model.tokenizer.dir=nowhere", "model.tokenizer.type=wpe"], "model.tokenizer.type is 'wpe', expected bpe"),
         (["model.decoding.beam_size=0"], "beam_size is 0, expected at least 1"),
     ],
 )

@@ -106,6 +106,7 @@ def test_tokens(tmp_path, corpus, recipe):
         (["model.freeze_encoder_steps=3"], "model.freeze_encoder_steps is not for transducers"),
         (["model.init_from_pretrained=nowhere.nemo"], "nowhere.nemo: no such file"),
         (["model.tokenizer.dir=nowhere"], "tokenizer.model: no such file"),
+        (["model.tokenizer.dir=nowhere", "model.tokenizer.type=wpe"], "model.tokenizer.type is 'wpe', expected bpe"),
     ],
 )
 def test_bad_input(capsys, recipe, changes, message):

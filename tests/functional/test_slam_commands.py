@@ -173,6 +173,7 @@ def test_pairs_with_bad_text(run, tmp_path, data, changed_pairs, text, message):
     ("changes", "message"),
     [
         (["model.tokenizer.dir=nowhere"], "nowhere/tokenizer.model: "),
+        (["model.tokenizer.type=wpe"], "model.tokenizer.type is 'wpe', expected bpe"),
         (["model.train_ds.pairs=null"], "model.stages[1].tasks has 'tlm', which learns from pairs"),
         (["model.train_ds.pairs.batch_duration=1", "model.stages=null"], "a batch has one pair only"),
         (

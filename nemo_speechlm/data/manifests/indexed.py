@@ -158,7 +158,7 @@ def _fetch_all(urls: list[str]) -> None:
     """Copy files from addresses, several at a time."""
     if urls:
         with ThreadPoolExecutor(min(_THREADS, len(urls))) as pool:
-            list(pool.map(_fetched, urls))
+            list(pool.map(_fetched, dict.fromkeys(urls)))
 
 
 def _unpacked(source: Path, path: str | Path, most: int) -> Path:

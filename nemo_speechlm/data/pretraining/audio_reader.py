@@ -243,6 +243,12 @@ class _Tars:
                     manifests[0],
                 )
             self.by_manifest = {_name(m): self.paths[shard] for m, shard in zip(manifests, shards, strict=True)}
+        elif twice := sorted({number for number in numbers if numbers.count(number) > 1}):
+            raise InputError(
+                f"tarred_audio_filepaths has several files of the shards {twice}, and shard_id says a number alone; "
+                "give a manifest for each tar",
+                manifests[0],
+            )
 
     def of(self, record: Record, file: IndexedManifest, number: int) -> str:
         if self.by_manifest:

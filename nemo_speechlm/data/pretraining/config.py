@@ -163,6 +163,11 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
     if not training:
         item["force_finite"] = True
     own = _uses_own_types(part) and not any(part.get(key) for key in stream.nemos)
+    if not own and not stream.takes_nemos:
+        raise InputError(
+            f"data config: {name} has data that NeMo reads, which speech alone can be; expected "
+            f"{name}.manifest_filepath, or input_cfg with items of the type {stream.reader.type}"
+        )
     for key in PERTURBATIONS:
         if part.get(key) and not own:
             raise InputError(
@@ -188,6 +193,11 @@ def read_part(stream: Stream, part: dict[str, Any], settings: Settings, training
     if not training:
         part["use_bucketing"] = False
     exact = own and len(part["input_cfg"]) == 1 and part["input_cfg"][0]["type"] in _OWN_TYPES
+    if training and own and not exact and _is_unshuffled(part["input_cfg"]):
+        raise InputError(
+            f"data config: {name}.shuffle=false cannot be used where data are mixed: a pass reads the begin of each, "
+            "which would be the same lines in all passes"
+        )
     return Part(stream, {**defaults, **part}, own, exact)
 
 
@@ -251,6 +261,13 @@ def _items(input_cfg: Any) -> list[Any]:
     if not isinstance(input_cfg, list) or not all(isinstance(item, dict) and "type" in item for item in input_cfg):
         raise InputError("data config: input_cfg is not a list of items with a type")
     return input_cfg
+
+
+def _is_unshuffled(items: Any) -> bool:
+    return any(
+        _is_unshuffled(item["input_cfg"]) if "input_cfg" in item else not item.get("shuffle", True)
+        for item in _items(items)
+    )
 
 
 def _fill(items: Any, values: dict[str, Any]) -> list[Any]:

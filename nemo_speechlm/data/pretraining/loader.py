@@ -271,6 +271,12 @@ def endless_loader(
     sequences = {}
     for part in parts:
         if not part.shared:
+            readers = world_size * max(1, settings.num_workers)
+            if readers > 1 and not part.config.get("shuffle"):
+                raise InputError(
+                    f"data config: {part.stream.name}.shuffle=false cannot be used with data that NeMo reads where "
+                    f"there are {readers} readers (processes times num_workers): each would read the same"
+                )
             part.config["shard_seed"] = (
                 "randomized" if settings.num_workers else settings.seed + _RANK_SEEDS * global_rank
             )

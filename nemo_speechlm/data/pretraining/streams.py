@@ -38,6 +38,7 @@ class Stream(ABC):
         name: its key in a config, and its field of a :class:`PretrainBatch`.
         reader: reads its manifests.
         unfit: keys of NeMo's loader that would make its batches wrong.
+        takes_nemos: it takes data of NeMo's own types too, which NeMo reads.
         nemos: keys of NeMo's loader that its cuts are made for: with one of them, NeMo reads the data.
         on_host: fields of its batch that stay in the host's memory, where losses such as CTC want them.
         fewest: examples that a batch needs, where some are left out.
@@ -47,6 +48,7 @@ class Stream(ABC):
     reader: ClassVar[type[ManifestReader]]
     on_host: ClassVar[tuple[str, ...]] = ()
     unfit: ClassVar[tuple[str, ...]] = ()
+    takes_nemos: ClassVar[bool] = False
     nemos: ClassVar[tuple[str, ...]] = ()
     fewest: int = 1
 
@@ -104,6 +106,7 @@ class SpeechStream(Stream):
 
     name: ClassVar[str] = "speech"
     reader: ClassVar[type[ManifestReader]] = SpeechReader
+    takes_nemos: ClassVar[bool] = True
     # They change how long the audio is without changing its units.
     unfit: ClassVar[tuple[str, ...]] = ("perturb_speed", "concatenate_samples", "pad_min_duration")
 
@@ -226,7 +229,12 @@ class PairStream(Stream):
 
     name: ClassVar[str] = "pairs"
     reader: ClassVar[type[ManifestReader]] = PairsReader
-    unfit: ClassVar[tuple[str, ...]] = ("truncate_duration", "cut_into_windows_duration", "concatenate_samples")
+    unfit: ClassVar[tuple[str, ...]] = (
+        "truncate_duration",
+        "cut_into_windows_duration",
+        "concatenate_samples",
+        "pad_min_duration",
+    )
 
     labels: Sequence[str] | None = None
     tokenizer: str | bytes | None = None

@@ -1,6 +1,7 @@
 """The samples and the units of a cut, cut together."""
 
 import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from lhotse import AudioSource, Recording
 from lhotse.cut import Cut, MixedCut, MonoCut
 from lhotse.utils import fastcopy
 
-from nemo_speechlm.data.audio.files import read_audio
+from nemo_speechlm.data.audio.files import check_samples, read_audio
 from nemo_speechlm.data.manifests.units import FRAME_TOLERANCE, unit_sequence
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.units.inventory import UnitInventory
@@ -29,6 +30,8 @@ def audio_of(cut: Cut, sample_rate: int) -> np.ndarray:
         InputError: with manifest and line, if the audio cannot be read or is shorter than the manifest says.
     """
     base, path, line = _place(cut)
+    if not _is_plain(cut, sample_rate):
+        return _decoded_by_lhotse(cut, sample_rate)
     audio = _read(cut, base, base.start, sample_rate, path, line)
     missing = base.duration - len(audio) / sample_rate
     if missing > _SHORTER:
@@ -53,13 +56,55 @@ def audio_and_units(cut: Cut, inventory: UnitInventory, sample_rate: int) -> tup
     origin = custom.get("origin", 0.0)
     first = round((base.start - origin) * rate)
     frames = _frames(base, inventory, path, line)[first:]
-    audio = _read(cut, base, origin + first / rate, sample_rate, path, line)
+    if _is_plain(cut, sample_rate):
+        audio = _read(cut, base, origin + first / rate, sample_rate, path, line)
+    else:
+        audio = _decoded_by_lhotse(_beginning_at(cut, origin + first / rate, path, line), sample_rate)
     samples_per_frame = sample_rate / rate
     missing = base.duration - len(audio) / sample_rate
     if missing * rate > FRAME_TOLERANCE + 1:
         raise InputError(f"{base.recording.id} has {missing:.2f} s less audio than its duration", path, line)
     frames = frames[: int(np.ceil((len(audio) - 0.5) / samples_per_frame))]  # frames may not be whole samples
     return audio[: round(len(frames) * samples_per_frame)], frames
+
+
+def _is_plain(cut: Cut, sample_rate: int) -> bool:
+    """Whether a reader of ours made the cut, or Lhotse would read one file of one channel as it is."""
+    custom = getattr(base_of(cut), "custom", None) or {}
+    if "manifest" in custom and "line" in custom:
+        return True
+    if not isinstance(cut, MonoCut) or len(cut.recording.sources) != 1 or cut.recording.num_channels != 1:
+        return False
+    changes = [change for change in cut.recording.transforms or [] if not _is_to_rate(change, sample_rate)]
+    return not changes and cut.recording.sources[0].type in ("file", "memory")
+
+
+def _decoded_by_lhotse(cut: Cut, sample_rate: int) -> np.ndarray:
+    """Samples (S,) of a cut of NeMo's own data types: all that it says of channels, files, transforms and tracks.
+
+    Channels are averaged where the cut has several.
+
+    Raises:
+        InputError: with its file or id, if it cannot be decoded or holds no samples.
+    """
+    source = next(files_of(base_of(cut)), name_of(cut))
+    for path in files_of(base_of(cut)):
+        check_regular(path)
+    try:
+        samples = np.atleast_2d(cut.resample(sample_rate).load_audio())
+    except Exception as error:  # each decoder has its own
+        raise InputError(f"audio cannot be decoded: {error}", source) from error
+    if not samples.size:
+        raise InputError("audio holds no samples", source)
+    mono = samples.mean(axis=0, dtype=np.float32)
+    check_samples(mono, source)
+    return mono
+
+
+def files_of(cut: Cut) -> Iterator[str]:
+    """The files of a cut's recording; none where it is in memory."""
+    sources: Iterable[Any] = getattr(getattr(cut, "recording", None), "sources", ()) or ()
+    return (str(source.source) for source in sources if source.type == "file")
 
 
 def check_regular(path: str) -> None:
@@ -106,6 +151,24 @@ def _frames(cut: Cut, inventory: UnitInventory, path: str, line: int | None) -> 
     return np.repeat(np.asarray(ids, dtype=np.int64), durations)
 
 
+def _beginning_at(cut: Cut, start: float, path: str, line: int | None) -> Cut:
+    """A cut of NeMo's own types whose units belong to its whole recording, begun elsewhere in it.
+
+    Raises:
+        InputError: if its units cannot be those of its audio.
+    """
+    base = base_of(cut)
+    kinds = [t.get("name") if isinstance(t, dict) else type(t).__name__ for t in base.recording.transforms or []]
+    if other := sorted({"Speed", "Tempo"} & set(kinds)):
+        raise InputError(f"{cut.id} is changed by {other[0]}, and its units are those of another speed", path, line)
+    if isinstance(cut, MixedCut) and (cut.tracks[0].offset or cut.duration > base.duration + _SHORTER):
+        raise InputError(f"{cut.id} is made of several utterances, and its units are those of the first", path, line)
+    moved = fastcopy(base, start=start, duration=min(base.duration, base.recording.duration - start))
+    if not isinstance(cut, MixedCut):
+        return moved
+    return fastcopy(cut, tracks=[fastcopy(cut.tracks[0], cut=moved), *cut.tracks[1:]])
+
+
 def _read(cut: Cut, base: Cut, start: float, sample_rate: int, path: str, line: int | None) -> np.ndarray:
     """Samples of ``base`` from ``start`` (seconds into its file), with the augmentations that ``cut`` adds."""
     try:
@@ -115,16 +178,13 @@ def _read(cut: Cut, base: Cut, start: float, sample_rate: int, path: str, line: 
 
 
 def _augmented(cut: Cut, base: Cut, start: float, sample_rate: int) -> np.ndarray:
-    recording = base.recording
+    recording, custom = base.recording, base.custom or {}
     source = recording.sources[0]
-    if source.type not in ("file", "memory"):
-        raise InputError(f"{recording.id} is of the type {source.type!r}, expected a file or a member of a tar")
     file: Any = io.BytesIO(source.source) if source.type == "memory" else source.source
-    if (place := (base.custom or {}).get("tar")) is not None:
+    if (place := custom.get("tar")) is not None:
         file = place.content()
     if isinstance(file, str):
         check_regular(file)
-    custom = base.custom or {}
     speed = custom.get("speed", 1.0)
     channel = custom.get("channel", "mix")
     audio = read_audio(file, sample_rate, start * speed, base.duration * speed, channel, speed)

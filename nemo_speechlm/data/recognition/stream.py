@@ -33,6 +33,7 @@ class TranscribedStream(Stream):
     name: ClassVar[str] = "transcripts"
     reader: ClassVar[type[ManifestReader]] = TranscriptsReader
     unfit: ClassVar[tuple[str, ...]] = ("truncate_duration", "cut_into_windows_duration")
+    takes_nemos: ClassVar[bool] = True
     # They make one cut of several or several of one, or ask for more than the audio and the text.
     nemos: ClassVar[tuple[str, ...]] = (
         "concatenate_samples",

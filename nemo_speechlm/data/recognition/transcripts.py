@@ -7,7 +7,7 @@ Axis legend: B utterances, S samples, U characters.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,11 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
-from nemo_speechlm.data.audio.files import check_samples
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.lines import text_of
-from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, check_regular, name_of
+from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, files_of, name_of
 from nemo_speechlm.data.recognition.batch import REPEATED
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
@@ -180,19 +179,7 @@ def load_audio(cut: Cut, sample_rate: int) -> Tensor:
     Raises:
         InputError: if the file cannot be decoded or holds no samples.
     """
-    if _is_ours(cut):
-        return torch.from_numpy(audio_of(cut, sample_rate))
-    for path in _files(cut):
-        check_regular(path)
-    try:
-        samples = np.atleast_2d(cut.load_audio())
-    except Exception as error:  # each decoder has its own
-        raise InputError(f"audio cannot be decoded: {error}", source_of(cut)) from error
-    if not samples.size:
-        raise InputError("audio holds no samples", source_of(cut))
-    mono = samples.mean(axis=0, dtype=np.float32)
-    check_samples(mono, source_of(cut))
-    return torch.from_numpy(mono)
+    return torch.from_numpy(audio_of(cut, sample_rate))
 
 
 def place_of(cut: Cut) -> str:
@@ -220,9 +207,4 @@ def source_of(cut: Cut) -> str:
     base = base_of(cut)
     if _is_ours(cut):
         return str(base.custom.get("tar", base.recording.id))
-    return next(_files(base), name_of(cut))
-
-
-def _files(cut: Cut) -> Iterator[str]:
-    recordings: Iterable = getattr(getattr(cut, "recording", None), "sources", ()) or ()
-    return (str(source.source) for source in recordings if source.type == "file")
+    return next(files_of(base), name_of(cut))

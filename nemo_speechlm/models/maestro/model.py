@@ -26,8 +26,8 @@ from nemo_speechlm.models.common.multitask.figures import Figure
 from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
 from nemo_speechlm.models.common.multitask.sections import check_keys, check_sections
 from nemo_speechlm.models.common.multitask.tasks import Tasks
-from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
+from nemo_speechlm.models.common.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.untuned import Untuned
 from nemo_speechlm.models.maestro.aligned_mlm import Repetition, aligned_mlm, text_states
 from nemo_speechlm.models.maestro.matching import Speech, align, pair_figures

@@ -1,7 +1,6 @@
 """Recognition with CTC over characters or tokens: fine-tuning of a SpeechLM encoder (SpeechLM section 4.2)."""
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -34,6 +33,7 @@ from nemo_speechlm.models.common.pretrained import PretrainedFile, load_ctc_head
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.spaces import keep_spaces
 from nemo_speechlm.models.common.text_counts import edit_counts
+from nemo_speechlm.models.common.tokenizer import named_tokenizer
 from nemo_speechlm.models.common.uctc import ctc_terms
 from nemo_speechlm.models.recognition.phone_ctc import build_phone_ctc, complete_phone_ctc, phone_encoder_of
 from nemo_speechlm.models.recognition.text_branch import (
@@ -167,12 +167,18 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         """Tell how many transcripts have more characters than CTC can spell in their audio; their loss is zero."""
         super().on_fit_start()
         check_data_fit(self)
+        fastest = max([1.0, *(OmegaConf.select(self.cfg, "train_ds.speeds") or ())])
         for statistics in getattr(self._train_dl, "statistics", ()):
             hopeless = int((statistics.frame_rates > self.frame_rate).sum())
             if hopeless:
                 logging.warning(
                     f"{hopeless} of {statistics.utterances} training utterances cannot be learned: "
                     f"CTC needs more frames to spell their text than the {self.frame_rate:g} per second there are"
+                )
+            if sometimes := int((statistics.frame_rates * fastest > self.frame_rate).sum()) - hopeless:
+                logging.warning(
+                    f"{sometimes} more cannot be learned in the passes that play them {fastest:g} times as fast "
+                    "(model.train_ds.speeds)"
                 )
 
     def training_step(self, batch: Any, batch_nb: int) -> dict[str, Any]:
@@ -338,8 +344,7 @@ class SpeechLMCTCModelBPE(SpeechLMCTC, EncDecCTCModelBPE):
         folder = cfg.get("tokenizer", {}).get("dir")
         if not folder:
             raise SpeechLMError("model.tokenizer.dir is not given; expected a folder made by train_tokenizer.py")
-        if not str(cfg.tokenizer.get("model_path", "")).startswith("nemo:"):  # else the file brings its own
-            TokenEncoder(Path(folder) / "tokenizer.model")
+        named_tokenizer(cfg.tokenizer)
         with open_dict(cfg):
             cfg.pop("labels", None)
             cfg.decoder.update(vocabulary=[], num_classes=-1)

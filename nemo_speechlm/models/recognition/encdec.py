@@ -41,6 +41,7 @@ from nemo_speechlm.models.common.parts import Parts
 from nemo_speechlm.models.common.pretrained import load_ctc_head, load_encoder
 from nemo_speechlm.models.common.run_folder import run_folder
 from nemo_speechlm.models.common.text_counts import bleu_score, error_rates, text_counts
+from nemo_speechlm.models.common.tokenizer import named_tokenizer
 from nemo_speechlm.models.recognition.targets import complete_targets
 from nemo_speechlm.models.recognition.transcribing import KeepsMode
 from nemo_speechlm.modules.decoder.relative import PAD
@@ -117,8 +118,7 @@ class SpeechLMEncDecModel(
     def _make_vocabulary(self, cfg: DictConfig) -> TargetVocabulary:
         if not OmegaConf.select(cfg, "tokenizer.dir"):
             return CharacterVocabulary(list(cfg.labels), cfg.get("leading_space", False))
-        if not str(cfg.tokenizer.get("model_path", "")).startswith("nemo:"):  # else the file brings its own
-            TokenEncoder(Path(cfg.tokenizer.dir) / "tokenizer.model")
+        named_tokenizer(cfg.tokenizer)
         self._setup_tokenizer(cfg.tokenizer)
         return PieceVocabulary(TokenEncoder(self.tokenizer.tokenizer.serialized_model_proto()))
 

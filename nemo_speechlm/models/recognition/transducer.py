@@ -5,7 +5,6 @@ Graves, *Sequence Transduction with Recurrent Neural Networks*, arXiv 1211.3711.
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -22,6 +21,7 @@ from nemo_speechlm.models.common.fine_tuning import become_independent, check_fr
 from nemo_speechlm.models.common.limits import check_data_fit
 from nemo_speechlm.models.common.pretrained import PretrainedFile, load_encoder, load_strictly
 from nemo_speechlm.models.common.run_folder import run_folder
+from nemo_speechlm.models.common.tokenizer import named_tokenizer
 from nemo_speechlm.models.recognition.ctc import ENGLISH_LABELS
 from nemo_speechlm.models.recognition.text_branch import (
     TextBranch,
@@ -82,7 +82,7 @@ def build_transducer(cfg: DictConfig, trainer: Trainer | None = None) -> Transdu
             cfg.preprocessor.window_stride = 1.0 / cfg.sample_rate  # NeMo's model tells times by it
         encoder: TokenEncoder | CharacterEncoder
         if has_tokens:
-            encoder = TokenEncoder(Path(cfg.tokenizer.dir) / "tokenizer.model")
+            encoder = TokenEncoder(named_tokenizer(cfg.tokenizer))
             cfg.pop("labels", None)
         else:
             labels = cfg.get("labels") or (None if source is None else source.cfg.get("labels")) or ENGLISH_LABELS

@@ -26,8 +26,8 @@ from nemo_speechlm.models.common.multitask.model import DrawsOf, MultitaskModel
 from nemo_speechlm.models.common.multitask.sections import check_keys, check_sections
 from nemo_speechlm.models.common.multitask.shared import encode_embedded
 from nemo_speechlm.models.common.multitask.tasks import Tasks
-from nemo_speechlm.models.common.multitask.tokenizer import registered_tokenizer
 from nemo_speechlm.models.common.parts import Parts
+from nemo_speechlm.models.common.tokenizer import registered_tokenizer
 from nemo_speechlm.models.slam import pairs as pair_tasks
 from nemo_speechlm.models.slam.joined import encode_joined, even_positions, spelled_positions
 from nemo_speechlm.models.slam.masked_text import Corruption, masked_text

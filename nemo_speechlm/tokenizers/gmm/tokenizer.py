@@ -14,9 +14,8 @@ from nemo_speechlm.alignment.mfcc import SAMPLE_RATE, SpeakerStatistics
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.utterances import read_utterance
-from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.errors import InputError, SkipItem
-from nemo_speechlm.files import Record
+from nemo_speechlm.files import Record, iter_lines, parse_line
 from nemo_speechlm.pronouncing.lexicons import read_any_lexicon, read_lexicon
 from nemo_speechlm.pronouncing.word_pronouncer import WordPronouncer
 from nemo_speechlm.tokenizers.gmm.corpus import speaker_of
@@ -91,10 +90,14 @@ class GmmTokenizing(SpeechTokenizing):
         model = self.loaded
         wanted: dict[str, list[tuple[int, Record]]] = {}
         seconds: dict[str, float] = {}
-        for number, record in read_manifest(manifest):
-            if model.speaker_key not in record:
+        for number, line in iter_lines(manifest):
+            try:
+                record = parse_line(line, manifest, number)
+                if model.speaker_key not in record:
+                    continue
+                speaker = speaker_of(record, model.speaker_key, number)
+            except InputError:
                 continue
-            speaker = speaker_of(record, model.speaker_key, number)
             if seconds.get(speaker, 0.0) < self.speaker_seconds:
                 duration = record.get("duration")
                 usable = isinstance(duration, int | float) and not isinstance(duration, bool)

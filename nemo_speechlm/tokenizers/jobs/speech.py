@@ -15,7 +15,7 @@ from nemo_speechlm.tokenizers.speech import SpeechInput, SpeechTokenizing, Speec
 from nemo_speechlm.units.durations import estimate_durations
 from nemo_speechlm.units.inventory import UnitInventory
 
-_OF_OTHER_UNITS = ("units", "unit_durations", "alignment_score", "decoded_text")
+_OF_OTHER_UNITS = ("units", "unit_durations", "alignment_score", "decoded_text", "confidence")
 """What an earlier tokenizer wrote into a line of its own units."""
 
 

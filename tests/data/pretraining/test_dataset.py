@@ -211,6 +211,15 @@ def test_our_reader_of_tar_files_gives_the_same_batches(corpus, tmp_path):
     assert all((a == b).all() for a, b in zip(ours[:4], plain[:4], strict=True))
 
 
+def test_tars_of_two_sets_in_one_manifest(corpus, tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        tarred(tmp_path / name, corpus)
+    tars = [str(tmp_path / name / "audio_0.tar") for name in ("x", "y")]
+    with pytest.raises(InputError, match=r"manifest.json: .* several files of the shards \[0\], .* for each tar"):
+        SpeechReader([str(tmp_path / "x" / "manifest.json")], tiny_inventory(), tarred_audio_filepaths=tars)
+
+
 def test_nemos_tarred_data_of_another_rate_are_resampled_once(corpus, tmp_path):
     stream = SpeechStream(tiny_inventory(), sample_rate=8000)
     ours = stream.collate(SpeechReader([str(corpus.speech)], tiny_inventory(), FILE_ORDER, sample_rate=8000))

@@ -348,6 +348,9 @@ def test_errors_in_workers_keep_their_words(corpus, tmp_path, num_workers):
         assert "Traceback" not in str(caught.value)
 
 
+TEXT_ITEM = {"type": "text_units", "manifest_filepath": "x.json", "weight": 0.5}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -358,6 +361,10 @@ def test_errors_in_workers_keep_their_words(corpus, tmp_path, num_workers):
         ({"text": {"manifest_filepath": "x.json"}}, "no batch size in text; give one of batch_size, batch_tokens"),
         ({"speech": {"batch_size": 2, "perturb_speed": True}}, "speech.perturb_speed cannot be used"),
         ({"text": {"input_cfg": [{"manifest_filepath": "x"}], "batch_size": 2}}, "not a list of items with a type"),
+        (
+            {"text": {"input_cfg": [TEXT_ITEM, TEXT_ITEM], "batch_size": 2, "shuffle": False}},
+            "text.shuffle=false cannot be used where data are mixed",
+        ),
         ({"text": {"input_cfg": "/no/x.yaml", "batch_size": 2}}, "/no/x.yaml: input_cfg cannot be read"),
         ({"seed": "trng"}, "seed is 'trng', expected a whole number"),
         ({"text": {"manifest_filepath": "/no/x.json", "batch_size": 2}}, "/no/x.json: no such file"),

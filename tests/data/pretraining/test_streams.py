@@ -122,9 +122,10 @@ def test_bad_pairs_are_found_at_the_start(corpus, tmp_path, change, message):
         build_pretrain_dataloader({"pairs": pairs}, streams())
 
 
-def test_pairs_are_not_cropped(corpus):
-    pairs = {**config(corpus)["pairs"], "truncate_duration": 1}
-    with pytest.raises(InputError, match=r"pairs\.truncate_duration cannot be used, texts would no longer fit"):
+@pytest.mark.parametrize("key", ["truncate_duration", "pad_min_duration"])
+def test_pairs_are_as_long_as_they_are(corpus, key):
+    pairs = {**config(corpus)["pairs"], key: 1}
+    with pytest.raises(InputError, match=rf"pairs\.{key} cannot be used, texts would no longer fit"):
         build_pretrain_dataloader({"pairs": pairs}, streams())
 
 

@@ -35,7 +35,8 @@ def test_errors_name_the_line_and_the_alignment(tmp_path, ctm, message):
 
 
 def test_what_belongs_to_other_units_is_not_kept(tmp_path):
-    before = {"units": "X", "unit_durations": [9], "alignment_score": -50.0, "decoded_text": "x", "text": "s", "id": 7}
+    before = {"units": "X", "unit_durations": [9], "alignment_score": -50.0, "decoded_text": "x", "confidence": 0.3}
+    before |= {"text": "s", "id": 7}
     found = run(tmp_path, "u1 1 0.0 1.0 S_S\n", **before)
     assert found == {
         "audio_filepath": "u1.wav", "duration": 1.0, "text": "s", "id": 7, "units": "S_S", "unit_durations": [100],

@@ -57,7 +57,7 @@ class Saver(Callback):
     A second Ctrl-C ends at once.
 
     To be given to the trainer by :meth:`attach`, after NeMo's ``exp_manager``, so that it acts after NeMo's own
-    callbacks. It replaces NeMo's timer and ``PreemptionCallback``, which stop in the middle of an update, or on GPUs
+    callbacks, and after those of the model. It replaces NeMo's timer and ``PreemptionCallback``, which stop in the middle of an update, or on GPUs
     alone.
 
     Args:
@@ -133,6 +133,13 @@ class Saver(Callback):
         trainer.callbacks.append(self)  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Become the last of the callbacks again: those of the model have come, and Lightning has put what saves
+        checkpoints behind all.
+        """
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen and to count."""

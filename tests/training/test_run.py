@@ -107,6 +107,10 @@ def test_the_bar_of_a_resumed_run_knows_its_rate():
     assert bar.train_progress_bar.format_dict["initial"] == 0
 
 
+class OfTheModel(Callback):
+    """With callbacks of the model's own, which all of ours have, Lightning puts those of the trainer in another order."""
+
+
 class OneWeight(ModelPT):
     """Brings a weight from that of its start file towards the numbers of its manifest."""
 
@@ -118,6 +122,9 @@ class OneWeight(ModelPT):
         value = json.loads(Path(start).read_text())["weight"] if start else 0.0
         self.weight = torch.nn.Parameter(torch.tensor(value))
         type(self).seen = {"lr": [], "batches": [], "steps": []}
+
+    def configure_callbacks(self):
+        return [*super().configure_callbacks(), OfTheModel()]
 
     def training_step(self, batch, batch_idx):
         group = self.trainer.optimizers[0].param_groups[0]

@@ -205,7 +205,7 @@ def begin_with_whole_update(checkpoint: dict[str, Any], accumulate: int) -> None
 
     Lightning counts the batches of an update from the count of all batches that a checkpoint restores. A checkpoint in
     the middle of an update, or one of a run that accumulated another number of batches, would make the first update
-    one of fewer batches, since gradients are not in it.
+    one of fewer batches, since gradients are not in it. The data loader, too, begins with that batch.
 
     Args:
         checkpoint: Lightning's, which is changed.
@@ -214,9 +214,10 @@ def begin_with_whole_update(checkpoint: dict[str, Any], accumulate: int) -> None
     progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
     if progress is None or progress.get("is_last_batch"):  # the end of an epoch completes its last update
         return
-    current = progress["current"]
-    whole = current["completed"] - current["completed"] % accumulate
-    current.update(dict.fromkeys(("ready", "started", "processed", "completed"), whole))
+    again = progress["current"]["completed"] % accumulate
+    for counts in (progress["current"], progress["total"]):  # what is drawn for a batch depends on the total
+        whole = counts["completed"] - again
+        counts.update(dict.fromkeys(("ready", "started", "processed", "completed"), whole))
 
 
 def log_from_this_step(checkpoint: dict[str, Any]) -> None:

@@ -114,9 +114,11 @@ def test_a_schedule_that_is_new_or_gone():
 )
 def test_updates_begin_with_their_first_batch(completed, accumulate, last, expected):
     current = {"ready": completed, "started": completed, "processed": completed, "completed": completed}
-    checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": {"current": current, "is_last_batch": last}}}}
-    begin_with_whole_update(checkpoint, accumulate)
+    total = {name: count + 100 for name, count in current.items()}
+    progress = {"current": current, "total": total, "is_last_batch": last}
+    begin_with_whole_update({"loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}, accumulate)
     assert set(current.values()) == {expected}
+    assert set(total.values()) == {expected + 100}
 
 
 def test_an_update_has_the_batches_of_all_devices_of_all_machines():

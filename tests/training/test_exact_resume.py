@@ -76,3 +76,30 @@ def test_the_weights_are_those_of_an_undisturbed_run(tmp_path, kind, source, num
     train(cfg, lambda cfg, trainer: model(cfg=cfg, trainer=trainer))
     expected, found = weights(whole), weights(troubled)
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+
+
+def test_an_update_that_was_not_finished_begins_anew(tmp_path):
+    """A validation after the third batch of updates of two saves a place from which both batches come again."""
+    corpus = tiny_corpus(tmp_path / "corpus", n_speech=16, n_text=30)
+    config = pretraining(corpus, {"manifest_filepath": str(corpus.speech)}, 0)
+    read = {}
+
+    def run(name, at=None):
+        class Reading(SpeechLMModel):
+            def training_step(self, batch, *arguments):
+                if at == len(read[name]):
+                    raise Death
+                read[name].append(batch.number)
+                return super().training_step(batch, *arguments)
+
+        read.setdefault(name, [])
+        cfg = tiny_recipe(tmp_path / name, config, 4, val_check_interval=3, accumulate_grad_batches=2)
+        train(cfg, lambda cfg, trainer: Reading(cfg=cfg, trainer=trainer))
+
+    run("whole")
+    with pytest.raises(Death):
+        run("troubled", at=3)
+    run("troubled")
+    assert read["troubled"] == [0, 1, 2, 2, 3, 4, 5, 6, 7]
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "troubled")
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []

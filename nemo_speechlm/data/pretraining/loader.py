@@ -72,9 +72,11 @@ class Place(NamedTuple):
 class PretrainLoader(GuardedLoader):
     """An endless loader of training batches, which goes on after a resume with the batch that would have come next.
 
-    Its ``state_dict``, which Lightning keeps in checkpoints, is the place behind the last batch that was trained on.
-    Batches that workers have made ahead, and the one that Lightning fetches ahead, are made again. Call
-    :meth:`trained` after each step; without it, the place is that of the last batch delivered.
+    Its ``state_dict``, which Lightning keeps in checkpoints, is the place behind the last update. Batches that workers
+    have made ahead, the one that Lightning fetches ahead, and those of an update that has not been made are made again.
+
+    Attributes:
+        is_told: somebody calls :meth:`trained` after each update; if not, the place is behind the last batch delivered.
     """
 
     def __init__(self, steps: "Steps", count: BadCount | None = None, **options: Any):
@@ -82,34 +84,41 @@ class PretrainLoader(GuardedLoader):
         super().__init__(items, count or BadCount(), steps.reading, collate_fn=_as_it_is, **options)
         self.steps = steps
         self._behind: dict[int, _Behind] = {}
+        self.is_told = False
         self._trained: _Behind | None = None
-        self._delivered = _Behind(steps.start)
+        self._begin = self._delivered = _Behind(steps.start)
         self._readers = [max(1, self.num_workers), steps.world]
         self._cut = Cut()
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        begin = self._trained or self._delivered
-        self.steps.start, self.count.read, self.count.bad = begin
+        self._begin = self._now
+        self.steps.start, self.count.read, self.count.bad = self._begin
         self._behind.clear()
         self._trained = None
         for place, batch in self.made():
             self.count.add(batch.read, batch.bad)
             self._delivered = self._behind[place.step] = _Behind(place, self.count.read, self.count.bad)
-            self._behind.pop(place.step - 16, None)
+            if not self.is_told:
+                self._behind.pop(place.step - 16, None)
             yield batch.numbered(place.step - 1)
 
     @property
     def place(self) -> Place:
         """Where the next iteration begins."""
-        return (self._trained or self._delivered).place
+        return self._now.place
+
+    @property
+    def _now(self) -> "_Behind":
+        return self._trained or (self._begin if self.is_told else self._delivered)
 
     def trained(self, number: int) -> None:
-        """Say that the batch of this ``number`` has been trained on."""
+        """Say that an update has been made, whose last batch is that of this ``number``."""
         self._trained = self._behind.get(number + 1, self._trained)
+        self._behind = {step: behind for step, behind in self._behind.items() if step > number + 1}
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning saves."""
-        place, read, bad = self._trained or self._delivered
+        place, read, bad = self._now
         positions = {name: tuple(p) for name, p in place.positions.items()}
         return {
             "step": place.step,
@@ -144,7 +153,7 @@ class PretrainLoader(GuardedLoader):
             for sequence in self.steps.sequences.values():
                 sequence.cut_chapters(cut)
         self._cut = cut
-        self._delivered = _Behind(Place(state["step"], positions), *state.get("examples", (0, 0)))
+        self._begin = self._delivered = _Behind(Place(state["step"], positions), *state.get("examples", (0, 0)))
         self._trained = None
 
 

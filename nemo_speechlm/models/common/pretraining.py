@@ -114,20 +114,28 @@ _SPEED = ("lr", "audio_hours_per_hour", "grad_norm")
 
 
 class PlaceInData(Callback):
-    """Tells the loader of each batch that has been trained on: its state in a checkpoint is the place behind it.
+    """Tells the loader of each update: its state in a checkpoint is the place behind the batches of the last one.
+
+    Gradients that are not accumulated to the end are in no checkpoint, so a resumed run needs their batches again.
 
     Where bad examples are left out, it logs how many this process has met so far, as ``bad_examples``.
 
     A callback and not a method of the model, since Lightning saves checkpoints of a step before it calls the model's.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the loader wait for what it is told."""
+        if isinstance(loader := getattr(pl_module, "_train_dl", None), PretrainLoader):
+            loader.is_told = True
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Mark the batch."""
+        """Mark the batch, where it ends an update."""
         loader = getattr(pl_module, "_train_dl", None)
         number = getattr(batch, "number", None)
         if isinstance(loader, PretrainLoader) and number is not None:
-            loader.trained(number)
+            if not trainer.fit_loop.epoch_loop._should_accumulate():
+                loader.trained(number)
             if loader.count.rule.skips:
                 pl_module.log("bad_examples", float(loader.count.bad))

@@ -73,7 +73,7 @@ class ConvFrontEnd(NeuralModule):
 
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B, 1, S) -> features (B, T, C), frames (B,)."""
-        samples = length
+        samples, audio_signal = length, audio_signal.to(self.convs[0].weight.dtype)
         if self._by_kernels(audio_signal):
             x_BTC, length = self._in_chunks(audio_signal, length)
         else:
@@ -176,7 +176,8 @@ class MaskedInstanceNorm(nn.Module):
     def forward(self, x_BCT: Tensor, length: Tensor | None) -> Tensor:
         """Normalize (B, C, T) over each row's first ``length`` (B,) frames, or over all of them where it is None."""
         if length is None or not _any_padding(length, x_BCT.shape[2]):
-            return F.group_norm(x_BCT.float(), len(self.weight), self.weight, self.bias, self.epsilon).type_as(x_BCT)
+            weight, bias = self.weight.float(), self.bias.float()
+            return F.group_norm(x_BCT.float(), len(weight), weight, bias, self.epsilon).type_as(x_BCT)
         inside = (~padding_mask(length, x_BCT.shape[2])).unsqueeze(1)
         x = x_BCT.float()
         count = length.view(-1, 1, 1)
@@ -191,7 +192,8 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Normalize each frame."""
-        x = F.layer_norm(x_BCT.transpose(1, 2).float(), self.normalized_shape, self.weight, self.bias, self.eps)
+        weight, bias = self.weight.float(), self.bias.float()
+        x = F.layer_norm(x_BCT.transpose(1, 2).float(), self.normalized_shape, weight, bias, self.eps)
         return x.transpose(1, 2).type_as(x_BCT)
 
 

@@ -56,9 +56,9 @@ class Saver(Callback):
     waits for it. During a validation it waits for the validation's end, or saves before it where the wish was known.
     A second Ctrl-C ends at once.
 
-    To be given to the trainer by :meth:`attach`, after NeMo's ``exp_manager``, so that it acts after NeMo's own
-    callbacks, and after those of the model. It replaces NeMo's timer and ``PreemptionCallback``, which stop in the middle of an update, or on GPUs
-    alone.
+    To be given to the trainer by :meth:`attach`, after NeMo's ``exp_manager``. It acts after NeMo's own callbacks and
+    those of the model. It replaces NeMo's timer and ``PreemptionCallback``, which stop in the middle of an update, or
+    on GPUs alone.
 
     Args:
         cfg: a recipe: ``save_every_minutes`` (null: never; where it is missing: ``DEFAULT_SAVE_EVERY_MINUTES``) and

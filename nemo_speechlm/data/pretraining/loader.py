@@ -73,10 +73,11 @@ class PretrainLoader(GuardedLoader):
     """An endless loader of training batches, which goes on after a resume with the batch that would have come next.
 
     Its ``state_dict``, which Lightning keeps in checkpoints, is the place behind the last update. Batches that workers
-    have made ahead, the one that Lightning fetches ahead, and those of an update that has not been made are made again.
+    have made ahead, the one that Lightning fetches ahead, and those of an unfinished update are made again.
 
     Attributes:
-        is_told: somebody calls :meth:`trained` after each update; if not, the place is behind the last batch delivered.
+        is_told: somebody calls :meth:`trained` after each update; if not, the place is behind the last batch
+            delivered.
     """
 
     def __init__(self, steps: "Steps", count: BadCount | None = None, **options: Any):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
+from nemo.collections.asr.losses.ctc import CTCLoss
 from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from nemo.collections.asr.parts.mixins import TranscribeConfig
 from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
@@ -56,6 +57,20 @@ else:
     _Host = object
 
 
+class _Loss(CTCLoss):
+    """NeMo's, where a batch may have no text at all, such as one of noise: its mean is of one character."""
+
+    @classmethod
+    def like(cls, loss: CTCLoss) -> "_Loss":
+        """One with the settings of NeMo's."""
+        return cls(loss._blank, loss.zero_infinity, loss.config_reduction)
+
+    def reduce(self, losses: Tensor, target_lengths: Tensor) -> Tensor:
+        if self.config_reduction != "mean_volume":
+            return super().reduce(losses, target_lengths)
+        return losses.sum() / target_lengths.sum().clamp(min=1)
+
+
 class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpaces, _Host):
     """What the two CTC models have in common; goes before NeMo's class among the bases.
 
@@ -91,6 +106,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         name_publicly(cfg, type(self))
         super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
         keep_spaces(self)
+        self.loss = _Loss.like(self.loss)
         self.encoder.take_input_rate(self._cfg)
         self.text_branch = build_text_branch(self._cfg, self.encoder.d_model)
         self.phone_head = build_phone_ctc(self._cfg, self.encoder.d_model)
@@ -192,8 +208,8 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         count = loss_count(batch, self.cfg.get("ctc_reduction", "mean_batch"))
         terms: dict[str, tuple[Tensor, Tensor | float]] = {}
         if count is not None:
-            own = torch.as_tensor(count, device=loss.device).clamp(min=1)
-            terms["speech"] = loss * own, own
+            count = torch.as_tensor(count, device=loss.device)
+            terms["speech"] = loss * count.clamp(min=1), count
         weights = {}
         if (text := batch_text(batch)) is not None:
             terms["text"], weights["text"] = self.text_terms(text), self.cfg.text_branch.weight
@@ -238,6 +254,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
         absent = [part for part in ("train_ds", "validation_ds", "test_ds") if self.cfg.get(part, {}) is None]
         self.cfg.update({part: {} for part in absent})
         super().change_vocabulary(*args, **kwargs)
+        self.loss = _Loss.like(self.loss)
         self.cfg.update(dict.fromkeys(absent))
 
     def validation_pass(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:

@@ -217,6 +217,12 @@ class SpeechLMEncDecModel(
         """Refuse data that would end the training when their turn comes."""
         super().on_fit_start()
         check_data_fit(self, self.decoder.max_length - 1)  # </s> is one more
+        longest = max((s.longest_text for s in getattr(self._train_dl, "statistics", ())), default=0)
+        if not self.search.max_length_per_frame and longest > self.search.max_length:
+            logging.warning(
+                f"model.train_ds has a text of {longest} characters or tokens, and what is recognized is cut behind "
+                f"{self.search.max_length}: model.decoding.max_length"
+            )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of the batches of all processes (:class:`JointMean`), logged with its parts."""

@@ -211,6 +211,24 @@ def test_ctc_has_the_gradient_of_the_joint_batch(tmp_path, exact, reduction):
     check(gradients(model), in_two(one, tmp_path))
 
 
+def silent():
+    """A batch of two utterances in which nothing is said."""
+    audio = torch.randn(2, 9600, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    tensors = (audio, torch.full((2,), 9600), torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+    return TranscribedBatch(tensors, ("e", "f"))
+
+
+@pytest.mark.parametrize("reduction", ["mean_volume", "mean_batch"])
+def test_ctc_of_a_batch_without_text(exact, reduction):
+    model, batch = ctc(reduction), silent()
+    loss = model.training_step(batch, 0)["loss"]
+    log_probs, frames, _ = model.forward(input_signal=batch.tensors[0], input_signal_length=batch.tensors[1])
+    blank = sum(-row[:n, -1].sum() for row, n in zip(log_probs, frames, strict=True))
+    torch.testing.assert_close(loss, blank / (2 if reduction == "mean_batch" else 1))
+    loss.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
 def attention():
     torch.manual_seed(0)
     cfg = {

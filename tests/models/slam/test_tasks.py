@@ -345,6 +345,14 @@ def test_padded_frames_do_not_matter(model, batch):
     assert F.mse_loss(found[0]["tlm_codes"].total, found[1]["tlm_codes"].total) < 1e-18
 
 
+def test_logits_of_bf16_are_as_good_as_they_are():
+    """A confident model: log probabilities near 0, which bf16 would round to three digits."""
+    tokens, lengths = torch.arange(6).view(1, 6), torch.tensor([6])
+    logits = 7 * F.one_hot(tokens.repeat_interleave(2, 1), 9).bfloat16()
+    found, exact = (ctc_figure(x, torch.tensor([12]), tokens, lengths) for x in (logits, logits.double()))
+    assert found.total.item() == pytest.approx(exact.total.item(), rel=1e-4)
+
+
 def test_a_text_without_a_path_is_no_loss_and_spoils_no_gradient():
     """Two equal tokens need a blank between them. Its tokens count all the same."""
     logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()

@@ -175,8 +175,13 @@ def test_a_resumed_run_goes_on_as_the_undisturbed_one(corpus, tmp_path):
         assert torch.equal(a, b)
 
 
-def test_bfloat16(corpus):
-    _, history = fit(tiny_pretrain_config(corpus), 3, precision="bf16-mixed")
+@pytest.mark.parametrize(("precision", "norm"), [
+    ("bf16-mixed", "group"), ("bf16-true", "group"), ("bf16-true", "layer"),
+])  # fmt: skip
+def test_bfloat16(corpus, precision, norm):
+    config = tiny_pretrain_config(corpus)
+    config.encoder.front_end.norm = norm
+    _, history = fit(config, 3, precision=precision)
     assert all(torch.tensor(step["train_loss"]).isfinite() for step in history.steps)
 
 

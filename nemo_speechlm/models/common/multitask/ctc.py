@@ -3,10 +3,10 @@
 Axis legend: B pairs, T frames, U tokens, V symbols.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nemo_speechlm.losses import at_least_float32
 from nemo_speechlm.models.common.multitask.figures import Figure
 
 
@@ -19,8 +19,7 @@ def ctc_figure(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: T
         tokens: (B, U).
         token_lengths: (B,).
     """
-    log_probs = logits.log_softmax(-1)
-    log_probs = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    log_probs = at_least_float32(logits).log_softmax(-1)
     blank = log_probs.shape[2] - 1
     loss = F.ctc_loss(
         log_probs.transpose(0, 1), tokens, lengths, token_lengths, blank=blank, reduction="sum", zero_infinity=True

@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     if not progress_path(cfg.output).exists():
         refuse_overwrite(cfg.output, cfg.overwrite)
     engine = chosen(cfg.engine, Executor)
-    from nemo_speechlm.decoding.options import DecodingOptions
+    from nemo_speechlm.decoding.options import DecodingOptions, files_of_lm
 
     options = DecodingOptions.of(cfg)
     with importing():
@@ -60,7 +60,7 @@ def main(cfg: DictConfig) -> None:
 
     decides = ("model", "min_score", "keep", "precision")
     made_with = {"options": repr(options), **{key: cfg[key] for key in decides}}
-    files = [path for path in (model_file(cfg.model), options.lm) if path is not None]
+    files = [model_file(cfg.model), *files_of_lm(options.lm)]
     print(for_each(cfg.manifest, cfg.output, made_with, label, files))
 
 

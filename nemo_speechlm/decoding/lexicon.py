@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_speechlm.decoding.options import Decoded, DecodingOptions
+from nemo_speechlm.decoding.options import Decoded, DecodingOptions, words_beside
 from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import iter_lines, open_text
 from nemo_speechlm.language_models.arpa import SPECIAL, arpa_words
@@ -170,7 +170,7 @@ def _words(lm: Path) -> Iterator[str]:
     """The model's vocabulary: unigrams of an ARPA file, or the list beside a binary one."""
     if not lm.is_file():
         raise InputError("no such file; expected a language model of words, see train_ngram.py", lm)
-    listed = lm.with_name(lm.name + ".words")
+    listed = words_beside(lm)
     if listed.exists():
         yield from (line.strip() for _, line in iter_lines(listed))
         return

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,12 +14,25 @@ from nemo_speechlm.errors import SpeechLMError
 KINDS = ("greedy", "beam", "ngram", "lexicon")
 
 
+def words_beside(lm: str | Path) -> Path:
+    """The list of a model's words, a line each, which need not be there; a model in KenLM's binary format has one."""
+    return Path(f"{lm}.words")
+
+
+def files_of_lm(lm: str | Path | None) -> list[Path]:
+    """The files of a language model, whose content decides what is found with it: its own, and its list of words."""
+    if lm is None:
+        return []
+    return [Path(lm), *(path for path in (words_beside(lm),) if path.is_file())]
+
+
 class Decoded(NamedTuple):
     """What a decoder found in an utterance.
 
     Attributes:
         tokens: label ids.
-        score: natural logarithm; comparable among hypotheses of one utterance and decoder only.
+        score: comparable among hypotheses of one utterance and decoder only: natural logarithms, but for the share of
+            a lexicon's language model (see ``lm_weight``).
     """
 
     tokens: list[int]
@@ -36,7 +50,8 @@ class DecodingOptions:
         beam_size: hypotheses kept after each frame.
         beam_threshold: those that are so much worse than the best one are dropped, too.
         beam_size_token: labels that each hypothesis is continued with (``lexicon`` only); None tries all.
-        lm_weight: factor on the language model's log probabilities (alpha).
+        lm_weight: factor on the language model's log probabilities (alpha): natural logarithms with ``ngram``,
+            logarithms to the base of 10 with ``lexicon``, as KenLM gives them. 2.3 there is 1 here.
         word_score: added for each word (``lexicon``) or label (beta).
     """
 

@@ -24,7 +24,15 @@ _REFUSAL = "another process runs these steps ({holder}); wait until that has end
 
 
 class StepsFailed(SpeechLMError):
-    """Steps failed, and all that do not need them are done."""
+    """Steps failed, and all that do not need them are done.
+
+    Attributes:
+        outputs: of these, and of the steps that were not done for want of them; they may be there from before.
+    """
+
+    def __init__(self, message: str, outputs: Collection[Path] = ()):
+        super().__init__(message)
+        self.outputs = frozenset(outputs)
 
 
 @dataclass(frozen=True)
@@ -205,7 +213,8 @@ def _run_steps(steps: Sequence[Step], logs: Path, jobs: int, devices: Sequence[s
     if failed:
         lost = [step.name for step in steps if step.name not in failed and _lost(step, steps, failed)]
         behind = f"; for want of them: {', '.join(lost)}" if lost else ""
-        raise StepsFailed(f"failed: {', '.join(failed)}{behind}. Their logs are in {logs}")
+        outputs = [step.output for step in steps if step.name in {*failed, *lost}]
+        raise StepsFailed(f"failed: {', '.join(failed)}{behind}. Their logs are in {logs}", outputs)
 
 
 def _checks(

@@ -67,6 +67,10 @@ def tune(
     return trials
 
 
+_TOUCHING = 0.1
+"""Seconds that the ends of two utterances of a recording may have in common."""
+
+
 def refuse_tested(held_out: Sequence[Utterance], tested: Sequence[Utterance], name: str) -> None:
     """Raise if weights would be chosen on utterances that they are tested on: the rates would be too low.
 
@@ -78,8 +82,16 @@ def refuse_tested(held_out: Sequence[Utterance], tested: Sequence[Utterance], na
     Raises:
         InputError: with how many are in both.
     """
-    places = {(str(u.path.resolve()), u.offset) for u in tested}
-    both = sum((str(u.path.resolve()), u.offset) in places for u in held_out)
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for u in tested:
+        parts.setdefault(str(u.path.resolve()), []).append((u.offset, u.offset + u.duration))
+    both = sum(
+        any(
+            begin < u.offset + u.duration - _TOUCHING and u.offset < end - _TOUCHING
+            for begin, end in parts.get(str(u.path.resolve()), ())
+        )
+        for u in held_out
+    )
     if both:
         raise InputError(
             f"{both} of its {len(held_out)} utterances are in manifest, too: rates are too low where weights were "

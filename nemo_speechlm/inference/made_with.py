@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import nemo_speechlm
+from nemo_speechlm.decoding.options import files_of_lm
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import content_of, dump_line, file_digest, plain
 from nemo_speechlm.models.common.hub import model_file
@@ -29,6 +30,8 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
         if found.get(key) is not None:
             path = model_file(found[key]) if key == "model" else Path(found[key])
             found[key] = {"name": path.name, "sha256": file_digest(path)}
+    for words in files_of_lm(cfg.get("lm"))[1:]:
+        found["words beside lm"] = {"name": words.name, "sha256": file_digest(words)}
     return {**found, "version": nemo_speechlm.__version__}
 
 

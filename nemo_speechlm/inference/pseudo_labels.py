@@ -14,7 +14,7 @@ from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.sources import moved_record
 from nemo_speechlm.data.audio.utterances import audio_part
 from nemo_speechlm.data.manifests.lines import is_transcribed, read_manifest
-from nemo_speechlm.decoding.options import DecodingOptions
+from nemo_speechlm.decoding.options import DecodingOptions, files_of_lm
 from nemo_speechlm.decoding.times import timed_words
 from nemo_speechlm.decoding.tokens import require_ctc
 from nemo_speechlm.errors import InputError, SpeechLMError
@@ -231,7 +231,7 @@ def label_manifest(
         work,
         settings={
             "decoding": repr(options),
-            "content": {str(path): file_digest(path) for path in (model_file(model), options.lm) if path is not None},
+            "content": {str(path): file_digest(path) for path in (model_file(model), *files_of_lm(options.lm))},
             "moved": Path(manifest).parent.resolve() != Path(output).parent.resolve(),
             **decisive,
         },
@@ -273,9 +273,8 @@ def chosen(labels: Labels, min_score: float | None = None, keep: float | None = 
         return has_words & (scores >= (min_score or 0.0))
     check_number("keep", keep, above=0, most=1)
     room = (keep + 1e-10) * sum(labels.durations)  # keep=1 keeps all, though sums are rounded
+    order = np.argsort(-scores, kind="stable")
+    order = order[has_words[order]]
     kept = np.zeros(len(labels), dtype=bool)
-    for number in np.argsort(-scores, kind="stable"):
-        if has_words[number] and labels.durations[number] <= room:
-            kept[number] = True
-            room -= labels.durations[number]
+    kept[order[np.cumsum(np.asarray(labels.durations)[order]) <= room]] = True
     return kept

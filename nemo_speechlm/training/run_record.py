@@ -181,11 +181,18 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and _is_number(value[1]):
+        yield key, value[0]  # NeMo's [manifest, weight]
+        yield f"{key}.weight", value[1]
     elif isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
         for number, item in enumerate(value):
             yield from _leaves(item, f"{key}.{number}")
     else:
         yield key, value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _paths(value: Any, key: str) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_speechlm.demo.workflow import Step, _Running, run_steps, step_state
+from nemo_speechlm.demo.workflow import Step, StepsFailed, _Running, run_steps, step_state
 from nemo_speechlm.errors import SpeechLMError
 
 
@@ -120,8 +120,9 @@ def test_what_does_not_need_a_failed_step_goes_on(tmp_path):
     after = writes("after", tmp_path / "after", ("bad",))
     last = writes("last", tmp_path / "last", ("after",))
     other = writes("other", tmp_path / "other")
-    with pytest.raises(SpeechLMError, match=r"failed: bad; for want of them: after, last\. Their logs"):
+    with pytest.raises(StepsFailed, match=r"failed: bad; for want of them: after, last\. Their logs") as caught:
         run_steps([bad, after, last, other], tmp_path / "logs", jobs=1, keep_going=True)
+    assert caught.value.outputs == {step.output for step in (bad, after, last)}
     assert (tmp_path / "other").exists()
     assert not (tmp_path / "after").exists()
 

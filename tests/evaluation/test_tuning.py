@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,8 +64,8 @@ def test_nothing_to_tune():
         tune(Text(), [], ["a"], DecodingOptions("beam"), [1], [1])
 
 
-def utterance(path, offset=0.0):
-    return Utterance({}, Path(path), offset, 1.0, "a")
+def utterance(path, offset=0.0, duration=1.0):
+    return Utterance({}, Path(path), offset, duration, "a")
 
 
 def test_weights_are_not_chosen_on_what_is_tested(tmp_path, monkeypatch):
@@ -73,6 +74,15 @@ def test_weights_are_not_chosen_on_what_is_tested(tmp_path, monkeypatch):
     refuse_tested([utterance("c.wav"), utterance("b.wav")], tested, "valid.json")
     with pytest.raises(InputError, match=r"^valid.json: 1 of its 2 utterances are in manifest, too"):
         refuse_tested([utterance("c.wav"), utterance(tmp_path / "b.wav", 2.0)], tested, "valid.json")
+
+
+@pytest.mark.parametrize(
+    ("offset", "duration", "shared"), [(0.0, 9.0, 1), (2.5, 3.0, 1), (3.0, 1.0, 0), (1.0, 1.0, 0)]
+)
+def test_parts_of_what_is_tested_are_tested(offset, duration, shared):
+    held_out, tested = [utterance("a.wav", offset, duration)], [utterance("a.wav", 2.0)]
+    with pytest.raises(InputError) if shared else nullcontext():
+        refuse_tested(held_out, tested, "valid.json")
 
 
 def test_a_recording_in_a_tar_is_known_by_any_of_its_names(tmp_path, monkeypatch):

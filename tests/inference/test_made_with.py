@@ -37,6 +37,19 @@ def test_another_version_may_write_other_transcripts(cfg, made, monkeypatch):
         check(cfg, made)
 
 
+def test_another_list_of_words_beside_the_model(cfg, tmp_path):
+    listed = tmp_path / "words.arpa.words"
+    listed.write_text("good\nmorning\n")
+    (tmp_path / "talk.txt").write_text("good morning\n")
+    MadeWith(tmp_path, settings_of(cfg)).add(tmp_path / "talk.wav", [tmp_path / "talk.txt"])
+    check(cfg, tmp_path)
+    listed.write_text("good\n")
+    with pytest.raises(
+        InputError, match=r"was made with words beside lm words\.arpa\.words \(sha256 \w+\), now words"
+    ):
+        check(cfg, tmp_path)
+
+
 def test_what_decides_nothing_may_change(cfg, made):
     cfg.device, cfg.batch_duration, cfg.format, cfg.input = "cuda", 10, ["text", "srt"], ["talk.wav", "more.wav"]
     check(cfg, made)

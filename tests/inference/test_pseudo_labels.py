@@ -53,7 +53,7 @@ def test_by_score():
 
 def test_by_hours():
     assert which(LABELS, keep=0.5) == [True, False, False, True]
-    assert which(LABELS, keep=0.3) == [True, True, False, False]  # the second surest is too long
+    assert which(LABELS, keep=0.3) == [True, False, False, False]  # the second surest is too long, the third less sure
     assert which(LABELS, keep=1.0) == [True, True, False, True]
 
 

@@ -108,7 +108,7 @@ def test_the_bar_of_a_resumed_run_knows_its_rate():
 
 
 class OfTheModel(Callback):
-    """With callbacks of the model's own, which all of ours have, Lightning puts those of the trainer in another order."""
+    """Where the model has callbacks, as all of ours have, Lightning puts those of the trainer in another order."""
 
 
 class OneWeight(ModelPT):

@@ -198,6 +198,19 @@ def test_a_file_is_read_once_as_long_as_it_is_not_written(config, tmp_path, monk
     assert read == ["train.json"] * 2
 
 
+def test_manifests_with_weights(config, tmp_path):
+    """NeMo's ``[manifest, weight]``: the content of the one counts, and the other."""
+    (tmp_path / "b.json").write_text("{}\n")
+    train = str(tmp_path / "train.json")
+    config["model"]["train_ds"]["manifest_filepath"] = [[train, 0.7], [str(tmp_path / "b.json"), 0.3]]
+    before = RunRecord.of(config, 8)
+    (tmp_path / "train.json").write_text('{"text": "another"}\n')
+    config["model"]["train_ds"]["manifest_filepath"][1][1] = 0.4
+    weight, content = before.differences(RunRecord.of(config, 8))
+    assert weight == "model.train_ds.manifest_filepath.1.weight: 0.3 before, 0.4 now"
+    assert content.startswith(f"model.train_ds.manifest_filepath.0: the content of {train}")
+
+
 def test_files_that_are_named_by_a_word(config, tmp_path, monkeypatch):
     """``model.tokenizer.dir=tokens``, as typed in the folder that holds it."""
     monkeypatch.chdir(tmp_path)

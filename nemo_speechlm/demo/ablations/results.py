@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
@@ -57,13 +57,17 @@ class RowResult:
         return confidence_interval(self.counts[measure], self.groups, level, draws) if draws else None
 
 
-def read_results(cfg: DictConfig, folder: Path, rows: Sequence[Row]) -> list[RowResult]:
-    """The rows whose evaluations are there, with every seed or with some; one kind of recognizer after another."""
+def read_results(cfg: DictConfig, folder: Path, rows: Sequence[Row], lost: Collection[Path] = ()) -> list[RowResult]:
+    """The rows whose evaluations are there, with every seed or with some; one kind of recognizer after another.
+
+    Evaluations whose summaries are among ``lost`` count as if they were not there.
+    """
     found = []
     for decoder in decoders_of(cfg):
         for row in rows:
             folders = [result_folder(folder, row, decoder, seed) for seed in seeds_of(cfg)]
             done = [path for path in folders if (path / "summary.json").exists()]
+            done = [path for path in done if path / "summary.json" not in lost]
             if done:
                 found.append(_row_result(folder, row, decoder, done, cfg.draw_by))
     return found

@@ -1,6 +1,7 @@
 """An ablation from its config to its table."""
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ def run_ablation(cfg: DictConfig) -> None:
         run_steps(steps, folder / "logs", jobs, devices, cfg.keep_going)
     except StepsFailed as error:
         failure = error
-    show_results(cfg, folder, rows)
+    show_results(cfg, folder, rows, frozenset() if failure is None else failure.outputs)
     if failure is not None:
         raise failure
 
@@ -59,9 +60,16 @@ def _rows(cfg: DictConfig) -> list[Row]:
     return rows
 
 
-def show_results(cfg: DictConfig, folder: Path, rows: list[Row]) -> None:
-    """Write ``ablation.csv``, ``table.txt`` and ``text_curve.png`` from what is there, and print the table."""
-    results = read_results(cfg, folder, rows)
+def show_results(cfg: DictConfig, folder: Path, rows: list[Row], lost: Collection[Path] = ()) -> None:
+    """Write ``ablation.csv``, ``table.txt`` and ``text_curve.png`` from what is there, and print the table.
+
+    Args:
+        cfg: the ablation's.
+        folder: of its output.
+        rows: those wanted.
+        lost: outputs of steps that failed now, or could not be done: what is there of them is of before.
+    """
+    results = read_results(cfg, folder, rows, lost)
     if not results:
         return
     tests = p_values(results, cfg.against, cfg.draws)

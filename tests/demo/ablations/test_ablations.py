@@ -308,6 +308,23 @@ def test_table_csv_and_curve(evaluations, monkeypatch, capsys):
     assert (evaluations / "text_curve.png").stat().st_size > 5000
 
 
+def test_what_is_there_of_a_lost_step_is_not_shown(evaluations, monkeypatch):
+    """An evaluation of before, whose fine-tuning had to be done again and failed."""
+    lost = [
+        evaluations / f"seed{seed}" / f"test_{row}" / "summary.json" for seed, row in ((1, "speech"), (0, "text_1k"))
+    ]
+
+    def fake(*_):
+        raise StepsFailed("failed: some", lost)
+
+    monkeypatch.setattr(module, "run_steps", fake)
+    with pytest.raises(StepsFailed):
+        run_ablation(config(f"output={evaluations}", "seeds=2", "only=[none,speech,text_1k]", "draws=200"))
+    with open(evaluations / "ablation.csv") as file:
+        rows = {row["row"]: row["wer_of_seeds"] for row in csv.DictReader(file)}
+    assert rows == {"none": "0.7500;0.8500", "speech": "0.6500", "text_1k": "0.4500"}
+
+
 def test_kinds_of_recognizers_are_parts_of_the_table(evaluations, monkeypatch, capsys):
     for name in ("speech", "speechlm_p"):
         folder = evaluations / "seed0" / f"test_{name}"

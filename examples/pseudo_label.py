@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> None:
     decides = ("model", "min_score", "keep", "precision")
     made_with = {"options": repr(options), **{key: cfg[key] for key in decides}}
     files = [model_file(cfg.model), *files_of_lm(options.lm)]
-    print(for_each(cfg.manifest, cfg.output, made_with, label, files))
+    print(for_each(cfg.manifest, cfg.output, made_with, label, files, skip_bad=cfg.skip_bad))
 
 
 if __name__ == "__main__":

@@ -84,10 +84,12 @@ def main(cfg: DictConfig) -> None:
                 description="tokenize speech",
                 unit="utterance",
             )
+            if makes_units and manifest != cfg.manifest:
+                return f"{said}\n{cfg.units}: its durations are those of this output alone"
             return f"{said}\n{cfg.units}: its durations are those of the new output" if renews_units else said
 
     made_with = {"channel": cfg.channel, "tokenizing": repr(tokenizing), "shard": cfg.shard}
-    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files()))
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files(), skip_bad=cfg.skip_bad))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def main(cfg: DictConfig) -> None:
         )
 
     made_with = {**settings, "tokenizing": repr(tokenizing), "max_lines": cfg.max_lines, "shard": cfg.shard}
-    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files()))
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files(), skip_bad=cfg.skip_bad))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@ from typing import Any
 
 from nemo_speechlm.data.manifests.shards import paired
 from nemo_speechlm.files import file_digest, plain, refuse_input_as_output
+from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.locks import only_writer
+
+
+_LACKS = "lacks bad lines"
 
 
 def done_path(output: str | Path) -> Path:
@@ -23,6 +27,7 @@ def for_each(
     work: Callable[[str, str], str],
     files: Sequence[str | Path] = (),
     key: str = "manifest",
+    skip_bad: bool = True,
 ) -> str:
     """Work on a manifest, or on each of several.
 
@@ -33,6 +38,7 @@ def for_each(
         work: given a manifest and its output, makes it; returns what was done, for the user.
         files: whose content decides the result, such as a model; likewise.
         key: the option that names the manifests, for messages.
+        skip_bad: bad lines are left out. If not, an output that lacks some is not taken for done.
 
     Returns:
         what was done, a line or more for each.
@@ -50,20 +56,22 @@ def for_each(
         mark = done_path(made)
         with only_writer(made):
             expected = {"source": file_digest(source), "content": content, **plain(options)}
-            if _says(mark, made, expected):
+            if _says(mark, made, expected, skip_bad):
                 said.append(f"{made}: was made before the interruption")
                 continue
             said.append(work(source, made))
-            mark.write_text(json.dumps({"output": file_digest(made), **expected}), encoding="utf-8")
+            record = {"output": file_digest(made), _LACKS: skip_bad and skipped_path(made).exists(), **expected}
+            mark.write_text(json.dumps(record), encoding="utf-8")
     for _, made in pairs:
         done_path(made).unlink(missing_ok=True)
     return "\n".join(said)
 
 
-def _says(mark: Path, made: str, expected: Mapping[str, Any]) -> bool:
+def _says(mark: Path, made: str, expected: Mapping[str, Any], skip_bad: bool) -> bool:
     """Whether a mark says that an output is what it is to be."""
     try:
         found = json.loads(mark.read_text(encoding="utf-8"))
-        return found == {"output": file_digest(made), **expected}
+        lacks = found.pop(_LACKS, False)
+        return found == {"output": file_digest(made), **expected} and (skip_bad or not lacks)
     except (FileNotFoundError, ValueError):
         return False

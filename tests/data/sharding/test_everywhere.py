@@ -119,6 +119,30 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert done[4:] == ["a", "b"]
 
 
+def test_an_output_that_lacks_bad_lines_is_not_done_where_they_are_wanted(tmp_path):
+    for name in "ab":
+        write_manifest(tmp_path / f"{name}.json", [{"text": name}])
+    manifests, output = [str(tmp_path / f"{name}.json") for name in "ab"], str(tmp_path / "out_{0..1}.json")
+
+    def run(skip_bad):
+        done = []
+
+        def work(source, made):
+            if made.endswith("1.json"):
+                raise KeyboardInterrupt
+            done.append(source)
+            Path(made).write_text("x")
+            if skip_bad:
+                Path(f"{made}.skipped.jsonl").write_text("{}")
+            return made
+
+        with pytest.raises(KeyboardInterrupt):
+            for_each(manifests, output, {}, work, skip_bad=skip_bad)
+        return len(done)
+
+    assert [run(skip_bad) for skip_bad in (True, True, False, False, True)] == [1, 0, 1, 0, 0]
+
+
 def test_options_and_content_decide_whether_it_is_done(tmp_path):
     for name in "ab":
         write_manifest(tmp_path / f"{name}.json", [{"text": name}])

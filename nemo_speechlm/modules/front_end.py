@@ -73,7 +73,7 @@ class ConvFrontEnd(NeuralModule):
 
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B, 1, S) -> features (B, T, C), frames (B,)."""
-        samples, audio_signal = length, audio_signal.to(self.convs[0].weight.dtype)
+        samples, audio_signal = length, audio_signal.to(cast(nn.Conv1d, self.convs[0]).weight.dtype)
         if self._by_kernels(audio_signal):
             x_BTC, length = self._in_chunks(audio_signal, length)
         else:

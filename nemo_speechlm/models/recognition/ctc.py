@@ -92,6 +92,7 @@ class SpeechLMCTC(Accelerated, FeatureExtraction, EncoderFreezingMixin, KeepsSpa
     The config that ``save_to`` writes is complete in itself: a saved model does not need the pretraining file.
     """
 
+    loss: CTCLoss
     parts: ClassVar[Parts] = Parts(ctc_head="decoder", left_behind=("text_branch", "phone_head"))
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):

@@ -10,7 +10,6 @@ from nemo_speechlm.files import file_digest, plain, refuse_input_as_output
 from nemo_speechlm.jobs.progress import skipped_path
 from nemo_speechlm.locks import only_writer
 
-
 _LACKS = "lacks bad lines"
 
 

@@ -82,6 +82,7 @@ def _evaluate(cfg: DictConfig, files: Any) -> None:
     if cfg.phonemizer is not None:
         phones = make_phones(cfg.phonemizer, cfg.units_field, language_folders(), references)
     options = ReportOptions(phones, tuple(cfg.split_by), cfg.draws, cfg.confidence, cfg.draw_by)
+    options.check([utterance.record for utterance in utterances])
     model = restore(cfg.model, cfg.device)
     content = file_digest(model_file(cfg.model))
     check_languages(model, [u.record for u in utterances], label(cfg.manifest))

@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.tokenizers.gmm.training import AlignerTraining, passes_table
 
     threads = cfg.threads or available_cores()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
+    torch.set_num_threads(int(cfg.threads or os.environ.get("OMP_NUM_THREADS") or threads))
     manifests = cfg.manifest if isinstance(cfg.manifest, str) else list(cfg.manifest)
     training = AlignerTraining(
         CorpusSource(manifests, cfg.speaker_key, cfg.channel, cfg.max_hours, bool(cfg.skip_bad), cfg.seed),

@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     from nemo_speechlm.tokenizers.kmeans.teacher import make_teacher
     from nemo_speechlm.tokenizers.kmeans.training import KMeansTraining
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cfg.threads or available_cores()))
+    torch.set_num_threads(int(cfg.threads or os.environ.get("OMP_NUM_THREADS") or available_cores()))
     manifests = tuple(expand_shards(cfg.manifest))
     own = {field.name for field in fields(KMeansTraining)} - {"manifests"}
     training = KMeansTraining(manifests, **{name: cfg[name] for name in own})

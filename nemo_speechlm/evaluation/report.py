@@ -79,6 +79,17 @@ class ReportOptions:
     level: float = 0.95
     draw_by: str | None = None
 
+    def check(self, records: Sequence[Record]) -> None:
+        """Raise if the records of a manifest lack a field of ``split_by`` or ``draw_by``.
+
+        Raises:
+            InputError: naming the option and the field.
+        """
+        groups_drawn(records, self.draw_by)
+        for name in self.split_by:
+            if not any(name in record for record in records):
+                raise InputError(f"split_by: no line of the manifest has {name!r}")
+
 
 @dataclass(frozen=True)
 class RecognitionReport:
@@ -109,6 +120,7 @@ class RecognitionReport:
     ) -> "RecognitionReport":
         """Compare hypotheses with references, record by record; both in Unicode's composed form (NFC)."""
         options = options or ReportOptions()
+        options.check(records)
         rates = ("wer", "cer") if options.phones is None else ("wer", "cer", "per")
         counts: dict[str, list[ErrorCounts]] = {rate: [] for rate in rates}
         lines = []
@@ -144,8 +156,6 @@ class RecognitionReport:
         """Rows of the utterances by field and value, in the order of the values."""
         found: dict[str, dict[str, list[int]]] = {}
         for name in self.options.split_by:
-            if not any(name in record for record in self.records):
-                raise InputError(f"split_by: no line of the manifest has {name!r}")
             values = [str(record.get(name, "")) for record in self.records]
             found[name] = {value: [i for i, v in enumerate(values) if v == value] for value in sorted(set(values))}
         return found

@@ -10,6 +10,7 @@ from lhotse import RecordingSet
 from nemo_speechlm.checks import check_number, check_range
 from nemo_speechlm.data.manifests.lines import audio_path, read_manifest
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import iter_lines
 
 _KEYS = ("noise_path", "rir_enabled", "rir_path")
 _LHOTSES = (".jsonl", ".jsonl.gz", ".yaml")
@@ -44,6 +45,13 @@ def _check_noise(noise: Any, key: str) -> None:
     if not Path(noise).is_file():
         raise InputError(f"data config: {key}: no such file", noise)
     if noise.endswith(_LHOTSES):
+        _, first = next(iter_lines(noise), (0, "{}"))
+        if noise.endswith(".jsonl") and first.startswith("{") and "audio_filepath" in first:
+            raise InputError(
+                f"data config: {key}: a manifest with audio_filepath whose name ends in .jsonl, which are cuts of "
+                "Lhotse; name it .json",
+                noise,
+            )
         return
     for number, record in read_manifest(noise, ["audio_filepath", "duration"]):
         file = audio_path(record, noise)

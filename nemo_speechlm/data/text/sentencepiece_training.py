@@ -5,11 +5,16 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import sentencepiece
+
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import refuse_overwrite
 from nemo_speechlm.locks import only_writer
+from nemo_speechlm.quiet import verbose_by_environment
 
+_ERRORS = 2
+"""SentencePiece's level of what it logs; 0 is all."""
 KINDS = ("unigram", "bpe", "char", "word")
 FILES = ("tokenizer.model", "tokenizer.vocab", "vocab.txt")
 """What the folder holds. The model is removed first and written last: where it is, the others are its own."""
@@ -62,6 +67,7 @@ def _train(
     refuse_overwrite(folder / FILES[0], overwrite)
     from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
 
+    sentencepiece.set_min_log_level(0 if verbose_by_environment() else _ERRORS)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial.") as work:
         text = Path(work) / "text"

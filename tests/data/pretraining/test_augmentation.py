@@ -112,6 +112,7 @@ def test_a_resumed_run_hears_the_same_noise(sounds, workers):
         ({"noise_path": "DIR/none.json"}, "none.json: data config: speech.noise_path: no such file"),
         ({"noise_path": "DIR/empty.json"}, "empty.json: the manifest is empty"),
         ({"noise_path": "DIR/gone.json"}, "gone.json:1: no audio file"),
+        ({"noise_path": "DIR/gone.jsonl"}, "gone.jsonl: data config: speech.noise_path: a manifest with"),
         ({"noise_path": "DIR/noise.json", "noise_mix_prob": 1.5}, "speech.noise_mix_prob is 1.5"),
         ({"noise_path": "DIR/noise.json", "noise_snr": 10}, "speech.noise_snr is 10, expected the least"),
         ({"noise_path": "DIR/noise.json", "noise_snr": [20, 10]}, "expected the smaller number first"),
@@ -122,7 +123,8 @@ def test_a_resumed_run_hears_the_same_noise(sounds, workers):
 )
 def test_wrong_options_are_named(sounds, options, message):
     (sounds.folder / "empty.json").write_text("")
-    (sounds.folder / "gone.json").write_text('{"audio_filepath": "gone.wav", "duration": 1.0}\n')
+    for name in ("gone.json", "gone.jsonl"):
+        (sounds.folder / name).write_text('{"audio_filepath": "gone.wav", "duration": 1.0}\n')
     with pytest.raises(InputError) as error:
         build(with_options(sounds, **options))
     assert message in str(error.value)

@@ -39,7 +39,8 @@ def main(cfg: DictConfig) -> None:
                 f"{made[0].name} differs from the model by up to {difference:.2g}, allowed is {cfg.tolerance}; "
                 "nothing is written (check=false leaves this out)"
             )
-        print(f"differs from the model by {difference:.2g} at most")
+        others = "".join(f"; {path.name} is not compared" for path in made[1:])
+        print(f"{made[0].name} differs from the model by {difference:.2g} at most{others}")
 
     paths = export(model, cfg.output, cfg.part, cfg.opset, cfg.overwrite, check if cfg.check else None)
     print("\n".join(str(path) for path in paths))

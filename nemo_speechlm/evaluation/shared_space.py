@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.tar_members import TarAudio
+from nemo_speechlm.data.audio.utterances import audio_part
 from nemo_speechlm.data.manifests.lines import read_manifests
 from nemo_speechlm.data.pretraining.batch import SpeechBatch
 from nemo_speechlm.data.text.pieces import WORD_START
@@ -136,10 +136,8 @@ def read_examples(manifest: str | Path | Sequence, limit: int | None = None) -> 
     examples: dict[str, Example] = {}
     for path, number, record in read_manifests(manifest, ["audio_filepath", "text"]):
         if record["text"].strip() and record["text"] not in examples:
-            place = audio_source(record, path, number)
-            examples[record["text"]] = Example(
-                place, record["text"], record.get("offset") or 0.0, record.get("duration")
-            )
+            part = audio_part(record, path, number)
+            examples[record["text"]] = Example(part.path, record["text"], part.offset, part.duration)
         if len(examples) == limit:
             break
     return list(examples.values())

@@ -147,6 +147,8 @@ class Listener:
             count += len(block)
             if count > most:
                 raise self._too_long("longer")
+        if not blocks:  # a sample or two, at another rate
+            raise InputError("audio with no samples")
         return np.concatenate(blocks)
 
     def _too_long(self, found: str) -> InputError:

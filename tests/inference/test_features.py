@@ -18,7 +18,7 @@ from nemo_speechlm.inference.audio_batches import Utterance
 from nemo_speechlm.inference.features.extraction import extract
 from nemo_speechlm.inference.features.inputs import read_inputs
 from nemo_speechlm.inference.features.options import FeatureOptions
-from nemo_speechlm.inference.features.shards import join_pieces, write_shard
+from nemo_speechlm.inference.features.shards import columns_of, join_pieces, write_shard
 from nemo_speechlm.inference.features.work import FeatureItem, FeatureWork
 from nemo_speechlm.models import SpeechLMEncoderModel
 from nemo_speechlm.testing.configs import tiny_architecture
@@ -98,9 +98,12 @@ def test_pieces_make_the_shard_that_is_written_at_once(tmp_path: Path):
     pytest.importorskip("pyarrow")
     states = [torch.arange(2 * t * 3, dtype=torch.float32).view(2, t, 3) for t in (4, 1, 2)]
     records = [{"audio_filepath": f"{i}.wav", "duration": i / 2} for i in range(3)]
-    write_shard(tmp_path / "whole", ["a", "b", "c"], records, states, [1, 2])
-    write_shard(tmp_path / "p1", ["a", "b"], records[:2], states[:2], [1, 2])
-    write_shard(tmp_path / "p2", ["c"], records[2:], states[2:], [1, 2])
+    records[1]["text"] = "spoken"
+    columns = columns_of(records)
+    assert columns == ["audio_filepath", "duration", "text"]
+    write_shard(tmp_path / "whole", ["a", "b", "c"], records, states, [1, 2], columns)
+    write_shard(tmp_path / "p1", ["a", "b"], records[:2], states[:2], [1, 2], columns)
+    write_shard(tmp_path / "p2", ["c"], records[2:], states[2:], [1, 2], columns)
     join_pieces(tmp_path / "joined", [tmp_path / "p1", tmp_path / "p2"])
     assert (tmp_path / "joined").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -154,6 +157,25 @@ def test_features_of_a_replaced_recording_are_made_anew(model, utterances, tmp_p
         assert np.array_equal(after[number], before[number]) == (number != 2)
     assert run(model, utterances, tmp_path / "out", kind).now == 0
     assert "anew" not in capsys.readouterr().out
+
+
+def test_shards_have_the_lines_of_now(model, utterances, tmp_path, capsys):
+    """A transcript that was corrected, one that is new, and lines without any."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def texts():
+        return parquet.read_table(tmp_path / "out" / "data").to_pydict().get("text")
+
+    def with_text(number, text):
+        return replace(utterances[number], record={**utterances[number].record, "text": text})
+
+    bare = [replace(u, record={k: v for k, v in u.record.items() if k != "text"}) for u in utterances]
+    run(model, bare, tmp_path / "out", "huggingface")
+    assert texts() is None
+    for said in ("a word", "another"):
+        run(model, [bare[0], with_text(1, said), *bare[2:]], tmp_path / "out", "huggingface")
+        assert texts() == [None, said, *[None] * (len(bare) - 2)]
+        assert "their recordings or lines have changed" in capsys.readouterr().out
 
 
 def test_work_travels_without_its_model(tmp_path: Path):

@@ -108,6 +108,9 @@ def test_recordings_that_are_not_taken(models, tmp_path):
     soundfile.write(tmp_path / "long.wav", np.zeros(32000), 16000)
     with pytest.raises(InputError, match=r"the recording has 2 s, at most 1 s are taken \(max_duration\)"):
         listener.listen(tmp_path / "long.wav")
+    soundfile.write(tmp_path / "one.wav", np.zeros(1), 192000)
+    with pytest.raises(InputError, match="no samples"):
+        listener.listen(tmp_path / "one.wav")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     with pytest.raises(InputError, match="no samples"):
         listener.listen(tmp_path / "empty.wav")

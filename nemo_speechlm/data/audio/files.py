@@ -11,6 +11,7 @@ import soxr
 
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.errors import InputError
+from nemo_speechlm.files import shown
 
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64"))
 """File name endings taken for audio when a folder is searched."""
@@ -169,6 +170,8 @@ def open_audio(path: str | Path | TarAudio | BytesIO) -> soundfile.SoundFile:
     try:
         content = path.content() if isinstance(path, TarAudio) else path
         return _open_content(content) if isinstance(content, BytesIO) else soundfile.SoundFile(content)
+    except UnicodeEncodeError as error:
+        raise InputError("its name is not UTF-8, which libsndfile wants; rename it", shown(str(path))) from error
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         reason = f"not audio that can be read: {reason_of(error)}"
         if isinstance(path, BytesIO):

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from nemo_speechlm.data.audio.files import Channel, open_audio, reason_of
+from nemo_speechlm.data.audio.files import Channel, check_samples, open_audio, reason_of
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.errors import InputError
 
@@ -63,8 +63,7 @@ def stream_audio(
             if block is None:
                 break
             mono = block.mean(axis=1) if channel == "mix" else np.ascontiguousarray(block[:, int(channel)])
-            if not np.isfinite(mono).all():
-                raise InputError("audio has samples that are not numbers", str(path))
+            check_samples(mono, str(path))
             found = found or len(mono) > 0
             out = mono if resampler is None else resampler.resample_chunk(mono)
             if len(out):

@@ -1,5 +1,6 @@
 """Features of utterances from any of our models, a file for each or shards, in batches of similar length."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from nemo_speechlm.errors import InputError, SpeechLMError
 from nemo_speechlm.files import Record, atomic_write, file_digest, partial_path, plain
 from nemo_speechlm.inference.audio_batches import Utterance
 from nemo_speechlm.inference.features.options import FeatureOptions
-from nemo_speechlm.inference.features.shards import join_pieces, shard_files, write_card
+from nemo_speechlm.inference.features.shards import columns_of, join_pieces, shard_files, write_card
 from nemo_speechlm.inference.features.work import FeatureItem, FeatureWork
 from nemo_speechlm.jobs.engines.executor import Executor
 from nemo_speechlm.jobs.finish import Results, Skipped
@@ -96,7 +97,8 @@ def extract(
     with only_writer(folder / _MANIFEST):
         origin = model_path if isinstance(model_path, Mapping) else model_origin(model_file(model_path))
         items = _items(folder, model, utterances, options, len(numbers))
-        _open(folder, options, numbers, items, origin, overwrite)
+        columns = columns_of(u.record for u in utterances) if options.format == "huggingface" else []
+        _open(folder, options, numbers, items, origin, overwrite, columns)
         if options.format == "huggingface":
             write_card(folder, numbers)
         new = sum(not (folder / item.file).exists() for item in items)
@@ -106,7 +108,7 @@ def extract(
             order.sort(key=lambda number: items[number].place)
         with atomic_write(listing) as file:
             file.writelines(items[number].line() for number in order)
-        work = FeatureWork(remake or _no_other_process, folder, options, numbers, model)
+        work = FeatureWork(remake or _no_other_process, folder, options, numbers, columns, model)
         try:
             report = run_job(
                 listing,
@@ -250,13 +252,14 @@ def _open(
     items: Sequence[FeatureItem],
     origin: Mapping[str, Any],
     overwrite: bool,
+    columns: Sequence[str],
 ) -> None:
     """Write the settings into the folder, or check that they are the same; forget what was replaced since."""
     utterances = [item.utterance for item in items]
     what = _decisive(options, numbers) | dict(origin)
     what |= {"utterances": [[str(u.path.absolute()), u.offset, u.duration] for u in utterances]}
     what = plain(what) | {"version": versions(_LIBRARIES)}
-    recordings = _recordings(utterances)
+    recordings = _recordings(utterances, columns)
     path = folder / "settings.json"
     own = {lock_path(folder / _MANIFEST), progress_path(folder / _MANIFEST), partial_path(folder / "inputs.jsonl")}
     if path.exists():
@@ -289,11 +292,19 @@ def _open(
         json.dump({**what, "recordings": recordings}, file)
 
 
-def _recordings(utterances: Sequence[Utterance]) -> list[list[int] | None]:
-    """What tells whether an utterance's file, or its tar, was replaced: size and time of change; None: not known."""
+def _recordings(utterances: Sequence[Utterance], columns: Sequence[str]) -> list[Any]:
+    """What tells whether an utterance's file, or its tar, was replaced: size and time of change; None: not known.
+
+    And whether its line was, of which a shard holds these columns.
+    """
     names = [str(u.path.path if isinstance(u.path, TarAudio) else u.path) for u in utterances]
     found = {name: _stamp(name) for name in set(names)}
-    return [found[name] for name in names]
+    if not columns:
+        return [found[name] for name in names]
+    lines = [json.dumps({field: u.record.get(field) for field in columns}) for u in utterances]
+    return [
+        [found[name], hashlib.sha256(line.encode()).hexdigest()[:16]] for name, line in zip(names, lines, strict=True)
+    ]
 
 
 def _stamp(name: str) -> list[int] | None:
@@ -308,7 +319,7 @@ def _forget(folder: Path, items: Sequence[FeatureItem]) -> None:
     """Remove features of recordings that were replaced, and what an interrupted job knows of them."""
     if not items:
         return
-    print(f"{folder}: features of {len(items)} utterances are made anew, their recordings have changed")
+    print(f"{folder}: features of {len(items)} utterances are made anew, their recordings or lines have changed")
     (folder / _MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(progress_path(folder / _MANIFEST), ignore_errors=True)
     for item in items:

@@ -3,7 +3,7 @@
 Axis legend: T frames, D width, L layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,34 +40,52 @@ def shard_files(folder: Path, durations: Sequence[float], bytes_per_second: floa
     return [folder / "data" / f"train-{number:05d}-of-{count:05d}.parquet" for number in numbers]
 
 
+_FIELDS = {"audio_filepath": "string", "offset": "float64", "duration": "float64", "text": "string"}
+"""Of manifest lines, that become columns, and their types in Arrow."""
+
+
+def columns_of(records: Iterable[Record]) -> list[str]:
+    """The fields of manifest lines that the shards of an extraction have: those that a line has, be it a single one.
+
+    All shards need the same: ``load_dataset`` takes no others.
+    """
+    found = {field for record in records for field in _FIELDS if record.get(field) is not None}
+    return [field for field in _FIELDS if field in found]
+
+
 def write_shard(
-    path: Path, names: Sequence[str], records: Sequence[Record], states: Sequence[Tensor], layers: Sequence[int]
+    path: Path,
+    names: Sequence[str],
+    records: Sequence[Record],
+    states: Sequence[Tensor],
+    layers: Sequence[int],
+    columns: Sequence[str],
 ) -> None:
     """Write utterances as rows: ``id``, what their manifest lines say, ``num_frames``, ``layer_1``, ...
 
     Args:
         path: the shard.
         names: an id for each utterance.
-        records: its manifest line; the fields that all of them have become columns.
+        records: its manifest line.
         states: its features (L, T, D), in fp32 or fp16.
         layers: their numbers.
+        columns: see :func:`columns_of`; null where a line has not the field.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     frames = [state_LTD.shape[1] for state_LTD in states]
-    columns = {"id": pa.array(names)}
-    for field in ("audio_filepath", "offset", "duration", "text"):
-        if all(field in record for record in records):
-            columns[field] = pa.array([record[field] for record in records])
-    columns["num_frames"] = pa.array(frames)
+    made = {"id": pa.array(names)}
+    for field in columns:
+        made[field] = pa.array([record.get(field) for record in records], _FIELDS[field])
+    made["num_frames"] = pa.array(frames)
     ends = pa.array(np.cumsum([0, *frames]), pa.int32())
     for index, number in enumerate(layers):
         values_TD = np.concatenate([state_LTD[index].numpy() for state_LTD in states])
         rows = pa.FixedSizeListArray.from_arrays(pa.array(values_TD.ravel()), values_TD.shape[1])
-        columns[f"layer_{number}"] = pa.ListArray.from_arrays(ends, rows)
+        made[f"layer_{number}"] = pa.ListArray.from_arrays(ends, rows)
     with whole_file(path) as partial:
-        parquet.write_table(pa.table(columns), partial)
+        parquet.write_table(pa.table(made), partial)
 
 
 def piece_path(path: Path, first: str) -> Path:

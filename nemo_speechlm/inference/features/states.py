@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nemo_speechlm.checks import check_choice
-from nemo_speechlm.data.audio.files import read_audio
-from nemo_speechlm.data.audio.sources import audio_source, moved_record
+from nemo_speechlm.data.audio.sources import moved_record
+from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.data.manifests.lines import read_manifest
 from nemo_speechlm.data.pretraining.batch import PairBatch
 from nemo_speechlm.errors import InputError
@@ -176,8 +176,7 @@ def _states(model: SLAMModel, record: Record, manifest: Path, number: int, of: s
     if of == "text":
         states = model.text_states(tokens, sizes)[0]
         return {"cls": states[0], "text": states[1:]}
-    options: dict[str, Any] = {"offset": record.get("offset") or 0.0, "duration": record.get("duration")}
-    audio = torch.from_numpy(read_audio(audio_source(record, manifest, number), int(model.cfg.sample_rate), **options))
+    audio = torch.from_numpy(read_utterance(record, manifest, number, int(model.cfg.sample_rate)))
     samples = torch.tensor([len(audio)], device=model.device)
     speech, states, frames = model.pair_states(PairBatch(audio.unsqueeze(0).to(model.device), samples, tokens, sizes))
     return {"cls": states[0, 0], "text": states[0, 1:], "speech": speech[0, : int(frames)]}

@@ -81,6 +81,7 @@ class FeatureWork:
         folder: the output.
         options: how.
         numbers: of the layers, from 1.
+        columns: of shards, see :func:`~nemo_speechlm.inference.features.shards.columns_of`.
         model: if there is one in this process.
     """
 
@@ -88,6 +89,7 @@ class FeatureWork:
     folder: Path
     options: FeatureOptions
     numbers: Sequence[int]
+    columns: Sequence[str] = ()
     model: Any = field(default=None, repr=False)
 
     def __call__(self) -> BatchWork:
@@ -128,7 +130,9 @@ class FeatureWork:
         states: dict[int, Tensor] = {}
         found: list[Result] = [{}] * len(items)
         if path.exists() and len(items) == items[0].together:
-            return [{"row": row, "num_frames": frames} for row, frames in enumerate(frames_of_shard(path))]
+            frames = frames_of_shard(path)
+            if len(frames) == len(items):  # else some could not be used
+                return [{"row": row, "num_frames": each} for row, each in enumerate(frames)]
         for index, made in self._states(items):
             if isinstance(made, InputError):
                 found[index] = made
@@ -140,7 +144,8 @@ class FeatureWork:
         if good:
             ids, records = [item.name for item in good], [item.utterance.record for item in good]
             with writing(path):
-                write_shard(path, ids, records, [states[index] for index in sorted(states)], self.numbers)
+                kept = [states[index] for index in sorted(states)]
+                write_shard(path, ids, records, kept, self.numbers, self.columns)
         for row, index in enumerate(sorted(states)):
             found[index] = {"row": row, "num_frames": states[index].shape[1]}
             if path.name != Path(items[0].file).name:

@@ -79,6 +79,14 @@ def test_bad_files_are_named(tmp_path, content, message):
         assert str(path) in str(error.value)
 
 
+def test_a_name_that_is_not_utf_8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write(tmp_path / "a.wav", np.zeros(100), 16000).rename(path)
+    for read in (read_audio, audio_info):
+        with pytest.raises(InputError, match=r"caf\\xe9.wav: its name is not UTF-8"):
+            read(path)
+
+
 def test_no_samples_or_not_numbers(tmp_path):
     empty = write(tmp_path / "empty.wav", np.zeros(0), 16000)
     for read in (read_audio, audio_info):

@@ -40,10 +40,12 @@ def test_what_is_no_audio(tmp_path):
     (tmp_path / "text.wav").write_text("hello\n" * 100)
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 16000)
     soundfile.write(tmp_path / "some.wav", np.zeros(10), 16000)
+    soundfile.write(tmp_path / "loud.wav", np.full(10, 1e20), 16000, subtype="FLOAT")
     for name, message in [
         ("empty.wav", "the file is empty"),
         ("text.wav", "not audio that can be read"),
         ("none.wav", "audio with no samples"),
+        ("loud.wav", r"samples as large as 1e\+20"),
         ("missing.wav", "no such audio file"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
 from nemo_speechlm.data.audio.files import check_channel
-from nemo_speechlm.data.manifests.lines import read_manifests
+from nemo_speechlm.data.manifests.lines import check_manifests
 from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.jobs.shards import parse_join
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
     tokenizing = chosen(cfg, SpeechTokenizing)
     engine = chosen(cfg.engine, Executor)
-    next(read_manifests(cfg.manifest, ["audio_filepath"]))  # a wrong file is found out before anything is made
+    check_manifests(cfg.manifest, ["audio_filepath"], cfg.skip_bad)
 
     def tokenize(manifest: str, output: str) -> str:
         with ExitStack() as held:
@@ -89,7 +89,8 @@ def main(cfg: DictConfig) -> None:
             return f"{said}\n{cfg.units}: its durations are those of the new output" if renews_units else said
 
     made_with = {"channel": cfg.channel, "tokenizing": repr(tokenizing), "shard": cfg.shard}
-    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files(), skip_bad=cfg.skip_bad))
+    given = {"skip_bad": cfg.skip_bad, "shard": cfg.shard}
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files(), **given))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import functools
 from omegaconf import DictConfig
 
 from nemo_speechlm.cli import chosen, command, whole_numbers
-from nemo_speechlm.data.manifests.lines import read_manifests
+from nemo_speechlm.data.manifests.lines import check_manifests
 from nemo_speechlm.files import refuse_one_file_twice
 from nemo_speechlm.jobs.engines import Executor
 from nemo_speechlm.tokenizers.jobs.manifest import tokenize_manifest
@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     tokenizing = chosen(cfg, TextTokenizing)
     engine = chosen(cfg.engine, Executor)
     refuse_one_file_twice({"output": cfg.output, "units": cfg.units})
-    next(read_manifests(cfg.manifest, ["text"]))  # a wrong file is found out before anything is made
+    check_manifests(cfg.manifest, ["text"], cfg.skip_bad)
     check_durations(cfg.durations, cfg.aligned_manifest)
     inventory = open_inventory(cfg.units, tokenizing)
     options = {"seed": cfg.seed, "max_units": cfg.max_units}
@@ -73,7 +73,8 @@ def main(cfg: DictConfig) -> None:
         )
 
     made_with = {**settings, "tokenizing": repr(tokenizing), "max_lines": cfg.max_lines, "shard": cfg.shard}
-    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files(), skip_bad=cfg.skip_bad))
+    given = {"skip_bad": cfg.skip_bad, "shard": cfg.shard}
+    print(for_each(cfg.manifest, cfg.output, made_with, tokenize, tokenizing.files(), **given))
 
 
 if __name__ == "__main__":

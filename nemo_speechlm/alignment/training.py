@@ -31,7 +31,7 @@ class TrainingPlan:
         tied_passes: the first passes, in which the states of a phone share their Gaussians. A phone that is one sound
             can only begin and end where the sound changes; with states of its own from the start it may as well begin
             late and end late, and all others with it, and training would never find out.
-        tied_components: Gaussians of a phone in the end of these.
+        tied_components: Gaussians of a phone in the end of these, in the mean: frequent ones have more.
         realign_every_pass: the first passes, before each of which everything is aligned anew.
         realign_interval: later, passes from one alignment to the next.
         components: Gaussians of all states together, at the end.

@@ -13,7 +13,7 @@ from nemo.collections.asr.models import EncDecCTCModel
 from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.audio.sources import moved_record
 from nemo_speechlm.data.audio.utterances import audio_part
-from nemo_speechlm.data.manifests.lines import is_transcribed, read_manifest
+from nemo_speechlm.data.manifests.lines import check_manifests, is_transcribed
 from nemo_speechlm.decoding.options import DecodingOptions, files_of_lm
 from nemo_speechlm.decoding.times import timed_words
 from nemo_speechlm.decoding.tokens import require_ctc
@@ -202,7 +202,7 @@ def label_manifest(
         InputError: at a line that cannot be used, unless ``skip_bad``.
     """
     chosen(Labels(), min_score, keep)  # its errors before the work
-    next(read_manifest(manifest, ["audio_filepath"]))
+    check_manifests(manifest, ["audio_filepath"], bool(job.get("skip_bad")))
     engine = engine or LocalEngine()
     remake = functools.partial(_restore_ctc, model, device)
     loading = dict(loading or {})

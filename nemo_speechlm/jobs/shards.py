@@ -54,6 +54,13 @@ class Shard:
         return output.with_name(f"{stem}.shard{self.index}of{self.count}{dot}{endings}")
 
 
+def written_path(output: str | Path, shard: str | None) -> Path:
+    """What a command with this option ``shard`` writes: a shard's part of an output, or the output."""
+    if shard is None or parse_join(shard) is not None:
+        return Path(output)
+    return Shard.parse(shard).path(output)
+
+
 def parse_join(text: str | None) -> int | None:
     """The number of shards that ``join/n`` speaks of, or None if it says something else."""
     found = re.fullmatch(r"join/([1-9]\d*)", str(text))

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nemo_speechlm.checks import check_number
 from nemo_speechlm.data.text.cleaning import SentenceCleaner
 from nemo_speechlm.data.text.cleaning_options import TextCleaning
 from nemo_speechlm.data.text.folding import APOSTROPHES, PunctuationFolder, in_lower_case, without_strays
@@ -49,6 +50,7 @@ class Pronouncing:
 
     def __post_init__(self) -> None:
         check_style(self.style)
+        check_number("max_variants", self.max_variants, 1, 250)  # each is a way into the next word, a byte's number
         if self.phonemizer not in (None, "english"):
             raise InputError(f"phonemizer is {self.phonemizer!r}, expected english or null")
         if self.phonemizer == "english" and self.language != "en":

@@ -132,6 +132,31 @@ def test_bad_input(run: Callable[..., str], tmp_path: Path):
     assert [r["line"] for r in read(tmp_path / "t.skipped.jsonl")] == [2, 3]
 
 
+def test_parts_of_several_manifests_with_a_bad_line_at_the_front(run: Callable[..., str], tmp_path: Path):
+    """Two machines with a part of each: what they make is what one makes."""
+    phone_inventory("ru", ["m", "a", "d", "o"], "plain").save(tmp_path / "u.json")
+    (tmp_path / "lexicon.txt").write_text("мама m a m a\nдом d o m\n")
+    for name, text in (("a", "мама"), ("b", "дом")):
+        (tmp_path / f"{name}.json").write_text("oops\n" + (json.dumps({"text": text}) + "\n") * 150)
+    options = [
+        "text_tokenizer=espeak",
+        "language=ru",
+        "style=plain",
+        "lexicon=lexicon.txt",
+        "units=u.json",
+        "workers=1",
+    ]
+    several = ["manifest=[a.json,b.json]", *options]
+    assert run("tokenize_text.py", *several, "output=o__OP_0..1_CL_.json", fails=True).startswith("a.json:1: not JSON")
+    for shard in ("1/2", "0/2", "join/2"):
+        run("tokenize_text.py", *several, "output=o__OP_0..1_CL_.json", "skip_bad=true", f"shard={shard}")
+    said = run("tokenize_text.py", *several, "output=whole__OP_0..1_CL_.json", "skip_bad=true")
+    assert said.count("150 written, 1 left out") == 2
+    for number in (0, 1):
+        assert (tmp_path / f"o_{number}.json").read_bytes() == (tmp_path / f"whole_{number}.json").read_bytes()
+    assert not list(tmp_path.glob(".done*"))
+
+
 def test_what_was_made_with_other_units_is_neither_joined_nor_kept(run: Callable[..., str], tmp_path: Path):
     phone_inventory("ru", ["m", "a"], "plain").save(tmp_path / "few.json")
     phone_inventory("ru", ["m", "a", "d", "o"], "plain").save(tmp_path / "all.json")

@@ -41,6 +41,30 @@ def read_manifests(
             yield path, number, record
 
 
+def check_manifests(manifests: str | Path | Sequence, required: Iterable[str] = (), skip_bad: bool = False) -> None:
+    """Look at the first line of a manifest, or of the first of several: a wrong file is found out before the work.
+
+    Args:
+        manifests: as for :func:`read_manifests`.
+        required: keys.
+        skip_bad: lines that are wrong are passed over, where another one is right.
+
+    Raises:
+        InputError: as :func:`read_manifest`.
+    """
+    first: InputError | None = None
+    path = expand_shards(manifests)[0]
+    for number, line in iter_lines(path):
+        try:
+            parse_line(line, path, number, required)
+            return
+        except InputError as error:
+            first = first or error
+            if not skip_bad:
+                break
+    raise first or InputError("the manifest is empty", path)
+
+
 def write_manifest(path: str | Path, records: Iterable[Record]) -> int:
     """Write records as JSON lines, under a temporary name until all are written; returns their number."""
     count = 0

@@ -190,15 +190,25 @@ def make_shards(
     return sets[0]
 
 
+_LOOKED_AT = 1000
+
+
 def is_speech(manifest: str) -> bool:
-    """Whether a manifest's first line names audio.
+    """Whether one of a manifest's first lines names audio; lines that are wrong are left to the work.
 
     Raises:
-        InputError: if there is no line, or it is not a JSON object.
+        InputError: if there is no line.
     """
-    for number, line in iter_lines(manifest):
-        return "audio_filepath" in parse_line(line, manifest, number)
-    raise InputError("the manifest is empty", manifest)
+    number = 0
+    for number, line in itertools.islice(iter_lines(manifest), _LOOKED_AT):
+        try:
+            if "audio_filepath" in parse_line(line, manifest, number):
+                return True
+        except InputError:
+            continue
+    if not number:
+        raise InputError("the manifest is empty", manifest)
+    return False
 
 
 def _local_folder(output: str | Path, job_folder: str | Path | None, overwrite: bool) -> Path:

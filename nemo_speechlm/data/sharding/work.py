@@ -161,6 +161,8 @@ class _Maker:
             raise InputError(line.reason, manifest, number)
         record = parse_line(line, manifest, number)
         if self._job.encoding is None:
+            if "audio_filepath" in record:
+                raise InputError("has audio, which the first lines of the first manifest have not", manifest, number)
             return line
         encoded = self._job.encoding.encoded(record, manifest, number)
         record = {key: value for key, value in record.items() if key not in ("offset", TAR)}

@@ -8,6 +8,7 @@ from typing import Any
 from nemo_speechlm.data.manifests.shards import paired
 from nemo_speechlm.files import file_digest, plain, refuse_input_as_output
 from nemo_speechlm.jobs.progress import skipped_path
+from nemo_speechlm.jobs.shards import written_path
 from nemo_speechlm.locks import only_writer
 
 _LACKS = "lacks bad lines"
@@ -27,6 +28,7 @@ def for_each(
     files: Sequence[str | Path] = (),
     key: str = "manifest",
     skip_bad: bool = True,
+    shard: str | None = None,
 ) -> str:
     """Work on a manifest, or on each of several.
 
@@ -38,6 +40,8 @@ def for_each(
         files: whose content decides the result, such as a model; likewise.
         key: the option that names the manifests, for messages.
         skip_bad: bad lines are left out. If not, an output that lacks some is not taken for done.
+        shard: part of each manifest that is worked on here, see :mod:`nemo_speechlm.jobs.shards`; parts have marks and
+            locks of their own.
 
     Returns:
         what was done, a line or more for each.
@@ -51,22 +55,23 @@ def for_each(
     refuse_input_as_output([made for _, made in pairs], {key: [source for source, _ in pairs]})
     said = []
     content = [file_digest(path) for path in files]
-    for source, made in pairs:
+    for source, output in pairs:
+        made = written_path(output, shard)
         mark = done_path(made)
         with only_writer(made):
             expected = {"source": file_digest(source), "content": content, **plain(options)}
             if _says(mark, made, expected, skip_bad):
                 said.append(f"{made}: was made before the interruption")
                 continue
-            said.append(work(source, made))
+            said.append(work(source, output))
             record = {"output": file_digest(made), _LACKS: skip_bad and skipped_path(made).exists(), **expected}
             mark.write_text(json.dumps(record), encoding="utf-8")
-    for _, made in pairs:
-        done_path(made).unlink(missing_ok=True)
+    for _, output in pairs:
+        done_path(written_path(output, shard)).unlink(missing_ok=True)
     return "\n".join(said)
 
 
-def _says(mark: Path, made: str, expected: Mapping[str, Any], skip_bad: bool) -> bool:
+def _says(mark: Path, made: Path, expected: Mapping[str, Any], skip_bad: bool) -> bool:
     """Whether a mark says that an output is what it is to be."""
     try:
         found = json.loads(mark.read_text(encoding="utf-8"))

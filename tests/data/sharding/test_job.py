@@ -17,7 +17,7 @@ from nemo_speechlm.data.audio.files import read_audio
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.manifests.lines import read_manifest, write_manifest
 from nemo_speechlm.data.sharding.encoding import AudioEncoding
-from nemo_speechlm.data.sharding.job import Division, make_shards
+from nemo_speechlm.data.sharding.job import Division, is_speech, make_shards
 from nemo_speechlm.data.sharding.work import ShardWork
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.testing.corpora import tiny_corpus
@@ -217,6 +217,16 @@ def test_text(tmp_path, gzipped):
     assert sorted((r for each in found for r in each), key=lambda r: r["text"]) == said
     if not gzipped:
         assert IndexedJSONLReader(tmp_path / "out" / "manifest_2.json")[2] == found[2][2]
+
+
+def test_text_and_speech_are_told_apart_by_more_than_a_first_line(corpus, tmp_path):
+    bad, text = tmp_path / "bad.json", tmp_path / "text.json"
+    bad.write_text("oops\n" + corpus.speech.read_text())
+    assert is_speech(str(bad))
+    write_manifest(text, [{"text": "a"}] * 1000 + [{"audio_filepath": "a.wav", "text": "b"}])
+    assert not is_speech(str(text))
+    with pytest.raises(InputError, match=r"text\.json:1001: has audio, which the first lines"):
+        make_shards(str(text), tmp_path / "out", encoding=None, division=Division(shards=2))
 
 
 def test_what_is_there_is_not_lost(corpus, tmp_path):

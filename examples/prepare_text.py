@@ -111,6 +111,7 @@ def main(cfg: DictConfig) -> None:
         "format": cfg.format,
         "unique": cfg.unique,
         "max_lines": cfg.max_lines,
+        "skip_bad": cfg.skip_bad,
     }
     print(for_each(cfg.source, cfg.output, made_with, clean, key="source"))
 

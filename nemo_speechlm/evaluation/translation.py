@@ -1,5 +1,6 @@
 """BLEU and chrF of translations, and whether a manifest has the languages of a model."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ def translation_scores(
         as sacrebleu writes them, and ``bleu_details``: n-gram precisions, brevity penalty and lengths.
     """
     bleu, chrf = bleu_of(target_lang), CHRF()
+    hypotheses, references = (
+        [unicodedata.normalize("NFC", text) for text in texts] for texts in (hypotheses, references)
+    )
     score, characters = (metric.corpus_score(list(hypotheses), [list(references)]) for metric in (bleu, chrf))
     defined = any(reference.strip() for reference in references)
     return {

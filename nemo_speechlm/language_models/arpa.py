@@ -93,11 +93,13 @@ class ArpaModel:
             count += 1
             history = [BEGIN]
             for word in (*sentence, END):
-                if word in self:
+                if word in self and word not in UNKNOWN:
                     log10, words = log10 + self.log10(word, history), words + 1
                 else:
                     word, unknown = name, unknown + 1
                 history.append(word)
+        if not words:
+            raise InputError(f"the model knows no word of the {count} sentences to be predicted", self.path)
         return Perplexity(log10, words, unknown, count)
 
 

@@ -83,24 +83,32 @@ def make_lexicon(
                 except InputError:
                     lexicon.report.skip("a word without a pronunciation")
             bar.update(len(words))
-    for word, variants in spoken.items():
-        for phone in variants[0]:
-            lexicon.phones[phone] += counts[word]
-        for variant in variants[1:]:  # a phone of further variants alone counts as often as the word occurs
-            lexicon.phones.update(dict.fromkeys(set(variant) - set(variants[0]), counts[word]))
-    rare = {phone for phone, count in lexicon.phones.items() if count < min_phones}
-    for word, variants in spoken.items():
-        kept = [variant for variant in variants if not rare.intersection(variant)]
-        if kept:
-            lexicon.words[word] = kept
-            lexicon.report.written += 1
-        else:
-            lexicon.report.skip(f"a word with a phone that occurs fewer than min_phones={min_phones} times")
-    for phone in rare:
-        del lexicon.phones[phone]
+    while True:  # words that are left out take their phones along, of which others may be rare then
+        lexicon.phones = _phones_of(spoken, counts)
+        rare = {phone for phone, count in lexicon.phones.items() if count < min_phones}
+        if not rare:
+            break
+        for word, variants in list(spoken.items()):
+            spoken[word] = [variant for variant in variants if not rare.intersection(variant)]
+            if not spoken[word]:
+                lexicon.report.skip(f"a word with a phone that occurs fewer than min_phones={min_phones} times")
+                del spoken[word]
+    lexicon.words.update(spoken)
+    lexicon.report.written += len(spoken)
     if not lexicon.words:
         raise InputError(f"no word is left: {lexicon.report}")
     return lexicon
+
+
+def _phones_of(spoken: Mapping[str, Sequence[Sequence[str]]], counts: Mapping[str, int]) -> Counter[str]:
+    """How often each phone occurs in a text with these words; one of further variants alone as often as its word."""
+    phones: Counter[str] = Counter()
+    for word, variants in spoken.items():
+        for phone in variants[0]:
+            phones[phone] += counts[word]
+        for variant in variants[1:]:
+            phones.update(dict.fromkeys(set(variant) - set(variants[0]), counts[word]))
+    return phones
 
 
 def write_lexicon(path: str | Path, lexicon: CorpusLexicon) -> None:

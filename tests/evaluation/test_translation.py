@@ -1,6 +1,7 @@
 """Scores of translations, of batches summed and of whole sets."""
 
 import math
+import unicodedata
 
 import pytest
 import torch
@@ -27,6 +28,11 @@ def test_scores_and_signatures():
     assert scores["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert "nc:6|nw:0" in scores["chrf_signature"]
     assert "tok:zh" in translation_scores(["你好吗"], ["你好"], "zh")["bleu_signature"]
+
+
+def test_letters_are_the_same_however_they_are_composed():
+    text = ["příliš žluťoučký kůň úpěl"]
+    assert translation_scores(text, [unicodedata.normalize("NFD", text[0])])["bleu"] == pytest.approx(100)
 
 
 def test_scores_of_nothing_are_undefined():

@@ -106,3 +106,6 @@ def test_the_unknown_word_in_a_text(tmp_path):
     assert lines == (tmp_path / "<UNK>.arpa").read_text()
     assert lines.count("\t<unk>\t") == 1
     assert ArpaModel(tmp_path / "<unk>.arpa").perplexity([["a", "c", "b"]]).unknown == 1
+    assert ArpaModel(tmp_path / "<unk>.arpa").perplexity([["a", "<unk>", "b"]]).unknown == 1
+    with pytest.raises(InputError, match="knows no word of the 0 sentences"):
+        ArpaModel(tmp_path / "<unk>.arpa").perplexity([])

@@ -40,7 +40,12 @@ def list_common_voice(source: str | Path, listing: str | Path, parts: Sequence[s
     else:
         folder = _language(source)
         there = [part for part in PARTS if (folder / f"{part}.tsv").is_file()]
-        tables = [folder / f"{part}.tsv" for part in chosen_parts(there, parts, folder)]
+        chosen = chosen_parts(there, parts, folder)
+        if "validated" in chosen and (within := [part for part in chosen if part in PARTS[:3]]):
+            raise InputError(
+                f"parts has validated and {within[0]}, which is in it: lines would be there twice", folder
+            )
+        tables = [folder / f"{part}.tsv" for part in chosen]
     write_listing(listing, (record for table in tables for record in _records(table)), source)
     return []
 

@@ -95,6 +95,9 @@ def records_of(item: Any, source: str | Path, number: int, audio: Record | None 
     if audio is None:
         audio = {"audio_filepath": str(_audio_of(item, source, number))}
         begin, whole = 0.0, item.start == 0 and abs(item.duration - item.recording.duration) < 1e-3
+    if any(s.start < -_EDGE or s.end > item.duration + _EDGE for s in item.supervisions):
+        yield audio | {"_skip": "a supervision begins or ends outside its cut"}
+        return
     for cut in item.trim_to_supervisions(keep_overlapping=False) if len(item.supervisions) > 1 else [item]:
         more = (cut.custom or {}) if cut is item else {}
         record: Record = audio | {key: more[key] for key in more if key not in _PLACES and _is_plain(more[key])}
@@ -107,6 +110,9 @@ def records_of(item: Any, source: str | Path, number: int, audio: Record | None 
                 record["text"] = supervision.text
         yield record
 
+
+_EDGE = 0.05
+"""Seconds by which a supervision may reach beyond its cut."""
 
 _PLACES = frozenset(("audio_filepath", "offset", "duration", "shard_id", TAR, SPAN, "_skip", "_bad"))
 """Keys of a line that say where the audio is, and of a listing; in a cut's ``custom`` they may mean another place."""

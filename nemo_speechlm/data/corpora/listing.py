@@ -55,6 +55,8 @@ def chosen_parts(there: Sequence[str], parts: Sequence[str] | None, source: str 
         if len(there) > 1:
             raise InputError(f"has the parts {names}; say which, such as parts=[{there[0]}]", source)
         return list(there)
+    if twice := sorted({part for part in parts if list(parts).count(part) > 1}):
+        raise InputError(f"parts has {', '.join(twice)} twice; its lines would be, too", source)
     for part in parts:
         if part not in there:
             raise InputError(f"no part {part!r} in it; there are: {names}", source)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_speechlm.data.manifests.lines import text_of
 from nemo_speechlm.data.text.cleaning_options import TextCleaning, cased
-from nemo_speechlm.data.text.folding import PLAIN_LETTERS, PunctuationFolder
+from nemo_speechlm.data.text.folding import APOSTROPHES, PLAIN_LETTERS, PunctuationFolder
 from nemo_speechlm.data.text.normalizer import NEEDS_NORMALIZER, nemo_normalizer
 from nemo_speechlm.errors import InputError, SkipItem
 from nemo_speechlm.files import Record, iter_lines, parse_line
@@ -27,6 +27,9 @@ _ELIDED = re.compile(
 )
 
 
+_DASHES = re.compile("-{2,}")
+
+
 class SentenceCleaner:
     """Cleans sentences as a :class:`TextCleaning` says.
 
@@ -38,6 +41,7 @@ class SentenceCleaner:
         self._cleaning = cleaning
         self._table = _CharacterTable(cleaning.characters)
         self._punctuation = PunctuationFolder(cleaning.characters)
+        self._apostrophe = next((c for c in APOSTROPHES if c in cleaning.characters), "'")
         self._spellings = dict(cleaning.spellings)
         self._normalize = nemo_normalizer(cleaning) if cleaning.normalizer == "nemo" else None
 
@@ -50,6 +54,8 @@ class SentenceCleaner:
         cleaning = self._cleaning
         if self._normalize is not None and NEEDS_NORMALIZER.search(text):
             text = self._normalize(text)  # before NFKC, which makes 21/2 of two and a half
+        if "-" in cleaning.characters:  # where it is a letter, two are a dash, and no word has both sides of it
+            text = _DASHES.sub(" ", text)
         text = cased(unicodedata.normalize("NFKC", self._punctuation(text)), cleaning.case, cleaning.characters)
         translated = text.translate(self._table)
         words = translated.split()
@@ -59,7 +65,7 @@ class SentenceCleaner:
             if cleaning.other_characters == "drop_word":
                 words = [word for word in words if _OTHER not in word]
             words = [word.replace(_OTHER, "") for word in words]
-        words = [word for word in map(_without_quotes, filter(None, words)) if word]
+        words = [word for word in (_without_quotes(word, self._apostrophe) for word in words if word) if word]
         if self._spellings:
             words = [self._spellings.get(word, word) for word in words]
         text = " ".join(words)
@@ -120,13 +126,15 @@ class _CharacterTable(dict[int, str]):
         return plain if set(plain) <= self._characters else _OTHER
 
 
-def _without_quotes(word: str) -> str:
+def _without_quotes(word: str, apostrophe: str) -> str:
     """Apostrophes at a word's edges taken off where they are quotation marks: not from 'tis, boys' or dancin'.
 
     So are hyphens, which are dashes there, where the alphabet has them.
     """
     if word[0] == "-" or word[-1] == "-":
         word = word.strip("-")
+    if apostrophe != "'":  # of another language than English, whose words these are
+        return word.strip(apostrophe)
     if not (word.startswith("'") or word.endswith("'")):
         return word
     if word.startswith("'") and not _ELIDED.fullmatch(word):

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sentencepiece
@@ -18,6 +18,25 @@ _ERRORS = 2
 KINDS = ("unigram", "bpe", "char", "word")
 FILES = ("tokenizer.model", "tokenizer.vocab", "vocab.txt")
 """What the folder holds. The model is removed first and written last: where it is, the others are its own."""
+
+
+_MOST_BYTES = 4192
+"""Of a line; SentencePiece leaves out longer ones."""
+
+
+def _pieces(sentence: str) -> Iterator[str]:
+    """A sentence, divided between words where it is longer than SentencePiece takes."""
+    if len(sentence.encode()) < _MOST_BYTES:
+        yield sentence
+        return
+    piece = ""
+    for word in sentence.split():
+        if piece and len(f"{piece} {word}".encode()) >= _MOST_BYTES:
+            yield piece
+            piece = word
+        else:
+            piece = f"{piece} {word}".strip()
+    yield piece
 
 
 def train_tokenizer(
@@ -72,7 +91,7 @@ def _train(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial.") as work:
         text = Path(work) / "text"
         with open(text, "w", encoding="utf-8") as file:
-            count = sum(bool(file.write(sentence + "\n")) for sentence in sentences)
+            count = sum(bool(file.write(piece + "\n")) for sentence in sentences for piece in _pieces(sentence))
         if not count:
             raise InputError("there is no text to train a tokenizer on")
         try:

@@ -175,12 +175,16 @@ def test_stretches_are_joined_and_divided():
 
 
 def test_common_voice(prepare, tmp_path):
-    tiny.common_voice(tmp_path)
+    home = tiny.common_voice(tmp_path)
     characters = 'characters=" abcdefghijklmnopqrstuvwxyz\'"'
     records, _ = prepare("corpus=common_voice", f"source={tmp_path}", "parts=[train]", characters)
     assert [(r["speaker"], r["text"]) for r in records] == [("a1", "il a dit non"), ("b2", "deux mots")]
     _, printed = prepare("corpus=common_voice", f"source={tmp_path}", "overwrite=true", status=1)
     assert "has the parts train, dev; say which" in printed
+    (home / "validated.tsv").write_text((home / "train.tsv").read_text())
+    for parts, message in (("[train,train]", "parts has train twice"), ("[train,validated]", "validated and train")):
+        _, printed = prepare("corpus=common_voice", f"source={tmp_path}", f"parts={parts}", "overwrite=true", status=1)
+        assert message in printed
 
 
 def test_common_voice_of_two_languages(prepare, tmp_path):
@@ -308,8 +312,13 @@ def test_lhotse(prepare, tmp_path):
         MonoCut("part", 1.0, 2.0, 0, [said("x", 0, 2, "One")], recording=recording),
         MonoCut("two", 0.5, 3.0, 0, [said("y", 0.5, 1, "Two"), said("z", 2, 1, "Three")], recording=recording),
     ]
+    cuts += [
+        MonoCut("head", 0.0, 1.0, 0, [said("p", 0.5, 1, "Torn")], recording=recording),
+        MonoCut("both", 1.0, 2.0, 0, [said("p", -0.5, 1, "Torn"), said("q", 1, 1, "Whole")], recording=recording),
+    ]
     CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
     records, printed = prepare("corpus=lhotse", f"source={tmp_path / 'cuts.jsonl.gz'}")
+    assert "2 x a supervision begins or ends outside its cut" in printed
     assert without_folder(records) == [
         {"audio_filepath": "r.wav", "duration": 4.0},
         {"audio_filepath": "r.wav", "offset": 1.0, "duration": 2.0, "speaker": "s", "text": "one"},

@@ -195,7 +195,13 @@ def test_places(texts: list[str], valid_lines: int, unique: bool):
 def test_hyphens_stay_inside_words_alone():
     cleaner = SentenceCleaner(TextCleaning(characters=" абвгдеёжзийклмнопрстуфхцчшщъыьэюя-"))
     assert cleaner.clean("Кто-то — он - сказал: «Да-»!") == "кто-то он сказал да"
-    assert SentenceCleaner(TextCleaning()).clean("well-known - so") == "well known so"
+    assert cleaner.clean("Он пришёл--и ушёл---сам") == "он пришёл и ушёл сам"
+    assert SentenceCleaner(TextCleaning()).clean("well-known - so--yes") == "well known so yes"
+
+
+def test_quotation_marks_are_no_letters_of_an_alphabet_with_another_apostrophe():
+    cleaner = SentenceCleaner(TextCleaning(characters=" абвгґдеєжзиіїйклмнопрстуфхцчшщьюяʼ"))
+    assert cleaner.clean("п'ять 'слово' ‘добре’") == "пʼять слово добре"
 
 
 def test_language_that_the_normalizer_lacks():

@@ -77,3 +77,9 @@ def test_sentences_of_text_and_of_manifests(tmp_path):
     assert list(read_sentences(tmp_path / "b.json", max_lines=2)) == ["one two"]
     with pytest.raises(InputError, match=r"b\.json:3: 'text' is 3"):
         list(read_sentences(tmp_path / "b.json"))
+
+
+def test_a_long_line_is_not_left_out(tmp_path):
+    """SentencePiece leaves out lines of more than 4,192 bytes."""
+    train_tokenizer(["cat and dog"] * 50 + ["zq " * 3000], tmp_path / "made", 12, "char")
+    assert TokenEncoder(tmp_path / "made" / "tokenizer.model")("zq cat")

@@ -36,6 +36,7 @@ def check_recipe(cfg: DictConfig) -> None:
     _check_average(cfg)
     _check_mean(cfg)
     _check_trainer(cfg.trainer)
+    _check_checkpoints(cfg)
     for part in ("train_ds", "validation_ds"):
         if isinstance(cfg.model.get(part), DictConfig):
             _check_data(OmegaConf.to_container(cfg.model[part], resolve=True), f"model.{part}")
@@ -121,6 +122,28 @@ def _check_trainer(trainer: DictConfig) -> None:
             check_number(f"trainer.{key}", trainer[key], least=0)
     if isinstance(interval := trainer.get("val_check_interval"), int | float):
         check_number("trainer.val_check_interval", interval, above=0)
+
+
+_COUNTS = (None, "step", "epoch", "global_step")
+
+
+def _check_checkpoints(cfg: DictConfig) -> None:
+    """Refuse what would give a checkpoint the figure of another one."""
+    key = "exp_manager.checkpoint_callback_params"
+    monitor = OmegaConf.select(cfg, f"{key}.monitor")
+    for name in ("every_n_train_steps", "train_time_interval"):
+        if OmegaConf.select(cfg, f"{key}.{name}") and monitor not in _COUNTS:
+            raise SpeechLMError(
+                f"{key}.{name} is set: such a checkpoint would count as one with the {monitor} of the validation "
+                "before it; use save_every_minutes, or trainer.val_check_interval"
+            )
+    manager = cfg.get("exp_manager") or {}
+    folder = Path(str(manager.get("exp_dir") or "")).absolute() / str(manager.get("name") or "")
+    if monitor not in _COUNTS and str(monitor) in str(folder):
+        raise SpeechLMError(
+            f"{folder}: the run's folder has {monitor} in its name, which NeMo looks for in the names of checkpoints, "
+            "so the run could not be continued; give another name or exp_manager.exp_dir"
+        )
 
 
 _DATA = {

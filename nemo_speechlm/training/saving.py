@@ -168,14 +168,10 @@ class Saver(Callback):
         if 0 < trainer.max_steps <= trainer.global_step or not (stop or save):
             return
         self._drain()
-        callback = _saves_last(trainer)
         if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             if stop:
                 self._stop_after_validation = stop
-                saved = callback._last_global_step_saved if callback else 0
                 self._save(trainer)
-                if callback:
-                    callback._last_global_step_saved = saved  # else the validation would not save its best
             return  # a validation saves by itself
         self._save(trainer)
         if stop:
@@ -229,6 +225,7 @@ class Saver(Callback):
         if callback is None or (callback._last_global_step_saved == trainer.global_step and callback.last_model_path):
             return
         self._remember(trainer)
+        saved = callback._last_global_step_saved
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.increment_completed()  # Lightning does it after this hook; the checkpoint is to count the batch
         try:
@@ -236,6 +233,7 @@ class Saver(Callback):
         finally:
             progress.current.completed -= 1
             progress.total.completed -= 1
+            callback._last_global_step_saved = saved  # else a validation of the same step would not save its best
         self._forget_failed(trainer)
         self._saved_at = time.monotonic()
 
@@ -308,6 +306,8 @@ def _let_ties_in(callback: NeMoModelCheckpoint) -> None:
     better = callback.check_monitor_top_k
 
     def check(trainer: Trainer, current: Tensor | None = None) -> bool:
+        if current is not None and not torch.isfinite(current).all():
+            return False  # NaN is better than nothing for Lightning, and no name that NeMo can read
         if better(trainer, current):
             return True
         kept = callback.best_k_models.get(callback.kth_best_model_path)

@@ -316,6 +316,12 @@ class MonitorCheck(Callback):
                         "exp_manager.create_early_stopping_callback=false"
                     )
             return
+        sets = getattr(pl_module, "_validation_names", None) or []
+        if twice := sorted({name for name in sets if sets.count(name) > 1}):
+            raise SpeechLMError(
+                f"model.validation_ds has several manifests called {twice[0].rstrip('_')}, whose figures would have "
+                "one name; rename them"
+            )
         known = _of_all_sets(metrics(), getattr(pl_module, "_validation_names", None))
         for callback in trainer.callbacks:
             if hasattr(callback, "monitor"):

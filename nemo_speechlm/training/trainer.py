@@ -62,6 +62,8 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
             for plugin in precision["plugins"]
         ]
         options |= {"precision": None, "plugins": [*_listed(options.get("plugins")), *plugins]}
+    if options.get("min_steps") is not None and options.get("min_epochs") is None:
+        options["min_epochs"] = 0  # Lightning's 1 would be waited for, and epochs have no end
     options["callbacks"] = [*callbacks, *_listed(options.get("callbacks"))]
     try:
         trainer = Trainer(**options)

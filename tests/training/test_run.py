@@ -485,9 +485,10 @@ def test_what_thresholds_have_ended_goes_on_with_others(recipe):
     assert train(recipe, **stopping, overwrite=True)[1]["steps"] == [*range(5, 13)]
 
 
-@pytest.mark.parametrize("save", ["best", "last"])
-def test_early_stopping_is_an_end(recipe, save):
+@pytest.mark.parametrize(("save", "least"), [("best", None), ("last", None), ("last", 3)])
+def test_early_stopping_is_an_end(recipe, save, least):
     stopping = {
+        "trainer__min_steps": least,
         "exp_manager__create_early_stopping_callback": True,
         "exp_manager__early_stopping_callback_params": {"monitor": "val_loss", "min_delta": 1e9, "patience": 1},
         "trainer__max_steps": 40,
@@ -510,6 +511,11 @@ def test_early_stopping_is_an_end(recipe, save):
     [
         ({"trainer__max_steps": 0}, "trainer.max_steps is 0, expected a whole number of at least 1"),
         ({"trainer__max_steps": -1}, "training has no end"),
+        (
+            {"exp_manager__checkpoint_callback_params__every_n_train_steps": 2},
+            "every_n_train_steps is set: such a checkpoint would count as one with the val_loss of",
+        ),
+        ({"exp_manager__name": "best_val_loss"}, "best_val_loss: the run's folder has val_loss in its name"),
         ({"trainer__max_steps": 2.5}, "trainer.max_steps is 2.5"),
         ({"trainer__max_time": "00:01:00:00"}, "exp_manager.max_time_per_run"),
         ({"exp_manager__max_time_per_run": "1h"}, "DD:HH:MM:SS"),

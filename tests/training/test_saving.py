@@ -104,6 +104,38 @@ def test_a_validation_that_is_due_is_not_lost(recipe, tmp_path, monkeypatch):  #
     assert [step for name, step in checkpoints(tmp_path).items() if "-last" not in name] == [4]  # its best one
 
 
+def validating(monkeypatch, *figures):
+    """Let validations find these figures, one after another."""
+    left = list(figures)
+
+    def step(self, batch, batch_idx):
+        self.log("val_loss", torch.tensor(left[0]))
+
+    monkeypatch.setattr(OneWeight, "validation_step", step)
+    monkeypatch.setattr(OneWeight, "on_validation_end", lambda self: left.pop(0))
+
+
+def best_ones(folder):
+    return sorted(
+        float(name.partition("val_loss=")[2].split("-")[0]) for name in checkpoints(folder) if "-last" not in name
+    )
+
+
+@pytest.mark.parametrize("minutes", [None, 1e-9])
+def test_a_validation_within_an_update_after_a_timed_save(recipe, tmp_path, monkeypatch, minutes):  # noqa: F811
+    validating(monkeypatch, 0.1, 0.5, 0.9, 1.0, 1.0)
+    within = {"trainer__accumulate_grad_batches": 4, "trainer__val_check_interval": 6, "trainer__max_steps": 6}
+    train(recipe, **within, save="best", save_every_minutes=minutes)
+    assert best_ones(tmp_path) == [0.1]
+
+
+def test_figures_that_are_not_finite_are_not_among_the_best(recipe, tmp_path, monkeypatch):  # noqa: F811
+    validating(monkeypatch, float("nan"), 0.5, float("inf"), 0.4)
+    several = {"exp_manager__checkpoint_callback_params__save_top_k": 3, "trainer__val_check_interval": 2}
+    train(recipe, **several, save="average")
+    assert best_ones(tmp_path) == [0.4, 0.5]
+
+
 def test_the_validation_of_the_first_batch_after_a_resume_takes_place(recipe, monkeypatch):  # noqa: F811
     validated = []
     monkeypatch.setattr(OneWeight, "on_validation_end", lambda self: validated.append(self.trainer.global_step))

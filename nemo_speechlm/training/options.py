@@ -139,7 +139,7 @@ def _check_checkpoints(cfg: DictConfig) -> None:
             )
     manager = cfg.get("exp_manager") or {}
     folder = Path(str(manager.get("exp_dir") or "")).absolute() / str(manager.get("name") or "")
-    if monitor not in _COUNTS and str(monitor) in str(folder):
+    if isinstance(monitor, str) and monitor not in _COUNTS and monitor.isidentifier() and monitor in str(folder):
         raise SpeechLMError(
             f"{folder}: the run's folder has {monitor} in its name, which NeMo looks for in the names of checkpoints, "
             "so the run could not be continued; give another name or exp_manager.exp_dir"

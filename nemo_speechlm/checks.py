@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from nemo_speechlm.errors import InputError
 
@@ -27,6 +27,11 @@ def check_whole(name: str, value: Any, least: int | None = 0) -> None:
         raise InputError(
             f"{name} is {value!r}, expected a whole number{'' if least is None else f' of at least {least}'}"
         )
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number; True is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_number(
@@ -53,12 +58,15 @@ def check_number(
 
     >>> check_number("share", 0.5, above=0, most=1)
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    fits = is_number and not (
-        (least is not None and value < least)
-        or (most is not None and value > most)
-        or (above is not None and value <= above)
-        or (below is not None and value >= below)
+    fits = (
+        is_number(value)
+        and math.isfinite(value)
+        and not (
+            (least is not None and value < least)
+            or (most is not None and value > most)
+            or (above is not None and value <= above)
+            or (below is not None and value >= below)
+        )
     )
     if fits:
         return

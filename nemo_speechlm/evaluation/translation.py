@@ -28,10 +28,8 @@ def translation_scores(
         as sacrebleu writes them, and ``bleu_details``: n-gram precisions, brevity penalty and lengths.
     """
     bleu, chrf = bleu_of(target_lang), CHRF()
-    hypotheses, references = (
-        [unicodedata.normalize("NFC", text) for text in texts] for texts in (hypotheses, references)
-    )
-    score, characters = (metric.corpus_score(list(hypotheses), [list(references)]) for metric in (bleu, chrf))
+    written, wanted = ([unicodedata.normalize("NFC", text) for text in texts] for texts in (hypotheses, references))
+    score, characters = (metric.corpus_score(written, [wanted]) for metric in (bleu, chrf))
     defined = any(reference.strip() for reference in references)
     return {
         "bleu": round(score.score, 2) if defined else None,

@@ -124,22 +124,24 @@ def _check_trainer(trainer: DictConfig) -> None:
         check_number("trainer.val_check_interval", interval, above=0)
 
 
-_COUNTS = (None, "step", "epoch", "global_step")
+COUNTS = ("step", "epoch")
+"""What Lightning's checkpoints can be chosen by without anybody logging it."""
 
 
 def _check_checkpoints(cfg: DictConfig) -> None:
     """Refuse what would give a checkpoint the figure of another one."""
     key = "exp_manager.checkpoint_callback_params"
     monitor = OmegaConf.select(cfg, f"{key}.monitor")
+    is_figure = monitor not in (None, *COUNTS, "global_step")
     for name in ("every_n_train_steps", "train_time_interval"):
-        if OmegaConf.select(cfg, f"{key}.{name}") and monitor not in _COUNTS:
+        if is_figure and OmegaConf.select(cfg, f"{key}.{name}"):
             raise SpeechLMError(
                 f"{key}.{name} is set: such a checkpoint would count as one with the {monitor} of the validation "
                 "before it; use save_every_minutes, or trainer.val_check_interval"
             )
     manager = cfg.get("exp_manager") or {}
     folder = Path(str(manager.get("exp_dir") or "")).absolute() / str(manager.get("name") or "")
-    if isinstance(monitor, str) and monitor not in _COUNTS and monitor.isidentifier() and monitor in str(folder):
+    if is_figure and isinstance(monitor, str) and monitor.isidentifier() and monitor in str(folder):
         raise SpeechLMError(
             f"{folder}: the run's folder has {monitor} in its name, which NeMo looks for in the names of checkpoints, "
             "so the run could not be continued; give another name or exp_manager.exp_dir"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_speechlm import __version__
+from nemo_speechlm.checks import is_number
 from nemo_speechlm.data.manifests.shards import expand_shards
 from nemo_speechlm.errors import InputError
 from nemo_speechlm.files import FILE_KEYS, atomic_write, content_of, is_hidden, plain, shown_files, sync
@@ -181,7 +182,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and _is_number(value[1]):
+    elif isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and is_number(value[1]):
         yield key, value[0]  # NeMo's [manifest, weight]
         yield f"{key}.weight", value[1]
     elif isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
@@ -189,10 +190,6 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{key}.{number}")
     else:
         yield key, value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _paths(value: Any, key: str) -> list[Path]:

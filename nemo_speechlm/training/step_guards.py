@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from nemo_speechlm.errors import SpeechLMError, first_line
 from nemo_speechlm.models.common.pretraining import PlaceInData
 from nemo_speechlm.models.common.sharding import any_sharded, gradient_norm
+from nemo_speechlm.training.options import COUNTS
 
 DEFAULT_MAX_SKIPPED = 10
 
@@ -322,15 +323,15 @@ class MonitorCheck(Callback):
                 f"model.validation_ds has several manifests called {twice[0].rstrip('_')}, whose figures would have "
                 "one name; rename them"
             )
-        known = _of_all_sets(metrics(), getattr(pl_module, "_validation_names", None))
+        known = _of_all_sets(metrics(), sets)
         for callback in trainer.callbacks:
             if hasattr(callback, "monitor"):
                 _check_monitor(callback, known, training)
 
 
-def _of_all_sets(metrics: Mapping[str, str], sets: list[str] | None) -> dict[str, str]:
+def _of_all_sets(metrics: Mapping[str, str], sets: list[str]) -> dict[str, str]:
     """Metrics by the names that they are logged under; NeMo puts the names of several validation sets before them."""
-    several = sets if sets is not None and len(sets) > 1 else []
+    several = sets if len(sets) > 1 else []
     prefixed = {f"{name}{metric}": end for name in several for metric, end in metrics.items()}
     return {**metrics, **prefixed}
 
@@ -339,7 +340,7 @@ def _check_monitor(callback: Any, known: Mapping[str, str], training: Sequence[s
     """Check a callback's ``monitor`` and ``mode`` against what validation, with its better ends, and training log."""
     owner, monitor, mode = type(callback).__name__, callback.monitor, getattr(callback, "mode", None)
     keeps = isinstance(callback, ModelCheckpoint)
-    if keeps and monitor in (None, *_COUNTS):  # null: the last checkpoint is kept
+    if keeps and monitor in (None, *COUNTS):  # null: the last checkpoint is kept
         return
     key = f"exp_manager.{'early_stopping' if isinstance(callback, EarlyStopping) else 'checkpoint'}_callback_params"
     if monitor not in known and monitor not in training:
@@ -353,10 +354,6 @@ def _check_monitor(callback: Any, known: Mapping[str, str], training: Sequence[s
             f"{owner}: mode is {mode!r}, but the best {monitor} is the {_BEST[known[monitor]]} one; set "
             f"{key}.mode={known[monitor]}"
         )
-
-
-_COUNTS = ("step", "epoch")
-"""What Lightning's checkpoints can be chosen by without anybody logging it."""
 
 
 def explain_monitor(error: Exception) -> SpeechLMError | None:

@@ -45,18 +45,23 @@ def _check_noise(noise: Any, key: str) -> None:
     if not Path(noise).is_file():
         raise InputError(f"data config: {key}: no such file", noise)
     if noise.endswith(_LHOTSES):
-        _, first = next(iter_lines(noise), (0, "{}"))
-        if noise.endswith(".jsonl") and first.startswith("{") and "audio_filepath" in first:
-            raise InputError(
-                f"data config: {key}: a manifest with audio_filepath whose name ends in .jsonl, which are cuts of "
-                "Lhotse; name it .json",
-                noise,
-            )
+        if noise.endswith(".jsonl"):
+            _refuse_own_manifest(noise, key)
         return
     for number, record in read_manifest(noise, ["audio_filepath", "duration"]):
         file = audio_path(record, noise)
         if not file.is_file():
             raise InputError(f"no audio file {file}", noise, number)
+
+
+def _refuse_own_manifest(noise: str, key: str) -> None:
+    _, first = next(iter_lines(noise), (0, ""))
+    if first.startswith("{") and "audio_filepath" in first:
+        raise InputError(
+            f"data config: {key}: a manifest with audio_filepath whose name ends in .jsonl, which are cuts of Lhotse; "
+            "name it .json",
+            noise,
+        )
 
 
 def _check_rooms(rooms: Any, name: str) -> None:

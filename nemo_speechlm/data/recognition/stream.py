@@ -14,8 +14,9 @@ from nemo_speechlm.data.bad_examples import Preparation
 from nemo_speechlm.data.pretraining.manifest_reader import ManifestReader
 from nemo_speechlm.data.pretraining.streams import Stream, noise
 from nemo_speechlm.data.pretraining.transcripts_reader import TranscriptsReader
+from nemo_speechlm.data.pretraining.utterance_audio import audio_of
 from nemo_speechlm.data.recognition.batch import TranscribedBatch
-from nemo_speechlm.data.recognition.transcripts import load_audio, place_of, source_of, transcript_of
+from nemo_speechlm.data.recognition.transcripts import place_of, source_of, transcript_of
 from nemo_speechlm.data.text.characters import TextEncoder
 from nemo_speechlm.errors import InputError
 
@@ -53,7 +54,7 @@ class TranscribedStream(Stream):
 
     def prepare(self, example: Cut) -> tuple[Tensor, ...]:
         """Audio (S,) and label ids (U,), and phones (P,) where they are wanted."""
-        audio, text = load_audio(example, self.sample_rate), transcript_of(example)
+        audio, text = torch.from_numpy(audio_of(example, self.sample_rate)), transcript_of(example)
         try:
             written = [encoder(text) for encoder in (self.encoder, self.phones) if encoder is not None]
             return audio, *(torch.tensor(ids, dtype=torch.long) for ids in written)

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from lhotse.cut import Cut
-from torch import Tensor
 
 from nemo_speechlm.data.audio.sources import audio_source
 from nemo_speechlm.data.audio.tar_members import TarAudio
 from nemo_speechlm.data.bad_examples import BadExample
 from nemo_speechlm.data.manifests.lines import text_of
-from nemo_speechlm.data.pretraining.utterance_audio import audio_of, base_of, files_of, name_of
+from nemo_speechlm.data.pretraining.utterance_audio import base_of, files_of, name_of
 from nemo_speechlm.data.recognition.batch import REPEATED
 from nemo_speechlm.data.text.characters import TextEncoder, ctc_frames
 from nemo_speechlm.errors import InputError
@@ -167,19 +165,6 @@ def _check_file(source: Path | TarAudio, manifest: str | Path, number: int) -> N
         raise InputError(f"audio file {path} is not a regular file", manifest, number)
     if not size:
         raise InputError(f"audio file {path} is empty", manifest, number)
-
-
-def load_audio(cut: Cut, sample_rate: int) -> Tensor:
-    """The cut's samples (S,), channels averaged.
-
-    Args:
-        cut: of Lhotse, which NeMo has made to be resampled, or of :class:`TranscriptsReader`.
-        sample_rate: Hz, to which the latter is resampled.
-
-    Raises:
-        InputError: if the file cannot be decoded or holds no samples.
-    """
-    return torch.from_numpy(audio_of(cut, sample_rate))
 
 
 def place_of(cut: Cut) -> str:

@@ -66,8 +66,8 @@ def read_results(cfg: DictConfig, folder: Path, rows: Sequence[Row], lost: Colle
     for decoder in decoders_of(cfg):
         for row in rows:
             folders = [result_folder(folder, row, decoder, seed) for seed in seeds_of(cfg)]
-            done = [path for path in folders if (path / "summary.json").exists()]
-            done = [path for path in done if path / "summary.json" not in lost]
+            summaries = {path: path / "summary.json" for path in folders}
+            done = [path for path, summary in summaries.items() if summary.exists() and summary not in lost]
             if done:
                 found.append(_row_result(folder, row, decoder, done, cfg.draw_by))
     return found

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from nemo_speechlm.alignment.aligner import Alignment
 from nemo_speechlm.alignment.mfcc import SAMPLE_RATE, SpeakerStatistics
-from nemo_speechlm.checks import check_number
+from nemo_speechlm.checks import check_number, is_number
 from nemo_speechlm.data.audio.files import Channel
 from nemo_speechlm.data.audio.utterances import read_utterance
 from nemo_speechlm.errors import InputError, SkipItem
@@ -93,15 +93,14 @@ class GmmTokenizing(SpeechTokenizing):
         for number, line in iter_lines(manifest):
             try:
                 record = parse_line(line, manifest, number)
-                if model.speaker_key not in record:
-                    continue
-                speaker = speaker_of(record, model.speaker_key, number)
             except InputError:
                 continue
+            if model.speaker_key not in record:
+                continue
+            speaker = speaker_of(record, model.speaker_key, number)
             if seconds.get(speaker, 0.0) < self.speaker_seconds:
                 duration = record.get("duration")
-                usable = isinstance(duration, int | float) and not isinstance(duration, bool)
-                seconds[speaker] = seconds.get(speaker, 0.0) + (float(duration) if usable else 5.0)  # type: ignore[arg-type]
+                seconds[speaker] = seconds.get(speaker, 0.0) + (float(duration) if is_number(duration) else 5.0)
                 wanted.setdefault(speaker, []).append((number, record))
         statistics: dict[str, SpeakerStatistics] = {}
         with tqdm(wanted.items(), desc="speakers", unit="speaker", disable=not wanted) as bar:

@@ -119,50 +119,42 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert done[4:] == ["a", "b"]
 
 
-def test_an_output_that_lacks_bad_lines_is_not_done_where_they_are_wanted(tmp_path):
-    for name in "ab":
-        write_manifest(tmp_path / f"{name}.json", [{"text": name}])
-    manifests, output = [str(tmp_path / f"{name}.json") for name in "ab"], str(tmp_path / "out_{0..1}.json")
+def interrupted(manifests, options, files=(), **more):
+    """Work on two manifests, until it is interrupted in the second; how many outputs were made."""
+    done = []
 
-    def run(skip_bad):
-        done = []
+    def work(source, made):
+        if made.endswith("1.json"):
+            raise KeyboardInterrupt
+        done.append(source)
+        Path(made).write_text("x")
+        if more.get("skip_bad"):
+            Path(f"{made}.skipped.jsonl").write_text("{}")
+        return made
 
-        def work(source, made):
-            if made.endswith("1.json"):
-                raise KeyboardInterrupt
-            done.append(source)
-            Path(made).write_text("x")
-            if skip_bad:
-                Path(f"{made}.skipped.jsonl").write_text("{}")
-            return made
-
-        with pytest.raises(KeyboardInterrupt):
-            for_each(manifests, output, {}, work, skip_bad=skip_bad)
-        return len(done)
-
-    assert [run(skip_bad) for skip_bad in (True, True, False, False, True)] == [1, 0, 1, 0, 0]
+    with pytest.raises(KeyboardInterrupt):
+        for_each(manifests, str(Path(manifests[0]).with_name("out_{0..1}.json")), options, work, files, **more)
+    return len(done)
 
 
-def test_options_and_content_decide_whether_it_is_done(tmp_path):
-    for name in "ab":
-        write_manifest(tmp_path / f"{name}.json", [{"text": name}])
-    manifests, output = [str(tmp_path / f"{name}.json") for name in "ab"], str(tmp_path / "out_{0..1}.json")
+@pytest.fixture
+def two_manifests(tmp_path):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path in paths:
+        write_manifest(path, [{"text": path.stem}])
+    return [str(path) for path in paths]
 
+
+def test_an_output_that_lacks_bad_lines_is_not_done_where_they_are_wanted(two_manifests):
+    made = [interrupted(two_manifests, {}, skip_bad=skip_bad) for skip_bad in (True, True, False, False, True)]
+    assert made == [1, 0, 1, 0, 0]
+
+
+def test_options_and_content_decide_whether_it_is_done(tmp_path, two_manifests):
     (tmp_path / "model").write_text("weights")
 
     def run(options):
-        done = []
-
-        def work(source, made):
-            if made.endswith("1.json"):
-                raise KeyboardInterrupt
-            done.append(source)
-            Path(made).write_text("x")
-            return made
-
-        with pytest.raises(KeyboardInterrupt):
-            for_each(manifests, output, options, work, [tmp_path / "model"])
-        return len(done)
+        return interrupted(two_manifests, options, [tmp_path / "model"])
 
     assert run({"seed": 0}) == 1
     assert run({"seed": 0}) == 0
@@ -175,7 +167,7 @@ def test_options_and_content_decide_whether_it_is_done(tmp_path):
     (tmp_path / "model").write_text("others")
     assert run({"seed": 1}) == 1
     with pytest.raises(InputError, match="is also what manifest names"):
-        for_each(manifests, manifests, {}, lambda source, made: "")
+        for_each(two_manifests, two_manifests, {}, lambda source, made: "")
 
 
 def test_pairs_of_names():
